@@ -1,0 +1,116 @@
+"""What a run leaves for people to look at: the gate's table, validations, pictures, the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from omni_rl.durable import write_atomic
+from omni_rl.gate.rows import Row
+from omni_rl.report import before_after, grid, health, write_report
+from omni_rl.run_directory import RunDirectory
+from omni_rl.validation import Validated, validate
+
+if TYPE_CHECKING:
+    from omni_rl.run import Run
+
+SHOWN, COLUMNS = 24, 8
+"""Pictures in a grid, and in one of its rows."""
+
+
+def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
+    """``gate.json``: every row of the gate."""
+    directory.write_json("gate.json", [asdict(row) for row in rows])
+
+
+def write_validation(directory: RunDirectory, validated: Validated) -> None:
+    """A line of ``validation.jsonl`` and a grid in ``images/``; the first validation's pictures are kept for later."""
+    rows = [row for row in validations(directory) if row["iteration"] < validated.iteration]
+    rows.append({"iteration": validated.iteration, **validated.row()})
+    write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    images = validated.images()
+    grid(images[:SHOWN], _captions(validated)[:SHOWN], COLUMNS).save(
+        directory.images / f"validation-{validated.iteration:06d}.png"
+    )
+    if validated.iteration == 0:
+        save_file({"images": torch.from_numpy(images), "rewards": validated.rewards}, _before_file(directory))
+
+
+def validations(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The rows of ``validation.jsonl``."""
+    path = directory.path / "validation.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _before_file(directory: RunDirectory) -> str:
+    return str(directory.images / "before.safetensors")
+
+
+def _captions(validated: Validated) -> list[str]:
+    values = validated.rewards.tolist()
+    return [f"{v:.2f} {s.request.prompt}" for v, s in zip(values, validated.samples, strict=True)]
+
+
+def write_report(run: Run) -> None:
+    """``report.html`` and ``images/before_after.png``: curves, pictures on equal noise, health figures."""
+    directory, after = run.directory, run.validations[-1]
+    assert directory is not None
+    kept = load_file(_before_file(directory))
+    before = kept["images"].numpy()
+    images = after.images()
+    uids = [s.request.uid for s in after.samples]
+    figures = {"before": _figures(before, uids, kept["rewards"]), "after": _figures(images, uids, after.rewards)}
+    guided, changes = guidance_off(run.config.rollout.call)
+    if guided:
+        plain = validate(run, run.iteration, changes)
+        figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
+    prompts = [s.request.prompt for s in after.samples]
+    before_after(before[:SHOWN], images[:SHOWN], prompts[:SHOWN]).save(directory.images / "before_after.png")
+    write_report_page(run, directory, before, images, prompts, figures)
+
+
+def write_report_page(
+    run: Run,
+    directory: RunDirectory,
+    before: np.ndarray,
+    after: np.ndarray,
+    prompts: Sequence[str],
+    figures: dict[str, dict[str, float]],
+) -> None:
+    """The page itself; validations are merged into the metrics by iteration, the one before training included."""
+    held_out = {row["iteration"]: row for row in validations(directory)}
+    metrics = [held_out.get(0, {"iteration": 0})] + [{**row, **held_out.get(row["iteration"], {})} for row in run.metrics]
+    write_report(
+        directory.path / "report.html",
+        title=f"{run.model.architecture} with {run.config.algorithm.name}",
+        config_yaml=directory.config_file.read_text(),
+        metrics=metrics,
+        before=list(before[:SHOWN]),
+        after=list(after[:SHOWN]),
+        captions=list(prompts[:SHOWN]),
+        health=figures,
+        notes=[f"{row.name}: {row.detail}" for row in run.gate],
+    )
+
+
+def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
+    present = rewards[~rewards.isnan()]
+    stderr = float(present.std(correction=0)) / len(present) ** 0.5
+    return {"reward": float(present.mean()), "standard error": stderr, **health(images, uids)}
+
+
+def guidance_off(call: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Whether classifier-free guidance is configured, and the arguments that switch it off.
+
+    A model trained without guidance can look worse with it and the other way round; the report shows both.
+    """
+    scale = next((k for k in ("true_cfg_scale", "guidance_scale") if float(call.get(k) or 0) > 1), None)
+    if scale is None or "negative_prompt" not in call:
+        return False, {}
+    return True, {scale: 1.0, "negative_prompt": None}

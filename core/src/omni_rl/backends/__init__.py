@@ -1,0 +1,1 @@
+"""Training backends: what updates the policy."""

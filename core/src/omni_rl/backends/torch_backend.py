@@ -1,0 +1,176 @@
+"""The ``torch`` backend: AdamW over fp32 masters in one process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl.backends.lora import make_trainable
+from omni_rl.backends.offload import optimizer_state_on
+from omni_rl.backends.policy import TorchPolicy
+from omni_rl.engines.base import Context
+from omni_rl.errors import CheckpointError
+from omni_rl.types import LossOutput, Tensors
+
+FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
+"""The replay error: after the first update the policy has moved, and the figure would measure that instead."""
+
+
+class TorchBackend:
+    """Trains on one iteration's batch: inner epochs x mini-batches x (micro-batches x stored steps).
+
+    Losses are averaged over all samples and steps of a mini-batch, so the micro-batch size changes memory and nothing
+    else. Mini-batches are whole prompts in rollout order.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._config, self._hooks, self._model = context.config.train, context.hooks, context.model
+        self._seed = context.config.seed or 0
+        make_trainable(context.model, context.config.model.lora, self._seed)
+        self.policy = TorchPolicy(context.model, context.hooks, context.config)
+        self._parameters = self.policy.parameters
+        for name in _kept_copies(context):
+            self.policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
+        train = self._config
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+        )
+        self.updates = 0
+        _prepare_modules(context)
+
+    def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
+        """All updates of one iteration; metrics are means over updates, prefixed ``actor/``."""
+        batch = self._hooks.prepare_actor_batch(batch=batch, iteration=iteration, seed=self._seed)
+        rows = [
+            self._one_update(mini_batch, iteration)
+            for _ in range(self._config.inner_epochs)
+            for mini_batch in _by_prompts(batch, self._config.mini_batch_prompts)
+        ]
+        means = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
+        means |= {k: rows[0][k] for k in FIRST_UPDATE_ONLY & means.keys()}
+        return {f"actor/{k}": v for k, v in means.items()}
+
+    def _one_update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
+        self._optimizer.zero_grad(set_to_none=True)
+        steps = batch["timesteps"].shape[1]
+        terms = len(batch) * steps
+        meter = _Meter()
+        for micro_batch in batch.split(self._config.micro_batch_size):
+            for step in range(steps):
+                output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, step=step)
+                (output.loss.sum() / terms).backward()
+                meter.add(output)
+        norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm)
+        lr = self._learning_rate()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        with optimizer_state_on(self._optimizer, self._model.device, self._config.offload):
+            self._optimizer.step()
+        self.updates += 1
+        self._average_weights()
+        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates)
+        return {**meter.means(terms), "grad_norm": float(norm), "lr": lr}
+
+    def _learning_rate(self) -> float:
+        warmup = self._config.warmup
+        return self._config.lr * min(1.0, (self.updates + 1) / (warmup + 1))
+
+    def _average_weights(self) -> None:
+        ema = self._config.ema
+        if ema is None or self.updates % ema.every:
+            return
+        average = self.policy.named["ema"]
+        for name, parameter in self._parameters.items():
+            average[name].lerp_(parameter.detach(), 1 - ema.decay)
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """``policy/<name>``, each named copy, and ``optimizer/<name>/<key>``; plus the number of updates."""
+        tensors = {f"policy/{n}": p.detach() for n, p in self._parameters.items()}
+        for copy, values in self.policy.named.items():
+            tensors |= {f"{copy}/{n}": v for n, v in values.items()}
+        for name, parameter in self._parameters.items():
+            state = self._optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer/{name}/{key}": value.detach() for key, value in state.items()}
+        return {n: t.cpu().contiguous() for n, t in tensors.items()}, {"updates": self.updates}
+
+    def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
+        """Restore exactly; every tensor must fit, and none may be left over."""
+        unused = set(tensors)
+        for name, target in self._targets().items():
+            _fits(name, tensors, target)
+            target.data.copy_(tensors[name])
+            unused.discard(name)
+        for name, parameter in self._parameters.items():
+            prefix = f"optimizer/{name}/"
+            mine = {k for k in unused if k.startswith(prefix)}
+            if mine:
+                self._optimizer.state[parameter] = {k.removeprefix(prefix): self._restored(k, tensors[k]) for k in mine}
+                unused -= mine
+        if unused:
+            raise CheckpointError(f"the checkpoint holds {len(unused)} tensors this run has no place for: {min(unused)}")
+        self.updates = int(extra["updates"])
+
+    def _targets(self) -> Tensors:
+        targets: Tensors = {f"policy/{n}": p for n, p in self._parameters.items()}
+        for copy, values in self.policy.named.items():
+            targets |= {f"{copy}/{n}": v for n, v in values.items()}
+        return targets
+
+    def _restored(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        on_cpu = name.endswith("/step") or self._config.offload
+        return value.clone() if on_cpu else value.to(self._model.device, copy=True)
+
+
+class _Meter:
+    """Sums of per-sample figures over micro-batches and steps; ``*_max`` figures take the maximum."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, output: LossOutput) -> None:
+        for name, values in {**output.metrics, "loss": output.loss.detach()}.items():
+            seen = values.detach().double().cpu()
+            self._sums[name] = (
+                torch.maximum(self._sums[name], seen.max()) if name.endswith("_max") else self._sums[name] + seen.sum()
+            )
+
+    def means(self, terms: int) -> dict[str, float]:
+        return {n: float(v if n.endswith("_max") else v / terms) for n, v in self._sums.items()}
+
+
+def _kept_copies(context: Context) -> list[str]:
+    """The reference is kept when an algorithm says it uses one; the average when it is configured."""
+    reference = any(getattr(p, "uses_reference", False) for p in context.plugins)
+    return ["reference"] * reference + ["ema"] * (context.config.train.ema is not None)
+
+
+def _prepare_modules(context: Context) -> None:
+    for denoiser in context.model.denoisers.values():
+        if context.config.train.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        if context.config.train.compile:
+            denoiser.compile_repeated_blocks(fullgraph=True)
+
+
+def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:
+    """Split (N,) rows into mini-batches of whole groups; groups are neighbours, the last mini-batch may be smaller."""
+    uid = batch["uid"]
+    starts = [0, *(int(i) for i in (uid[1:] != uid[:-1]).nonzero().flatten() + 1), len(uid)]
+    size = prompts or len(starts)
+    for first in range(0, len(starts) - 1, size):
+        last = min(first + size, len(starts) - 1)
+        yield batch[starts[first] : starts[last]]
+
+
+def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
+    found = tensors.get(name)
+    if found is None or found.shape != target.shape:
+        has = "nothing" if found is None else f"shape {tuple(found.shape)}"
+        raise CheckpointError(
+            f"the checkpoint has {has} for {name!r}, this run needs shape {tuple(target.shape)}",
+            "resume with the configuration (model, lora, ema) that wrote it",
+        )

@@ -1,0 +1,149 @@
+"""The plugins that a configuration asks for, each with its validated options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from omni_rl.config import fields
+from omni_rl.config.layers import Tree
+from omni_rl.config.paths import Files
+from omni_rl.config.problems import unknown_key, validate
+from omni_rl.config.schema import Data, PluginSection, RewardEntry, Rollout, Tracker, Train
+from omni_rl.config.yaml_file import KeyPath
+from omni_rl.errors import PluginError, UserError
+from omni_rl.plugins.discovery import KINDS
+from omni_rl.plugins.local import Registry
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One plugin of a run.
+
+    Attributes:
+        kind: a key of ``omni_rl.plugins.discovery.KINDS``.
+        key: by which the configuration asked for it.
+        object: what the entry point is: a class, a module or a function. A class with a ``Config`` is built from one.
+        source: ``<distribution> <version>``, or a local file's path.
+        options: its validated ``Config``; None when it has none.
+        distribution: the one that the configuration names to settle a double claim.
+    """
+
+    kind: str
+    key: str
+    object: Any
+    source: str
+    options: BaseModel | None = None
+    distribution: str | None = None
+
+    @property
+    def label(self) -> str:
+        """``algorithm omni-rl-flow-grpo 0.1.0``."""
+        return f"{KINDS[self.kind].word} {'plugin ' if self.kind == 'models' else ''}{self.source}"
+
+    def instance(self) -> Any:
+        """The object that carries the hooks: a class is built, from its options if it has any; all else is as it is."""
+        if not inspect.isclass(self.object):
+            return self.object
+        build: Callable[..., Any] = self.object
+        return build() if self.options is None else build(self.options)
+
+
+class Slot(NamedTuple):
+    """A section of the configuration that names a plugin by key; ``name`` is the field that holds the key."""
+
+    path: KeyPath
+    section: type[PluginSection]
+    kind: str
+    name: str
+    key: str
+    distribution: str | None
+
+
+def slots(data: Mapping[str, Any]) -> Iterator[Slot]:
+    """Every section that names a plugin without hooks; one that is malformed is the schema's to complain about."""
+    inner = data.get("validation")
+    validation: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
+    yield from _slot(data, ("rollout",), Rollout, "engines", "engine")
+    yield from _slot(data, ("train",), Train, "backends", "backend")
+    yield from _slot(data, ("data",), Data, "datasets", "format")
+    yield from _slot(validation, ("validation", "data"), Data, "datasets", "format")
+    yield from _entries(data, ("reward",), RewardEntry, "rewards")
+    yield from _entries(validation, ("validation", "reward"), RewardEntry, "rewards")
+    yield from _entries(data, ("tracker",), Tracker, "trackers")
+
+
+def _entries(data: Mapping[str, Any], path: KeyPath, section: type[PluginSection], kind: str) -> Iterator[Slot]:
+    entries = data.get(str(path[-1]))
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        yield from _slot({index: entry}, (*path, index), section, kind, "name")
+
+
+def _slot(data: Mapping[Any, Any], path: KeyPath, section: type[PluginSection], kind: str, name: str) -> Iterator[Slot]:
+    values = data.get(path[-1], {})
+    if not isinstance(values, Mapping):
+        return
+    field = section.model_fields[name]
+    key = values.get(name, None if field.is_required() else field.default)
+    if kind == "datasets" and key is None and isinstance(values.get("path"), str):
+        key = Path(values["path"]).suffix.removeprefix(".").lower() or None
+    distribution = values.get("plugin")
+    if isinstance(key, str):
+        yield Slot(path, section, kind, name, str(key), distribution if isinstance(distribution, str) else None)
+
+
+def choose(registry: Registry, kind: str, key: str, distribution: str | None = None) -> Chosen:
+    """Load a plugin; its options are not validated yet.
+
+    Raises:
+        PluginError: as :meth:`Registry.get`.
+    """
+    found, source = registry.get(kind, key, distribution)
+    return Chosen(kind, key, found, source, distribution=distribution)
+
+
+def with_options(
+    chosen: Chosen | None, section: type[PluginSection], path: KeyPath, tree: Tree, files: Files
+) -> tuple[Chosen | None, list[UserError]]:
+    """Validate the keys of the section at ``path`` that core does not know against the plugin's ``Config``.
+
+    Paths among them become absolute. Without a plugin, or with one that has no ``Config``, each such key is unknown.
+    """
+    own = list(fields.names(section))
+    extra = {key: value for key, value in (tree.get(path) or {}).items() if key not in own}
+    model = None if chosen is None else config_of(chosen, own)
+    if chosen is None or model is None:
+        return chosen, [unknown_key(tree, (*path, key), own) for key in extra]
+    options, errors = validate(model, extra, tree, path, siblings=own)
+    return replace(chosen, options=None if options is None else _anchored(options, files)), errors
+
+
+def config_of(chosen: Chosen, taken: list[str]) -> type[BaseModel] | None:
+    """A plugin's ``Config``; None when it has none.
+
+    Raises:
+        PluginError: it is not a pydantic model, lets unknown keys pass unseen, or claims a key of the section.
+    """
+    model = getattr(chosen.object, "Config", None)
+    if model is None:
+        return None
+    if not fields.is_model(model):
+        raise PluginError(f"{chosen.label}: its Config is not a pydantic BaseModel")
+    if model.model_config.get("extra", "ignore") == "ignore":
+        hint = "write model_config = ConfigDict(extra='forbid') in it"
+        raise PluginError(f"{chosen.label}: its Config would ignore misspelt keys", hint)
+    clash = sorted(set(taken) & set(fields.names(model)))
+    if clash:
+        hint = f"the section has these itself: {', '.join(taken)}"
+        raise PluginError(f"{chosen.label}: its Config claims the key '{clash[0]}'; rename it", hint)
+    return model  # type: ignore[no-any-return]
+
+
+def _anchored(options: BaseModel, files: Files) -> BaseModel:
+    paths = {name: value for name, value in options if isinstance(value, Path) and not value.is_absolute()}
+    return options.model_copy(update={name: files.absolute(value) for name, value in paths.items()})

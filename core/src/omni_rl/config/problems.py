@@ -1,0 +1,210 @@
+"""Mistakes in a configuration, in plain words and all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from omni_rl.config import fields
+from omni_rl.config.layers import Source, Tree, dotted
+from omni_rl.config.schema import Config
+from omni_rl.config.yaml_file import KeyPath, Word
+from omni_rl.errors import ConfigError, PluginError, UserError, did_you_mean
+
+SHOWN = 8
+"""Problems listed on one screen."""
+
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a section (indented lines of key: value)",
+    "model_type": "a section (indented lines of key: value)",
+    "model_attributes_type": "a section (indented lines of key: value)",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def raise_all(errors: Iterable[UserError], file: str) -> None:
+    """Raise what was found: one problem as itself, several as one error that lists them."""
+    found = list({str(error): error for error in errors}.values())
+    if not found:
+        return
+    if len(found) == 1:
+        raise found[0]
+    lines = ["\n    ".join(str(error).splitlines()) for error in found[:SHOWN]]
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    kinds = {type(error) for error in found}
+    kind = kinds.pop() if len(kinds) == 1 else ConfigError
+    raise kind(f"{len(found)} problems in {file}:\n  " + "\n  ".join(lines + more))
+
+
+def validate(
+    model: type[M], data: Mapping[str, Any], tree: Tree, prefix: KeyPath = (), siblings: Iterable[str] = ()
+) -> tuple[M | None, list[UserError]]:
+    """Validate the section at ``prefix`` against ``model``.
+
+    Args:
+        model: the core schema, or a plugin's ``Config``.
+        data: the keys that are the model's; ``siblings`` are names beside them that belong to someone else.
+        tree: knows who set what.
+
+    Returns:
+        The validated section (None when it is wrong) and everything that is wrong with it.
+    """
+    try:
+        valid, found = model.model_validate(plain(data)), {}
+    except ValidationError as error:
+        valid, found = None, _complaints(error, model, data, tree, prefix, siblings)
+    for path, value in leaves(data):
+        misread = None if path in found else _misread(model, path, value, tree, prefix)
+        if misread is not None:
+            valid, found = None, {**found, path: misread}
+    return valid, list(found.values())
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value that is not a section or a list, with its path."""
+    if isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from leaves(item, (*path, key))
+    else:
+        yield path, value
+
+
+def plain(value: Any) -> Any:
+    """A copy of nested data in which a :class:`Word` is plain text."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Word) else value
+
+
+def _misread(model: type[BaseModel], path: KeyPath, value: Any, tree: Tree, prefix: KeyPath) -> UserError | None:
+    """What pydantic would let pass: ``steps: true`` is not 1, and ``flag: no`` where nothing says what no means."""
+    annotation = fields.annotation_at(model, path)
+    accepted, here = fields.options(annotation), (*prefix, *path)
+    if isinstance(value, bool) and bool not in accepted and (int in accepted or float in accepted):
+        return wrong_value(tree, here, fields.described(annotation), value)
+    if isinstance(value, Word) and Any in accepted:
+        hint = f"write true or false, or '{value}' in quotes if it is text"
+        return at(tree, here, f"{dotted(here)}: nothing says whether {value} is text or a truth value", hint)
+    return None
+
+
+def _complaints(
+    error: ValidationError,
+    model: type[BaseModel],
+    data: Mapping[str, Any],
+    tree: Tree,
+    prefix: KeyPath,
+    siblings: Iterable[str],
+) -> dict[KeyPath, UserError]:
+    """pydantic's errors, one per path: what it says of each alternative of a union is one complaint."""
+    grouped: dict[KeyPath, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        path, key = _written(detail["loc"], data), detail["loc"][-1] if detail["loc"] else None
+        missing = detail["type"] == "missing" and isinstance(key, str)
+        grouped.setdefault((*path, str(key)) if missing else path, []).append(detail)
+    found: dict[KeyPath, UserError] = {}
+    for path, details in grouped.items():
+        here, owner = (*prefix, *path), fields.model_at(model, path[:-1]) or model
+        if details[0]["type"] == "missing" and isinstance(details[0]["loc"][-1], str):
+            found[path] = _missing(tree, here, owner)
+        elif details[0]["type"] == "extra_forbidden":
+            found[path] = unknown_key(tree, here, [*fields.names(owner), *([] if path[1:] else siblings)])
+        else:
+            found[path] = _wrong(tree, here, details, len(path), fields.annotation_at(model, path))
+    return found
+
+
+def _written(loc: Sequence[str | int], data: Any) -> KeyPath:
+    """The part of pydantic's location that stands in the data; the rest names alternatives of a union."""
+    path: KeyPath = ()
+    for key in loc:
+        known = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, (list, tuple)) else ()
+        if key not in known:
+            break
+        path, data = (*path, key), data[key]
+    return path
+
+
+def _wrong(tree: Tree, path: KeyPath, details: list[ErrorDetails], depth: int, annotation: Any) -> UserError:
+    detail = details[0]
+    context = detail.get("ctx", {})
+    if detail["type"] in ("value_error", "assertion_error"):  # a validator's own words
+        return at(tree, path, f"{dotted(path)}: {context['error']}")
+    if len(details) > 1 or len(detail["loc"]) > depth:
+        return wrong_value(tree, path, fields.described(annotation), tree.get(path))
+    expected = _EXPECTED.get(detail["type"], detail["msg"].removeprefix("Input should be "))
+    return wrong_value(tree, path, expected.format(**context), detail["input"], fields.choices(annotation))
+
+
+def wrong_value(tree: Tree, path: KeyPath, expected: str, value: Any, choices: Sequence[Any] = ()) -> UserError:
+    """``config.yaml:3:5: train.lr takes a number, not 'fast'``."""
+    near = did_you_mean(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+    return at(tree, path, f"{dotted(path)} takes {expected}, not {shown(value)}{'.' + near if near else ''}")
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    if isinstance(value, (Mapping, list, tuple)):
+        return ("a section" if isinstance(value, Mapping) else "a list") + ("" if value else " without entries")
+    if value is None or isinstance(value, bool):
+        return {None: "null (nothing)", True: "true", False: "false"}[value]
+    text = repr(str(value) if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _missing(tree: Tree, path: KeyPath, owner: type[BaseModel]) -> UserError:
+    section, key = path[:-1], str(path[-1])
+    field = fields.names(owner)[key]
+    what = f"{dotted(section)} needs the key '{key}'" if section else f"the section '{key}' is missing"
+    why = f" ({field.description})" if field.description else ""
+    return at(tree, section, what + why, f"for example: {fields.example(key, field)}")
+
+
+def unknown_key(tree: Tree, path: KeyPath, known: Iterable[str]) -> UserError:
+    """The key at ``path`` is none of ``known``; names the nearest, or where core knows a key of that name."""
+    key, known = str(path[-1]), list(known)
+    near = did_you_mean(key, known)
+    elsewhere = [dotted(other) for other in _core_keys() if other[-1] == key and other[:-1] != path[:-1]]
+    hint = None if near or elsewhere else f"{dotted(path[:-1]) or 'a configuration'} takes: {', '.join(known)}"
+    where = f" Did you mean {elsewhere[0]!r}?" if elsewhere and not near else near
+    return at(tree, path, f"unknown key '{dotted(path)}'.{where}", hint)
+
+
+def _core_keys(model: type[BaseModel] = Config, path: KeyPath = ()) -> Iterator[KeyPath]:
+    for key, field in fields.names(model).items():
+        yield (*path, key)
+        for option in fields.options(field.annotation):
+            if fields.is_model(option):
+                yield from _core_keys(option, (*path, key))
+
+
+def at(tree: Tree, path: KeyPath, what: str, hint: str | None = None, kind: type[UserError] = ConfigError) -> UserError:
+    """An error that starts with the place of ``path``; a mistake in a plugin's ``defaults`` is the plugin's."""
+    source: Source = tree.source(path)
+    return (PluginError if source.by == "plugin" else kind)(f"{source.place}: {what}", hint)

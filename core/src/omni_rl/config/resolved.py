@@ -1,0 +1,136 @@
+"""A configuration whose every value is known, with the plugins that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from omni_rl.config.call_arguments import effective_call
+from omni_rl.config.chosen import Chosen
+from omni_rl.config.layers import Tree, dotted
+from omni_rl.config.schema import Config
+from omni_rl.config.yaml_file import KeyPath
+from omni_rl.plugins.contract import Layer
+from omni_rl.plugins.local import Registry
+
+
+class Origin(NamedTuple):
+    """An effective value and the layer that set it.
+
+    ``layer`` is ``core``, a plugin (``algorithm omni-rl-flow-grpo 0.1.0``), ``<file>:<line>``, ``override``,
+    ``given`` (a mapping instead of a file), or ``picked`` (a seed).
+    """
+
+    value: Any
+    layer: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run is made of.
+
+    Attributes:
+        config: validated; plugin sections hold every option of their plugin, paths are absolute, the seed is a number.
+        architecture: the pipeline's class name.
+        model_path: the pipeline's folder. With a hub id, a snapshot's folder that may hold ``model_index.json`` alone.
+        model: the architecture's plugin; None for the universal adapter.
+        pair: the plugin of this architecture and algorithm; None when there is none.
+        algorithm, engine, backend, launcher, dataset: what the configuration names.
+        rewards, trackers: in the configuration's order.
+        validation_dataset, validation_rewards: the training ones unless the configuration names others.
+        local: the run's local plugin files, imported.
+        registry: finds further plugins, local ones first.
+        origins: dotted leaf path -> where its value comes from, in the order of the schema.
+        tree: the merged values as written, and their places.
+    """
+
+    config: Config
+    architecture: str
+    model_path: Path
+    model: Chosen | None
+    pair: Chosen | None
+    algorithm: Chosen
+    engine: Chosen
+    backend: Chosen
+    launcher: Chosen
+    dataset: Chosen
+    rewards: list[Chosen]
+    trackers: list[Chosen]
+    validation_dataset: Chosen
+    validation_rewards: list[Chosen]
+    local: list[ModuleType]
+    registry: Registry
+    origins: dict[str, Origin]
+    tree: Tree = field(repr=False)
+
+    def place(self, key: str) -> str:
+        """Where a dotted key was set, for the start of a message: ``config.yaml:12:3``."""
+        return self.tree.source(tuple(int(part) if part.isdigit() else part for part in key.split("."))).place
+
+    def rollout_call(self) -> dict[str, Any]:
+        """Arguments for the pipeline's ``__call__`` in rollout."""
+        return effective_call(self.config.rollout.call)
+
+    def validation_call(self) -> dict[str, Any]:
+        """Arguments for the pipeline's ``__call__`` in validation: rollout's, overridden."""
+        return effective_call(self.config.rollout.call, self.config.validation.call)
+
+    def chosen(self) -> list[Chosen]:
+        """Every plugin that an entry point provides to this run, the model's first."""
+        some = [self.model, self.algorithm, self.pair, self.engine, self.backend, self.launcher, self.dataset]
+        always = [*(each for each in some if each is not None), *self.rewards, *self.trackers]
+        validation = [self.validation_dataset, *self.validation_rewards]
+        return [*always, *(each for each in validation if each not in always)]
+
+    def layers(self) -> list[Layer]:
+        """The hook layers above core, built from their options: model, algorithm, pair, local files."""
+        built: list[tuple[Any, Chosen | None]] = [
+            ("model", self.model),
+            ("algorithm", self.algorithm),
+            ("pair", self.pair),
+        ]
+        return [
+            *(Layer(name, each.instance(), each.source) for name, each in built if each is not None),
+            *(Layer("local", module, str(module.__file__)) for module in self.local),
+        ]
+
+
+def origins_of(config: Config, tree: Tree, plugins: Mapping[KeyPath, Chosen]) -> dict[str, Origin]:
+    """Who set each leaf of ``config``.
+
+    Args:
+        plugins: section -> the plugin whose options stand in it; what nobody set there is the plugin's own default.
+    """
+    found = {}
+    for path, value in effective(config):
+        layer = tree.sources[path].origin if path in tree.sources else _default_of(path, plugins)
+        found[dotted(path)] = Origin(value, layer)
+    return found
+
+
+def _default_of(path: KeyPath, plugins: Mapping[KeyPath, Chosen]) -> str:
+    """The plugin whose option stands at ``path``, or core."""
+    for depth in range(1, len(path)):
+        chosen = plugins.get(path[:depth])
+        if chosen is not None and chosen.options is not None and path[depth] in dict(chosen.options):
+            return chosen.label
+    return "core"
+
+
+def effective(config: Config) -> Iterator[tuple[KeyPath, Any]]:
+    """Every leaf of a configuration as plain data; a list of plain values is one leaf."""
+    return _leaves(config.model_dump(mode="json"), ())
+
+
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, (*path, index))
+    else:
+        yield path, value

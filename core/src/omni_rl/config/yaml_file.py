@@ -1,0 +1,223 @@
+"""YAML as the configuration understands it: every key keeps its line and column, and nothing is guessed.
+
+The scalar types are those of YAML 1.2, because PyYAML's YAML 1.1 reads ``1e-3`` as text, ``no`` as false, ``1:30`` as
+90, ``010`` as 8 and ``2025-01-01`` as a date. Underscores in numbers stay (``10_000``). A plain ``yes``, ``no``, ``on``
+or ``off`` becomes a :class:`Word`: text, unless the key takes a boolean. Keys are always text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omni_rl.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: ``("reward", 0, "weight")``."""
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = {_TAG + kind for kind in ("null", "bool", "int", "float", "str", "word")}
+_RESOLVERS = (
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("word", r"(?i:yes|no|on|off)", "yYnNoO"),
+    ("int", r"[-+]?[0-9]+(_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+)
+
+
+class Word(str):
+    """A plain ``yes``, ``no``, ``on`` or ``off``; has to be written otherwise where no schema says what it means."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and with YAML 1.2's scalars."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes whatever the loader, or a YAML 1.1 reader, would not read back as text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write every value out: a configuration has no anchors."""
+        return True
+
+
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+_Loader.yaml_implicit_resolvers = {}
+Dumper.yaml_implicit_resolvers = {first: list(known) for first, known in Dumper.yaml_implicit_resolvers.items()}
+for _kind, _pattern, _first in _RESOLVERS:
+    for _class in (_Loader, Dumper):
+        # a NUL stands for the empty scalar, whose "first character" PyYAML calls ''
+        _starts = ["" if c == "\0" else c for c in _first]
+        _class.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), _starts)
+_Loader.add_constructor(_TAG + "int", _int)
+_Loader.add_constructor(_TAG + "word", lambda loader, node: Word(node.value))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position in a file, both counted from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: plain data, and where each key and list item stands.
+
+    ``places[()]`` is the start of the document.
+    """
+
+    file: str
+    data: dict[str, Any]
+    places: dict[KeyPath, Place]
+
+
+class _Reader:
+    """Turns PyYAML's nodes into data and places, refusing what a configuration should not hold."""
+
+    def __init__(self, loader: _Loader, file: str, lines: list[str]) -> None:
+        self.loader, self.file, self.lines = loader, file, lines
+        self.places: dict[KeyPath, Place] = {}
+        self.open: list[yaml.Node] = []
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if node in self.open:
+            raise self.error(node.start_mark, "an alias (*name) that contains itself")
+        self.open.append(node)
+        try:
+            return self._value(node, path)
+        finally:
+            self.open.pop()
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return {key: self.value(value, (*path, key)) for key, value in self.items(node, path)}
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            for index, item in enumerate(node.value):
+                self.places[*path, index] = self.place(item.start_mark)
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+            return self.scalar(node)
+        raise self.error(node.start_mark, f"the tag {node.tag.replace(_TAG, '!!')} has no meaning here")
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return self.loader.construct_object(node)
+        except ValueError:  # an explicit tag on text that is not of its type
+            raise self.error(node.start_mark, f"{node.value!r} is not of the type that its tag claims") from None
+
+    def items(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, yaml.Node]]:
+        """Keys and values in order, merge keys (<<) expanded, duplicates refused."""
+        written: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.error(key_node.start_mark, "a key must be text")
+            if key_node.value in written and key_node.tag != _TAG + "merge":
+                name, first = ".".join(map(str, (*path, key_node.value))), written[key_node.value]
+                raise self.error(key_node.start_mark, f"the key '{name}' stands here and in line {first}; keep one")
+            written[key_node.value] = key_node.start_mark.line + 1
+        self.loader.flatten_mapping(node)
+        last = {key_node.value: (key_node, value) for key_node, value in node.value}  # merged ones come first
+        for key, (key_node, value) in last.items():
+            self.places[*path, key] = self.place(key_node.start_mark)
+            yield key, value
+
+    def place(self, mark: yaml.Mark) -> Place:
+        return Place(self.file, mark.line + 1, mark.column + 1)
+
+    def error(self, mark: yaml.Mark, what: str, hint: str | None = None) -> ConfigError:
+        return ConfigError(f"{self.place(mark)}: {what}\n{_shown(self.lines, mark)}", hint)
+
+
+def _line(lines: list[str], mark: yaml.Mark) -> str:
+    return lines[mark.line] if mark.line < len(lines) else ""
+
+
+def _shown(lines: list[str], mark: yaml.Mark) -> str:
+    """The line of ``mark`` with a caret under its column."""
+    return f"    {_line(lines, mark)}\n    {' ' * mark.column}^"
+
+
+def _hint(why: str) -> str | None:
+    if "'\\t'" in why:
+        return "indent with spaces: YAML does not allow tabs"
+    return "put text that holds ': ' in quotes" if "mapping values are not allowed" in why else None
+
+
+def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, Place]]:
+    """The data in ``text`` and the place of every key; ``file`` is what messages call it.
+
+    Raises:
+        ConfigError: broken YAML, a duplicate key, a tag; with line and column and the line itself.
+    """
+    lines = text.splitlines()
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{file}:{line}: the character U+{error.character:04X} is not allowed in YAML") from None
+    reader = _Reader(loader, file, lines)
+    try:
+        node = loader.get_single_node()
+        return (None if node is None else reader.value(node, ())), reader.places
+    except yaml.MarkedYAMLError as error:
+        raise _broken(error, reader) from None
+    finally:
+        loader.dispose()
+
+
+def _broken(error: yaml.MarkedYAMLError, reader: _Reader) -> ConfigError:
+    """PyYAML's complaint, at the line to look at: the opening bracket's when the file ends before it is closed."""
+    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
+    mark = next((mark for mark in marks if _line(reader.lines, mark).strip()), marks[0])
+    why = ", ".join(part for part in (error.context, error.problem) if part)
+    return reader.error(mark, f"this is not valid YAML: {why}", _hint(why))
+
+
+def read(path: str | Path) -> Document:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, empty, or not made of sections.
+    """
+    file = str(path)
+    data, places = parse(_text(Path(path)), file)
+    if data is None:
+        raise ConfigError(f"{file} is empty", "it needs at least the sections model, algorithm, reward and data")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} has no sections", "a section looks like this: model: {path: ./my-pipeline}")
+    return Document(file, data, {(): Place(file, 1, 1), **places})
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}{_similar(path)}", "give the path of a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", "give the path of a YAML file") from None
+
+
+def _similar(path: Path) -> str:
+    """The YAML files that stand where the missing one was looked for."""
+    found = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    return f" (that folder holds {', '.join(found[:5])})" if found else ""

@@ -1,0 +1,78 @@
+"""Files that survive a crash: replaced whole, synced to disk, and a full disk reported in the user's words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from omni_rl.errors import RunError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``; after a crash at any moment it holds the old bytes or the new, never a mixture.
+
+    Raises RunError when the disk is full or the file cannot be written; the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path, len(data)):
+        try:
+            temporary.write_bytes(data)
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's list of names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path, needed: int) -> Iterator[None]:
+    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError that says both."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunError(_explain(path, needed, error)) from error
+
+
+def _explain(path: Path, needed: int, error: Exception) -> str:
+    number = _errno(error)
+    reason = str(error) if number is None else os.strerror(number)
+    text = f"cannot write {path}: {reason}; it needs {readable(needed)} ({needed} bytes)"
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        return text
+    free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
+    return f"{text} and {readable(free)} are free\n  make room there, then continue with: omni-rl resume RUN_DIRECTORY"
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's error number; safetensors puts it into the text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def readable(size: int) -> str:
+    """A number of bytes for people: ``12.3 MB``."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

@@ -1,0 +1,31 @@
+"""What an engine and a backend are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omni_rl.config.schema import Config
+from omni_rl.model.loaded import LoadedModel
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a run hands to its engine and its backend.
+
+    Attributes:
+        config: the resolved configuration.
+        options: the plugin's own validated ``Config``, or None when it has none.
+        model: the loaded model; the embedded engine samples from these very weights.
+        hooks: the run's dispatch.
+        plugins: the run's plugin objects (algorithm, pair, local files), for what they declare as attributes.
+        spec: JSON that rebuilds the same dispatch in another process (``omni_rl.plugins.runspec``).
+    """
+
+    config: Config
+    options: Any
+    model: LoadedModel
+    hooks: Any
+    plugins: Sequence[object] = ()
+    spec: Any = None

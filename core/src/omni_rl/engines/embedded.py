@@ -1,0 +1,69 @@
+"""The default engine: samples in the trainer's process from the trainer's own weights, through core's loop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from omni_rl.engines.base import Context
+from omni_rl.model.encoding import encode_ahead
+from omni_rl.requests import Request
+from omni_rl.types import Sample, SyncReport
+
+
+class EmbeddedEngine:
+    """Samples lazily: ``completed`` denoises one batch at a time, so that rewards work while the next one runs.
+
+    Weights are shared with the trainer, so a sync moves nothing; it reports every trainable parameter as landed in
+    itself, and advances the policy version that samples carry.
+    """
+
+    honours = frozenset(
+        "tokenize encode_prompt prepare_condition prepare_latents set_timesteps predict decode_latents "
+        "prepare_encode denoise_step step_scheduler post_decode diffuse build_scheduler".split()
+    )
+
+    def __init__(self, context: Context) -> None:
+        self._model = context.model
+        self._hooks = context.hooks
+        self._batch_size = context.config.rollout.batch_size
+        self._waiting: deque[list[Request]] = deque()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests in batches of neighbours that share their schedule and their window's size."""
+        size = self._batch_size
+        with torch.no_grad():
+            encode_ahead(self._model, requests, size)
+        for alike in _runs_alike(requests):
+            self._waiting.extend(alike[i : i + size] for i in range(0, len(alike), size))
+
+    def completed(self) -> Iterator[Sample]:
+        """Denoise batch after batch."""
+        while self._waiting:
+            requests = self._waiting.popleft()
+            with torch.no_grad():
+                yield from self._hooks.diffuse(model=self._model, requests=requests)
+
+    def sync(self, policy_version: int) -> SyncReport:
+        """The engine's weights are the trainer's: every parameter has landed in itself."""
+        return SyncReport(policy_version, {name: name for name in self._model.parameters()})
+
+    def close(self) -> None:
+        """Drop what was not sampled."""
+        self._waiting.clear()
+
+
+def _runs_alike(requests: Sequence[Request]) -> list[list[Request]]:
+    runs: list[list[Request]] = []
+    for request in requests:
+        if runs and _shape(runs[-1][-1]) == _shape(request):
+            runs[-1].append(request)
+        else:
+            runs.append([request])
+    return runs
+
+
+def _shape(request: Request) -> tuple[object, ...]:
+    return request.steps, request.call, request.window.size, request.sde

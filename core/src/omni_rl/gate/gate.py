@@ -1,0 +1,49 @@
+"""Running the gate over a built run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from omni_rl.gate.model_rows import model_rows
+from omni_rl.gate.probe import draw
+from omni_rl.gate.replay_rows import replay_rows
+from omni_rl.gate.rows import Row
+from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
+from omni_rl.gate.weight_rows import weight_rows
+from omni_rl.plugins.manager import diffuse_reason, overridden
+
+if TYPE_CHECKING:
+    from omni_rl.run import Run
+
+ENGINE_HOOKS = frozenset(
+    "tokenize encode_prompt prepare_condition prepare_latents set_timesteps predict decode_latents "
+    "prepare_encode denoise_step step_scheduler post_decode diffuse build_scheduler".split()
+)
+
+
+def run_gate(run: Run) -> list[Row]:
+    """Draw a few samples and judge them; leaves the run as it was."""
+    started = time.perf_counter()
+    probe = draw(run)
+    seconds = time.perf_counter() - started
+    return [
+        *_hook_rows(run),
+        *model_rows(run, probe),
+        *replay_rows(run, probe),
+        *weight_rows(run, probe),
+        reward_row(run, probe),
+        geometry_row(run),
+        *cost_rows(run, probe, seconds),
+    ]
+
+
+def _hook_rows(run: Run) -> list[Row]:
+    ignored = (overridden(run.manager) & ENGINE_HOOKS) - run.engine.honours
+    rows = []
+    if ignored:
+        what = f"the engine does not call {', '.join(sorted(ignored))}, which this run overrides"
+        rows.append(Row("hooks", "fail", what))
+    if reason := diffuse_reason(run.manager):
+        rows.append(Row("loop", "info", f"core's denoising loop is replaced: {reason}"))
+    return rows

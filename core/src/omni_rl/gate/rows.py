@@ -1,0 +1,43 @@
+"""A verdict, and how a table of them is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from omni_rl.errors import GateError
+
+Verdict = Literal["ok", "fail", "info"]
+_MARKS = {"ok": "ok  ", "fail": "FAIL", "info": "-   "}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the gate: what was checked, how it came out, and the number or sentence that says so."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def judge(name: str, good: bool, detail: str) -> Row:
+    """A row that is ok or fails."""
+    return Row(name, "ok" if good else "fail", detail)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text."""
+    width = max(len(r.name) for r in rows)
+    return "\n".join(f"  {_MARKS[r.verdict]}  {r.name:<{width}}  {r.detail}" for r in rows)
+
+
+def raise_on_failure(rows: Sequence[Row]) -> None:
+    """GateError with one sentence per failing row; nothing when all hold."""
+    failing = [r for r in rows if r.verdict == "fail"]
+    if failing:
+        sentences = "\n".join(f"  {r.name}: {r.detail}" for r in failing)
+        raise GateError(
+            f"the gate refuses this run, {len(failing)} of {len(rows)} checks fail:\n{sentences}\n"
+            "  mend the cause, or set `gate: warn` to train all the same"
+        )

@@ -1,0 +1,84 @@
+"""Rows about rewards, batch geometry and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from omni_rl.errors import RewardError
+from omni_rl.gate.probe import Probe
+from omni_rl.gate.rows import Row, judge
+from omni_rl.rewards.runner import Scored
+
+if TYPE_CHECKING:
+    from omni_rl.run import Run
+
+
+def reward_row(run: Run, probe: Probe) -> Row:
+    """Finite, not constant, and a function of the sample rather than of its place in the batch.
+
+    Raises:
+        RewardError: a reward raised; training would treat its samples as missing, a first run should hear of it.
+    """
+    straight = _scores(run, probe, reverse=False)
+    turned = _scores(run, probe, reverse=True)
+    values = [straight[k] for k in sorted(straight)]
+    gap = max(abs(straight[k] - turned[k]) for k in straight)
+    spread = f"{min(values):.3g} to {max(values):.3g} over {len(values)} samples"
+    if gap > 1e-4 * (max(map(abs, values)) + 1):
+        return judge("rewards", False, f"reversing the batch changes a reward by {gap:.2g}: rewards follow places, not samples")
+    if max(values) == min(values):
+        return judge("rewards", False, f"all {len(values)} samples score {values[0]:.3g}: there is no signal to learn from")
+    return judge("rewards", True, f"finite, {spread}, independent of order")
+
+
+def _scores(run: Run, probe: Probe, reverse: bool) -> dict[int, float]:
+    groups: dict[int, list[int]] = {}
+    for place, sample in enumerate(probe.samples):
+        groups.setdefault(sample.request.uid, []).append(place)
+    known = len(run.rewards.failures)
+    for places in sorted(groups.values(), reverse=reverse):
+        run.rewards.submit([probe.samples[i] for i in sorted(places, reverse=reverse)])
+    scored: list[Scored] = list(run.rewards.completed())
+    if len(run.rewards.failures) > known:
+        raise RewardError(run.rewards.failures[-1])
+    missing = [s for s in scored if s.value is None]
+    if missing:
+        raise RewardError(f"a reward answers None for {missing[0].sample.request.prompt!r}")
+    return {s.sample.request.sample_id: float(s.value or 0.0) for s in scored}
+
+
+def geometry_row(run: Run) -> Row:
+    """What one iteration amounts to."""
+    rollout, train = run.config.rollout, run.config.train
+    per_update = train.mini_batch_prompts or rollout.prompts
+    updates = math.ceil(rollout.prompts / per_update) * train.inner_epochs
+    samples = rollout.prompts * rollout.group_size
+    return Row(
+        "geometry",
+        "info",
+        f"{rollout.prompts} prompts x {rollout.group_size} = {samples} samples; {updates} updates of "
+        f"{min(per_update, rollout.prompts) * rollout.group_size} samples in micro-batches of {train.micro_batch_size}",
+    )
+
+
+def cost_rows(run: Run, probe: Probe, seconds: float) -> Iterator[Row]:
+    """Memory of what trains, and how long an iteration's sampling will take, from the gate's own."""
+    trained = sum(p.numel() for p in run.model.parameters().values())
+    total = sum(p.numel() for d in run.model.denoisers.values() for p in d.parameters())
+    copies = 4 + len(run.backend.policy.named)  # weights, gradient, two moments, named copies; fp32
+    memory = f"{trained * 4 * copies / 2**20:,.0f} MiB for weights, gradients and optimizer"
+    yield Row("memory", "info", f"{trained:,} of {total:,} parameters train: {memory}{_peak(run)}")
+    samples = run.config.rollout.prompts * run.config.rollout.group_size
+    each = seconds / len(probe.samples)
+    yield Row("time", "info", f"{each:.2g} s a sample here: at most {each * samples:.0f} s of sampling an iteration")
+
+
+def _peak(run: Run) -> str:
+    if run.model.device.type != "cuda":
+        return ""
+    return f"; peak so far {torch.cuda.max_memory_allocated(run.model.device) / 2**30:.1f} GiB"
+

@@ -1,0 +1,1 @@
+"""The loaded model, the universal adapter, and how they become one set of hooks."""

@@ -1,0 +1,61 @@
+"""Per-row timesteps for pipelines that were written for one timestep per call.
+
+``vector``: the pipeline takes a (B,) timestep as it is. ``grouped``: one call per distinct timestep. ``single``: one
+call per row. Which one a pipeline allows is measured against single calls (:func:`fastest_mode`), never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from omni_rl.types import Streams, Tensors
+
+Mode = Literal["vector", "grouped", "single"]
+SingleStep = Callable[[Streams, torch.Tensor, Tensors], Streams]
+
+
+def in_rows(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, mode: Mode) -> Streams:
+    """Velocities for x (B, ...) at t (B,), calling ``step`` with 0-d timesteps (or (B,) in ``vector`` mode)."""
+    equal = len(t) == 1 or bool((t == t[0]).all())
+    if equal and mode != "single":
+        return step(x, t[0], conditioning)
+    if mode == "vector":
+        return step(x, t, conditioning)
+    rows = [torch.tensor([i]) for i in range(len(t))] if mode == "single" else _rows_by_value(t)
+    parts = [step(_take(x, r), t[r[0]], _take(conditioning, r)) for r in rows]
+    back = torch.argsort(torch.cat(rows))
+    return {name: torch.cat([p[name] for p in parts])[back.to(x[name].device)] for name in x}
+
+
+def _rows_by_value(t: torch.Tensor) -> list[torch.Tensor]:
+    host = t.cpu()
+    return [(host == value).nonzero().flatten() for value in host.unique()]
+
+
+def _take(tensors: Tensors, rows: torch.Tensor) -> Tensors:
+    return {name: value[rows.to(value.device)] for name, value in tensors.items()}
+
+
+def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, tolerance: float) -> Mode:
+    """The fastest mode whose velocities agree with single calls; t must hold at least two distinct values, one twice.
+
+    Returns:
+        ``single`` when neither batch form agrees to ``tolerance`` (relative to the largest velocity).
+    """
+    reference = in_rows(step, x, t, conditioning, "single")
+    modes: tuple[Mode, ...] = ("vector", "grouped")
+    for mode in modes:
+        try:
+            found = in_rows(step, x, t, conditioning, mode)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            continue  # the pipeline cannot take this form: exactly what is being asked
+        if all(_close(found[n], reference[n], tolerance) for n in x):
+            return mode
+    return "single"
+
+
+def _close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())

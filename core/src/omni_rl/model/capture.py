@@ -1,0 +1,207 @@
+"""How the universal adapter asks a pipeline a question: run its own ``__call__`` up to the answer, then leave.
+
+Three stand-ins take the scheduler's place. All of them answer attribute look-ups from the pipeline's own scheduler, so
+that a pipeline that reads ``scheduler.config`` or inspects ``set_timesteps`` sees what it expects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from omni_rl.types import SigmaTable
+
+
+class Answered(BaseException):
+    """Leaves a pipeline's ``__call__`` once the answer is known. A BaseException, so no pipeline swallows it."""
+
+
+class _StandIn:
+    """Delegates everything it does not define to the pipeline's own scheduler."""
+
+    order = 1
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_scheduler"], name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _StandIn:
+        return self  # pipelines with several streams copy their scheduler; the copies must record in one place
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Pipelines announce index 0; there is no table here to index."""
+
+    def scale_model_input(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """Flow matching does not scale its input."""
+        return sample
+
+
+class OneStep(_StandIn):
+    """A schedule of exactly one step at timestep ``t``; records what is handed to ``step``, then leaves.
+
+    ``t`` is 0-d, or (B,) for the vector call: the pipeline's loop over timesteps then sees one (B,) timestep.
+
+    Attributes:
+        velocities, samples: per stream, in the order in which the pipeline steps them.
+    """
+
+    def __init__(self, scheduler: Any, t: torch.Tensor, streams: int | None, instead: list[torch.Tensor] | None = None) -> None:
+        super().__init__(scheduler)
+        self._t = t
+        self._streams = streams
+        self._instead = instead
+        self.velocities: list[torch.Tensor] = []
+        self.samples: list[torch.Tensor] = []
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        timesteps: Any = None,
+    ) -> None:
+        """Ignore what the pipeline asks for: the table is this step."""
+        t = self._t.to(device) if device is not None else self._t
+        self.timesteps = t[None]  # (1,) or (1, B)
+        sigma = t / self._scheduler.config.num_train_timesteps
+        self.sigmas = torch.stack([sigma, torch.zeros_like(sigma)])  # (2,) or (2, B): float() of a vector must fail
+        self.num_inference_steps = 1
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+        """Record, and leave once every stream was stepped (never, when ``streams`` is None: then the call returns)."""
+        self.velocities.append(model_output)
+        self.samples.append(sample)
+        if len(self.velocities) == self._streams:
+            raise Answered
+        return (sample if self._instead is None else self._instead[len(self.samples) - 1],)
+
+
+class Table(_StandIn):
+    """The pipeline's own scheduler, left alone until its first ``step``: by then its table is set."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(copy.deepcopy(scheduler))
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Not needed: no step is taken."""
+
+    def step(self, *_: Any, **__: Any) -> None:
+        """The table is complete."""
+        raise Answered
+
+
+class Euler(_StandIn):
+    """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own."""
+
+    def __init__(self, scheduler: Any, table: SigmaTable) -> None:
+        super().__init__(scheduler)
+        self._table = table
+        self._outputs: list[torch.Tensor] = []
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        timesteps: Any = None,
+    ) -> None:
+        """The table is given."""
+        self.timesteps = self._table.timesteps.to(device)
+        self.sigmas = self._table.sigmas
+        self.num_inference_steps = len(self.timesteps)
+
+    def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+        """x + (sigma' - sigma) v in fp32; steps of several streams share a timestep."""
+        index = int((self.timesteps == timestep).nonzero()[0])
+        following = sample.float() - (self.sigmas[index] - self.sigmas[index + 1]).item() * model_output.float()
+        self._outputs.append(following)
+        return (following,)
+
+    def final(self, streams: int) -> list[torch.Tensor]:
+        """The last output of each stream, in stepping order."""
+        return self._outputs[-streams:]
+
+
+@contextlib.contextmanager
+def scheduler_replaced(pipe: DiffusionPipeline, scheduler: Any) -> Iterator[None]:
+    """Put ``scheduler`` in the pipeline's place for one for the length of the context."""
+    own = pipe.scheduler
+    pipe.__dict__["scheduler"] = scheduler  # not setattr: that would rewrite the pipeline's config on every call
+    try:
+        yield
+    finally:
+        pipe.__dict__["scheduler"] = own
+
+
+@contextlib.contextmanager
+def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Leave the pipeline when it first calls a denoiser: everything before it has been computed."""
+
+    def leave(*_: Any, **__: Any) -> None:
+        raise Answered
+
+    handles = [d.register_forward_pre_hook(leave) for d in denoisers.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Denoisers answer zeros at no cost: for decoding, where the pipeline insists on one step that is not used."""
+
+    def silent(hidden_states: Any = None, *_: Any, **kwargs: Any) -> Any:
+        return (torch.zeros_like(hidden_states),) * 2
+
+    for denoiser in denoisers.values():
+        denoiser.__dict__["forward"] = silent
+    try:
+        yield
+    finally:
+        for denoiser in denoisers.values():
+            del denoiser.__dict__["forward"]
+
+
+@contextlib.contextmanager
+def recording_method(pipe: DiffusionPipeline, name: str) -> Iterator[list[tuple[dict[str, Any], Any]]]:
+    """Record (bound arguments, result) of every call of a pipeline method."""
+    method = getattr(pipe, name)
+    signature = inspect.signature(method)
+    calls: list[tuple[dict[str, Any], Any]] = []
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        calls.append((dict(signature.bind(*args, **kwargs).arguments), result))
+        return result
+
+    pipe.__dict__[name] = recorded
+    try:
+        yield calls
+    finally:
+        del pipe.__dict__[name]
+
+
+def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
+    """The pipeline's ``__call__`` without its ``torch.no_grad`` decorator, bound to ``pipe``."""
+    function = type(pipe).__call__
+    return getattr(function, "__wrapped__", function).__get__(pipe)  # type: ignore[no-any-return]
+
+
+def ask(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
+    """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early."""
+    with scheduler_replaced(pipe, scheduler), contextlib.suppress(Answered):
+        return undecorated_call(pipe)(**arguments)
+    return None

@@ -1,0 +1,100 @@
+"""Prompts are encoded once per submission, however many samples they have.
+
+All prompts of a submission are padded to one width, so that a sample is replayed at the width it was drawn with
+whatever micro-batch it lands in. Text encoders are frozen, but embeddings are not kept longer than one submission:
+memory, and nothing to invalidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.requests import Request
+from omni_rl.trajectory import PROMPT_KEYS
+from omni_rl.types import Tensors
+
+_ENCODED = "encoded prompts"
+_Text = tuple[str, str | None]
+
+
+def encode(model: LoadedModel, requests: Sequence[Request]) -> tuple[Tensors, Tensors]:
+    """Conditioning (fp32 or integer, on the device) and token ids (on the CPU) of B requests, row by row."""
+    texts = [_text(r) for r in requests]
+    if not all(t in model.memo.get(_ENCODED, {}) for t in texts):
+        encode_ahead(model, requests, batch_size=len(requests))
+    rows = [model.memo[_ENCODED][t] for t in texts]
+    return _stacked([r[0] for r in rows]), _stacked([r[1] for r in rows])
+
+
+def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: int) -> None:
+    """Encode every distinct prompt of ``requests``, ``batch_size`` at a time, and forget the previous ones."""
+    texts = list(dict.fromkeys(_text(r) for r in requests))
+    parts = [_encode_texts(model, texts[i : i + batch_size], requests[0].call) for i in range(0, len(texts), batch_size)]
+    conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
+    model.memo[_ENCODED] = {
+        text: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
+        for i, text in enumerate(texts)
+    }
+
+
+def _text(request: Request) -> _Text:
+    return request.prompt, request.negative_prompt
+
+
+def _encode_texts(model: LoadedModel, texts: Sequence[_Text], call: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
+    prompts = [prompt for prompt, _ in texts]
+    negatives = [negative or "" for _, negative in texts] if any(n is not None for _, n in texts) else None
+    hooks = model.hooks
+    tokens = hooks.tokenize(model=model, prompts=prompts)
+    if not tokens:
+        encoded = hooks.encode_prompt(model=model, prompts=prompts, negative_prompts=negatives, tokens=tokens, call=call)
+        return _on_device(model, encoded), {}
+    encoded = _encode_tokens(model, prompts, tokens, call)
+    if negatives is not None:
+        negative_tokens = hooks.tokenize(model=model, prompts=negatives)
+        encoded |= _negative(_encode_tokens(model, negatives, negative_tokens, call))
+        tokens = {**tokens, **_negative(negative_tokens)}
+    return _on_device(model, encoded), tokens
+
+
+def _encode_tokens(model: LoadedModel, prompts: Sequence[str], tokens: Tensors, call: Mapping[str, Any]) -> Tensors:
+    encode_prompt = model.hooks.encode_prompt
+    return dict(encode_prompt(model=model, prompts=prompts, negative_prompts=None, tokens=tokens, call=call))
+
+
+def _negative(tensors: Tensors) -> Tensors:
+    return {f"negative_{name}": value for name, value in tensors.items()}
+
+
+def _on_device(model: LoadedModel, tensors: Tensors) -> Tensors:
+    return {name: lossless(value.to(model.device)) for name, value in tensors.items()}
+
+
+def lossless(value: torch.Tensor) -> torch.Tensor:
+    """fp32, so that rollout and replay start from the same tensor whatever the encoder's precision."""
+    return value.float() if value.is_floating_point() else value
+
+
+def _stacked(rows: Sequence[Tensors]) -> Tensors:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    return {name: torch.cat(_equally_wide(name, [p[name] for p in parts])) for name in parts[0]}
+
+
+def _equally_wide(name: str, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    if name not in PROMPT_KEYS:
+        return list(values)
+    width = max(v.shape[1] for v in values)
+    return [pad_width(v, width) for v in values]
+
+
+def pad_width(value: torch.Tensor, width: int) -> torch.Tensor:
+    """(B, L, ...) to (B, width, ...) with zeros on the right."""
+    missing = width - value.shape[1]
+    return torch.cat([value, value.new_zeros(len(value), missing, *value.shape[2:])], dim=1) if missing else value

@@ -1,0 +1,128 @@
+"""What a run is built of, assembled from a resolved configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omni_rl import checkpoint, datasets, defaults
+from omni_rl.config.call_arguments import check_call
+from omni_rl.config.chosen import Chosen
+from omni_rl.config.resolve import Resolved
+from omni_rl.config.schema import Config, Data, RewardEntry
+from omni_rl.datasets import PromptRow, PromptSet
+from omni_rl.engines.base import Context
+from omni_rl.errors import ConfigError
+from omni_rl.model.loaded import LoadedModel, load_model
+from omni_rl.plugins.contract import Layer
+from omni_rl.plugins.discovery import CORE
+from omni_rl.plugins.manager import Hooks, Manager, build_manager
+from omni_rl.rewards.runner import RewardRunner, RewardSpec
+from omni_rl.types import Backend, Engine
+
+
+@dataclass
+class Parts:
+    """The built pieces of a run; see :class:`omni_rl.run.Run`."""
+
+    resolved: Resolved
+    config: Config
+    manager: Manager
+    hooks: Hooks
+    algorithm: Any
+    trackers: list[Any]
+    model: LoadedModel
+    fingerprint: str
+    prompts: PromptSet
+    validation_rows: list[PromptRow]
+    rewards: RewardRunner
+    validation_rewards: RewardRunner
+    backend: Backend
+    engine: Engine
+
+
+def build_parts(resolved: Resolved) -> Parts:
+    """Cheap checks first, weights last.
+
+    Raises:
+        UserError: prompts, rewards, device, model or adapters cannot be used as configured.
+    """
+    config = resolved.config
+    device = pick_device(config.device)
+    prompts = _prompts(config.data, resolved.dataset)
+    validation_data = config.validation.data
+    held_out = prompts if validation_data is None else _prompts(validation_data, resolved.validation_dataset)
+    rewards = _rewards(config.reward, resolved.rewards)
+    validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
+    trackers = [chosen.instance() for chosen in resolved.trackers]
+    layers = resolved.layers()
+    observers = [Layer("observer", t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
+    manager = build_manager([Layer("core", defaults, CORE), *layers, *observers])
+    hooks = Hooks(manager)
+    model = _model(resolved, device)
+    model.hooks = hooks
+    objects = [layer.plugin for layer in layers]
+    context = Context(config, resolved.backend.options, model, hooks, objects)
+    backend = resolved.backend.object(context)
+    engine = resolved.engine.object(Context(config, resolved.engine.options, model, hooks, objects))
+    return Parts(
+        resolved=resolved,
+        config=config,
+        manager=manager,
+        hooks=hooks,
+        algorithm=next(layer.plugin for layer in layers if layer.name == "algorithm"),
+        trackers=trackers,
+        model=model,
+        fingerprint=checkpoint.fingerprint(resolved.model_path),
+        prompts=prompts,
+        validation_rows=held_out.rows[: config.validation.prompts],
+        rewards=rewards,
+        validation_rewards=validation_rewards,
+        backend=backend,
+        engine=engine,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA device if there is one.
+
+    Raises:
+        ConfigError: a CUDA device is asked for that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name} is not on this machine", "set device: auto or device: cpu")
+    return device
+
+
+def _prompts(data: Data, reader: Chosen) -> PromptSet:
+    return datasets.load(data, lambda _: reader.object)
+
+
+def _rewards(entries: list[RewardEntry], chosen: list[Chosen]) -> RewardRunner:
+    return RewardRunner(
+        [
+            RewardSpec(entry.label or entry.name, entry.weight, entry.batch_size, plugin.instance())
+            for entry, plugin in zip(entries, chosen, strict=True)
+        ]
+    )
+
+
+def _model(resolved: Resolved, device: torch.device) -> LoadedModel:
+    config = resolved.config
+    model = load_model(
+        Path(resolved.model_path),
+        device=device,
+        precision=config.precision,
+        full=config.model.lora is None,
+        offload=config.train.offload,
+        hub=config.model.path if config.model.hub else None,
+    )
+    check_call(config.rollout.call, type(model.pipe), "rollout.call", resolved.place)
+    check_call(config.validation.call, type(model.pipe), "validation.call", resolved.place)
+    return model

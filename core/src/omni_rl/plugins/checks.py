@@ -1,0 +1,143 @@
+"""What a plugin's hooks must satisfy before a run may use them.
+
+pluggy alone forgives too much: it ignores a misspelt hook and an unmarked function, and lets ``tryfirst`` jump layers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from omni_rl.errors import PluginError, did_you_mean
+from omni_rl.plugins.contract import SPECS, Layer, Spec
+
+_READER = pluggy.PluginManager("omni_rl")
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One checked hook implementation of a plugin."""
+
+    spec: Spec
+    function: Callable[..., Any]
+    wrapper: bool
+
+    def __str__(self) -> str:
+        return described(self.function)
+
+
+def described(function: Callable[..., Any]) -> str:
+    """```name` (file:line)``."""
+    code = inspect.unwrap(function).__code__
+    return f"`{qualified_name(function)}` ({code.co_filename}:{code.co_firstlineno})"
+
+
+def qualified_name(function: Callable[..., Any]) -> str:
+    """``module.Class.function``."""
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def reason(function: Callable[..., Any]) -> str | None:
+    """The sentence by which a function justifies that it replaces core's loop, or None."""
+    text = getattr(function, "reason", None)
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def implementations(layer: Layer) -> list[Implementation]:
+    """The hook implementations of one layer's plugin: a module, an instance, or (to check it only) a class.
+
+    Raises:
+        PluginError: an implementation is unmarked, of an unknown hook or argument, asks for an order of its own,
+            or is not allowed in this layer.
+    """
+    found = list(_implementations(layer))
+    for each in found:
+        _check_layer(layer, each)
+    return found
+
+
+def _implementations(layer: Layer) -> Iterator[Implementation]:
+    for name in dir(layer.plugin):
+        options = _READER.parse_hookimpl_opts(layer.plugin, name)
+        if options is None:
+            _refuse_unmarked(layer, name)
+            continue
+        function = getattr(layer.plugin, name)
+        spec = _spec(layer, options["specname"] or name, function)
+        if options["tryfirst"] or options["trylast"]:
+            raise PluginError(
+                f"{layer.source}: {described(function)} asks for tryfirst or trylast, but the layers decide the order.",
+                "Remove it: core < model < algorithm < pair < local files, and the most specific answer wins.",
+            )
+        _check_wrapper(layer, function, options)
+        _check_arguments(layer, spec, function, name)
+        yield Implementation(spec, function, options["wrapper"])
+
+
+def _refuse_unmarked(layer: Layer, name: str) -> None:
+    static = inspect.getattr_static(layer.plugin, name, None)
+    function = getattr(static, "__func__", static)
+    if name in SPECS and callable(function):
+        where = described(function) if inspect.isfunction(function) else f"`{name}`"
+        raise PluginError(
+            f"{layer.source}: {where} has the name of a hook but is not marked as one, so it would never be called.",
+            "Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
+        )
+
+
+def _spec(layer: Layer, hook: str, function: Callable[..., Any]) -> Spec:
+    if hook not in SPECS:
+        raise PluginError(
+            f"{layer.source}: {described(function)} is marked as a hook, but there is no hook {hook!r}."
+            f"{did_you_mean(hook, SPECS)}",
+            f"Hooks: {', '.join(SPECS)}. A hook of a newer contract needs: pip install --upgrade omni-rl",
+        )
+    return SPECS[hook]
+
+
+def _check_wrapper(layer: Layer, function: Callable[..., Any], options: pluggy.HookimplOpts) -> None:
+    yields = inspect.isgeneratorfunction(inspect.unwrap(function))
+    if options["hookwrapper"] or yields != options["wrapper"]:
+        raise PluginError(
+            f"{layer.source}: {described(function)} {'yields' if yields else 'never yields'}, "
+            f"but is {'' if options['wrapper'] or options['hookwrapper'] else 'not '}marked as a wrapper"
+            f"{' of the old style' if options['hookwrapper'] else ''}.",
+            "A wrapper is @hookimpl(wrapper=True) and holds exactly one `result = yield`; other hooks return.",
+        )
+
+
+def _check_arguments(layer: Layer, spec: Spec, function: Callable[..., Any], name: str) -> None:
+    parameters = list(inspect.signature(function).parameters.values())
+    if inspect.isclass(layer.plugin) and inspect.isfunction(inspect.getattr_static(layer.plugin, name)):
+        parameters = parameters[1:]  # self
+    unnamed = [str(p) for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [p.name for p in parameters if p.name not in spec.arguments]
+    if unnamed:
+        problem = f"takes {', '.join(unnamed)}; a hook's arguments must be plain parameters (no *, no **)."
+    elif unknown:
+        known = did_you_mean(unknown[0], spec.arguments)
+        problem = f"asks for {', '.join(map(repr, unknown))}, which the hook {spec.name!r} does not pass.{known}"
+    else:
+        return
+    raise PluginError(
+        f"{layer.source}: {described(function)} {problem}", f"The hook is {spec}; name the arguments that you need."
+    )
+
+
+def _check_layer(layer: Layer, found: Implementation) -> None:
+    assert layer.name != "core" or not found.wrapper, f"core registers no wrapper: {found}"
+    if layer.name == "observer" and not found.spec.observes:
+        raise PluginError(
+            f"{layer.source}: {found} answers the hook {found.spec.name!r}, but an observer may only watch a run.",
+            f"An observer's hooks: {', '.join(name for name, spec in SPECS.items() if spec.observes)}.",
+        )
+    if found.spec.name == "diffuse" and layer.name != "core" and not found.wrapper and not reason(found.function):
+        raise PluginError(
+            f"{layer.source}: {found} replaces the denoising loop without saying why.",
+            'Give it a reason, which `omni-rl check` prints: diffuse.reason = "a sentence". '
+            "Overriding `predict` keeps continuous batching.",
+        )

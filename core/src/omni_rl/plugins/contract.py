@@ -1,0 +1,73 @@
+"""The hooks of ``omni_rl.hookspecs`` as data, and the layers that answer them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from omni_rl import hookspecs
+
+LayerName = Literal["core", "model", "algorithm", "pair", "local", "observer"]
+
+ORDER: tuple[LayerName, ...] = get_args(LayerName)
+"""From the least to the most specific; observers stand last because they answer no question."""
+
+LAYER_OF_KIND: Mapping[str, LayerName] = MappingProxyType(
+    {"models": "model", "algorithms": "algorithm", "pairs": "pair", "plugins": "observer"}
+)
+"""The entry-point kinds whose objects carry hooks."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One plugin of a run.
+
+    Attributes:
+        name: where it stands in ``ORDER``.
+        plugin: a module or an instance that carries ``hookimpl``-marked functions.
+        source: what users know it by, ``<distribution> <version>`` or a file's path.
+    """
+
+    name: LayerName
+    plugin: object
+    source: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One hook of the contract.
+
+    Attributes:
+        arguments: the names that an implementation may ask for.
+        firstresult: the most specific answer that is not None wins; otherwise all answers are collected.
+        observes: the hook returns nothing.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    firstresult: bool
+    observes: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(self.arguments)})"
+
+
+def _spec(name: str, function: Callable[..., Any]) -> Spec:
+    signature = inspect.signature(function)
+    return Spec(
+        name=name,
+        function=function,
+        arguments=tuple(signature.parameters),
+        firstresult=function.omni_rl_spec["firstresult"],  # type: ignore[attr-defined]
+        observes=signature.return_annotation == "None",
+    )
+
+
+SPECS: Mapping[str, Spec] = MappingProxyType(
+    {name: _spec(name, value) for name, value in vars(hookspecs).items() if hasattr(value, "omni_rl_spec")}
+)
+"""Every hook by name, in the order of the contract."""

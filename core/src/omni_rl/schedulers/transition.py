@@ -1,0 +1,197 @@
+"""One denoising step as a Gaussian, written once for every SDE type.
+
+With x' the next latents, v the velocity dx/dsigma (noise minus data), h = sigma - sigma' > 0, eta the noise level and
+x1 = x + (1 - sigma) v the predicted noise, each type has the form
+
+    x' = x - h v - pull * x1 + std * noise
+
+that is: the Euler step, less some of the predicted noise, plus fresh noise:
+
+    type       std                            pull                        source
+    sde        eta sqrt(sigma h / (1-sigma))  std^2 / (2 sigma)           Flow-GRPO, arXiv 2505.05470
+    dance_sde  eta sqrt(h)                    std^2 / (2 sigma)           DanceGRPO, arXiv 2505.07818
+    cps        sigma' sin(eta pi/2)           sigma' (1 - cos(eta pi/2))  Flow-CPS, arXiv 2509.05952
+
+At eta = 0 std and pull are exactly 0, so the step is the Euler step to the bit. All functions are pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+
+from omni_rl.errors import UserError, did_you_mean
+from omni_rl.requests import LogProbType, SdeType
+
+TABLE_START = 0.9989
+"""A sigma above this is the start of a table: there ``sde`` takes sigma' in place of sigma for its 1 - sigma."""
+
+Masks = Mapping[str, torch.Tensor | None]
+"""Per stream, as in :class:`Transition`; a stream without an entry counts in full."""
+
+Sums = tuple[torch.Tensor, torch.Tensor]
+"""(B,) total over the unmasked elements, float64 so that streams add up without rounding; (B,) int64 count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """The distribution N(mean, std^2) of x' given x, row by row.
+
+    Rows with std 0 (ODE steps; ``cps`` at sigma' = 0) are deterministic and carry no density: their log-prob and KL
+    are exactly 0, values and gradients. ``mask`` arguments are bool, broadcastable to ``mean``, True where an element
+    counts; None counts all. A row that is masked out entirely has log-prob and KL 0.
+
+    Attributes:
+        mean: (B, ...) fp32, or float64 where the latents or the velocity are.
+        std: (B, 1, ..., 1) same dtype; the true standard deviation of x' given x, for every SDE type.
+        sqrt_dt: (B,) same dtype; sqrt(h).
+        std_dev_t: (B, 1, ..., 1) same dtype; the peers' per-type figure (``sde``: std / sqrt(h); others: std), for
+            callers of the scheduler's public API and for nothing else.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    sqrt_dt: torch.Tensor
+    std_dev_t: torch.Tensor
+
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        """(B, ...) next latents for standard normal ``noise`` (B, ...)."""
+        return self.mean + self.std * noise.to(self.mean)
+
+    def log_prob_sum(self, next_x: torch.Tensor, mask: torch.Tensor | None = None) -> Sums:
+        """Gaussian log density of ``next_x`` (B, ...), constants included, summed over unmasked elements."""
+        squared, count = _squared_distance(next_x, self.mean, mask)
+        std = self.std.flatten().to(squared.dtype)  # (B,)
+        still = std == 0
+        std = std.masked_fill(still, 1.0)  # a masked-out division by 0 would still put NaN into the gradient
+        density = -squared / (2 * std**2) - count * (std.log() + 0.5 * math.log(2 * math.pi))
+        return density.masked_fill(still, 0.0), count
+
+    def squared_error_sum(self, next_x: torch.Tensor, mask: torch.Tensor | None = None) -> Sums:
+        """The peers' log-prob of ``cps``: minus (next_x - mean)^2, without variance and constants, summed."""
+        squared, count = _squared_distance(next_x, self.mean, mask)
+        return -squared.masked_fill(self.std.flatten() == 0, 0.0), count
+
+    def kl_sum(self, other: Transition, mask: torch.Tensor | None = None) -> Sums:
+        """KL(self || other) in nats, summed over unmasked elements.
+
+        A row is 0 when it is deterministic in both; when in one only, the KL does not exist and the row is not finite.
+        """
+        squared, count = _squared_distance(other.mean, self.mean, mask)
+        std, other_std = self.std.flatten().to(squared.dtype), other.std.flatten().to(squared.dtype)  # (B,)
+        still = (std == 0) & (other_std == 0)
+        std, other_std = std.masked_fill(still, 1.0), other_std.masked_fill(still, 1.0)
+        ratio = std / other_std
+        kl = squared / (2 * other_std**2) + count * ((ratio**2 - 1) / 2 - ratio.log())
+        return kl.masked_fill(still, 0.0), count
+
+    def log_prob(self, next_x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B,) log density of ``next_x`` (B, ...) per unmasked element, in the dtype of ``mean``."""
+        return joint_log_prob({"x": self}, {"x": next_x}, {"x": mask}, "density")
+
+    def kl(self, other: Transition, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B,) KL(self || other) in nats per unmasked element, in the dtype of ``mean``."""
+        return joint_kl({"x": self}, {"x": other}, {"x": mask})
+
+
+def transition(
+    x: torch.Tensor,
+    velocity: torch.Tensor,
+    sigma: torch.Tensor,
+    sigma_next: torch.Tensor,
+    noise_level: float | torch.Tensor,
+    sde_type: SdeType,
+) -> Transition:
+    """The step from ``sigma`` to ``sigma_next``.
+
+    Args:
+        x: (B, ...) latents at ``sigma``, any float dtype; upcast to fp32 (float64 stays).
+        velocity: (B, ...) model output dx/dsigma, noise minus data, any float dtype; upcast likewise.
+        sigma, sigma_next: (B,) or 0-d, 0 <= sigma_next < sigma <= 1. With these two a stored step replays exactly.
+        noise_level: eta >= 0, a number or (B,); at most 1 for ``cps``. Rows of 0 are the Euler step to the bit. A
+            number is checked; a tensor is not, because that would wait for its device.
+        sde_type: ``sde``, ``cps`` or ``dance_sde``.
+
+    Raises:
+        UserError: unknown ``sde_type`` or a noise level out of range.
+    """
+    _check(noise_level, sde_type)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, velocity.dtype), torch.float32)
+    x, velocity = x.to(dtype), velocity.to(dtype)  # (B, ...)
+    # Coefficients are worked out in float64: there are only B of them, and fp32 sin() may differ in the last bit
+    # between batch sizes, which would break bit-exact replay.
+    sigma, sigma_next, eta = (_per_row(value, x) for value in (sigma, sigma_next, noise_level))  # (B, 1, ..., 1)
+    h = sigma - sigma_next
+    if sde_type == "cps":
+        public = std = sigma_next * torch.sin(eta * (math.pi / 2))
+        pull = sigma_next * 2 * torch.sin(eta * (math.pi / 4)) ** 2  # 1 - cos(a) without cancellation
+    else:
+        g = eta * (_diffusion(sigma, sigma_next) if sde_type == "sde" else 1.0)
+        std = g * h.sqrt()
+        public = g if sde_type == "sde" else std
+        pull = std**2 / (2 * sigma)
+    x1 = x + (1 - sigma).to(dtype) * velocity  # predicted noise
+    mean = x - h.to(dtype) * velocity - pull.to(dtype) * x1
+    return Transition(mean, std.to(dtype), h.sqrt().flatten().to(dtype), public.to(dtype))
+
+
+def joint_log_prob(
+    transitions: Mapping[str, Transition], next_x: Mapping[str, torch.Tensor], masks: Masks, kind: LogProbType
+) -> torch.Tensor:
+    """(B,) log-prob of all streams together: their sums added, divided by their number of unmasked elements."""
+    score = {"density": Transition.log_prob_sum, "squared_error": Transition.squared_error_sum}[kind]
+    return _per_element([score(t, next_x[name], masks.get(name)) for name, t in transitions.items()], transitions)
+
+
+def joint_kl(transitions: Mapping[str, Transition], others: Mapping[str, Transition], masks: Masks) -> torch.Tensor:
+    """(B,) KL(transitions || others) in nats over all streams together, per unmasked element."""
+    return _per_element([t.kl_sum(others[name], masks.get(name)) for name, t in transitions.items()], transitions)
+
+
+def _check(noise_level: float | torch.Tensor, sde_type: str) -> None:
+    known = get_args(SdeType)
+    if sde_type not in known:
+        raise UserError(f"unknown sde_type {sde_type!r}.{did_you_mean(sde_type, known)}", f"one of: {', '.join(known)}")
+    limit = 1.0 if sde_type == "cps" else math.inf
+    if not isinstance(noise_level, torch.Tensor) and not 0 <= noise_level <= limit:
+        raise UserError(f"noise_level {noise_level} is out of range for {sde_type!r}: it must lie in [0, {limit}]")
+
+
+def _diffusion(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+    # At sigma == 1 this would diverge; the peers take their table's second sigma for the one in 1 - sigma. Sigma is 1
+    # at a table's start only, so that is this step's sigma_next, and stored sigmas replay without their table.
+    # diffusers' UniPC and DPM-Solver start flow tables at 1 - 1e-6 and 1 - 1e-3/shift: the same start, the same rule.
+    return (sigma / (1 - torch.where(sigma > TABLE_START, sigma_next, sigma))).sqrt()
+
+
+def _squared_distance(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> Sums:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        problem = f"{a.dtype} latents {tuple(a.shape)} do not fit a {b.dtype} transition {tuple(b.shape)}"
+        raise UserError(problem, "a trajectory must be stored in fp32")
+    difference = a - b  # (B, ...)
+    if mask is None:
+        count = torch.full((len(b),), math.prod(b.shape[1:]), device=b.device)
+    else:
+        mask = mask.to(b.device, torch.bool).expand_as(b)
+        difference = difference.masked_fill(~mask, 0.0)  # before the square: keeps NaN out, gradients included
+        count = mask.reshape(len(b), -1).sum(1)
+    return (difference**2).reshape(len(b), -1).sum(1, dtype=_wide(b)), count
+
+
+def _per_element(sums: Sequence[Sums], transitions: Mapping[str, Transition]) -> torch.Tensor:
+    total = torch.stack([total for total, _ in sums]).sum(0)  # (B,)
+    count = torch.stack([count for _, count in sums]).sum(0)
+    return (total / count.clamp(min=1)).to(next(iter(transitions.values())).mean.dtype)
+
+
+def _per_row(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    rows = torch.as_tensor(value, dtype=_wide(x), device=x.device)
+    return rows.expand(len(x)).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ..., 1)
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64  # Apple's devices have no float64

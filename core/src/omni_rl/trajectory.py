@@ -1,0 +1,85 @@
+"""The trajectory: what rollout hands to training for one sample, and its keys.
+
+Floats are fp32 and on the CPU when they cross a process border. Shapes per batch of B samples with T stored steps:
+
+=================================  ==================  ==========================================================
+key                                shape               note
+=================================  ==================  ==========================================================
+``latents/<stream>/all``           (B, T + 1, ...)     first = state entering the window
+``latents/<stream>/final``         (B, ...)            what was decoded
+``mask/<stream>``                  broadcastable       elements that count; absent when all do
+``log_probs``                      (B, T)              per unmasked element over all streams, constants included
+``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact values used; replay never recomputes them
+``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L) and ``negative_*``; padded
+``condition/<name>``               (B, ...)            other conditioning
+``call/<name>``                    (B,) fp64           every numeric pipeline argument that shaped the sample
+``uid``, ``sample_id``             (B,) int64          identity, echoed by the engine and checked by the driver
+``policy_version``                 (B,) int64          weight syncs completed when the sample was drawn
+``media/<kind>``                   see omni_rl.media   quantised once, by core
+=================================  ==================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl.requests import Request
+from omni_rl.types import Sample, Streams, Tensors
+
+PROMPT_KEYS = tuple(
+    sign + name
+    for sign in ("", "negative_")
+    for name in ("prompt_ids", "prompt_ids_mask", "prompt_embeds", "prompt_embeds_mask")
+)
+_TOKEN_KEYS = tuple(k for k in PROMPT_KEYS if "_ids" in k)
+
+
+def text_entries(conditioning: Tensors, tokens: Tensors) -> dict[str, Any]:
+    """Conditioning and tokens under their trajectory keys."""
+    named = {**conditioning, **tokens}
+    known: dict[str, Any] = {k: v for k, v in named.items() if k in PROMPT_KEYS}
+    other = {k: v for k, v in named.items() if k not in PROMPT_KEYS}
+    return {**known, **({"condition": other} if other else {})}
+
+
+def conditioning_of(batch: TensorDict) -> Tensors:
+    """What ``predict`` was given, from a trajectory batch; the inverse of :func:`text_entries` without the tokens."""
+    known = {k: batch[k] for k in PROMPT_KEYS if k in batch.keys() and k not in _TOKEN_KEYS}
+    return {**known, **(dict(batch["condition"].items()) if "condition" in batch.keys() else {})}
+
+
+def masks_of(batch: TensorDict) -> Streams:
+    """Masks per stream; empty when every element counts."""
+    return dict(batch["mask"].items()) if "mask" in batch.keys() else {}
+
+
+def numeric_call(call: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+    """Numeric pipeline arguments as (rows,) fp64 tensors."""
+    numbers = {k: float(v) for k, v in call.items() if isinstance(v, (bool, int, float))}
+    return {k: torch.full((rows,), v, dtype=torch.float64) for k, v in numbers.items()}
+
+
+def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    """uid, sample_id and policy_version as (B,) int64."""
+    names = ("uid", "sample_id", "policy_version")
+    return {n: torch.tensor([getattr(r, n) for r in requests], dtype=torch.int64) for n in names}
+
+
+def collate(samples: Sequence[Sample]) -> TensorDict:
+    """Stack single trajectories, media left out, into a batch (N,); prompts of different length are padded with 0."""
+    rows = [s.trajectory.exclude("media") for s in samples if s.trajectory is not None]
+    widths = {k: max(r[k].shape[0] for r in rows) for k in PROMPT_KEYS if k in rows[0].keys()}
+    for key, width in widths.items():
+        for row in rows:
+            row[key] = _padded(row[key], width)
+    return TensorDict.stack(rows).contiguous()  # type: ignore[no-any-return]
+
+
+def _padded(value: torch.Tensor, width: int) -> torch.Tensor:
+    if value.shape[0] == width:
+        return value
+    return torch.cat([value, value.new_zeros(width - value.shape[0], *value.shape[1:])])

@@ -1,0 +1,80 @@
+"""Held-out scores before, during and after training: noise 0, own steps and arguments, equal noise every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from omni_rl.collecting import collect, without_trajectory
+from omni_rl.errors import RewardError
+from omni_rl.media import media_of
+from omni_rl.planning import validation_requests
+from omni_rl.types import Sample
+
+if TYPE_CHECKING:
+    from omni_rl.run import Run
+
+
+@dataclass(frozen=True)
+class Validated:
+    """One validation pass.
+
+    Attributes:
+        iteration: completed iterations when it was made.
+        mean, stderr: of the combined reward over samples.
+        components: mean of each reward by label.
+        rewards: (N,) fp32, NaN where missing.
+        samples: N samples in prompt order, media only.
+    """
+
+    iteration: int
+    mean: float
+    stderr: float
+    components: dict[str, float]
+    rewards: torch.Tensor
+    samples: list[Sample]
+
+    def row(self) -> dict[str, float]:
+        """Metrics, prefixed ``val/``."""
+        single = {f"val/reward/{label}/mean": value for label, value in self.components.items()}
+        return {"val/reward/mean": self.mean, "val/reward/stderr": self.stderr, **single}
+
+    def images(self) -> np.ndarray:
+        """(N, H, W, 3) uint8; the middle frame of videos."""
+        return np.stack([picture(sample) for sample in self.samples])
+
+
+def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None) -> Validated:
+    """Sample and score the validation prompts with the current weights (the average's, when one is kept)."""
+    requests = validation_requests(run.config, run.validation_rows, run.policy_version, changes)
+    with run.evaluated_weights():
+        collected = collect(run.engine, run.validation_rewards, requests)
+    values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
+    present = values[~values.isnan()]
+    if not len(present):
+        raise RewardError("no validation sample has a reward", "; ".join(run.validation_rewards.failures[-1:]) or None)
+    labels = collected.scored[0].components
+    means = {label: _mean([s.components[label] for s in collected.scored]) for label in labels}
+    stderr = float(present.std(correction=0)) / math.sqrt(len(present))
+    samples = [without_trajectory(s.sample) for s in collected.scored]
+    return Validated(iteration, float(present.mean()), stderr, means, values, samples)
+
+
+def _mean(values: list[float | None]) -> float:
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else math.nan
+
+
+def picture(sample: Sample) -> np.ndarray:
+    """(H, W, 3) uint8: the sample's image, or the middle frame of its video."""
+    assert sample.trajectory is not None
+    media = media_of(dict(sample.trajectory["media"].items()))
+    if "video" in media:
+        frames = media["video"].data
+        return frames[len(frames) // 2]
+    return media["image"].data

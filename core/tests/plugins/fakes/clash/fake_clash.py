@@ -1,0 +1,1 @@
+"""Claims the key of another distribution."""

@@ -1,0 +1,5 @@
+"""Does its work at import."""
+
+import time
+
+time.sleep(600)

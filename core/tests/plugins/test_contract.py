@@ -1,0 +1,106 @@
+"""The contract does not change by accident, and says of every hook what an author must know."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from omni_rl.plugins.contract import ORDER, SPECS
+
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_snapshot_is_the_contract():
+    snapshot = tool("hook_snapshot")
+    recorded, now = json.loads(snapshot.SNAPSHOT.read_text()), snapshot.current()
+    needed = snapshot.needed_version(recorded, now)
+    version = f"{needed[0]}.{needed[1]}"
+    assert recorded == now, (
+        f"The hooks in omni_rl/hookspecs.py differ from {snapshot.SNAPSHOT.name}. If meant: set the contract's "
+        f"version to {version} (CONTRACT_MAJOR, _MINOR), say 'Since {version}' in the docstring of what is new; "
+        "describe the change in the docs and the changelog, then run: python tools/hook_snapshot.py"
+    )
+
+
+def hook(arguments="x", returns="None", firstresult=False):
+    return {"arguments": dict.fromkeys(arguments, "int"), "returns": returns, "firstresult": firstresult}
+
+
+@pytest.mark.parametrize(
+    ("hooks", "version"),
+    [
+        ({"a": hook()}, [1, 4]),
+        ({"a": hook(), "b": hook()}, [1, 5]),
+        ({"a": hook("xy")}, [1, 5]),
+        ({}, [2, 0]),
+        ({"b": hook()}, [2, 0]),
+        ({"a": hook("y")}, [2, 0]),
+        ({"a": hook(returns="int")}, [2, 0]),
+        ({"a": hook(firstresult=True)}, [2, 0]),
+    ],
+)
+def test_the_version_follows_the_change(hooks, version):
+    old = {"contract": [1, 4], "hooks": {"a": hook()}}
+    assert tool("hook_snapshot").needed_version(old, {"contract": [1, 4], "hooks": hooks}) == version
+
+
+def test_a_changed_contract_is_not_recorded_under_an_old_version(tmp_path, monkeypatch, capsys):
+    snapshot = tool("hook_snapshot")
+    now = snapshot.current()
+    old = {**now, "hooks": {**now["hooks"], "removed_hook": hook()}}
+    path = tmp_path / "snapshot.json"
+    path.write_text(json.dumps(old))
+    monkeypatch.setattr(snapshot, "SNAPSHOT", path)
+    assert snapshot.main() == 1
+    assert f"CONTRACT_MAJOR = {now['contract'][0] + 1}" in capsys.readouterr().out
+    assert json.loads(path.read_text()) == old
+    path.unlink()
+    assert snapshot.main() == 0
+    assert json.loads(path.read_text()) == now
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_hook_says_since_when_and_where_it_runs(name):
+    text = " ".join((SPECS[name].function.__doc__ or "").split())
+    assert re.search(r"Since \d+\.\d+", text), f"{name}: say since which contract version it exists"
+    assert re.search(r"[Rr]uns in the (driver|trainer|engine)", text), f"{name}: say where it runs"
+
+
+def test_every_hook_is_typed():
+    for spec in SPECS.values():
+        assert set(spec.function.__annotations__) == {*spec.arguments, "return"}
+
+
+def test_firstresult_hooks_may_pass_and_others_return_nothing_or_collect():
+    for spec in SPECS.values():
+        assert spec.firstresult == spec.function.__annotations__["return"].endswith("| None")
+        assert not (spec.observes and spec.firstresult)
+
+
+def test_the_order_of_the_layers():
+    assert ORDER == ("core", "model", "algorithm", "pair", "local", "observer")
+
+
+def test_the_plugin_index_is_up_to_date(capsys):
+    assert tool("plugin_index").main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_the_plugin_index_is_read_from_metadata(tmp_path):
+    folder = tmp_path / "plugins/omni-rl-two"
+    folder.mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(
+        '[project]\nname = "omni-rl-two"\n[project.entry-points."omni_rl.rewards"]\nb = "m:B"\na = "m:A"\n'
+        '[project.entry-points."omni_rl.contract"]\n1 = "m"\n[project.entry-points."other"]\nc = "m:C"\n'
+    )
+    assert tool("plugin_index").index(tmp_path) == {"rewards": {"a": ["omni-rl-two"], "b": ["omni-rl-two"]}}

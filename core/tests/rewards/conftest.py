@@ -1,0 +1,52 @@
+"""Samples as an engine returns them, and a runner that is closed after the test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from omni_rl.randomness import randn, seed_of
+from omni_rl.requests import NoiseKey, Request
+from omni_rl.rewards.runner import RewardRunner, RewardSpec
+from omni_rl.types import Sample
+
+Draw = Callable[..., list[Sample]]
+
+
+def _request(uid: int, index: int, prompt: str) -> Request:
+    key = NoiseKey(0, "rollout", 0, uid, index)
+    return Request(uid, uid * 1000 + index, prompt, key, key, steps=2, metadata={"index": index})
+
+
+@pytest.fixture
+def draw() -> Draw:
+    """``draw(uid, n)``: the group ``uid`` of n samples with noise for pictures, 8 x 6 pixels."""
+
+    def group(uid: int, n: int = 4, prompt: str | None = None) -> list[Sample]:
+        requests = [_request(uid, i, prompt or f"prompt {uid}") for i in range(n)]
+        noise = torch.stack([randn(seed_of(uid, i), (6, 8, 3)) for i in range(n)])  # (n, H, W, 3)
+        pixels = noise.mul(40).add(128).clamp(0, 255).to(torch.uint8)
+        rows = TensorDict({"media": {"image": pixels}}, batch_size=[n]).unbind(0)
+        return [Sample(request, row) for request, row in zip(requests, rows, strict=True)]
+
+    return group
+
+
+@pytest.fixture
+def runner_of() -> Iterator[Callable[..., RewardRunner]]:
+    """``runner_of(spec, ...)``; afterwards every runner is closed and no thread is left."""
+    before = set(threading.enumerate())
+    made: list[RewardRunner] = []
+
+    def make(*specs: RewardSpec) -> RewardRunner:
+        made.append(RewardRunner(specs))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner.close()
+    assert set(threading.enumerate()) <= before

@@ -1,0 +1,298 @@
+"""Tiny random pipelines of real architectures, text encoders and tokenizers included, built from diffusers' own classes.
+
+Each builder writes a folder that ``from_pretrained`` loads, in about a second, from a fixed seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2TokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+WIDTH = 32
+WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
+
+
+def _clip_tokenizer() -> CLIPTokenizerFast:
+    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=specials, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    raw.train_from_iterator([WORDS] * 4, trainer)
+    names = {"bos_token": specials[0], "eos_token": specials[1], "unk_token": specials[1], "pad_token": specials[1]}
+    return CLIPTokenizerFast(tokenizer_object=raw, model_max_length=77, **names)
+
+
+def _clip(tokenizer: CLIPTokenizerFast) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=WIDTH,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def _t5_tokenizer() -> T5TokenizerFast:
+    letters = [(c, -2.0) for c in "▁abcdefghijklmnopqrstuvwxyz0123456789"]
+    raw = Tokenizer(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], unk_id=2))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    raw.decoder = decoders.Metaspace()
+    return T5TokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", extra_ids=0, model_max_length=77
+    )
+
+
+def _image_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.06,
+        scaling_factor=1.5,
+    )
+
+
+def stable_diffusion_3() -> DiffusionPipeline:
+    """Batched CFG, two CLIP encoders and a T5, shift 3."""
+    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=16,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        vae=_image_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=CLIPTextModelWithProjection(_clip(clip)),
+        text_encoder_2=CLIPTextModelWithProjection(_clip(clip)),
+        text_encoder_3=T5EncoderModel(
+            T5Config(vocab_size=len(t5), d_model=2 * WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+        ),
+        tokenizer=clip,
+        tokenizer_2=clip,
+        tokenizer_3=t5,
+    )
+
+
+def flux() -> DiffusionPipeline:
+    """Guidance embedding, packed latents, dynamic shift."""
+    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )
+    return FluxPipeline(
+        transformer=transformer,
+        vae=_image_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        text_encoder=CLIPTextModel(_clip(clip)),
+        text_encoder_2=T5EncoderModel(
+            T5Config(vocab_size=len(t5), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+        ),
+        tokenizer=clip,
+        tokenizer_2=t5,
+    )
+
+
+def wan() -> DiffusionPipeline:
+    """Video, CFG in two passes, the published UniPC scheduler whose flow_shift a plain from_config drops."""
+    t5 = _t5_tokenizer()
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=WIDTH,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(t5), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+    )
+    return WanPipeline(tokenizer=t5, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer)
+
+
+_QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+                  "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+
+
+def _qwen_tokenizer() -> Qwen2TokenizerFast:
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"), "isolated")
+    raw.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=_QWEN_SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator([WORDS] * 4, trainer)
+    return Qwen2TokenizerFast(
+        tokenizer_object=raw, unk_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+def qwen_image() -> DiffusionPipeline:
+    """True CFG with norm preservation, a template prefix that is dropped, masks, shift_terminal."""
+    tokenizer = _qwen_tokenizer()
+    ids = {s: tokenizer.convert_tokens_to_ids(s) for s in _QWEN_SPECIALS}
+    text = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 2 * WIDTH,
+        "vocab_size": len(tokenizer),
+        "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]},
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "fullatt_block_indexes": [0],
+    }
+    config = Qwen2_5_VLConfig(
+        vocab_size=len(tokenizer),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        text_config=text,
+        vision_config=vision,
+    )
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        base_image_seq_len=256,
+        base_shift=0.5,
+        max_image_seq_len=8192,
+        max_shift=0.9,
+        shift_terminal=0.02,
+        use_dynamic_shifting=True,
+    )
+    return QwenImagePipeline(
+        scheduler=scheduler,
+        vae=vae,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+
+
+BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
+    "QwenImagePipeline": qwen_image,
+    "StableDiffusion3Pipeline": stable_diffusion_3,
+    "FluxPipeline": flux,
+    "WanPipeline": wan,
+}
+
+CALLS: dict[str, dict[str, object]] = {
+    "QwenImagePipeline": {"height": 16, "width": 32, "true_cfg_scale": 4.0, "negative_prompt": " "},
+    "StableDiffusion3Pipeline": {"height": 16, "width": 16, "guidance_scale": 4.5, "negative_prompt": "hello"},
+    "FluxPipeline": {"height": 16, "width": 16, "guidance_scale": 3.5},
+    "WanPipeline": {"height": 16, "width": 16, "num_frames": 5, "guidance_scale": 5.0, "negative_prompt": "hello"},
+}
+"""Small sizes, guidance on: the hardest case of each architecture."""
+
+
+def build(architecture: str, folder: Path, seed: int = 0) -> Path:
+    """Write a tiny random pipeline of ``architecture`` into ``folder``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pipe = BUILDERS[architecture]()
+        for parameter in pipe.transformer.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)  # zero-initialised outputs would make every test trivial
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -1,0 +1,133 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.5", "uv>=0.8"]
+# ///
+"""One way to run anything: `python -m pip install uv nox`, then `python -m nox -s SESSION`.
+
+Every session builds its own environment under .nox/ and installs core and the plugins from this checkout. `-R` skips
+the installation on later runs; what follows `--` goes to the program that the session runs:
+`python -m nox -R -s fast -- core/tests/test_loop.py -x`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGES = ["core", *sorted(str(p.parent.relative_to(ROOT)) for p in ROOT.glob("plugins/*/pyproject.toml"))]
+PLUGINS = PACKAGES[1:]
+PYTHONS = ["3.11", "3.13"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+NOT_FULL = ("-m", "not full")
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "fast"]
+
+
+def install(session: nox.Session, *extra: str, packages: list[str] = PACKAGES) -> None:
+    """Install packages of this checkout, editable, beside ``extra`` requirements."""
+    session.install(*(arg for package in packages for arg in ("-e", package)), *extra)
+    session.env["HF_HUB_OFFLINE"] = "1"  # nothing here needs a model hub, and nothing may come to need one
+    session.env["PYTHONDONTWRITEBYTECODE"] = None  # without bytecode every process spends 15 s compiling its imports
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group of the root pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+def run_tests(session: nox.Session, *args: str) -> None:
+    """Run pytest with one torch thread per worker: the models are too small for more."""
+    session.run("pytest", "-n", "auto", *args, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Train the shipped small model and show what it learned."""
+    install(session)
+    session.run("omni-rl", "train", "examples/quickstart.yaml", *session.posargs)
+    session.log(f"to go on from here: source {Path(session.bin).relative_to(ROOT)}/activate, then omni-rl --help")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The fast and the ci tier, and core's coverage: what has to pass before a change is merged."""
+    install(session, *group("test"))
+    run_tests(session, *NOT_FULL, "--cov", "--cov-report=term")
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """The fast tier alone."""
+    install(session, *group("test"))
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS)
+def full(session: nox.Session) -> None:
+    """Every test there is, on both ends of the supported Pythons."""
+    install(session, *group("test"))
+    run_tests(session, "-m", "")
+
+
+@nox.session(python=PYTHONS)
+def lowest(session: nox.Session) -> None:
+    """The oldest supported torch, diffusers and transformers."""
+    install(session, *group("test"), *lower_bounds())
+    run_tests(session, *NOT_FULL)
+
+
+@nox.session(python=PYTHONS)
+def highest(session: nox.Session) -> None:
+    """The newest supported release of everything."""
+    install(session, "--upgrade", *group("test"))
+    run_tests(session, *NOT_FULL)
+
+
+def lower_bounds() -> list[str]:
+    """``torch==2.11.*`` for ``torch>=2.11,<2.16``: of every package whose range core's metadata bounds on both sides."""
+    requirements = nox.project.load_toml("core/pyproject.toml")["project"]["dependencies"]
+    bounded = (re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", requirement) for requirement in requirements)
+    return [f"{match[1]}=={match[2]}.*" for match in bounded if match]
+
+
+@nox.session
+@nox.parametrize("package", PLUGINS, ids=[Path(package).name for package in PLUGINS])
+def plugins(session: nox.Session, package: str) -> None:
+    """One plugin beside core and nothing else: what it depends on is what it declares."""
+    install(session, *group("test"), packages=["core", package])
+    run_tests(session, *NOT_FULL, f"{package}/tests")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting and types."""
+    install(session, *group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session
+@nox.parametrize("kind", ["model", "algorithm", "reward"], ids=["model", "algorithm", "reward"])
+def template(session: nox.Session, kind: str) -> None:
+    """`omni-rl new` gives a package that installs, passes its contract suite, is clean, and is listed."""
+    install(session, *group("test"), *group("lint"), packages=["core"])
+    parent = Path(session.create_tmp())
+    shutil.rmtree(parent / "omni-rl-example", ignore_errors=True)
+    session.run("omni-rl", "new", kind, "example", "--output", str(parent))
+    with session.chdir(parent / "omni-rl-example"):
+        session.install("-e", ".")
+        session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+        session.run("ruff", "check")
+        session.run("ruff", "format", "--check")
+        session.run("mypy", "src")
+        listed = session.run("omni-rl", "plugins", silent=True) or ""
+        if "omni-rl-example" not in listed:
+            session.error(f"omni-rl plugins does not list the new package:\n{listed}")

@@ -1,0 +1,45 @@
+"""The algorithm ``{{ cookiecutter.key }}``: the policy gradient with a group baseline.
+
+Williams, "Simple statistical gradient-following algorithms" (1992), on the Gaussian transitions of SDE denoising steps:
+
+    A = r - mean_group(r),        L = -A log p_theta(x' | x)
+
+Assumption: every update is on-policy, because nothing corrects for weights that have moved since the rollout. Keep
+``train.inner_epochs`` at 1 and leave ``train.mini_batch_prompts`` empty.
+"""
+
+from __future__ import annotations
+
+import torch
+from omni_rl import hookimpl
+from omni_rl.advantages import group_advantages
+from omni_rl.types import LossOutput, Policy
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from tensordict import TensorDict
+
+
+class Reinforce:
+    """The algorithm's hooks; what is not here keeps core's default."""
+
+    class Config(BaseModel):
+        """Options beside ``name: {{ cookiecutter.key }}`` in the section ``algorithm``."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        advantage_clip: PositiveFloat = Field(5.0, description="advantages are clipped to [-a, a]")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @hookimpl
+    def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
+        """(N,) fp32: how much better than the mean of its group."""
+        limit = self.config.advantage_clip
+        return group_advantages(rewards, uid, std="none").clamp(-limit, limit)
+
+    @hookimpl
+    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+        """(B,) loss of one stored step; core averages over samples and steps."""
+        log_prob = policy.evaluate(batch, step).log_prob  # (B,)
+        advantages = batch["advantages"].to(log_prob.device)  # (B,)
+        return LossOutput(-advantages * log_prob, {"log_prob": log_prob.detach()})

@@ -1,0 +1,6 @@
+"""OCR rewards: ``ocr`` (RapidOCR, used in training) and ``ocr_tesseract`` (an independent second reader)."""
+
+from omni_rl_ocr.rewards import OCRConfig, OCRReward, TesseractConfig, TesseractReward
+from omni_rl_ocr.text import edit_score, target_text
+
+__all__ = ["OCRConfig", "OCRReward", "TesseractConfig", "TesseractReward", "edit_score", "target_text"]

@@ -1,0 +1,114 @@
+"""The rewards as a run sees them: a config, and ``score`` over a batch."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from omni_rl.errors import RewardError
+from omni_rl.rewards.base import RewardBatch
+from omni_rl_ocr.readers import Picture, RapidReader, Reading, TesseractReader
+from omni_rl_ocr.text import edit_score, target_text
+
+
+class TargetConfig(BaseModel):
+    """Options that every OCR reward has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str | None = Field(
+        default=None,
+        description="metadata column with the text to read; unset: the prompt's first double-quoted part",
+    )
+    use_confidence: bool = Field(
+        default=False,
+        description="multiply the score by the recogniser's confidence: a finer signal than whole characters",
+    )
+
+
+class OCRConfig(TargetConfig):
+    """Options of the reward ``ocr``."""
+
+    detect: bool = Field(
+        default=False,
+        description="find text lines in the picture first (whole scenes); off: the picture is one line of text",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=16,
+        le=4096,
+        description="pixels, recogniser input width at a height of 48 (ignored with `detect`); unset: keep the aspect",
+    )
+    threads: int | None = Field(default=None, ge=1, description="onnxruntime threads; unset: onnxruntime decides")
+
+
+class TesseractConfig(TargetConfig):
+    """Options of the reward ``ocr_tesseract``."""
+
+    characters: str | None = Field(
+        default=None, min_length=1, description="the only characters that may be read, such as 0123456789"
+    )
+    page_mode: int = Field(
+        default=7, ge=3, le=13, description="tesseract's --psm: 7 is one line of text, 11 is text anywhere"
+    )
+    height: int = Field(
+        default=64, ge=16, le=4096, description="pixels, pictures are scaled to this height before reading"
+    )
+
+
+class OCRReward:
+    """``ocr``: 1 - edit distance / target length, as read by PP-OCRv4. In [0, 1]; higher is better."""
+
+    Config = OCRConfig
+    scope: Literal["sample", "group"] = "sample"
+
+    def __init__(self, config: OCRConfig) -> None:
+        self._config = config
+        self._reader = RapidReader(config.detect, config.width, config.threads)
+
+    def score(self, batch: RewardBatch) -> list[float]:
+        """One score per sample of ``batch``. Raises DataError for a prompt without a target."""
+        return _score(batch, self._reader, self._config)
+
+
+class TesseractReward:
+    """``ocr_tesseract``: the same score as read by tesseract, to check that a gain is not RapidOCR's taste alone."""
+
+    Config = TesseractConfig
+    scope: Literal["sample", "group"] = "sample"
+
+    def __init__(self, config: TesseractConfig) -> None:
+        self._config = config
+        self._reader = TesseractReader(config.characters, config.page_mode, config.height)
+
+    def score(self, batch: RewardBatch) -> list[float]:
+        """One score per sample of ``batch``. Raises DataError for a prompt without a target."""
+        return _score(batch, self._reader, self._config)
+
+
+class _Reader(Protocol):
+    def read(self, pictures: list[Picture]) -> list[Reading]: ...
+
+
+def _score(batch: RewardBatch, reader: _Reader, config: TargetConfig) -> list[float]:
+    targets = [
+        target_text(prompt, metadata, config.column)
+        for prompt, metadata in zip(batch.prompts, batch.metadata, strict=True)
+    ]
+    readings = reader.read(_pictures(batch))
+    scores = [edit_score(reading.text, target) for reading, target in zip(readings, targets, strict=True)]
+    if not config.use_confidence:
+        return scores
+    return [score * reading.confidence for score, reading in zip(scores, readings, strict=True)]
+
+
+def _pictures(batch: RewardBatch) -> list[Picture]:
+    for prompt, media in zip(batch.prompts, batch.media, strict=True):
+        if "image" not in media:
+            present = ", ".join(sorted(media)) or "nothing"
+            raise RewardError(
+                f"an OCR reward reads images, but the sample of prompt {prompt!r} holds {present}",
+                "use a model that produces images, or another reward",
+            )
+    return [media["image"].data for media in batch.media]

@@ -1,0 +1,143 @@
+"""Qwen-Image (``QwenImagePipeline``): the model's maths, stated once for rollout and training.
+
+Follows ``diffusers.QwenImagePipeline`` (template, prefix dropping, true CFG with norm preservation, latent packing);
+the tests hold it to that pipeline. Latents are packed (B, tokens, 4 C), one token per 2 x 2 latent patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from omni_rl import hookimpl
+from omni_rl.errors import ConfigError, DataError
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.types import SigmaTable, Streams, Tensors
+
+MAX_TOKENS = 1024
+"""Prompt tokens after the template's prefix; upstream's ``tokenizer_max_length``."""
+
+
+@hookimpl
+def defaults() -> Mapping[str, Any]:
+    """The model card's sampling values, and the attention projections of both branches for LoRA."""
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    mlps = ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"]
+    return {"rollout": {"call": {"true_cfg_scale": 1.0}}, "model": {"lora": {"targets": targets + mlps}}}
+
+
+@hookimpl
+def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors:
+    """Templated prompts, prefix included: ``prompt_ids`` and ``prompt_ids_mask`` (B, L) int64."""
+    pipe = model.pipe
+    prefix = pipe.prompt_template_encode_start_idx
+    texts = [pipe.prompt_template_encode.format(prompt) for prompt in prompts]
+    tokens = pipe.tokenizer(texts, padding=True, return_tensors="pt")
+    lengths = tokens.attention_mask.sum(1) - prefix
+    for prompt, length in zip(prompts, lengths.tolist(), strict=True):
+        if length > MAX_TOKENS:
+            raise DataError(f"prompt of {length} tokens, Qwen-Image takes {MAX_TOKENS}: {prompt[:60]!r}...", "shorten it")
+    return {"prompt_ids": tokens.input_ids, "prompt_ids_mask": tokens.attention_mask}
+
+
+@hookimpl
+def encode_prompt(model: LoadedModel, tokens: Tensors) -> Tensors | None:
+    """Last hidden states without the template's prefix: ``prompt_embeds`` (B, L, D) and mask, padded on the right."""
+    ids, mask = tokens["prompt_ids"].to(model.device), tokens["prompt_ids_mask"].to(model.device)
+    prefix = model.pipe.prompt_template_encode_start_idx
+    with model.encoders_on_device():
+        hidden = model.pipe.text_encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+    rows = [h[m.bool()][prefix:] for h, m in zip(hidden, mask, strict=True)]
+    embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, D)
+    lengths = torch.tensor([len(r) for r in rows], device=embeds.device)
+    return {
+        "prompt_embeds": embeds,
+        "prompt_embeds_mask": (torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]).long(),
+    }
+
+
+def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
+    """Latent patches (rows, columns) of the picture."""
+    default = model.pipe.default_sample_size * model.pipe.vae_scale_factor
+    size = [call.get(name) or default for name in ("height", "width")]
+    patch = model.pipe.vae_scale_factor * 2
+    for name, pixels in zip(("height", "width"), size, strict=True):
+        if pixels % patch:
+            raise ConfigError(f"rollout.call.{name}: {pixels} is not a multiple of {patch}", f"try {pixels // patch * patch or patch}")
+    return size[0] // patch, size[1] // patch
+
+
+@hookimpl
+def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Packed latents: (tokens, 4 C)."""
+    rows, columns = _grid(model, call)
+    return {"x": (rows * columns, model.pipe.transformer.config.in_channels)}
+
+
+@hookimpl
+def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]]) -> SigmaTable:
+    """The pipeline's scheduler, shifted by the number of tokens."""
+    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
+    config = scheduler.config
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
+    mu = shapes["x"][0] * slope + (config.get("base_shift", 0.5) - slope * low)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    return SigmaTable(scheduler.timesteps.float(), scheduler.sigmas.float())
+
+
+@hookimpl
+def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]) -> Streams:
+    """Velocity; with true CFG the guided velocity keeps the norm of the conditional one, token by token."""
+    rows, columns = _grid(model, call)
+    shapes = [[(1, rows, columns)]] * len(t)
+    latents = x["x"].to(model.input_dtype)
+
+    def velocity(sign: str) -> torch.Tensor:
+        output = model.pipe.transformer(
+            hidden_states=latents,
+            timestep=t.to(latents.dtype) / 1000,
+            encoder_hidden_states=conditioning[f"{sign}prompt_embeds"].to(latents.dtype),
+            encoder_hidden_states_mask=_mask(conditioning, sign),
+            img_shapes=shapes,
+            guidance=_guidance(model, call, len(t)),
+            return_dict=False,
+        )
+        return output[0]  # type: ignore[no-any-return]
+
+    positive = velocity("")  # (B, tokens, 4 C)
+    scale = call.get("true_cfg_scale", 1.0)
+    if scale <= 1 or "negative_prompt_embeds" not in conditioning:
+        return {"x": positive}
+    negative = velocity("negative_")
+    guided = negative + scale * (positive - negative)
+    return {"x": guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))}
+
+
+def _mask(conditioning: Tensors, sign: str) -> torch.Tensor | None:
+    """None when no token is padding, as upstream: attention without a mask is faster and differs in the last bits."""
+    mask = conditioning[f"{sign}prompt_embeds_mask"]
+    return None if bool(mask.all()) else mask
+
+
+def _guidance(model: LoadedModel, call: Mapping[str, Any], rows: int) -> torch.Tensor | None:
+    if not model.pipe.transformer.config.guidance_embeds:
+        return None
+    return torch.full((rows,), call["guidance_scale"], device=model.device, dtype=torch.float32)
+
+
+@hookimpl
+def decode_latents(model: LoadedModel, latents: Streams, call: Mapping[str, Any]) -> Tensors:
+    """VAE decoding to ``image`` (B, 3, H, W) in [0, 1]."""
+    pipe, config = model.pipe, model.pipe.vae.config
+    rows, columns = _grid(model, call)
+    patch = pipe.vae_scale_factor * 2
+    unpacked = pipe._unpack_latents(latents["x"], rows * patch, columns * patch, pipe.vae_scale_factor).to(pipe.vae.dtype)
+    shape = (1, config.z_dim, 1, 1, 1)
+    mean, std = (torch.tensor(v).view(shape).to(unpacked) for v in (config.latents_mean, config.latents_std))
+    with model.encoders_on_device():
+        pixels = pipe.vae.decode(unpacked * std + mean, return_dict=False)[0][:, :, 0]
+    return {"image": pixels.float() / 2 + 0.5}

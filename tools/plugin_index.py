@@ -1,0 +1,51 @@
+"""Write the index "which pip package offers what" that core's error messages use, from the plugins' own metadata.
+
+python tools/plugin_index.py           # write
+python tools/plugin_index.py --check   # exit 1 when it is out of date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+INDEX = ROOT / "core/src/omni_rl/plugins/known_plugins.json"
+NOT_OFFERS = {"omni_rl.contract"}
+
+Index = dict[str, dict[str, list[str]]]
+
+
+def index(root: Path = ROOT) -> Index:
+    """{kind: {key: [distribution]}} over ``plugins/*/pyproject.toml``, sorted."""
+    found: Index = {}
+    for path in sorted(root.glob("plugins/*/pyproject.toml")):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        for group, entries in project.get("entry-points", {}).items():
+            if group.startswith("omni_rl.") and group not in NOT_OFFERS:
+                for key in entries:
+                    found.setdefault(group.removeprefix("omni_rl."), {}).setdefault(key, []).append(project["name"])
+    return {kind: dict(sorted(keys.items())) for kind, keys in sorted(found.items())}
+
+
+def text(content: Index) -> str:
+    """The file's content."""
+    return json.dumps(content, indent=2) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the index, or with ``--check`` only compare it."""
+    wanted = text(index())
+    if arguments != ["--check"]:
+        INDEX.write_text(wanted, encoding="utf-8")
+        return 0
+    if INDEX.exists() and INDEX.read_text(encoding="utf-8") == wanted:
+        return 0
+    print(f"{INDEX.relative_to(ROOT)} is out of date; run: python tools/plugin_index.py")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
