@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["nox>=2025.5", "uv>=0.8"]
 # ///
-"""One way to run anything: `python -m pip install uv nox`, then `python -m nox -s SESSION`.
+"""One way to run anything: `python -m pip install nox`, then `python -m nox -s SESSION`.
 
 Every session builds its own environment under .nox/ and installs core and the plugins from this checkout. `-R` skips
 the installation on later runs; what follows `--` goes to the program that the session runs:
@@ -91,7 +91,7 @@ def highest(session: nox.Session) -> None:
 
 
 def lower_bounds() -> list[str]:
-    """``torch==2.11.*`` for ``torch>=2.11,<2.16``: of every package whose range core's metadata bounds on both sides."""
+    """``torch==2.11.*`` for ``torch>=2.11,<2.16``: for each range that core's metadata bounds on both sides."""
     requirements = nox.project.load_toml("core/pyproject.toml")["project"]["dependencies"]
     bounded = (re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", requirement) for requirement in requirements)
     return [f"{match[1]}=={match[2]}.*" for match in bounded if match]

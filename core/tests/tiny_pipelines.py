@@ -1,4 +1,4 @@
-"""Tiny random pipelines of real architectures, text encoders and tokenizers included, built from diffusers' own classes.
+"""Tiny random pipelines of real architectures, with text encoders and tokenizers, from diffusers' own classes.
 
 Each builder writes a folder that ``from_pretrained`` loads, in about a second, from a fixed seed.
 """
@@ -51,7 +51,11 @@ def _clip_tokenizer() -> CLIPTokenizerFast:
     specials = ["<|startoftext|>", "<|endoftext|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=specials, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=600,
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
     raw.train_from_iterator([WORDS] * 4, trainer)
     names = {"bos_token": specials[0], "eos_token": specials[1], "unk_token": specials[1], "pad_token": specials[1]}
@@ -174,8 +178,13 @@ def wan() -> DiffusionPipeline:
         rope_max_seq_len=32,
     )
     vae = AutoencoderKLWan(
-        base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+        base_dim=3,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
     )
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     text_encoder = UMT5EncoderModel(
@@ -192,7 +201,9 @@ def _qwen_tokenizer() -> Qwen2TokenizerFast:
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"), "isolated")
-    raw.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
@@ -250,8 +261,13 @@ def qwen_image() -> DiffusionPipeline:
         axes_dims_rope=(4, 6, 6),
     )
     vae = AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
     )
     scheduler = FlowMatchEulerDiscreteScheduler(
         base_image_seq_len=256,

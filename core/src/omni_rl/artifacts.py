@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from omni_rl import report
 from omni_rl.durable import write_atomic
 from omni_rl.gate.rows import Row
-from omni_rl.report import before_after, grid, health, write_report
 from omni_rl.run_directory import RunDirectory
 from omni_rl.validation import Validated, validate
 
@@ -35,7 +35,7 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     rows.append({"iteration": validated.iteration, **validated.row()})
     write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     images = validated.images()
-    grid(images[:SHOWN], _captions(validated)[:SHOWN], COLUMNS).save(
+    report.grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
         directory.images / f"validation-{validated.iteration:06d}.png"
     )
     if validated.iteration == 0:
@@ -71,11 +71,13 @@ def write_report(run: Run) -> None:
         plain = validate(run, run.iteration, changes)
         figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
     prompts = [s.request.prompt for s in after.samples]
-    before_after(before[:SHOWN], images[:SHOWN], prompts[:SHOWN]).save(directory.images / "before_after.png")
-    write_report_page(run, directory, before, images, prompts, figures)
+    report.before_after(list(before[:SHOWN]), list(images[:SHOWN]), prompts[:SHOWN]).save(
+        directory.images / "before_after.png"
+    )
+    _write_page(run, directory, before, images, prompts, figures)
 
 
-def write_report_page(
+def _write_page(
     run: Run,
     directory: RunDirectory,
     before: np.ndarray,
@@ -85,8 +87,10 @@ def write_report_page(
 ) -> None:
     """The page itself; validations are merged into the metrics by iteration, the one before training included."""
     held_out = {row["iteration"]: row for row in validations(directory)}
-    metrics = [held_out.get(0, {"iteration": 0})] + [{**row, **held_out.get(row["iteration"], {})} for row in run.metrics]
-    write_report(
+    metrics = [held_out.get(0, {"iteration": 0})] + [
+        {**row, **held_out.get(row["iteration"], {})} for row in run.metrics
+    ]
+    report.write_report(
         directory.path / "report.html",
         title=f"{run.model.architecture} with {run.config.algorithm.name}",
         config_yaml=directory.config_file.read_text(),
@@ -102,7 +106,7 @@ def write_report_page(
 def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
     present = rewards[~rewards.isnan()]
     stderr = float(present.std(correction=0)) / len(present) ** 0.5
-    return {"reward": float(present.mean()), "standard error": stderr, **health(images, uids)}
+    return {"reward": float(present.mean()), "standard error": stderr, **report.health(images, uids)}
 
 
 def guidance_off(call: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:

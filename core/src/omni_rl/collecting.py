@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,9 +46,7 @@ def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) 
 
 def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Sample]]:
     """Whole groups, as they become complete; failed requests are retried, then returned without a trajectory."""
-    expected = defaultdict(int)
-    for request in requests:
-        expected[request.uid] += 1
+    expected = Counter(request.uid for request in requests)
     arrived: dict[int, list[Sample]] = defaultdict(list)
     for sample in _with_retries(engine, requests):
         group = arrived[sample.request.uid]
@@ -104,7 +102,9 @@ def assemble(scored: Sequence[Scored]) -> TensorDict:
 def components(scored: Sequence[Scored]) -> dict[str, torch.Tensor]:
     """Single rewards (N,) fp32 by label, of the samples that have a combined reward."""
     valid = [s for s in scored if s.value is not None and s.sample.trajectory is not None]
-    return {label: torch.tensor([s.components[label] for s in valid], dtype=torch.float32) for label in valid[0].components}
+    return {
+        label: torch.tensor([s.components[label] for s in valid], dtype=torch.float32) for label in valid[0].components
+    }
 
 
 def reward_metrics(scored: Sequence[Scored], batch: TensorDict) -> dict[str, float]:

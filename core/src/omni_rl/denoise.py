@@ -126,8 +126,10 @@ def _sampled(state: DenoiseState, stream: str, step: Transition) -> torch.Tensor
     return step.sample(noise.to(x.device))
 
 
-def noise_of(requests: Sequence[Request], stream: str, shape: Sequence[int], steps: Sequence[int] | None = None) -> torch.Tensor:
-    """(B, *shape) fp32 on the CPU: the noise of each request at its step in ``steps``, by default its window's first."""
+def noise_of(
+    requests: Sequence[Request], stream: str, shape: Sequence[int], steps: Sequence[int] | None = None
+) -> torch.Tensor:
+    """(B, *shape) fp32 on the CPU: each request's noise at its step in ``steps``, by default its window's first."""
     at = [r.window.start for r in requests] if steps is None else steps
     return torch.stack([randn(draw_seed(r.key, stream, i), shape) for r, i in zip(requests, at, strict=True)])
 
@@ -182,6 +184,6 @@ def _package(state: DenoiseState, media: Tensors) -> TensorDict:
 @hookimpl
 def build_scheduler(model: LoadedModel, table: SigmaTable) -> FlowMatchSDEDiscreteScheduler:
     """The public SDE scheduler with exactly this table."""
-    scheduler = FlowMatchSDEDiscreteScheduler()
+    scheduler: FlowMatchSDEDiscreteScheduler = FlowMatchSDEDiscreteScheduler()
     scheduler.set_table(table.timesteps, table.sigmas)
     return scheduler

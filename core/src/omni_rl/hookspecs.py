@@ -137,9 +137,9 @@ def predict(
 def decode_latents(
     model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Tensors | None:
-    """Final latents (B, ...) to media in [0, 1]: ``image`` (B, 3, H, W), ``video`` (B, F, 3, H, W), ``audio`` (B, C, S).
+    """Final latents (B, ...) to media: ``image`` (B, 3, H, W), ``video`` (B, F, 3, H, W), ``audio`` (B, C, S).
 
-    Floating point; core quantises images and video once, for every engine. Runs in the engine under no_grad. Since 1.0.
+    Pixels in [0, 1], sound in [-1, 1]. Floating point; core quantises images and video once, for every engine. Runs in the engine under no_grad. Since 1.0.
     """
 
 

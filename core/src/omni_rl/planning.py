@@ -1,5 +1,6 @@
 """Which samples an iteration and a validation ask for. Everything here is a function of the configuration, the seed and
-the iteration's number, so that a resumed run asks for exactly what an uninterrupted one would have."""
+the iteration's number, so that a resumed run asks for exactly what an uninterrupted one would have.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def validation_requests(
     changes: Mapping[str, Any] | None = None,
     each: int | None = None,
 ) -> list[Request]:
-    """Every prompt ``each`` (validation.samples_per_prompt) times, without noise injection, keyed by the prompt's place.
+    """Every prompt ``each`` (validation.samples_per_prompt) times, without noise injection, keyed by its place.
 
     The keys hold ``validation.seed`` and nothing of the run, so that two runs are compared on equal noise. ``changes``
     override the call's arguments (guidance off, for instance).

@@ -151,7 +151,9 @@ def train(
     return run
 
 
-def resume(run_dir: str | Path, overrides: Sequence[str] = (), progress: Callable[[int], Progress] | None = None) -> Run:
+def resume(
+    run_dir: str | Path, overrides: Sequence[str] = (), progress: Callable[[int], Progress] | None = None
+) -> Run:
     """Go on with an interrupted run from its newest checkpoint; the result equals an uninterrupted run's.
 
     ``overrides`` may raise ``train.iterations`` of a finished run; changing anything that shapes samples or updates

@@ -40,7 +40,9 @@ def draw(source: Path, prompts: Sequence[str], each: int, seed: int) -> list[Sam
         if directory:
             run.restore(truncate=False)
         requests = validation_requests(run.config, [PromptRow(p) for p in prompts], run.policy_version, each=each)
-        keyed = [replace(r, key=replace(r.key, run_seed=seed), initial_key=replace(r.key, run_seed=seed)) for r in requests]
+        keyed = [
+            replace(r, key=replace(r.key, run_seed=seed), initial_key=replace(r.key, run_seed=seed)) for r in requests
+        ]
         with run.evaluated_weights():
             samples = [s for group in finished_groups(run.engine, keyed) for s in group]
     finally:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -116,8 +116,16 @@ class Evaluation:
 class Policy(Protocol):
     """The trained model as an algorithm sees it."""
 
-    def predict(self, x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
-        """Velocity at (x, t); x (B, ...) fp32, t (B,) fp32 in the pipeline's unit; differentiable."""
+    named: dict[str, Tensors]
+    """Other values of the trained weights by canonical name: ``reference``, ``ema``, ``old``."""
+
+    def predict(
+        self, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any] | None = None
+    ) -> Streams:
+        """Velocity at (x, t); x (B, ...) fp32, t (B,) fp32 in the pipeline's unit; differentiable.
+
+        ``call`` holds the pipeline's arguments; None means the run's.
+        """
 
     def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
         """Replay stored step ``step`` of a trajectory batch under the current weights; differentiable."""

@@ -14,6 +14,7 @@ from omni_rl.collecting import collect, without_trajectory
 from omni_rl.errors import RewardError
 from omni_rl.media import media_of
 from omni_rl.planning import validation_requests
+from omni_rl.report import still
 from omni_rl.types import Sample
 
 if TYPE_CHECKING:
@@ -75,6 +76,5 @@ def picture(sample: Sample) -> np.ndarray:
     assert sample.trajectory is not None
     media = media_of(dict(sample.trajectory["media"].items()))
     if "video" in media:
-        frames = media["video"].data
-        return frames[len(frames) // 2]
+        return still(media["video"].data)
     return media["image"].data

@@ -37,7 +37,9 @@ class TorchPolicy:
         self.parameters = model.parameters()
         self.named: dict[str, Tensors] = {}
 
-    def predict(self, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any] | None = None) -> Streams:
+    def predict(
+        self, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any] | None = None
+    ) -> Streams:
         """Velocity; see :class:`omni_rl.types.Policy`."""
         call = self.call if call is None else call
         with self.model.compute():
@@ -50,13 +52,17 @@ class TorchPolicy:
         log_prob, mean, _, _ = self.hooks.forward_and_sample_previous_step(
             policy=self, batch=batch, model_inputs=inputs, step=step
         )
-        return Evaluation(log_prob, {n: replace(_transition_at(self, batch, step, n, mean[n]), mean=mean[n]) for n in mean})
+        return Evaluation(
+            log_prob, {n: replace(_transition_at(self, batch, step, n, mean[n]), mean=mean[n]) for n in mean}
+        )
 
     @contextlib.contextmanager
     def weights(self, name: str) -> Iterator[None]:
         """Swap named weights in; gradients are off inside, and the trained weights are back afterwards."""
         if name not in self.named:
-            raise ConfigError(f"this run keeps no {name!r} weights", "full fine-tuning keeps a reference only if it is used")
+            raise ConfigError(
+                f"this run keeps no {name!r} weights", "full fine-tuning keeps a reference only if it is used"
+            )
         current = {n: p.data for n, p in self.parameters.items()}
         self._place(self.named[name])
         try:
@@ -110,7 +116,9 @@ def next_latents(policy: TorchPolicy, batch: TensorDict, step: int) -> Streams:
     return {n: stored["all"][:, step + 1].to(policy.model.device) for n, stored in batch["latents"].items()}
 
 
-def _transition_at(policy: TorchPolicy, batch: TensorDict, step: int, stream: str, velocity: torch.Tensor) -> Transition:
+def _transition_at(
+    policy: TorchPolicy, batch: TensorDict, step: int, stream: str, velocity: torch.Tensor
+) -> Transition:
     device = policy.model.device
     x = batch["latents", stream, "all"][:, step].to(device)
     sigma, sigma_next = (batch["sigmas"][:, step + k].to(device) for k in (0, 1))  # (B,)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
+from diffusers import ModelMixin
 from tensordict import TensorDict
 
 from omni_rl.backends.lora import make_trainable
@@ -111,7 +112,9 @@ class TorchBackend:
                 self._optimizer.state[parameter] = {k.removeprefix(prefix): self._restored(k, tensors[k]) for k in mine}
                 unused -= mine
         if unused:
-            raise CheckpointError(f"the checkpoint holds {len(unused)} tensors this run has no place for: {min(unused)}")
+            raise CheckpointError(
+                f"the checkpoint holds {len(unused)} tensors this run has no place for: {min(unused)}"
+            )
         self.updates = int(extra["updates"])
 
     def _targets(self) -> Tensors:
@@ -151,9 +154,9 @@ def _kept_copies(context: Context) -> list[str]:
 def _prepare_modules(context: Context) -> None:
     for denoiser in context.model.denoisers.values():
         if context.config.train.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
+            cast(ModelMixin, denoiser).enable_gradient_checkpointing()
         if context.config.train.compile:
-            denoiser.compile_repeated_blocks(fullgraph=True)
+            cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
 
 
 def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:

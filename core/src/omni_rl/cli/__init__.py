@@ -132,7 +132,9 @@ def plugins(
 
 @app.command()
 def sample(
-    source: Annotated[Path, typer.Argument(help="a run directory (its newest checkpoint) or a configuration (the base)")],
+    source: Annotated[
+        Path, typer.Argument(help="a run directory (its newest checkpoint) or a configuration (the base)")
+    ],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="one or more prompts")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write")] = Path("samples.png"),
     each: Annotated[int, typer.Option("--each", "-n", min=1, help="samples per prompt")] = 4,

@@ -52,7 +52,9 @@ def _check_kind(kind: str) -> None:
 def _check_name(kind: str, name: str) -> None:
     if re.match(r"omni[-_]?rl($|[-_])", name):
         bare = re.sub(r"^omni[-_]?rl[-_]?", "", name) or "NAME"
-        raise UserError(f"the name {name!r} repeats the prefix {PREFIX}, which is added to it", f"omni-rl new {kind} {bare}")
+        raise UserError(
+            f"the name {name!r} repeats the prefix {PREFIX}, which is added to it", f"omni-rl new {kind} {bare}"
+        )
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
         raise UserError(
             f"{name!r} cannot be a plugin's name: use lower-case words of letters and digits, joined by - or _",
@@ -79,7 +81,9 @@ def _bake(answers: dict[str, Any], output: Path) -> str:
         from cookiecutter.generate import generate_context, generate_files
         from cookiecutter.prompt import prompt_for_config
     except ImportError as error:
-        raise UserError("`omni-rl new` needs cookiecutter, which is not installed", "pip install 'omni-rl[new]'") from error
+        raise UserError(
+            "`omni-rl new` needs cookiecutter, which is not installed", "pip install 'omni-rl[new]'"
+        ) from error
     context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context=answers)
     context["cookiecutter"] = prompt_for_config(context, no_input=True)
     return str(generate_files(str(TEMPLATE), context, str(output)))

@@ -48,11 +48,7 @@ class Gathered:
         self.plugins: dict[KeyPath, Chosen] = {}
         self.data: dict[KeyPath, Path] = {}
         self.registry = Registry()
-        self.local: list[ModuleType] = [
-            module
-            for path, name in self._texts("plugins")
-            if (module := self.attempt(path, load_file, self.files(path).absolute(name))) is not None
-        ]
+        self.local = self._local_files()
         self.registry = self.attempt(("plugins",), Registry, self.local) or self.registry
         self.folder = self._model_folder()
         self.architecture = self.attempt(("model", "path"), architecture_of, self.folder) if self.folder else None
@@ -74,13 +70,12 @@ class Gathered:
         """Where the file that the value at ``path`` names is looked for."""
         return self.given.files(self.tree, path, self.registry)
 
-    def _texts(self, *path: str) -> list[tuple[KeyPath, str]]:
-        """The text at ``path``, or the texts in the list there; anything else is the schema's to complain about."""
-        value = self.tree.get(path)
-        items: list[tuple[KeyPath, Any]] = (
-            [((*path, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [(path, value)]
-        )
-        return [(place, str(item)) for place, item in items if isinstance(item, str)]
+    def _local_files(self) -> list[ModuleType]:
+        listed = self.tree.get(("plugins",))
+        names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+        files = self.files(("plugins",))
+        found = [self.attempt(("plugins",), load_file, files.absolute(name)) for name in names]
+        return [module for module in found if module is not None]
 
     def _text(self, *path: str) -> str | None:
         value = self.tree.get(path)

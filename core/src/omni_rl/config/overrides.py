@@ -75,6 +75,7 @@ def apply(tree: Tree, override: Override) -> None:
             tree.put(path, {}, lambda _: source)
         path = _step(tree.get(path), path, key, override)
     if isinstance(override.value, Mapping) and isinstance(tree.get(path), dict):
+        tree.sources[path] = source
         tree.overlay(override.value, lambda _: source, path)
     else:
         tree.put(path, override.value, lambda _: source)
@@ -100,6 +101,6 @@ def _step(parent: Any, path: KeyPath, key: str | int, override: Override) -> Key
     if isinstance(key, str) and len(parent) == 1 and isinstance(parent[0], dict):
         return (*path, 0, key)
     if isinstance(key, str) or key >= len(parent):
-        last = f"0 to {len(parent) - 1}" if parent else "none, it is empty"
-        raise ConfigError(f"{override.place}: {dotted(path)} is a list; say which entry ({last})", _EXAMPLE)
+        entries = "1 entry" if len(parent) == 1 else f"{len(parent)} entries"
+        raise ConfigError(f"{override.place}: {dotted(path)} has {entries}, counted from 0; say which", _EXAMPLE)
     return (*path, key)

@@ -33,10 +33,10 @@ _EXPECTED = {
     "dict_type": "a section (indented lines of key: value)",
     "model_type": "a section (indented lines of key: value)",
     "model_attributes_type": "a section (indented lines of key: value)",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number of at least {ge}",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "a number of at most {le}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
     "literal_error": "{expected}",
     "enum": "{expected}",
     "too_short": "a list of at least {min_length}",
@@ -53,7 +53,11 @@ def raise_all(errors: Iterable[UserError], file: str) -> None:
         return
     if len(found) == 1:
         raise found[0]
-    lines = ["\n    ".join(str(error).splitlines()) for error in found[:SHOWN]]
+    hints: set[str | None] = {None}
+    lines = []
+    for error in found[:SHOWN]:
+        lines += ["\n    ".join((error.what if error.hint in hints else str(error)).splitlines())]
+        hints.add(error.hint)
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
     kinds = {type(error) for error in found}
     kind = kinds.pop() if len(kinds) == 1 else ConfigError
@@ -170,11 +174,9 @@ def wrong_value(tree: Tree, path: KeyPath, expected: str, value: Any, choices: S
 
 def shown(value: Any) -> str:
     """A value as a message shows it."""
-    if isinstance(value, (Mapping, list, tuple)):
-        return ("a section" if isinstance(value, Mapping) else "a list") + ("" if value else " without entries")
     if value is None or isinstance(value, bool):
         return {None: "null (nothing)", True: "true", False: "false"}[value]
-    text = repr(str(value) if isinstance(value, str) else value)
+    text = repr(plain(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

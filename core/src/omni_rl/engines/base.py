@@ -9,6 +9,25 @@ from typing import Any
 from omni_rl.config.schema import Config
 from omni_rl.model.loaded import LoadedModel
 
+ENGINE_HOOKS = frozenset(
+    {
+        "build_scheduler",
+        "decode_latents",
+        "denoise_step",
+        "diffuse",
+        "encode_prompt",
+        "post_decode",
+        "predict",
+        "prepare_condition",
+        "prepare_encode",
+        "prepare_latents",
+        "set_timesteps",
+        "step_scheduler",
+        "tokenize",
+    }
+)
+"""Hooks that run where samples are drawn: what an engine may honour, and must when a run overrides them."""
+
 
 @dataclass(frozen=True)
 class Context:

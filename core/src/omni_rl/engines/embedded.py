@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from omni_rl.engines.base import Context
+from omni_rl.engines.base import ENGINE_HOOKS, Context
 from omni_rl.model.encoding import encode_ahead
 from omni_rl.requests import Request
 from omni_rl.types import Sample, SyncReport
@@ -20,10 +20,7 @@ class EmbeddedEngine:
     itself, and advances the policy version that samples carry.
     """
 
-    honours = frozenset(
-        "tokenize encode_prompt prepare_condition prepare_latents set_timesteps predict decode_latents "
-        "prepare_encode denoise_step step_scheduler post_decode diffuse build_scheduler".split()
-    )
+    honours = ENGINE_HOOKS
 
     def __init__(self, context: Context) -> None:
         self._model = context.model

@@ -1,1 +1,1 @@
-"""The gate: a few samples before training, and a table of verdicts with numbers. A run proves itself before it trains."""
+"""The gate: a few samples and a table of verdicts with numbers. A run proves itself before it trains."""

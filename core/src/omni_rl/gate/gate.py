@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from omni_rl.engines.base import ENGINE_HOOKS
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
@@ -15,11 +16,6 @@ from omni_rl.plugins.manager import diffuse_reason, overridden
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
-
-ENGINE_HOOKS = frozenset(
-    "tokenize encode_prompt prepare_condition prepare_latents set_timesteps predict decode_latents "
-    "prepare_encode denoise_step step_scheduler post_decode diffuse build_scheduler".split()
-)
 
 
 def run_gate(run: Run) -> list[Row]:

@@ -89,7 +89,11 @@ def _schedule(probe: Probe, oracle: Oracle) -> Row:
     if steps != oracle.requests[0].steps:
         return judge("schedule", False, f"the pipeline's scheduler makes {steps} steps of {oracle.requests[0].steps}")
     gap = float((used - wanted).abs().max()) if len(used) else 0.0
-    return judge("schedule", same, f"{sigmas}, equal to the pipeline's" if same else f"sigmas differ from the pipeline's by {gap:.2g}")
+    return judge(
+        "schedule",
+        same,
+        f"{sigmas}, equal to the pipeline's" if same else f"sigmas differ from the pipeline's by {gap:.2g}",
+    )
 
 
 def _text(ours: Tensors, own: Tensors) -> Row:
@@ -100,7 +104,11 @@ def _text(ours: Tensors, own: Tensors) -> Row:
     gaps = {n: _gap(ours[n], own[n]) for n in shared}
     worst = max(gaps, key=lambda n: gaps[n])
     good = gaps[worst] == 0
-    return judge("text", good, "embeddings equal the pipeline's" if good else f"{worst} differs from the pipeline's by {gaps[worst]:.2g}")
+    return judge(
+        "text",
+        good,
+        "embeddings equal the pipeline's" if good else f"{worst} differs from the pipeline's by {gaps[worst]:.2g}",
+    )
 
 
 def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -125,7 +133,9 @@ def _guidance(run: Run, oracle: Oracle, start: Streams, conditioning: Tensors) -
     if rows == 1 and (negative or "true_cfg_scale" in asked):
         what = "a negative prompt is given" if negative else "true_cfg_scale is above 1"
         return judge("guidance", False, f"{what}, but the denoiser sees each sample once: guidance is off")
-    return Row("guidance", "info", f"{'off' if rows == 1 else 'on'}: the denoiser sees each sample {rows:g} times a step")
+    return Row(
+        "guidance", "info", f"{'off' if rows == 1 else 'on'}: the denoiser sees each sample {rows:g} times a step"
+    )
 
 
 def denoiser_rows(run: Run, x: Streams, conditioning: Tensors, call: Any) -> int:
@@ -167,7 +177,9 @@ def _per_row_timesteps(run: Run, oracle: Oracle, start: Streams, conditioning: T
                 call=oracle.call,
             )
             gap = max(gap, *(_gap(together[n][row], alone[n]) for n in alone))
-    return judge("timesteps", gap <= tolerance, f"per-row timesteps within {gap:.2g} of single calls (universal: {mode})")
+    return judge(
+        "timesteps", gap <= tolerance, f"per-row timesteps within {gap:.2g} of single calls (universal: {mode})"
+    )
 
 
 def _only(conditioning: Tensors, like: Tensors) -> Tensors:

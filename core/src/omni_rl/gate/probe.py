@@ -35,7 +35,10 @@ def draw(run: Run) -> Probe:
     requests = rollout_requests(run.config, run.hooks, run.prompts, 0, run.policy_version)
     first = sorted({r.uid for r in requests})[:PROMPTS]
     chosen = [r for u in first for r in [r for r in requests if r.uid == u][:MEMBERS]]
-    keyed = [replace(r, key=replace(r.key, purpose="gate"), initial_key=replace(r.initial_key, purpose="gate")) for r in chosen]
+    keyed = [
+        replace(r, key=replace(r.key, purpose="gate"), initial_key=replace(r.initial_key, purpose="gate"))
+        for r in chosen
+    ]
     samples = [s for group in finished_groups(run.engine, keyed) for s in group]
     failed = [s.error for s in samples if s.error]
     if failed:

@@ -42,7 +42,11 @@ def replay_rows(run: Run, probe: Probe) -> Iterator[Row]:
     calls = {n: c - before[n] for n, c in run.model.counts.items() if c != before[n]}
     exact = run.model.dtype == torch.float32 and run.config.rollout.engine == "diffusers"
     good = floor.replay == 0 if exact else floor.replay <= max(floor.limit, 1e-6)
-    yield judge("replay", good, f"stored log-probs replay to {floor.replay:.2g}; other batches differ by {floor.composition:.2g}")
+    yield judge(
+        "replay",
+        good,
+        f"stored log-probs replay to {floor.replay:.2g}; other batches differ by {floor.composition:.2g}",
+    )
     yield _clip(run, floor)
     yield _transition(run, probe)
     yield _sensitivity(run, probe.batch, floor)
@@ -72,7 +76,9 @@ def _clip(run: Run, floor: Floor) -> Row:
     if clip is None:
         return Row("clip range", "info", "this algorithm does not clip")
     good = clip > floor.composition
-    return judge("clip range", good, f"{clip:g} {'lies above' if good else 'is lost in'} the noise floor {floor.composition:.2g}")
+    return judge(
+        "clip range", good, f"{clip:g} {'lies above' if good else 'is lost in'} the noise floor {floor.composition:.2g}"
+    )
 
 
 def _transition(run: Run, probe: Probe) -> Row:
@@ -86,13 +92,17 @@ def _transition(run: Run, probe: Probe) -> Row:
         noise = noise_of(probe.requests, name, stored.shape[1:]).to(step.mean.device)
         gaps.append(float((step.sample(noise) - stored).abs().max()))
     tolerance = 1e-4 if run.model.dtype == torch.float32 else 2e-2
-    return judge("transition", max(gaps) <= tolerance, f"mean + std * noise gives the stored latents to {max(gaps):.2g}")
+    return judge(
+        "transition", max(gaps) <= tolerance, f"mean + std * noise gives the stored latents to {max(gaps):.2g}"
+    )
 
 
 def _sensitivity(run: Run, batch: TensorDict, floor: Floor) -> Row:
     changed = batch.clone()
     for stored in changed["latents"].values():
-        stored["all"][:, 1] += PERTURBATION * torch.randn(stored["all"][:, 1].shape, generator=torch.Generator().manual_seed(0))
+        stored["all"][:, 1] += PERTURBATION * torch.randn(
+            stored["all"][:, 1].shape, generator=torch.Generator().manual_seed(0)
+        )
     with torch.no_grad():
         policy = run.backend.policy
         gap = float((policy.evaluate(changed, 0).log_prob - policy.evaluate(batch, 0).log_prob).abs().min())

@@ -29,9 +29,13 @@ def reward_row(run: Run, probe: Probe) -> Row:
     gap = max(abs(straight[k] - turned[k]) for k in straight)
     spread = f"{min(values):.3g} to {max(values):.3g} over {len(values)} samples"
     if gap > 1e-4 * (max(map(abs, values)) + 1):
-        return judge("rewards", False, f"reversing the batch changes a reward by {gap:.2g}: rewards follow places, not samples")
+        return judge(
+            "rewards", False, f"reversing the batch changes a reward by {gap:.2g}: rewards follow places, not samples"
+        )
     if max(values) == min(values):
-        return judge("rewards", False, f"all {len(values)} samples score {values[0]:.3g}: there is no signal to learn from")
+        return judge(
+            "rewards", False, f"all {len(values)} samples score {values[0]:.3g}: there is no signal to learn from"
+        )
     return judge("rewards", True, f"finite, {spread}, independent of order")
 
 
@@ -81,4 +85,3 @@ def _peak(run: Run) -> str:
     if run.model.device.type != "cuda":
         return ""
     return f"; peak so far {torch.cuda.max_memory_allocated(run.model.device) / 2**30:.1f} GiB"
-

@@ -29,7 +29,9 @@ def weight_rows(run: Run, probe: Probe) -> Iterator[Row]:
 
 def _modes(run: Run) -> Row:
     training = [n for n, m in run.model.modules.items() if m.training]
-    return judge("mode", not training, "rollout and replay in eval mode" if not training else f"in train mode: {training}")
+    return judge(
+        "mode", not training, "rollout and replay in eval mode" if not training else f"in train mode: {training}"
+    )
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def _gradient(run: Run, probe: Probe) -> Row:
     x, t, conditioning, call = _point(run, probe)
     everything = [p for d in run.model.denoisers.values() for p in d.parameters()]
     velocity = run.backend.policy.predict(x, t, conditioning, call)
-    sum(v.float().square().sum() for v in velocity.values()).backward()
+    torch.stack([v.square().sum() for v in velocity.values()]).sum().backward()
     parameters = run.model.parameters()
     silent = [n for n, p in parameters.items() if p.grad is None or not bool(p.grad.any())]
     stray = sum(p.grad is not None and not p.requires_grad for p in everything)
@@ -73,9 +75,12 @@ def _point(run: Run, probe: Probe) -> tuple[Streams, torch.Tensor, Streams, dict
     return start, t, conditioning, dict(probe.requests[0].call)
 
 
-def _matters(run: Run, name: str, x: Streams, t: torch.Tensor, conditioning: Streams, call: dict[str, object], velocity: Streams) -> bool:
+def _matters(
+    run: Run, name: str, x: Streams, t: torch.Tensor, conditioning: Streams, call: dict[str, object], velocity: Streams
+) -> bool:
     """Whether the velocity depends on this tensor, or on the weight that an adapter stands beside: then its missing
-    gradient is a fault. A tensor that the model itself never uses may go without."""
+    gradient is a fault. A tensor that the model itself never uses may go without.
+    """
     probed = _beside(run, name)
     kept = probed.data
     probed.data = kept + STEP * (kept.abs().mean() + 1)
@@ -108,7 +113,11 @@ def _reaches_sampler(run: Run, probe: Probe) -> Row:
     back = all(torch.equal(after[n], before[n]) for n in before)
     good = change > 0 and back
     what = f"changing them changes samples by {change:.2g}"
-    return judge("weights", good, f"{len(report.landed)} reach the sampler; {what}" if good else f"{what}, changing them back: {back}")
+    return judge(
+        "weights",
+        good,
+        f"{len(report.landed)} reach the sampler; {what}" if good else f"{what}, changing them back: {back}",
+    )
 
 
 def _final(run: Run, requests: Sequence[object]) -> Streams:

@@ -54,7 +54,9 @@ class OneStep(_StandIn):
         velocities, samples: per stream, in the order in which the pipeline steps them.
     """
 
-    def __init__(self, scheduler: Any, t: torch.Tensor, streams: int | None, instead: list[torch.Tensor] | None = None) -> None:
+    def __init__(
+        self, scheduler: Any, t: torch.Tensor, streams: int | None, instead: list[torch.Tensor] | None = None
+    ) -> None:
         super().__init__(scheduler)
         self._t = t
         self._streams = streams
@@ -77,7 +79,9 @@ class OneStep(_StandIn):
         self.sigmas = torch.stack([sigma, torch.zeros_like(sigma)])  # (2,) or (2, B): float() of a vector must fail
         self.num_inference_steps = 1
 
-    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+    def step(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor]:
         """Record, and leave once every stream was stepped (never, when ``streams`` is None: then the call returns)."""
         self.velocities.append(model_output)
         self.samples.append(sample)
@@ -121,7 +125,9 @@ class Euler(_StandIn):
         self.sigmas = self._table.sigmas
         self.num_inference_steps = len(self.timesteps)
 
-    def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+    def step(
+        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor]:
         """x + (sigma' - sigma) v in fp32; steps of several streams share a timestep."""
         index = int((self.timesteps == timestep).nonzero()[0])
         following = sample.float() - (self.sigmas[index] - self.sigmas[index + 1]).item() * model_output.float()

@@ -33,7 +33,9 @@ def encode(model: LoadedModel, requests: Sequence[Request]) -> tuple[Tensors, Te
 def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: int) -> None:
     """Encode every distinct prompt of ``requests``, ``batch_size`` at a time, and forget the previous ones."""
     texts = list(dict.fromkeys(_text(r) for r in requests))
-    parts = [_encode_texts(model, texts[i : i + batch_size], requests[0].call) for i in range(0, len(texts), batch_size)]
+    parts = [
+        _encode_texts(model, texts[i : i + batch_size], requests[0].call) for i in range(0, len(texts), batch_size)
+    ]
     conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
     model.memo[_ENCODED] = {
         text: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
@@ -51,7 +53,9 @@ def _encode_texts(model: LoadedModel, texts: Sequence[_Text], call: Mapping[str,
     hooks = model.hooks
     tokens = hooks.tokenize(model=model, prompts=prompts)
     if not tokens:
-        encoded = hooks.encode_prompt(model=model, prompts=prompts, negative_prompts=negatives, tokens=tokens, call=call)
+        encoded = hooks.encode_prompt(
+            model=model, prompts=prompts, negative_prompts=negatives, tokens=tokens, call=call
+        )
         return _on_device(model, encoded), {}
     encoded = _encode_tokens(model, prompts, tokens, call)
     if negatives is not None:

@@ -99,7 +99,7 @@ def load_model(
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     autocast = full and dtype is torch.bfloat16
-    dtypes = {"default": dtype} | ({p: torch.float32 for p in _denoiser_names(path)} if autocast else {})
+    dtypes = {"default": dtype} | (dict.fromkeys(_denoiser_names(path), torch.float32) if autocast else {})
     pipe = _from_pretrained(hub or str(path), dtypes, local=hub is None)
     pipe.set_progress_bar_config(disable=True)
     model = LoadedModel(pipe, type(pipe).__name__, path, device, dtype, autocast, offload)
@@ -138,7 +138,9 @@ def _pin_execution_device(pipe: DiffusionPipeline, device: torch.device) -> None
     """diffusers takes the first component's device as the pipeline's; with offloaded encoders that would be the CPU."""
     cls = type(pipe)
     fixed = property(lambda self: device)
-    pipe.__class__ = type(cls.__name__, (cls,), {"_execution_device": fixed, "device": fixed, "__module__": cls.__module__})
+    pipe.__class__ = type(
+        cls.__name__, (cls,), {"_execution_device": fixed, "device": fixed, "__module__": cls.__module__}
+    )
 
 
 def _move(modules: list[nn.Module], device: torch.device) -> None:

@@ -56,7 +56,8 @@ def encode_prompt(
         capture.recording_method(model.pipe, "encode_prompt") as calls,
         model.encoders_on_device(),
     ):
-        capture.ask(model.pipe, model.pipe.scheduler, **text, **_minimal(model, call))
+        idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
+        capture.ask(model.pipe, idle, **text, **_minimal(call))
     parameters = inspect.signature(type(model.pipe).__call__).parameters
     found: Tensors = {}
     for index, (arguments, result) in enumerate(calls):
@@ -69,7 +70,7 @@ def encode_prompt(
     return _checked_rows(model, found, len(prompts))
 
 
-def _minimal(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, Any]:
+def _minimal(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "num_inference_steps": 1, "output_type": "latent", "return_dict": False}
 
 
@@ -77,7 +78,9 @@ def _named_outputs(model: LoadedModel, result: Any, prefix: str) -> list[tuple[s
     names = return_names(type(model.pipe).encode_prompt)
     values = result if isinstance(result, tuple) else (result,)
     if len(names) != len(values):
-        raise ModelError(f"{model.architecture}.encode_prompt returns {len(values)} values but names {len(names)}: {names}")
+        raise ModelError(
+            f"{model.architecture}.encode_prompt returns {len(values)} values but names {len(names)}: {names}"
+        )
     return [(prefix + n, v) for n, v in zip(names, values, strict=True)]
 
 
@@ -102,7 +105,9 @@ def _checked_rows(model: LoadedModel, found: Tensors, rows: int) -> Tensors:
     wrong = {n: tuple(v.shape) for n, v in found.items() if v.shape[:1] != (rows,)}
     if wrong or not found:
         what = f"embeddings of unexpected shape {wrong}" if wrong else "no embeddings that its __call__ takes back"
-        raise ModelError(f"{model.architecture}.encode_prompt gives {what}", "this model needs a plugin: omni-rl new model")
+        raise ModelError(
+            f"{model.architecture}.encode_prompt gives {what}", "this model needs a plugin: omni-rl new model"
+        )
     return found
 
 
@@ -215,7 +220,7 @@ def latent_arguments(model: LoadedModel, x: Streams, call: Mapping[str, Any]) ->
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
     """Everything else ``__call__`` is given: embeddings in the model's precision, and a generator nobody may use."""
     cast = {n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()}
-    return {"generator": ForbiddenGenerator(), **cast, **_minimal(model, call)}
+    return {"generator": ForbiddenGenerator(), **cast, **_minimal(call)}
 
 
 @hookimpl
@@ -236,4 +241,3 @@ def _medium(output: torch.Tensor) -> tuple[str, torch.Tensor]:
 
 def _frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((k, repr(v)) for k, v in call.items()))
-

@@ -56,7 +56,7 @@ def curve(name: str, metrics: Sequence[Row]) -> str:
     body += f'<polyline class="{"thin" if smooth else "line"}" points="{" ".join(map(place, points))}"/>'
     body += f'<polyline class="line" points="{" ".join(map(place, smooth))}"/>' if smooth else ""
     body += "".join(_dot(point, place, visible=len(points) < _SMOOTH_FROM) for point in points)
-    return _frame(name, _label(points[-1][1], _step(low, high) / 10), body)
+    return _frame(name, _label(points[-1][1], _step(low, high) / 100), body)
 
 
 def _frame(name: str, value: str, body: str) -> str:
@@ -104,9 +104,13 @@ def _step(low: float, high: float) -> float:
 
 def _label(value: float, step: float) -> str:
     """``value`` with as many digits as tell it from ``value + step``: a ratio of 1.0002 must not read 1."""
-    if abs(value) >= 1e5 or 0 < step < 1e-6:
-        return f"{value:.3g}"
-    return f"{value:.{max(0, -math.floor(math.log10(step)))}f}"
+    if value == 0:
+        return "0"
+    order = math.floor(math.log10(step))
+    if abs(value) >= 1e5 or (abs(value) < 0.01 and step < 1e-3):
+        digits = max(0, math.floor(math.log10(abs(value))) - order)
+        return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.{max(0, -order)}f}"
 
 
 def _running_mean(points: Sequence[Point]) -> list[Point]:

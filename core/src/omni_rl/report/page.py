@@ -130,7 +130,7 @@ def _health(health: Health) -> str:
         for label, row in health.items()
     )
     meanings = "".join(f"<dt>{n.replace('_', ' ')}</dt><dd>{_MEANING[n]}</dd>" for n in names if n in _MEANING)
-    warning = f"Marked: under {_LOW:.0%} of the first row. A reward may be bought with sameness."
+    warning = f"Marked: under {_LOW:.0%} of the first row. A reward that rises while these fall deserves a look."
     table = f'<div class="wide"><table><tr><th></th>{head}</tr>{rows}</table></div>'
     return f'<h2>Health</h2>{table}<p class="soft">{warning}</p><dl>{meanings}</dl>'
 

@@ -29,7 +29,7 @@ from omni_rl.trajectory import masks_of
 from omni_rl.types import Evaluation, LossOutput, Policy
 
 
-class Config(BaseModel):
+class FlowGRPOConfig(BaseModel):
     """Options beside ``algorithm.name: flow_grpo``."""
 
     model_config = ConfigDict(extra="forbid")
@@ -48,9 +48,9 @@ class Config(BaseModel):
 class FlowGRPO:
     """The algorithm hooks of FlowGRPO."""
 
-    Config = Config
+    Config = FlowGRPOConfig
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: FlowGRPOConfig) -> None:
         self.config = config
         self.uses_reference = config.kl_beta > 0
 

@@ -39,7 +39,9 @@ def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors:
     lengths = tokens.attention_mask.sum(1) - prefix
     for prompt, length in zip(prompts, lengths.tolist(), strict=True):
         if length > MAX_TOKENS:
-            raise DataError(f"prompt of {length} tokens, Qwen-Image takes {MAX_TOKENS}: {prompt[:60]!r}...", "shorten it")
+            raise DataError(
+                f"Qwen-Image takes {MAX_TOKENS} tokens, not {length}: {prompt[:60]!r}...", "shorten the prompt"
+            )
     return {"prompt_ids": tokens.input_ids, "prompt_ids_mask": tokens.attention_mask}
 
 
@@ -49,8 +51,8 @@ def encode_prompt(model: LoadedModel, tokens: Tensors) -> Tensors | None:
     ids, mask = tokens["prompt_ids"].to(model.device), tokens["prompt_ids_mask"].to(model.device)
     prefix = model.pipe.prompt_template_encode_start_idx
     with model.encoders_on_device():
-        hidden = model.pipe.text_encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
-    rows = [h[m.bool()][prefix:] for h, m in zip(hidden, mask, strict=True)]
+        output = model.pipe.text_encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    rows = [h[m.bool()][prefix:] for h, m in zip(output.hidden_states[-1], mask, strict=True)]
     embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, D)
     lengths = torch.tensor([len(r) for r in rows], device=embeds.device)
     return {
@@ -66,7 +68,8 @@ def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
     patch = model.pipe.vae_scale_factor * 2
     for name, pixels in zip(("height", "width"), size, strict=True):
         if pixels % patch:
-            raise ConfigError(f"rollout.call.{name}: {pixels} is not a multiple of {patch}", f"try {pixels // patch * patch or patch}")
+            near = max(pixels // patch, 1) * patch
+            raise ConfigError(f"rollout.call.{name}: {pixels} is not a multiple of {patch}", f"try {near}")
     return size[0] // patch, size[1] // patch
 
 
@@ -135,7 +138,8 @@ def decode_latents(model: LoadedModel, latents: Streams, call: Mapping[str, Any]
     pipe, config = model.pipe, model.pipe.vae.config
     rows, columns = _grid(model, call)
     patch = pipe.vae_scale_factor * 2
-    unpacked = pipe._unpack_latents(latents["x"], rows * patch, columns * patch, pipe.vae_scale_factor).to(pipe.vae.dtype)
+    unpacked = pipe._unpack_latents(latents["x"], rows * patch, columns * patch, pipe.vae_scale_factor)
+    unpacked = unpacked.to(pipe.vae.dtype)  # (B, C, 1, h, w)
     shape = (1, config.z_dim, 1, 1, 1)
     mean, std = (torch.tensor(v).view(shape).to(unpacked) for v in (config.latents_mean, config.latents_std))
     with model.encoders_on_device():

@@ -177,7 +177,7 @@ def _progress(stage: Stage) -> Callable[[int, float], None]:
     return report
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write; also gets prompts and provenance")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,12 +185,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=16000, help="pictures drawn per stage")
     parser.add_argument("--iterations", type=int, help="updates per stage, instead of the recipe's")
     parser.add_argument("--repeats", type=int, default=8, help="samples per held-out number when scoring")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line: train, save, score, write provenance."""
-    arguments = _arguments()
+    arguments = _arguments(argv)
     torch.set_num_threads(arguments.threads)
     stages = [replace(stage, iterations=arguments.iterations or stage.iterations) for stage in STAGES]
     pipeline = assemble(Sizes(), [prompt_for("")], arguments.seed)

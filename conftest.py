@@ -1,0 +1,17 @@
+"""Settings for every test of the workspace. The tiers (`ci`, `full`) are described in the root pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, and inherited by subprocesses
+os.environ.pop("OMNI_RL_DISABLE", None)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of this checkout."""
+    return Path(__file__).parent

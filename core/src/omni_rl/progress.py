@@ -1,0 +1,146 @@
+"""What a person sees while a run goes on: a live bar on a terminal, one aligned line per iteration otherwise."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Live
+
+# Label, key of the metrics row, format. Wide enough for the usual, so that lines stay aligned; a ratio has six decimals
+# because the deviations that matter start at the fifth.
+FIGURES = (
+    ("reward", "reward/mean", "{:5.3f}"),
+    ("ratio", "actor/ratio", "{:8.6f}"),
+    ("clip", "actor/clip_fraction", "{:5.3f}"),
+)
+_RECENT = 10  # iterations that the time left is estimated from
+
+
+class _View(Protocol):
+    """How :class:`Progress` is shown."""
+
+    def start(self) -> None: ...
+
+    def iteration(self, done: int, figures: str, seconds: float, left: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Progress:
+    """Live progress of a run of ``total`` iterations; a context manager that starts and stops it.
+
+    Args:
+        total: iterations of the whole run.
+        plain: lines instead of a live bar; None: lines unless standard output is a terminal.
+        done: iterations that a resumed run has behind it.
+    """
+
+    def __init__(self, total: int, plain: bool | None = None, done: int = 0) -> None:
+        dull = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+        self._total = total
+        self._view: _View = _Lines(total) if (dull if plain is None else plain) else _Bar(total, done)
+        self._durations: deque[float] = deque(maxlen=_RECENT)
+        self._since = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to show and to measure."""
+        self._view.start()
+        self._since = time.monotonic()
+
+    def iteration(self, row: Mapping[str, float]) -> None:
+        """An iteration is complete; ``row["iteration"]`` counts from 1. Figures that ``row`` lacks are not shown.
+
+        Its time runs from the end of the iteration or validation before it.
+        """
+        seconds = time.monotonic() - self._since
+        self._durations.append(seconds)
+        done = int(row["iteration"])
+        left = (self._total - done) * sum(self._durations) / len(self._durations)
+        shown = [f"{label} {form.format(row[key])}" for label, key, form in FIGURES if key in row]
+        self._view.iteration(done, "  ".join(shown), seconds, clock(left))
+        self._since = time.monotonic()
+
+    def validation(self, iteration: int, mean: float, stderr: float) -> None:
+        """A validation pass after ``iteration`` iterations is complete; ``stderr`` may be NaN (a single sample)."""
+        error = "" if math.isnan(stderr) else f" +- {stderr:.3f}"
+        self.note(f"validation after {iteration}/{self._total}  reward {mean:.3f}{error}")
+        self._since = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """A line of its own, between the others."""
+        self._view.say(text)
+
+    def stop(self) -> None:
+        """End the live display; a second call does nothing."""
+        self._view.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def clock(seconds: float) -> str:
+    """``0:41``, ``12:05``, ``3:00:07``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Lines:
+    """One line per iteration, for log files and pipes."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def iteration(self, done: int, figures: str, seconds: float, left: str) -> None:
+        counter = f"iter {done:>{len(str(self._total))}}/{self._total}"
+        self.say("  ".join(part for part in (counter, figures, f"{seconds:.1f} s", f"left {left}") if part))
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def stop(self) -> None:
+        """Nothing to clear."""
+
+
+class _Bar:
+    """A live bar at the bottom of a terminal; what is said scrolls above it."""
+
+    def __init__(self, total: int, done: int) -> None:
+        figures = TextColumn("{task.fields[figures]}", markup=False)
+        counter = TextColumn("iter {task.completed}/{task.total}")
+        left = TextColumn("[dim]{task.fields[seconds]}[/dim]left {task.fields[left]}")
+        self._live = Live(counter, BarColumn(bar_width=16), figures, left, console=Console())
+        self._task = self._live.add_task("", total=total, completed=done, figures="", seconds="", left="-")
+
+    def start(self) -> None:
+        self._live.start()
+
+    def iteration(self, done: int, figures: str, seconds: float, left: str) -> None:
+        shown = " ".join(figures.split())
+        self._live.update(self._task, completed=done, figures=shown, seconds=f"{seconds:.1f} s  ", left=left)
+
+    def say(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        self._live.stop()
