@@ -81,6 +81,13 @@ def project(package: Path) -> dict[str, Any]:
     return loaded
 
 
+def requirements(package: Path) -> set[str]:
+    """The names of what a package requires, extras included."""
+    metadata = project(package)
+    lists = [metadata["dependencies"], *metadata.get("optional-dependencies", {}).values()]
+    return {re.split(r"[^\w-]", requirement)[0] for each in lists for requirement in each}
+
+
 def tool(name: str) -> dict[str, Any]:
     """A tool's settings in the root pyproject.toml."""
     settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][name]
@@ -166,12 +173,7 @@ def test_a_package_says_what_it_is(package: Path) -> None:
 def test_what_packages_need_of_each_other_is_taken_from_the_workspace() -> None:
     """uv refuses to install a member that needs another one which has no line in ``tool.uv.sources``."""
     names = {project(package)["name"] for package in PACKAGES}
-    needed = {
-        name
-        for package in PACKAGES
-        for requirement in project(package)["dependencies"]
-        if (name := re.split(r"[^\w-]", requirement)[0]) in names
-    }
+    needed = {name for package in PACKAGES for name in requirements(package) if name in names}
     assert tool("uv")["sources"] == {name: {"workspace": True} for name in needed}
 
 

@@ -12,11 +12,17 @@ from types import SimpleNamespace
 import pytest
 
 import omni_rl.progress
+from omni_rl.gate.rows import Row
 from omni_rl.progress import Progress, clock
 
 
 def row(iteration: int, **figures: float) -> dict[str, float]:
-    return {"iteration": iteration, "reward/mean": 0.634, "actor/ratio": 1.00002, "actor/clip_fraction": 0.12} | figures
+    return {
+        "iteration": iteration,
+        "reward/mean": 0.634,
+        "actor/ratio_mean": 1.00002,
+        "actor/pg_clipfrac": 0.12,
+    } | figures
 
 
 def test_a_line_says_what_matters(capsys):
@@ -29,7 +35,7 @@ def test_a_line_says_what_matters(capsys):
 def test_lines_are_aligned(capsys):
     with Progress(100, plain=True) as progress:
         for iteration, reward in ((9, 0.1), (10, 0.05), (100, 0.99)):
-            progress.iteration(row(iteration, **{"reward/mean": reward, "actor/ratio": 1 + reward}))
+            progress.iteration(row(iteration, **{"reward/mean": reward, "actor/ratio_mean": 1 + reward}))
     lines = capsys.readouterr().out.splitlines()
     for word in ("/100", "reward", "ratio", "clip", "left"):
         assert len({line.index(word) for line in lines}) == 1
@@ -78,6 +84,20 @@ def test_validation_and_notes_stand_on_lines_of_their_own(capsys):
     ]
 
 
+def test_the_gate_is_a_table(capsys):
+    Progress(5, plain=True).gate([Row("sigma table", "ok", "equal"), Row("rewards", "fail", "all are 0.5")])
+    assert capsys.readouterr().out == "gate\n  ok    sigma table  equal\n  FAIL  rewards      all are 0.5\n"
+
+
+def test_quiet_shows_nothing(capsys):
+    with Progress(5, quiet=True) as progress:
+        progress.gate([Row("rewards", "ok", "differ")])
+        progress.iteration(row(1))
+        progress.validation(1, 0.5, 0.1)
+        progress.note("x")
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (41.4, "0:41"), (59.7, "1:00"), (725, "12:05"), (10807, "3:00:07")]
 )
@@ -88,8 +108,8 @@ def test_clock(seconds, text):
 LIVE = """
 from omni_rl.progress import Progress
 try:
-    with Progress(41, done=3) as progress:
-        progress.iteration({"iteration": 4, "reward/mean": 0.5, "actor/ratio": 1.00002, "actor/clip_fraction": 0.12})
+    with Progress(41) as progress:
+        progress.iteration({"iteration": 4, "reward/mean": 0.5, "actor/ratio_mean": 1.00002, "actor/pg_clipfrac": 0.12})
         progress.note("a [bold] note")
         print("printed by a reward")
         progress.validation(4, 0.25, 0.125)
@@ -125,7 +145,7 @@ def test_a_terminal_gets_a_live_bar_and_lines_above_it():
     assert "validation after 4/41  reward 0.250 +- 0.125" in lines
     bar = lines[max(i for i, line in enumerate(lines) if line.startswith("iter"))]
     assert re.fullmatch(r"iter 4/41 \S+ reward 0\.500 ratio 1\.000020 clip 0\.120 \d\.\d s  left 0:\d\d", bar)
-    assert next(line for line in lines if line.startswith("iter")).startswith("iter 3/41")
+    assert next(line for line in lines if line.startswith("iter")).startswith("iter 0/41")
 
 
 @pytest.mark.ci

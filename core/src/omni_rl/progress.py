@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Live
 
+from omni_rl.gate.rows import Row, table
+
 # Label, key of the metrics row, format. Wide enough for the usual, so that lines stay aligned; a ratio has six decimals
 # because the deviations that matter start at the fifth.
 FIGURES = (
     ("reward", "reward/mean", "{:5.3f}"),
-    ("ratio", "actor/ratio", "{:8.6f}"),
-    ("clip", "actor/clip_fraction", "{:5.3f}"),
+    ("ratio", "actor/ratio_mean", "{:8.6f}"),
+    ("clip", "actor/pg_clipfrac", "{:5.3f}"),
 )
 _RECENT = 10  # iterations that the time left is estimated from
 
@@ -43,13 +45,14 @@ class Progress:
     Args:
         total: iterations of the whole run.
         plain: lines instead of a live bar; None: lines unless standard output is a terminal.
-        done: iterations that a resumed run has behind it.
+        quiet: show nothing at all.
     """
 
-    def __init__(self, total: int, plain: bool | None = None, done: int = 0) -> None:
+    def __init__(self, total: int, plain: bool | None = None, quiet: bool = False) -> None:
         dull = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+        lines = quiet or (dull if plain is None else plain)
         self._total = total
-        self._view: _View = _Lines(total) if (dull if plain is None else plain) else _Bar(total, done)
+        self._view: _View = _Lines(total, quiet) if lines else _Bar(total)
         self._durations: deque[float] = deque(maxlen=_RECENT)
         self._since = time.monotonic()
 
@@ -76,6 +79,10 @@ class Progress:
         error = "" if math.isnan(stderr) else f" +- {stderr:.3f}"
         self.note(f"validation after {iteration}/{self._total}  reward {mean:.3f}{error}")
         self._since = time.monotonic()
+
+    def gate(self, rows: Sequence[Row]) -> None:
+        """The gate's table of verdicts."""
+        self.note(f"gate\n{table(rows)}")
 
     def note(self, text: str) -> None:
         """A line of its own, between the others."""
@@ -105,8 +112,9 @@ def clock(seconds: float) -> str:
 class _Lines:
     """One line per iteration, for log files and pipes."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, quiet: bool) -> None:
         self._total = total
+        self._quiet = quiet
 
     def start(self) -> None:
         """Nothing to prepare."""
@@ -116,7 +124,8 @@ class _Lines:
         self.say("  ".join(part for part in (counter, figures, f"{seconds:.1f} s", f"left {left}") if part))
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        if not self._quiet:
+            print(text, flush=True)
 
     def stop(self) -> None:
         """Nothing to clear."""
@@ -125,12 +134,12 @@ class _Lines:
 class _Bar:
     """A live bar at the bottom of a terminal; what is said scrolls above it."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int) -> None:
         figures = TextColumn("{task.fields[figures]}", markup=False)
         counter = TextColumn("iter {task.completed}/{task.total}")
         left = TextColumn("[dim]{task.fields[seconds]}[/dim]left {task.fields[left]}")
         self._live = Live(counter, BarColumn(bar_width=16), figures, left, console=Console())
-        self._task = self._live.add_task("", total=total, completed=done, figures="", seconds="", left="-")
+        self._task = self._live.add_task("", total=total, figures="", seconds="", left="-")
 
     def start(self) -> None:
         self._live.start()

@@ -39,7 +39,7 @@ class Run(Parts):
 
     def __init__(self, resolved: Resolved, directory: RunDirectory | None, progress: Progress | None = None) -> None:
         self.directory = directory
-        self.progress = progress or Progress(resolved.config.train.iterations, plain=True, quiet=True)
+        self.progress = progress or Progress(resolved.config.train.iterations, quiet=True)
         self.iteration = 0
         self.policy_version = 0
         self.metrics: list[dict[str, float]] = []
@@ -121,7 +121,7 @@ def train(
     config: Source,
     overrides: Sequence[str] = (),
     run_dir: str | Path | None = None,
-    progress: Callable[[int], Progress] | None = None,
+    show: Callable[[int], Progress] | None = None,
 ) -> Run:
     """Train from a configuration file or mapping; returns the finished run.
 
@@ -129,7 +129,7 @@ def train(
         config: a YAML file, or nested data in its place.
         overrides: ``key.sub=value``.
         run_dir: must be new or empty; default ``runs/<name>-<time>``.
-        progress: number of iterations to a display; None shows nothing.
+        show: what makes a display (``omni_rl.progress.Progress``); None shows nothing.
 
     Raises:
         UserError: something in the configuration, the plugins, the data or the rewards has to be mended first.
@@ -140,7 +140,7 @@ def train(
     directory = RunDirectory(run_dir or default_path(stem))
     if directory.path.exists():
         RunDirectory.create(directory.path)  # an existing run is refused before any work is done
-    display = progress(resolved.config.train.iterations) if progress else None
+    display = show(resolved.config.train.iterations) if show else None
     with _open(Run(resolved, directory, display)) as run:
         if resolved.config.gate != "off":
             _pass_gate(run)
@@ -151,9 +151,7 @@ def train(
     return run
 
 
-def resume(
-    run_dir: str | Path, overrides: Sequence[str] = (), progress: Callable[[int], Progress] | None = None
-) -> Run:
+def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: Callable[[int], Progress] | None = None) -> Run:
     """Go on with an interrupted run from its newest checkpoint; the result equals an uninterrupted run's.
 
     ``overrides`` may raise ``train.iterations`` of a finished run; changing anything that shapes samples or updates
@@ -164,7 +162,7 @@ def resume(
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
-    display = progress(resolved.config.train.iterations) if progress else None
+    display = show(resolved.config.train.iterations) if show else None
     with _open(Run(resolved, directory, display)) as run:
         run.restore()
         _finish(run)

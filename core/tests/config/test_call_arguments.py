@@ -69,13 +69,13 @@ def test_an_argument_that_the_pipeline_does_not_have():
 
 
 def test_every_wrong_argument_is_named_with_its_place(project):
-    resolved = resolve("config.yaml", ["rollout.call.hight=64"])
+    resolved = resolve("config.yaml", ["rollout.call.hight=64", "rollout.call.x=1"])
     with pytest.raises(ConfigError) as error:
         check_call({"hight": 64, "x": 1, "generator": 3}, Pipeline, place=resolved.place)
     assert str(error.value) == (
         "rollout.call.generator cannot be set: every random draw follows from `seed`; no generator is used\n"
         "  override 'rollout.call.hight=64': Pipeline has no argument 'hight'. Did you mean 'height'?\n"
-        "  config.yaml: Pipeline has no argument 'x'.\n"
+        "  override 'rollout.call.x=1': Pipeline has no argument 'x'.\n"
         "  rollout.call takes: height, guidance_scale"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from huggingface_hub import constants
 
 from omni_rl.config.resolve import resolve
 from omni_rl.errors import DataError, ModelError, PluginError
@@ -136,7 +137,6 @@ def test_a_folder_inside_a_pipeline_is_told_from_the_pipeline(project):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty hub cache, and a hub that nobody can reach."""
-    constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"

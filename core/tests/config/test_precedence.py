@@ -195,20 +195,20 @@ SUGGESTION = "from omni_rl import hookimpl\n\n\n@hookimpl\ndef defaults():\n    
         ),
         (
             SUGGESTION.format('{"algorithm": {"name": "x"}}'),
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:5) sets 'algorithm.name', which is the user's to choose",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) sets 'algorithm.name', which is the user's to choose",
         ),
         (
             SUGGESTION.format("[1]"),
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:5) returns [1], not a mapping of sections",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) returns [1], not a mapping of sections",
         ),
         (
             SUGGESTION.format("1 / 0"),
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:5) fails with ZeroDivisionError('division by zero')",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) fails with ZeroDivisionError('division by zero')",
         ),
         (
             "def defaults():\n    return {}\n",
-            "omni-rl-x 1.0: `defaults` has the name of a hook but is not marked as one, so it would never be called.\n"
-            "  Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:1) has the name of a hook but is not marked as one, so it "
+            "would never be called.\n  Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
         ),
     ],
 )
@@ -278,8 +278,8 @@ def test_a_validators_own_words_reach_the_user(project, distribution):
     )
     code = HEADER.replace("ConfigDict", "model_validator") + body
     distribution("omni-rl-y", {"algorithms": {"fake_algo": ":Algo"}}, code)
-    with pytest.raises(UserError, match=r"^override 'algorithm.name=fake_algo': algorithm: low is above high$"):
-        resolve({**GIVEN, "algorithm": {}}, ["algorithm.name=fake_algo", "algorithm.low=3", "algorithm.high=2"])
+    with pytest.raises(UserError, match=r"^the configuration: algorithm: low is above high$"):
+        resolve({**GIVEN, "algorithm": {"name": "fake_algo", "low": 3, "high": 2}})
     with pytest.raises(UserError, match=r"algorithm needs the key 'high'\n  for example: high: <a whole number>$"):
         resolve(GIVEN, ["algorithm.name=fake_algo"])
 

@@ -57,7 +57,7 @@ def test_ticks_differ_whatever_the_range(scale, offset):
 
 
 def test_a_ratio_near_one_does_not_read_one():
-    svg = curve("actor/ratio", [{"iteration": x, "actor/ratio": 1 + x * 1e-5} for x in range(1, 8)])
+    svg = curve("actor/ratio_mean", [{"iteration": x, "actor/ratio_mean": 1 + x * 1e-5} for x in range(1, 8)])
     assert float(texts(svg, "value")[0]) == pytest.approx(1.00007, abs=1e-6)
 
 
@@ -96,8 +96,8 @@ def test_many_points_get_a_running_mean_that_follows_a_line_without_lag():
 
 
 def test_sections_come_in_the_order_people_look():
-    row = {"iteration": 1, "time/rollout": 1.0, "actor/ratio": 1.0, "validation/reward": 1.0, "reward/mean": 0.5}
-    assert [name for name, _ in sections([row])] == ["reward", "validation", "actor", "time"]
+    row = {"iteration": 1, "time/rollout": 1.0, "actor/ratio_mean": 1.0, "val/reward/mean": 1.0, "reward/mean": 0.5}
+    assert [name for name, _ in sections([row])] == ["val", "reward", "actor", "time"]
 
 
 class Page(HTMLParser):

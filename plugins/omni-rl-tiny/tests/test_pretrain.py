@@ -35,7 +35,7 @@ def test_script_writes_the_same_folder_twice(tmp_path: Path) -> None:
 
 
 def test_latents_are_packed_as_the_pipeline_packs_them() -> None:
-    pipeline = assemble(Sizes(layers=1), [prompt_for("")], 0)
+    pipeline = assemble(Sizes(layers=1), [prompt_for("42")], 0)
     latents = encode(pipeline, CLEAN, 8, seed=0)
     assert latents.x.shape == (8, 32, 12)
     z = pipeline._unpack_latents(latents.x, 32, 64, pipeline.vae_scale_factor)  # (8, 3, 1, 8, 16)
@@ -47,7 +47,7 @@ def test_latents_are_packed_as_the_pipeline_packs_them() -> None:
 
 
 def test_fitting_lowers_the_loss() -> None:
-    pipeline = assemble(Sizes(layers=1), [prompt_for("")], 0)
+    pipeline = assemble(Sizes(layers=1), [prompt_for("42")], 0)
     losses: list[float] = []
     stage = Stage("short", CLEAN, 40, 3e-3)
     fit(pipeline, stage, encode(pipeline, CLEAN, 128, 0), 0, lambda _, loss: losses.append(loss))
@@ -63,11 +63,11 @@ def test_rate_warms_up_holds_and_decays() -> None:
 
 
 def test_clean_pictures_are_legible_after_the_vae() -> None:
-    assert score_style(assemble(Sizes(layers=1), [prompt_for("")], 0), TRAINED, CLEAN, 1) > 0.95
+    assert score_style(assemble(Sizes(layers=1), [prompt_for("42")], 0), TRAINED, CLEAN, 1) > 0.95
 
 
 def test_samples_are_a_function_of_the_seed() -> None:
-    pipeline = assemble(Sizes(layers=1), [prompt_for("")], 0)
+    pipeline = assemble(Sizes(layers=1), [prompt_for("42")], 0)
     pipeline.set_progress_bar_config(disable=True)
     first, again, other = (sample_signs(pipeline, HELD_OUT[:3], seed, steps=2) for seed in (0, 0, 1))
     assert first.shape == (3, 32, 64, 3)

@@ -14,7 +14,7 @@ from omni_rl_tiny.text import PREFIX_TOKENS, TEMPLATE, prefix_length, train_toke
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return train_tokenizer([prompt_for("")])
+    return train_tokenizer([prompt_for("42")])
 
 
 def test_template_is_the_pipelines() -> None:
@@ -44,7 +44,7 @@ def test_untrained_text_falls_to_bytes_without_loss(tokenizer: PreTrainedTokeniz
 
 
 def test_training_is_deterministic(tokenizer: PreTrainedTokenizerBase) -> None:
-    again = train_tokenizer([prompt_for("")])
+    again = train_tokenizer([prompt_for("42")])
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 

@@ -61,16 +61,16 @@ class Tree:
     def put(self, path: KeyPath, value: Any, source: Callable[[KeyPath], Source]) -> None:
         """Replace what stands at ``path``, whose parent exists."""
         self.sources = {known: by for known, by in self.sources.items() if known[: len(path)] != path}
+        self.get(path[:-1])[path[-1]] = self._marked(value, path, source)
+
+    def _marked(self, value: Any, path: KeyPath, source: Callable[[KeyPath], Source]) -> Any:
+        """A copy of ``value``, plugin lists in their long form; every path in it is noted."""
+        self.sources[path] = source(path)
         if path in NAMED_LISTS:
             if isinstance(value, Mapping):  # written without the dash: its keys stand one level higher in the file
                 written = source
                 source = lambda here: written((*path, *here[len(path) + 1 :]))  # noqa: E731
             value = named_list(value)
-        self.get(path[:-1])[path[-1]] = self._marked(value, path, source)
-
-    def _marked(self, value: Any, path: KeyPath, source: Callable[[KeyPath], Source]) -> Any:
-        """A copy of ``value``; every path in it is noted."""
-        self.sources[path] = source(path)
         if isinstance(value, Mapping):
             return {str(key): self._marked(item, (*path, str(key)), source) for key, item in value.items()}
         if isinstance(value, (list, tuple)):

@@ -13,7 +13,7 @@ Place = Callable[[Point], str]
 
 _WIDTH, _HEIGHT = 320.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 26.0, 20.0
-_FIRST = ("reward", "validation", "actor")  # sections in this order, then the others by name
+_FIRST = ("val", "reward", "actor")  # sections in this order, then the others by name
 _SMOOTH_FROM = 20  # points; from here on a running mean is drawn over the single values
 
 

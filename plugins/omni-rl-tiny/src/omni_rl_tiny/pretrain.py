@@ -25,7 +25,6 @@ from omni_rl_tiny.measure import score_pipeline, score_style, to_tensor
 from omni_rl_tiny.signs import CLEAN, FAULTY, HEIGHT, HELD_OUT, TRAINED, WIDTH, Style, draw_signs, prompt_for
 
 _PACKAGES = (
-    "omni-rl-tiny",
     "torch",
     "diffusers",
     "transformers",
@@ -193,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _arguments(argv)
     torch.set_num_threads(arguments.threads)
     stages = [replace(stage, iterations=arguments.iterations or stage.iterations) for stage in STAGES]
-    pipeline = assemble(Sizes(), [prompt_for("")], arguments.seed)
+    pipeline = assemble(Sizes(), [prompt_for("42")], arguments.seed)
     pipeline.set_progress_bar_config(disable=True)
     for number, stage in enumerate(stages):
         seed = len(stages) * arguments.seed + number

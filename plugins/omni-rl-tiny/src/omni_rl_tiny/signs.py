@@ -56,7 +56,7 @@ class Style:
     """What is wrong with the pictures: shares in [0, 1] that are hard to read.
 
     Attributes:
-        faint: share with 8 to 40 % of the full contrast.
+        faint: share with 10 to 40 % of the full contrast.
         cluttered: share crossed by two to four strokes in the colour of the ink.
     """
 
@@ -74,7 +74,7 @@ def draw_sign(number: str, style: Style, rng: np.random.Generator) -> NDArray[np
     luminance = ground @ (0.299, 0.587, 0.114)
     ink = np.full(3, 250.0 if luminance < 128 else 10.0)
     if rng.random() < style.faint:
-        ink = ground + (ink - ground) * rng.uniform(0.08, 0.4)
+        ink = ground + (ink - ground) * rng.uniform(0.1, 0.4)
     picture = Image.new("RGB", (WIDTH, HEIGHT), _rgb(ground))
     draw = ImageDraw.Draw(picture)
     centre = (WIDTH / 2 + rng.uniform(-1, 1), HEIGHT / 2 + rng.uniform(-1, 1))
