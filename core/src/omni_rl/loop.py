@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from omni_rl.collecting import assemble, collect, components, reward_metrics
 from omni_rl.errors import RunError
 from omni_rl.planning import rollout_requests
@@ -69,7 +71,15 @@ def one_iteration(run: Run) -> dict[str, float]:
         "time/sync_s": ended - updated,
         "time/iteration_s": ended - started,
         "perf/samples_per_s": len(requests) / (ended - started),
+        **_device_memory(run),
     }
+
+
+def _device_memory(run: Run) -> dict[str, float]:
+    """``perf/peak_memory_gib``: the most the run has held on its GPU so far."""
+    if run.model.device.type != "cuda":
+        return {}
+    return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(run.model.device) / 2**30}
 
 
 def sync_weights(run: Run) -> None:

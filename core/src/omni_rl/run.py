@@ -38,6 +38,7 @@ class Run(Parts):
     """
 
     def __init__(self, resolved: Resolved, directory: RunDirectory | None, progress: Progress | None = None) -> None:
+        super().__init__(**vars(build_parts(resolved)))
         self.directory = directory
         self.progress = progress or Progress(resolved.config.train.iterations, quiet=True)
         self.iteration = 0
@@ -46,7 +47,6 @@ class Run(Parts):
         self.validations: list[Validated] = []
         self.gate: list[Row] = []
         self.interrupted = False
-        self.__dict__.update(vars(build_parts(resolved)))
 
     @property
     def samples(self) -> list[Sample]:

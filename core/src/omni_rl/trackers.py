@@ -1,15 +1,16 @@
 """Experiment trackers: observers of a run that send its figures and validation pictures elsewhere.
 
-A tracker is a class with a pydantic ``Config``, found through the entry-point group ``omni_rl.trackers``. The step is
-the number of completed iterations throughout.
+A tracker is a subclass of :class:`Tracker`, found through the entry-point group ``omni_rl.trackers``. The step is the
+number of completed iterations throughout.
 """
 
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,53 +29,37 @@ if TYPE_CHECKING:
 _VALIDATION = {"reward": "val/reward/mean", "reward_stderr": "val/reward/stderr"}
 
 
-class Tracker(Protocol):
-    """What the run needs of a tracker besides its hooks."""
+class Tracker(ABC):
+    """A base for trackers: the hooks of a run, turned into calls of the methods below.
 
-    Config: ClassVar[type[BaseModel]]
-
-    def __init__(self, config: Any) -> None: ...
-
-    def log(self, row: Mapping[str, float], step: int) -> None:
-        """Figures by name."""
-
-    def log_images(self, name: str, images: Sequence[np.ndarray], step: int, captions: Sequence[str] = ()) -> None:
-        """Pictures, uint8 (H, W, 3); ``captions`` has one per picture or is empty."""
-
-    def state(self) -> dict[str, Any]:
-        """JSON data that a checkpoint keeps, so that a resumed run continues in the same place."""
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state`; called before the run starts again."""
-
-    def close(self, failed: bool = False) -> None:
-        """Send what is outstanding. Idempotent."""
-
-
-class Observer:
-    """The hooks of a run, turned into calls of :class:`Tracker`'s methods; a base for trackers."""
+    A subclass has a pydantic ``Config`` with at least ``images``, the number of validation pictures to log, and opens
+    what it writes to in ``on_run_start``.
+    """
 
     Config: ClassVar[type[BaseModel]]
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @abstractmethod
     def log(self, row: Mapping[str, float], step: int) -> None:
-        """See :class:`Tracker`."""
-        raise TypeError(f"{type(self).__name__} must define log")
+        """Figures by name."""
 
+    @abstractmethod
     def log_images(self, name: str, images: Sequence[np.ndarray], step: int, captions: Sequence[str] = ()) -> None:
-        """See :class:`Tracker`; a tracker that shows no pictures leaves this out."""
+        """Pictures, uint8 (H, W, 3); ``captions`` has one per picture or is empty."""
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
-        """See :class:`Tracker`; nothing by default."""
-        return {}
+        """JSON data that a checkpoint keeps, so that a resumed run continues in the same place."""
 
+    @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See :class:`Tracker`; nothing by default."""
+        """The inverse of :meth:`state`; called before the run starts again."""
 
+    @abstractmethod
     def close(self, failed: bool = False) -> None:
-        """See :class:`Tracker`; nothing by default."""
+        """Send what is outstanding. Idempotent."""
 
     @hookimpl
     def on_iteration_end(self, row: Mapping[str, float]) -> None:
@@ -97,7 +82,7 @@ class Observer:
         self.close(failed=error is not None)
 
 
-class TensorBoard(Observer):
+class TensorBoard(Tracker):
     """Event files in ``RUN/tensorboard``; look at them with ``tensorboard --logdir runs``.
 
     A resumed run needs no state: its first step makes TensorBoard forget what an abandoned future had logged.
@@ -135,6 +120,13 @@ class TensorBoard(Observer):
         sheet = np.asarray(grid(images, captions, columns=min(8, len(images))))
         self._at(step).add_image(name, sheet, step, dataformats="HWC")
 
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
+
     def close(self, failed: bool = False) -> None:
         """See :class:`Tracker`."""
         if self._writer is not None:
@@ -149,7 +141,7 @@ class TensorBoard(Observer):
         return self._writer
 
 
-class WeightsAndBiases(Observer):
+class WeightsAndBiases(Tracker):
     """A Weights & Biases run, in ``RUN/wandb``. A resumed run continues under the same id.
 
     Charts are drawn over ``iteration``, so that what a resumed run logs again lies on top of what it had logged.

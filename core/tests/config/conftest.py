@@ -8,6 +8,8 @@ from textwrap import dedent
 
 import pytest
 
+from omni_rl.plugins.discovery import all_offers
+
 FAKE_CORE = '''
 from pydantic import BaseModel, ConfigDict
 
@@ -125,8 +127,12 @@ data:
 
 @pytest.fixture
 def distribution(tmp_path, monkeypatch):
-    """Install a fake distribution: its name, its entry points by group, and the code of its one module."""
-    monkeypatch.delenv("OMNI_RL_DISABLE", raising=False)
+    """Install a fake distribution: its name, its entry points by group, and the code of its one module.
+
+    Plugins that are really installed are hidden.
+    """
+    really_installed = {offer.distribution for offer in all_offers()}
+    monkeypatch.setenv("OMNI_RL_DISABLE", ",".join(really_installed))
 
     def install(name, points, code="", version="1.0"):
         module = name.replace("-", "_") + "_code"
@@ -192,7 +198,7 @@ def write_pipeline(folder, architecture="FakePipeline"):
 
 @pytest.fixture
 def project(tmp_path, core, algorithm, monkeypatch):
-    """A folder with a pipeline, prompts and ``config.yaml``; it is the working directory, so that messages are short."""
+    """A folder with a pipeline, prompts and ``config.yaml``; it is the working directory."""
     folder = tmp_path / "project"
     write_pipeline(folder / "pipeline")
     (folder / "prompts.txt").write_text("a sign\n")

@@ -94,11 +94,15 @@ def test_later_calls_win_and_null_is_left_out():
 def test_a_real_pipeline():
     from diffusers import QwenImagePipeline, StableDiffusion3Pipeline
 
-    check_call({"true_cfg_scale": 4.0, "negative_prompt": " ", "height": 64, "max_sequence_length": 64}, QwenImagePipeline)
-    with pytest.raises(ConfigError, match="QwenImagePipeline has no argument 'true_cfg_scal'. Did you mean 'true_cfg_scale'"):
+    check_call(
+        {"true_cfg_scale": 4.0, "negative_prompt": " ", "height": 64, "max_sequence_length": 64}, QwenImagePipeline
+    )
+    with pytest.raises(
+        ConfigError, match=r"QwenImagePipeline has no argument 'true_cfg_scal'\. Did you mean 'true_cfg_scale'"
+    ):
         check_call({"true_cfg_scal": 4.0}, QwenImagePipeline)
     for pipeline in (QwenImagePipeline, StableDiffusion3Pipeline):
         given = {name for name in inspect.signature(pipeline.__call__).parameters if name != "self"}
         own = {key for key, _ in forbidden(dict.fromkeys(given), "rollout.call")}
-        assert own >= {name for name in given if "embeds" in name and "prompt" in name or name.startswith("callback")}
+        assert own >= {name for name in given if ("embeds" in name and "prompt" in name) or name.startswith("callback")}
         assert not own & {"negative_prompt", "height", "width"}

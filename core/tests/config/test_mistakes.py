@@ -93,7 +93,10 @@ def test_a_mistake_in_the_file(written, more, expected):
             "  set it to 8 or less, or to null for all of them",
         ),
         ("rollout.call.num_inference_steps=3", "rollout.call.num_inference_steps cannot be set\n  set rollout.steps"),
-        ("validation.call.num_inference_steps=3", "validation.call.num_inference_steps cannot be set\n  set validation.steps"),
+        (
+            "validation.call.num_inference_steps=3",
+            "validation.call.num_inference_steps cannot be set\n  set validation.steps",
+        ),
         ("rollout.call.prompt=a", "rollout.call.prompt cannot be set\n  prompts come from data.path"),
     ],
 )

@@ -68,12 +68,13 @@ def test_the_last_override_wins(tree):
         ("train..lr=1", f"override 'train..lr=1' is not of the form key.sub=value{FORM}"),
         (
             "train.lr=",
-            "override 'train.lr=' has no value\n  write train.lr=null for nothing, or \"train.lr=''\" for an empty text",
+            "override 'train.lr=' has no value\n"
+            "  write train.lr=null for nothing, or \"train.lr=''\" for an empty text",
         ),
         (
             "train.betas=[1",
-            "override 'train.betas=[1':1:3: this is not valid YAML: while parsing a flow sequence, expected ',' or ']', "
-            "but got '<stream end>'\n    [1\n      ^",
+            "override 'train.betas=[1':1:3: this is not valid YAML: while parsing a flow sequence, expected ',' or "
+            "']', but got '<stream end>'\n    [1\n      ^",
         ),
         ("seed.x=1", "override 'seed.x=1': seed is a value and has no key 'x'"),
         (

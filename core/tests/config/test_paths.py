@@ -92,8 +92,14 @@ def test_the_nearest_checkpoint_is_named(checkpoint, project):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("fake-broken", "omni-rl-fake-signs 1.0 fails to provide its checkpoint 'fake-broken': RuntimeError('out of paint')"),
-        ("fake-nowhere", "omni-rl-fake-signs 1.0 says its checkpoint 'fake-nowhere' is at /nowhere/at/all, where there is no folder"),
+        (
+            "fake-broken",
+            "omni-rl-fake-signs 1.0 fails to provide its checkpoint 'fake-broken': RuntimeError('out of paint')",
+        ),
+        (
+            "fake-nowhere",
+            "omni-rl-fake-signs 1.0 says its checkpoint 'fake-nowhere' is at /nowhere/at/all, where there is no folder",
+        ),
     ],
 )
 def test_a_checkpoint_that_cannot_be_made(checkpoint, project, name, expected):

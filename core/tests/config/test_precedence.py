@@ -207,8 +207,8 @@ SUGGESTION = "from omni_rl import hookimpl\n\n\n@hookimpl\ndef defaults():\n    
         ),
         (
             "def defaults():\n    return {}\n",
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:1) has the name of a hook but is not marked as one, so it "
-            "would never be called.\n  Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:1) has the name of a hook but is not marked as one, so "
+            "it would never be called.\n  Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
         ),
     ],
 )
@@ -245,7 +245,10 @@ HEADER = "from pydantic import BaseModel, ConfigDict\n\nfrom omni_rl import hook
             "config.yaml:5:3: algorithm omni-rl-y 1.0: its Config claims the key 'plugin'; rename it\n"
             "  the section has these itself: name, plugin",
         ),
-        ("    class Config:\n        pass\n", "config.yaml:5:3: algorithm omni-rl-y 1.0: its Config is not a pydantic BaseModel"),
+        (
+            "    class Config:\n        pass\n",
+            "config.yaml:5:3: algorithm omni-rl-y 1.0: its Config is not a pydantic BaseModel",
+        ),
     ],
 )
 def test_a_plugin_class_that_cannot_be_configured(written, distribution, tmp_path, body, expected):
@@ -289,6 +292,8 @@ GIVEN = {"model": {"path": "pipeline"}, "reward": "fake_bright", "data": {"path"
 
 def test_two_claims_are_settled_by_the_configuration(model, project, distribution):
     distribution("omni-rl-other", {"models": {"FakePipeline": ""}})
-    with pytest.raises(PluginError, match=r"^config.yaml:3:3: model 'FakePipeline' is offered by omni-rl-fake-model 1.0"):
+    with pytest.raises(
+        PluginError, match=r"^config.yaml:3:3: model 'FakePipeline' is offered by omni-rl-fake-model 1.0"
+    ):
         resolve("config.yaml")
     assert resolve("config.yaml", ["model.plugin=omni-rl-other"]).model.source == "omni-rl-other 1.0"

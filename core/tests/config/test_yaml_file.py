@@ -180,7 +180,24 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
     assert read(tmp_path / "c.yaml").data == {"seed": 1}
 
 
-TEXTS = ["1e-3", "no", "On", "2025-01-01", "1:30", "0o17", "", "~", "=", "<<", "a: b", "#", "two\nlines", " ", "1_0", "é"]
+TEXTS = [
+    "1e-3",
+    "no",
+    "On",
+    "2025-01-01",
+    "1:30",
+    "0o17",
+    "",
+    "~",
+    "=",
+    "<<",
+    "a: b",
+    "#",
+    "two\nlines",
+    " ",
+    "1_0",
+    "é",
+]
 
 
 @pytest.mark.parametrize("value", [*TEXTS, 1e-5, 1e22, -0.0, 5, True, None, math.inf, [1, {"a": []}], {"no": {}}])

@@ -43,9 +43,9 @@ def assemble(sizes: Sizes, phrases: Sequence[str], seed: int) -> QwenImagePipeli
     """
     if sizes.head_dim not in _ROPE_AXES:
         raise UserError(f"head_dim must be one of {sorted(_ROPE_AXES)}, not {sizes.head_dim}")
-    vae = box_bilinear_vae(sizes.halvings)
     tokenizer = train_tokenizer(phrases)
     with torch.random.fork_rng(devices=[]):
+        vae = box_bilinear_vae(sizes.halvings)
         torch.manual_seed(seed)
         text_encoder = random_text_encoder(tokenizer, sizes.text_width, sizes.text_layers)
         transformer = QwenImageTransformer2DModel(
