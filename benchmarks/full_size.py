@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
-from omni_rl_tiny.build import scheduler, text_encoder, tokenizer
+from omni_rl_tiny.build import qwen_image_scheduler
+from omni_rl_tiny.text import random_text_encoder, train_tokenizer
 
 PROMPTS = ("a sign that says 42", "a green door in a white wall", "two cats on a bench", "a red boat at night")
 
@@ -24,13 +25,13 @@ PROMPTS = ("a sign that says 42", "a green door in a white wall", "two cats on a
 def build(folder: Path, layers: int) -> int:
     """Write the pipeline and its prompts; returns the transformer's number of parameters."""
     torch.set_default_dtype(torch.bfloat16)
-    tokens = tokenizer()
+    tokens = train_tokenizer(PROMPTS)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.manual_seed(0)
         transformer = QwenImageTransformer2DModel(num_layers=layers)
         vae = AutoencoderKLQwenImage()
-        encoder = text_encoder(tokens, width=transformer.config.joint_attention_dim, layers=4)
-    pipe = QwenImagePipeline(scheduler(), vae, encoder, tokens, transformer)
+        encoder = random_text_encoder(tokens, transformer.config.joint_attention_dim, 4)
+    pipe = QwenImagePipeline(qwen_image_scheduler(), vae, encoder, tokens, transformer)
     pipe.save_pretrained(folder, safe_serialization=True)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     return sum(p.numel() for p in transformer.parameters())

@@ -1,0 +1,126 @@
+"""Model, hooks, engine and backend of a run, without its data, rewards and directory: what the suites put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl import defaults, trajectory
+from omni_rl.backends.torch_backend import TorchBackend
+from omni_rl.config.defaults import applicable, defaults_of
+from omni_rl.config.layers import Source, Tree
+from omni_rl.config.schema import Config
+from omni_rl.datasets import PromptRow, PromptSet
+from omni_rl.engines.base import Context
+from omni_rl.engines.embedded import EmbeddedEngine
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.planning import rollout_requests
+from omni_rl.plugins.contract import Layer
+from omni_rl.plugins.manager import Hooks, build_manager
+from omni_rl.randomness import randn, seed_of
+from omni_rl.requests import Request
+from omni_rl.testing.toy import PolicyGradient
+from omni_rl.types import Backend, Engine, Sample
+
+PROMPTS = ("a sign that says hello", "a", "describe the image of a world with 9 signs")
+"""Of different length, so that they are padded beside each other."""
+
+STEP = 0.02
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts, under the names that they bear in a run."""
+
+    config: Config
+    model: LoadedModel
+    hooks: Hooks
+    backend: Backend
+    engine: Engine
+    context: Context
+    prompts: PromptSet
+    policy_version: int = 0
+
+    def requests(self, iteration: int = 0) -> list[Request]:
+        """What one iteration asks for: ``rollout.group_size`` samples of every prompt."""
+        return rollout_requests(self.config, self.hooks, self.prompts, iteration, self.policy_version)
+
+    def draw(self, requests: Sequence[Request]) -> list[Sample]:
+        """The requests' samples, in the order of their ``sample_id``."""
+        self.engine.submit(requests)
+        return sorted(self.engine.completed(), key=lambda sample: sample.request.sample_id)
+
+    def batch(self, seed: int = 0) -> TensorDict:
+        """One iteration's batch, ready for the backend, with rewards drawn from ``seed``."""
+        batch = trajectory.collate(self.draw(self.requests()))
+        return self.rewarded(batch, randn(seed_of("rewards", seed), [len(batch)]))
+
+    def rewarded(self, batch: TensorDict, rewards: torch.Tensor) -> TensorDict:
+        """A copy of ``batch`` with ``rewards`` (N,) and the advantages that the algorithm makes of them."""
+        batch = batch.clone()
+        batch["rewards"] = rewards
+        batch["advantages"] = self.hooks.compute_advantages(
+            rewards=rewards, uid=batch["uid"], components={"reward": rewards}
+        )
+        return batch
+
+    def nudge(self, seed: int = 0) -> None:
+        """Move every trainable weight by a fixed random step: adapters start at 0, where half of them do nothing."""
+        for name, parameter in self.model.parameters().items():
+            parameter.data = parameter.data + STEP * randn(seed_of("nudge", seed, name), parameter.shape)
+
+
+def assemble(
+    model: LoadedModel,
+    *,
+    plugin: object = None,
+    algorithm: object = None,
+    prompts: Sequence[str] = PROMPTS,
+    backend: Callable[[Context], Backend] = TorchBackend,
+    engine: Callable[[Context], Engine] = EmbeddedEngine,
+    **sections: dict[str, Any],
+) -> Assembly:
+    """Put a run's parts together.
+
+    Args:
+        model: as loaded; ``backend`` chooses what trains in it.
+        plugin: the model plugin; None leaves every hook to the universal adapter.
+        algorithm: the algorithm's instance; by default the policy gradient of :mod:`omni_rl.testing.toy`.
+        sections: the configuration, over the plugins' defaults and this module's.
+    """
+    algorithm = PolicyGradient() if algorithm is None else algorithm
+    layers = [Layer("core", defaults, "omni-rl"), Layer("algorithm", algorithm, type(algorithm).__name__)]
+    if plugin is not None:
+        layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
+    config = _config(layers, model.architecture, len(prompts), sections)
+    hooks = model.hooks = Hooks(build_manager(layers))
+    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]])
+    trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
+    rows = PromptSet([PromptRow(prompt) for prompt in prompts])
+    return Assembly(config, model, hooks, trainer, engine(context), context, rows)
+
+
+def _config(layers: Sequence[Layer], architecture: str, prompts: int, sections: dict[str, dict[str, Any]]) -> Config:
+    given = Tree(Source("given", "given"))
+    given.overlay(_base(prompts), given.source)
+    given.overlay(sections, given.source)
+    merged = Tree(Source("given", "given"))
+    for layer in layers[1:]:
+        merged.overlay(applicable(defaults_of(layer, architecture), given), merged.source)
+    merged.overlay(given.data, merged.source)
+    return Config.model_validate(merged.data)
+
+
+def _base(prompts: int) -> dict[str, Any]:
+    return {
+        "model": {"path": "under-test"},
+        "algorithm": {"name": "under-test"},
+        "reward": "under-test",
+        "data": {"path": "under-test", "shuffle": False},
+        "rollout": {"steps": 4, "prompts": prompts, "group_size": 2},
+        "device": "cpu",
+    }

@@ -1,0 +1,120 @@
+"""The smallest pipeline that omni-rl trains, and the plainest algorithm: what the suites run where any model would do.
+
+The pipeline is a real diffusers pipeline (140 parameters, 3 x 4 x 4 pictures) without text encoder and VAE; the
+universal adapter, the engine and the backend meet in it what they meet in a large one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from tensordict import TensorDict
+from torch import nn
+
+from omni_rl.hookspecs import hookimpl
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.randomness import randn, seed_of
+from omni_rl.requests import Window
+from omni_rl.types import LossOutput, Policy
+
+SHAPE = (3, 4, 4)
+WIDTH = 8
+TOKENS = 2
+
+
+class ToyDenoiser(ModelMixin, ConfigMixin):
+    """A two-layer network over channels: velocity (B, 3, 4, 4) of latents, timestep (B,) and embeddings (B, L, 8)."""
+
+    @register_to_config
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(SHAPE[0], WIDTH)
+        self.time = nn.Linear(1, WIDTH)
+        self.text = nn.Linear(WIDTH, WIDTH)
+        self.outside = nn.Linear(WIDTH, SHAPE[0])
+
+    def forward(
+        self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor]:
+        """Answer as diffusers' transformers do with ``return_dict=False``."""
+        said = self.time(timestep[:, None] / 1000) + self.text(encoder_hidden_states.mean(1))  # (B, 8)
+        hidden = torch.tanh(self.inside(hidden_states.movedim(1, -1)) + said[:, None, None])  # (B, 4, 4, 8)
+        return (self.outside(hidden).movedim(-1, 1),)
+
+
+class ToyPipeline(DiffusionPipeline):
+    """Embeddings are noise named by the prompt; pictures are the latents themselves."""
+
+    def __init__(self, transformer: ToyDenoiser, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler)
+
+    def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
+        """(B, 2, 8) fp32."""
+        prompt_embeds = torch.stack([randn(seed_of(text), (TOKENS, WIDTH)) for text in prompt])
+        return prompt_embeds
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: list[str] | None = None,
+        num_inference_steps: int = 4,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        output_type: str = "pt",
+        return_dict: bool = False,
+    ) -> tuple[torch.Tensor]:
+        """Denoise (B, 3, 4, 4) latents; ``pt`` answers them as pictures in [0, 1]."""
+        if prompt_embeds is None:
+            prompt_embeds = self.encode_prompt(prompt or [])
+        if latents is None:
+            latents = torch.randn(len(prompt_embeds), *SHAPE, generator=generator)
+        self.scheduler.set_timesteps(num_inference_steps)
+        for t in self.scheduler.timesteps:
+            velocity = self.transformer(latents, t.expand(len(latents)), prompt_embeds)[0]
+            latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
+        return (latents if output_type == "latent" else (latents / 2 + 0.5).clamp(0, 1),)
+
+
+def toy_model(seed: int = 0) -> LoadedModel:
+    """The toy in memory, weights drawn from ``seed``; nothing trains yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = ToyDenoiser()
+    denoiser.requires_grad_(False).eval()
+    pipe = ToyPipeline(denoiser, FlowMatchEulerDiscreteScheduler(shift=3.0))
+    return LoadedModel(pipe, "ToyPipeline", Path("toy"), torch.device("cpu"), torch.float32)
+
+
+class PolicyGradient:
+    """REINFORCE with the reward as advantage; every other group's window opens one step later."""
+
+    def __init__(self, uses_reference: bool = False) -> None:
+        self.uses_reference = uses_reference
+        self.updates: list[int] = []
+
+    @hookimpl
+    def sde_window(self, group: int, steps: int) -> Window:
+        """All steps but two."""
+        return Window(group % 2, group % 2 + max(steps - 2, 1))
+
+    @hookimpl
+    def compute_advantages(self, rewards: torch.Tensor) -> torch.Tensor:
+        """(N,) fp32."""
+        return rewards
+
+    @hookimpl
+    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+        """-A log p, and the log-prob as a figure."""
+        log_prob = policy.evaluate(batch, step).log_prob  # (B,)
+        return LossOutput(-batch["advantages"].to(log_prob.device) * log_prob, {"log_prob": log_prob.detach()})
+
+    @hookimpl
+    def after_update(self, policy: Any, update: int) -> None:
+        """Note that an optimizer step was taken."""
+        self.updates.append(update)
