@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,11 +147,22 @@ def test_tensorboard_forgets_the_future_that_a_resumed_run_abandons(tmp_path):
 
 
 def wandb_records(folder: Path) -> list[object]:
-    """The protobuf records of an offline run: a LevelDB log of 32 kB blocks behind a header of 7 bytes."""
+    """All records of an offline run that has ended; its service writes the last ones a moment after that."""
+    (file,) = folder.glob("*.wandb")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        records = leveldb_records(file.read_bytes())
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.2)
+    raise AssertionError(f"{file} has no end")
+
+
+def leveldb_records(data: bytes) -> list[object]:
+    """The protobuf records in a LevelDB log of 32 kB blocks behind a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (file,) = folder.glob("*.wandb")
-    data, place, parts, records = file.read_bytes(), 7, b"", []
+    place, parts, records = 7, b"", []
     while place + 7 <= len(data):
         if place % 32768 > 32768 - 7:  # no header fits into the rest of this block
             place += 32768 - place % 32768
@@ -173,7 +185,7 @@ def wandb_rows(records: list[object]) -> list[dict[str, object]]:
     return [{k: v for k, v in r.items() if not k.startswith("_")} for r in rows]
 
 
-@pytest.mark.ci
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     run = run_in(tmp_path / "run")
@@ -211,7 +223,7 @@ def test_wandb_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [1]
 
 
-@pytest.mark.ci
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_disabled_writes_nothing(tmp_path):
     run = run_in(tmp_path / "run")

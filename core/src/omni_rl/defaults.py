@@ -8,6 +8,13 @@ from omni_rl import denoise
 from omni_rl.backends import policy
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model import universal
+from omni_rl.requests import Window, all_steps
+
+
+@hookimpl
+def sde_window(steps: int) -> Window:
+    """Noise in every step but the last."""
+    return all_steps(steps)
 
 
 @hookimpl

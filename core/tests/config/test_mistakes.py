@@ -80,6 +80,10 @@ def test_a_mistake_in_the_file(written, more, expected):
         ("reward.weigth=1", "unknown key 'reward.0.weigth'. Did you mean 'weight'?"),
         ("reward=[]", "reward takes a list of at least 1, not []"),
         ("reward=null", "reward takes a list, not null (nothing)"),
+        ("algorithm.name=''", "algorithm.name takes text of length 1 or more, not ''"),
+        ("model.path=''", "model.path takes text of length 1 or more, not ''"),
+        ("launcher=''", "launcher takes text of length 1 or more, not ''"),
+        ("train.backend=''", "train.backend takes text of length 1 or more, not ''"),
         ("device=gpu", "device takes auto, cpu, cuda or cuda:N, not 'gpu'"),
         ("device=cuda:x", "device takes auto, cpu, cuda or cuda:N, not 'cuda:x'"),
         (
@@ -219,3 +223,48 @@ def test_an_index_that_names_no_pipeline(project, content, why):
 )
 def test_prompts_that_are_not_there(project, name, expected):
     assert message("config.yaml", [f"data.path={name}"], DataError) == f"override 'data.path={name}': {expected}"
+
+
+def test_prompts_whose_format_nobody_says(project):
+    (project / "prompts").write_text("a sign")
+    assert message("config.yaml", ["data.path=prompts"]) == (
+        "override 'data.path=prompts': the name 'prompts' has no suffix that tells its format\n"
+        "  set data.format, for example to txt"
+    )
+    assert resolve("config.yaml", ["data.path=prompts", "data.format=txt"]).dataset.key == "txt"
+
+
+ALGO = """
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Algo:
+    class Config(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        year: str = Field("2025", pattern=r"^[0-9]{4}$")
+        at_least: float = Field(1.0, ge=0.5, alias="min")
+        mix: dict[str, int] | list[int] = Field(default_factory=dict)
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("algorithm.year='25'", "algorithm.year is '25': String should match pattern '^[0-9]{4}$'"),
+        ("algorithm.min=0", "algorithm.min takes a number of at least 0.5, not 0"),
+        ("algorithm.at_least=1", "unknown key 'algorithm.at_least'.\n  algorithm takes: year, min, mix, name, plugin"),
+        (
+            "algorithm.mix={a: b}",
+            f"algorithm.mix takes {SECTION}, or a list of whole numbers, not {{'a': 'b'}}",
+        ),
+    ],
+)
+def test_a_plugins_own_types(project, distribution, override, expected):
+    distribution("omni-rl-y", {"algorithms": {"fake_algo": ":Algo"}}, ALGO)
+    overrides = ["algorithm.name=fake_algo", override]
+    assert message("config.yaml", overrides) == f"override '{override}': {expected}"
+    assert resolve("config.yaml", ["algorithm.name=fake_algo", "algorithm.min=2"]).config.algorithm.options() == {
+        "year": "2025",
+        "min": 2.0,
+        "mix": {},
+    }

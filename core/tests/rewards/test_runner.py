@@ -403,10 +403,11 @@ def test_labels_are_unique_and_there_is_one_at_least() -> None:
 
 def test_close_ends_the_threads_at_once_though_work_is_queued(draw) -> None:
     before = set(threading.enumerate())
-    begun = threading.Event()
+    begun, calls = threading.Event(), []
 
     def slow(batch: RewardBatch) -> list[float]:
         begun.set()
+        calls.append(batch)
         time.sleep(0.1)
         return [1.0] * len(batch)
 
@@ -419,4 +420,5 @@ def test_close_ends_the_threads_at_once_though_work_is_queued(draw) -> None:
     runner.close()
     runner.close()
     assert time.monotonic() - start < 5
+    assert len(calls) < 8  # the running one was waited for, the others never began
     assert set(threading.enumerate()) <= before

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from omni_rl.config.chosen import Chosen, choose, slots, with_options
 from omni_rl.config.defaults import applicable, defaults_of
 from omni_rl.config.inputs import Input, Suggestion
-from omni_rl.config.layers import Tree
+from omni_rl.config.layers import Tree, dotted
 from omni_rl.config.paths import Files, architecture_of
 from omni_rl.config.problems import at
 from omni_rl.config.schema import Algorithm, Config, Model, PluginSection
 from omni_rl.config.yaml_file import KeyPath
-from omni_rl.errors import UserError
+from omni_rl.errors import ConfigError, UserError
 from omni_rl.plugins.contract import Layer, LayerName
 from omni_rl.plugins.local import Registry, load_file
 
@@ -127,13 +127,17 @@ class Gathered:
             if slot.path in self.plugins:
                 self._options(slot.path, slot.section)
         for section in (("data",), ("validation", "data")):
-            self._find_data((*section, "path"))
+            path, name = (*section, "path"), self._text(*section, "path")
+            file = self.attempt(path, self._data_file, section, name) if name else None
+            if file is not None:
+                self.data[path] = file
 
-    def _find_data(self, path: tuple[str, ...]) -> None:
-        name = self._text(*path)
-        found = self.attempt(path, self.files(path).data, name) if name else None
-        if found is not None:
-            self.data[path] = found
+    def _data_file(self, section: tuple[str, ...], name: str) -> Path:
+        file = self.files((*section, "path")).data(name)
+        if not file.suffix and self._text(*section, "format") is None:
+            hint = f"set {dotted(section)}.format, for example to txt"
+            raise ConfigError(f"the name '{name}' has no suffix that tells its format", hint)
+        return file
 
     def _options(self, path: KeyPath, section: type[PluginSection]) -> None:
         checked = self.attempt(path, with_options, self.plugins.get(path), section, path, self.tree, self.files(path))

@@ -37,12 +37,11 @@ class Input:
     """
 
     def __init__(self, source: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> None:
-        given = isinstance(source, Mapping)
-        self._document = (
-            Document("the configuration", dict(source), {}) if isinstance(source, Mapping) else read(source)
-        )
+        if isinstance(source, Mapping):
+            self._document, self._folder = Document("the configuration", dict(source), {}), Path.cwd()
+        else:
+            self._document, self._folder = read(source), Path(source).absolute().parent
         self.file = self._document.file
-        self._folder = Path.cwd() if given else Path(self.file).absolute().parent
         self._overrides: list[Override]
         self._overrides, self.errors = parse_all(overrides)
 

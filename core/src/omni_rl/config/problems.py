@@ -33,12 +33,13 @@ _EXPECTED = {
     "dict_type": "a section (indented lines of key: value)",
     "model_type": "a section (indented lines of key: value)",
     "model_attributes_type": "a section (indented lines of key: value)",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number of at most {le:g}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
     "literal_error": "{expected}",
     "enum": "{expected}",
+    "string_too_short": "text of length {min_length} or more",
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
 }
@@ -162,8 +163,13 @@ def _wrong(tree: Tree, path: KeyPath, details: list[ErrorDetails], depth: int, a
         return at(tree, path, f"{dotted(path)}: {context['error']}")
     if len(details) > 1 or len(detail["loc"]) > depth:
         return wrong_value(tree, path, fields.described(annotation), tree.get(path))
-    expected = _EXPECTED.get(detail["type"], detail["msg"].removeprefix("Input should be "))
-    return wrong_value(tree, path, expected.format(**context), detail["input"], fields.choices(annotation))
+    if detail["type"] not in _EXPECTED:
+        return at(tree, path, f"{dotted(path)} is {shown(detail['input'])}: {detail['msg']}")
+    limits = {
+        key: int(limit) if isinstance(limit, float) and limit.is_integer() else limit for key, limit in context.items()
+    }
+    expected = _EXPECTED[detail["type"]].format(**limits)
+    return wrong_value(tree, path, expected, detail["input"], fields.choices(annotation))
 
 
 def wrong_value(tree: Tree, path: KeyPath, expected: str, value: Any, choices: Sequence[Any] = ()) -> UserError:

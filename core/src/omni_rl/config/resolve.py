@@ -53,7 +53,7 @@ def _completed(config: Config, found: Gathered) -> Config:
     completed.data = config.model_dump(mode="json")
     for path, chosen in found.plugins.items():
         if chosen.options is not None:
-            completed.get(path).update(chosen.options.model_dump(mode="json"))
+            completed.get(path).update(chosen.options.model_dump(mode="json", by_alias=True))
     for path, file in found.data.items():
         completed.get(path[:-1])[path[-1]] = str(file)
     if found.files(("model", "path")).find(config.model.path) == found.folder:  # neither shipped nor from the hub

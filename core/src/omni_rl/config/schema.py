@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloa
 from omni_rl.requests import LogProbType, SdeType
 
 NonNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -43,7 +44,7 @@ class Lora(Section):
 class Model(PluginSection):
     """Which pipeline is trained, and which of its weights."""
 
-    path: str = Field(
+    path: Text = Field(
         description="a shipped checkpoint's name, a diffusers pipeline folder, or (hub: true) a hub id",
         examples=["./my-pipeline"],
     )
@@ -57,7 +58,7 @@ class Model(PluginSection):
 class Algorithm(PluginSection):
     """The RL objective; its own options stand beside `name`."""
 
-    name: str = Field(description="the RL objective", examples=["flow_grpo"])
+    name: Text = Field(description="the RL objective", examples=["flow_grpo"])
     plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
 
 
@@ -72,7 +73,7 @@ class SdeOptions(Section):
 class Rollout(PluginSection):
     """How samples are drawn; the engine's own options stand beside `engine`."""
 
-    engine: str = Field(default="diffusers", description="who samples")
+    engine: Text = Field(default="diffusers", description="who samples")
     plugin: str | None = Field(default=None, description="distribution to use when several claim the engine")
     steps: PositiveInt = Field(default=10, description="denoising steps")
     prompts: PositiveInt = Field(default=8, description="prompts per iteration")
@@ -88,7 +89,7 @@ class Rollout(PluginSection):
 class RewardEntry(PluginSection):
     """One reward; its own options stand beside `name`."""
 
-    name: str = Field(description="who scores", examples=["ocr"])
+    name: Text = Field(description="who scores", examples=["ocr"])
     plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
     label: str | None = Field(default=None, description="name in metrics; default: `name`")
     weight: float = Field(default=1.0, description="factor in the weighted sum")
@@ -107,7 +108,7 @@ Rewards = Annotated[list[RewardEntry], Field(min_length=1), BeforeValidator(name
 class Data(PluginSection):
     """The prompts."""
 
-    path: str = Field(
+    path: Text = Field(
         description="file; relative to the configuration, or <shipped checkpoint>/<file>", examples=["prompts.txt"]
     )
     format: str | None = Field(
@@ -127,7 +128,7 @@ class Ema(Section):
 class Train(PluginSection):
     """Updates; the backend's own options stand beside `backend`."""
 
-    backend: str = Field(default="torch", description="who updates")
+    backend: Text = Field(default="torch", description="who updates")
     iterations: PositiveInt = Field(default=100, description="iterations of the run")
     lr: NonNegative = Field(default=3e-4, description="AdamW learning rate")
     warmup: int = Field(default=0, ge=0, description="updates of linear warm-up")
@@ -176,7 +177,7 @@ def _trackers(value: Any) -> Any:
 class Tracker(PluginSection):
     """An experiment tracker; its own options stand beside `name`."""
 
-    name: str = Field(description="who keeps the figures", examples=["tensorboard"])
+    name: Text = Field(description="who keeps the figures", examples=["tensorboard"])
     plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
 
 
@@ -191,7 +192,7 @@ class Config(Section):
     data: Data
     train: Train = Field(default_factory=Train)
     validation: Validation = Field(default_factory=Validation)
-    launcher: str = Field(default="local", description="where it runs")
+    launcher: Text = Field(default="local", description="where it runs")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="compute precision; masters and log-probs stay fp32"

@@ -52,12 +52,12 @@ class Oracle:
     def final(self, start: Streams) -> Streams:
         """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table."""
         model = self.run.model
-        euler = capture.Euler(model.pipe.scheduler, self.table())
+        euler = capture.Euler(model.pipe.scheduler, self.table(), list(start.values()))
         arguments = universal.call_arguments(model, self.conditioning, self.call)
-        given = universal.latent_arguments(model, start, self.call)
+        given = universal.latent_arguments(model, start, self.conditioning, self.call)
         with torch.no_grad(), model.compute():
             capture.ask(model.pipe, euler, **given, **{**arguments, "num_inference_steps": self.requests[0].steps})
-        return dict(zip(start, euler.final(len(start)), strict=True))
+        return dict(zip(start, euler.latents, strict=True))
 
 
 def model_rows(run: Run, probe: Probe) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,12 +105,19 @@ class Table(_StandIn):
 
 
 class Euler(_StandIn):
-    """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own."""
+    """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own.
 
-    def __init__(self, scheduler: Any, table: SigmaTable) -> None:
+    Latents are kept here in fp32 from ``start`` on, because a pipeline in bf16 rounds its own at every step.
+
+    Attributes:
+        latents: the current latents of each stream, fp32, in stepping order.
+    """
+
+    def __init__(self, scheduler: Any, table: SigmaTable, start: Sequence[torch.Tensor]) -> None:
         super().__init__(scheduler)
         self._table = table
-        self._outputs: list[torch.Tensor] = []
+        self._calls = 0
+        self.latents = [x.float() for x in start]
 
     def set_timesteps(
         self,
@@ -128,15 +135,12 @@ class Euler(_StandIn):
     def step(
         self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor]:
-        """x + (sigma' - sigma) v in fp32; steps of several streams share a timestep."""
-        index = int((self.timesteps == timestep).nonzero()[0])
-        following = sample.float() - (self.sigmas[index] - self.sigmas[index + 1]).item() * model_output.float()
-        self._outputs.append(following)
-        return (following,)
-
-    def final(self, streams: int) -> list[torch.Tensor]:
-        """The last output of each stream, in stepping order."""
-        return self._outputs[-streams:]
+        """x + (sigma' - sigma) v; streams take turns."""
+        index, stream = divmod(self._calls, len(self.latents))
+        self._calls += 1
+        down = (self.sigmas[index] - self.sigmas[index + 1]).item()
+        self.latents[stream] = self.latents[stream] - down * model_output.float()
+        return (self.latents[stream].to(sample.dtype),)
 
 
 @contextlib.contextmanager

@@ -114,10 +114,18 @@ def _checked_rows(model: LoadedModel, found: Tensors, rows: int) -> Tensors:
 @hookimpl
 def prepare_latents(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes per stream, found by letting the pipeline draw its own latents once for one row."""
+    return {name: shape for name, (_, shape) in _streams(model, conditioning, call).items()}
+
+
+def _streams(
+    model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Stream name -> (``__call__`` parameter, shape of one sample); found once, by whichever hook is called first."""
     key = ("streams", _frozen(call))
     if key not in model.memo:
-        model.memo[key] = _find_streams(model, {n: v[:1] for n, v in conditioning.items()}, call)
-    return {name: shape for name, (_, shape) in model.memo[key].items()}
+        with torch.no_grad():
+            model.memo[key] = _find_streams(model, {n: v[:1] for n, v in conditioning.items()}, call)
+    return model.memo[key]  # type: ignore[no-any-return]
 
 
 def _find_streams(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -170,7 +178,7 @@ def _ask_table(
 ) -> SigmaTable:
     check_flow_matching(model)
     table = capture.Table(model.pipe.scheduler)
-    latents = {p: torch.zeros((1, *shapes[s]), device=model.device) for s, p in _parameters(model, call).items()}
+    latents = {p: torch.zeros((1, *shapes[s]), device=model.device) for s, p in _parameters(model, row, call).items()}
     arguments = {**call_arguments(model, row, call), "num_inference_steps": steps}
     capture.ask(model.pipe, table, **latents, **arguments)
     return SigmaTable(table.timesteps.float().cpu(), table.sigmas.float().cpu())
@@ -191,8 +199,8 @@ def check_flow_matching(model: LoadedModel) -> None:
         )
 
 
-def _parameters(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, str]:
-    return {stream: param for stream, (param, _) in model.memo[("streams", _frozen(call))].items()}
+def _parameters(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, str]:
+    return {stream: param for stream, (param, _) in _streams(model, conditioning, call).items()}
 
 
 @hookimpl
@@ -206,15 +214,18 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
 
     def step(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
         one = capture.OneStep(model.pipe.scheduler, t, streams=len(x))
-        capture.ask(model.pipe, one, **latent_arguments(model, x, call), **call_arguments(model, conditioning, call))
+        given = latent_arguments(model, x, conditioning, call)
+        capture.ask(model.pipe, one, **given, **call_arguments(model, conditioning, call))
         return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
 
     return step
 
 
-def latent_arguments(model: LoadedModel, x: Streams, call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def latent_arguments(
+    model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
     """Latents under the names by which ``__call__`` takes them."""
-    return {parameter: x[stream] for stream, parameter in _parameters(model, call).items()}
+    return {parameter: x[stream] for stream, parameter in _parameters(model, conditioning, call).items()}
 
 
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +239,7 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
     """The pipeline's own decoding, reached by one step whose outcome is the final latents."""
     final = list(latents.values())
     step = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
-    arguments = {**latent_arguments(model, latents, call), **call_arguments(model, conditioning, call)}
+    arguments = {**latent_arguments(model, latents, conditioning, call), **call_arguments(model, conditioning, call)}
     with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
         outputs = capture.ask(model.pipe, step, **{**arguments, "output_type": "pt"})
     return dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))

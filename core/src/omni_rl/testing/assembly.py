@@ -76,6 +76,7 @@ class Assembly:
 
 def assemble(
     model: LoadedModel,
+    /,
     *,
     plugin: object = None,
     algorithm: object = None,

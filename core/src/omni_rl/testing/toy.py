@@ -1,6 +1,6 @@
 """The smallest pipeline that omni-rl trains, and the plainest algorithm: what the suites run where any model would do.
 
-The pipeline is a real diffusers pipeline (140 parameters, 3 x 4 x 4 pictures) without text encoder and VAE; the
+The pipeline is a real diffusers pipeline (147 parameters, 3 x 4 x 4 pictures) without text encoder and VAE; the
 universal adapter, the engine and the backend meet in it what they meet in a large one.
 """
 
@@ -15,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from tensordict import TensorDict
 from torch import nn
 
+from omni_rl.advantages import group_advantages
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.randomness import randn, seed_of
@@ -92,7 +93,7 @@ def toy_model(seed: int = 0) -> LoadedModel:
 
 
 class PolicyGradient:
-    """REINFORCE with the reward as advantage; every other group's window opens one step later."""
+    """REINFORCE with a group baseline; every other group's window opens one step later."""
 
     def __init__(self, uses_reference: bool = False) -> None:
         self.uses_reference = uses_reference
@@ -104,9 +105,9 @@ class PolicyGradient:
         return Window(group % 2, group % 2 + max(steps - 2, 1))
 
     @hookimpl
-    def compute_advantages(self, rewards: torch.Tensor) -> torch.Tensor:
-        """(N,) fp32."""
-        return rewards
+    def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
+        """Reward less its group's mean, (N,) fp32."""
+        return group_advantages(rewards, uid, std="none")
 
     @hookimpl
     def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
