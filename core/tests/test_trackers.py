@@ -168,6 +168,8 @@ def leveldb_records(data: bytes) -> list[object]:
             place += 32768 - place % 32768
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + length > len(data):  # still being written
+            break
         parts += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part

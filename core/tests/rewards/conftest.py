@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from omni_rl.randomness import randn, seed_of
 from omni_rl.requests import NoiseKey, Request
-from omni_rl.rewards.runner import RewardRunner, RewardSpec
+from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
 from omni_rl.types import Sample
 
 Draw = Callable[..., list[Sample]]
@@ -50,3 +50,16 @@ def runner_of() -> Iterator[Callable[..., RewardRunner]]:
     for runner in made:
         runner.close()
     assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def score_all() -> Callable[[RewardRunner, list[Sample]], dict[int, Scored]]:
+    """``score_all(runner, samples)``: the scored samples by sample id; every one came out exactly once."""
+
+    def submit_and_collect(runner: RewardRunner, samples: list[Sample]) -> dict[int, Scored]:
+        runner.submit(samples)
+        scored = list(runner.completed())
+        assert sorted(s.sample.request.sample_id for s in scored) == sorted(s.request.sample_id for s in samples)
+        return {s.sample.request.sample_id: s for s in scored}
+
+    return submit_and_collect

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl.errors import ConfigError, RewardError
+from omni_rl.errors import ConfigError
 from omni_rl.rewards.base import RewardBatch
 from omni_rl.rewards.builtin import Brightness, JpegCompressibility
-from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
-from omni_rl.types import Sample
+from omni_rl.rewards.runner import RewardRunner, RewardSpec
 
 
 class ByIndex:
@@ -83,17 +82,10 @@ def spec(reward, label: str = "r", weight: float = 1.0, batch_size: int = 4) -> 
     return RewardSpec(label, weight, batch_size, reward)
 
 
-def score_all(runner: RewardRunner, samples: list[Sample]) -> dict[int, Scored]:
-    runner.submit(samples)
-    scored = list(runner.completed())
-    assert sorted(s.sample.request.sample_id for s in scored) == sorted(s.request.sample_id for s in samples)
-    return {s.sample.request.sample_id: s for s in scored}
-
-
 # ------------------------------------------------------------------------------------------------ values and weights
 
 
-def test_the_value_is_the_weighted_sum_of_the_components(draw, runner_of) -> None:
+def test_the_value_is_the_weighted_sum_of_the_components(draw, runner_of, score_all) -> None:
     light, small = Brightness(Brightness.Config()), JpegCompressibility(JpegCompressibility.Config())
     samples = draw(1, 5)
     scored = score_all(runner_of(spec(light, "light", 3.0), spec(small, "small", -0.5, 2)), samples)
@@ -107,7 +99,7 @@ def test_the_value_is_the_weighted_sum_of_the_components(draw, runner_of) -> Non
         assert result.sample is sample
 
 
-def test_prompts_metadata_and_uids_stand_beside_their_media(draw, runner_of) -> None:
+def test_prompts_metadata_and_uids_stand_beside_their_media(draw, runner_of, score_all) -> None:
     reward = ByIndex()
     samples = draw(1, 3) + draw(2, 3)
     score_all(runner_of(spec(reward, batch_size=6)), samples)
@@ -119,7 +111,7 @@ def test_prompts_metadata_and_uids_stand_beside_their_media(draw, runner_of) -> 
         assert np.array_equal(media["image"].data, sample.trajectory["media", "image"].numpy())
 
 
-def test_permuting_the_samples_permutes_the_rewards(draw, runner_of) -> None:
+def test_permuting_the_samples_permutes_the_rewards(draw, runner_of, score_all) -> None:
     samples = draw(1) + draw(2) + draw(3)
     rewards = [spec(Brightness(Brightness.Config()), "light", batch_size=5), spec(WinRate(), "wins", batch_size=4)]
     expected = {i: s.value for i, s in score_all(runner_of(*rewards), samples).items()}
@@ -130,7 +122,7 @@ def test_permuting_the_samples_permutes_the_rewards(draw, runner_of) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_a_per_sample_reward_does_not_depend_on_the_batching(draw, runner_of, batch_size) -> None:
+def test_a_per_sample_reward_does_not_depend_on_the_batching(draw, runner_of, score_all, batch_size) -> None:
     samples = draw(1, 7)
     reward = JpegCompressibility(JpegCompressibility.Config())
     alone = {s.request.sample_id: score_all(runner_of(spec(reward)), [s]).popitem()[1].value for s in samples}
@@ -139,7 +131,7 @@ def test_a_per_sample_reward_does_not_depend_on_the_batching(draw, runner_of, ba
 
 
 @pytest.mark.parametrize("convert", [np.array, torch.tensor, tuple, lambda x: [np.float32(v) for v in x]])
-def test_arrays_tensors_and_numpy_numbers_are_accepted(draw, runner_of, convert) -> None:
+def test_arrays_tensors_and_numpy_numbers_are_accepted(draw, runner_of, score_all, convert) -> None:
     reward = Answers(lambda batch: convert([0.5, 1.0, 0.25]))
     scored = score_all(runner_of(spec(reward)), draw(1, 3))
     values = [s.value for s in scored.values()]
@@ -159,7 +151,7 @@ def test_groups_are_coalesced_up_to_the_batch_size(draw, runner_of) -> None:
     assert [call.uids for call in reward.calls] == [[0, 0, 0, 0, 1, 1], [1, 1, 2, 2, 2, 2], [3, 3, 3, 3]]
 
 
-def test_two_entries_of_one_reward_class_have_their_own_batch_sizes(draw, runner_of) -> None:
+def test_two_entries_of_one_reward_class_have_their_own_batch_sizes(draw, runner_of, score_all) -> None:
     large, small = ByIndex(), ByIndex()
     scored = score_all(runner_of(spec(large, "large", 1.0, 8), spec(small, "small", 10.0, 3)), draw(1, 8))
     assert [len(call) for call in large.calls] == [8]
@@ -177,13 +169,13 @@ def test_a_group_reward_gets_whole_groups_and_several_if_they_fit(draw, runner_o
     assert sorted(values) == pytest.approx(sorted([0, 1 / 3, 2 / 3, 1] * 5))
 
 
-def test_a_group_larger_than_the_batch_size_is_not_split(draw, runner_of) -> None:
+def test_a_group_larger_than_the_batch_size_is_not_split(draw, runner_of, score_all) -> None:
     reward = WinRate()
     score_all(runner_of(spec(reward, batch_size=3)), draw(1, 2) + draw(2, 5) + draw(3, 2))
     assert reward.calls == [[1] * 2, [2] * 5, [3] * 2]
 
 
-def test_groups_are_told_apart_by_uid_and_not_by_text(draw, runner_of) -> None:
+def test_groups_are_told_apart_by_uid_and_not_by_text(draw, runner_of, score_all) -> None:
     reward = WinRate()
     score_all(runner_of(spec(reward, batch_size=4)), draw(1, 4, prompt="a cat") + draw(2, 4, prompt="a cat"))
     assert reward.calls == [[1] * 4, [2] * 4]
@@ -221,7 +213,7 @@ def test_a_full_call_starts_while_the_driver_goes_on(draw, runner_of) -> None:
     assert len(list(runner.completed())) == 8
 
 
-def test_plain_rewards_never_run_side_by_side(draw, runner_of) -> None:
+def test_plain_rewards_never_run_side_by_side(draw, runner_of, score_all) -> None:
     lock = threading.Lock()
 
     def alone(batch: RewardBatch) -> list[float]:
@@ -235,7 +227,7 @@ def test_plain_rewards_never_run_side_by_side(draw, runner_of) -> None:
     assert runner.failures == []
 
 
-def test_async_rewards_run_side_by_side_off_the_drivers_thread(draw, runner_of) -> None:
+def test_async_rewards_run_side_by_side_off_the_drivers_thread(draw, runner_of, score_all) -> None:
     service = AsyncService()
     scored = score_all(runner_of(spec(service, batch_size=1)), draw(1, 6))
     assert {i: s.value for i, s in scored.items()} == {1000 + i: float(i) for i in range(6)}
@@ -243,7 +235,7 @@ def test_async_rewards_run_side_by_side_off_the_drivers_thread(draw, runner_of) 
     assert threading.current_thread().name not in service.threads
 
 
-def test_a_plain_reward_does_not_hold_up_an_async_one(draw, runner_of) -> None:
+def test_a_plain_reward_does_not_hold_up_an_async_one(draw, runner_of, score_all) -> None:
     answered = threading.Event()
 
     async def quick(batch: RewardBatch) -> list[float]:
@@ -297,98 +289,6 @@ def test_a_second_round_and_a_broken_off_one_lose_nothing(draw, runner_of) -> No
     assert list(runner.completed()) == []
 
 
-# -------------------------------------------------------------------------------------------------------- failures
-
-
-class ServerError(Exception):
-    """What an HTTP client raises for a response of status 500."""
-
-
-def test_a_reward_that_raises_leaves_its_samples_missing(draw, runner_of) -> None:
-    def flaky(batch: RewardBatch) -> list[float]:
-        if batch.uids[0] == 1:
-            raise ServerError("500 Internal Server Error")
-        return [1.0] * len(batch)
-
-    runner = runner_of(spec(Answers(flaky), "flaky", batch_size=2), spec(ByIndex(), "index"))
-    scored = score_all(runner, draw(1, 2) + draw(2, 2))
-    assert [scored[i].value for i in (1000, 1001, 2000, 2001)] == [None, None, 1.0, 2.0]
-    assert scored[1001].components == {"flaky": None, "index": 1.0}
-    (failure,) = runner.failures
-    assert "reward 'flaky' failed: ServerError: 500 Internal Server Error" in failure
-    assert "test_runner.py:" in failure
-    assert 'raise ServerError("500 Internal Server Error")' in failure
-
-
-@pytest.mark.parametrize("error", [StopIteration(), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
-@pytest.mark.parametrize("kind", ["plain", "async"])
-def test_nothing_that_is_raised_hangs_or_ends_the_runner(draw, runner_of, error, kind) -> None:
-    async def score(batch: RewardBatch) -> list[float]:
-        raise error
-
-    runner = runner_of(spec(Answers(error if kind == "plain" else score), "bad"))
-    assert all(s.value is None for s in score_all(runner, draw(1, 4)).values())
-    assert all(s.value is None for s in score_all(runner, draw(2, 4)).values())
-    assert len(runner.failures) == 2
-
-
-def test_a_reward_may_say_missing_for_single_samples(draw, runner_of) -> None:
-    runner = runner_of(spec(Answers([1.0, None, 0.0, 2.0])))
-    assert [s.value for s in score_all(runner, draw(1, 4)).values()] == [1.0, None, 0.0, 2.0]
-    assert runner.failures == []
-
-
-def test_a_sample_that_was_not_drawn_is_missing_and_no_reward_sees_it(draw, runner_of) -> None:
-    reward = WinRate()
-    good = draw(1, 4)
-    lost = Sample(good[2].request, error="engine lost")
-    scored = score_all(runner_of(spec(reward, "wins")), [good[0], good[1], lost, good[3]])
-    assert reward.calls == [[1, 1, 1]]
-    assert scored[1002] == Scored(lost, None, {"wins": None})
-    assert sorted(scored[i].value for i in (1000, 1001, 1003)) == [0.0, 0.5, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        ([1.0, 2.0, 3.0], "returned 3 scores for 4 samples (first prompt: 'prompt 1')"),
-        (np.zeros(5), "returned 5 scores for 4 samples"),
-        ([], "returned 0 scores for 4 samples"),
-        (
-            [0.0, float("nan"), 1.0, 1.0],
-            "returned nan, which is not a finite number, for the prompt 'prompt 1' (sample 1001)",
-        ),
-        (torch.tensor([0.0, 1.0, 1.0, float("inf")]), "returned inf, which is not a finite number"),
-        ([0.0, "0.5", 1.0, 1.0], "returned '0.5', which is not a finite number"),
-        (np.zeros((4, 1)), "returned [0.0], which is not a finite number"),
-        (0.5, "returned 0.5 (float) for 4 samples (first prompt: 'prompt 1')"),
-        (np.float32(0.5), "(float32) for 4 samples"),
-        (None, "returned None (NoneType) for 4 samples"),
-        ("high", "returned 'high' (str) for 4 samples"),
-        ({1: 1, 2: 2, 3: 3, 4: 4}, "(dict) for 4 samples"),
-    ],
-)
-def test_an_answer_that_is_no_reward_is_an_error_that_shows_it(draw, runner_of, answer, said) -> None:
-    runner = runner_of(spec(Answers(answer), "mine"))
-    runner.submit(draw(1, 4))
-    with pytest.raises(RewardError) as caught:
-        list(runner.completed())
-    assert caught.value.what.startswith("reward 'mine' returned ")
-    assert said in caught.value.what
-    assert caught.value.hint
-
-
-def test_after_a_broken_contract_the_caller_can_go_on(draw, runner_of) -> None:
-    runner = runner_of(spec(Answers(lambda b: [float("nan")] if b.uids[0] == 1 else [1.0] * len(b)), batch_size=4))
-    runner.submit(draw(1, 1) + draw(2, 3) + draw(3, 4))
-    with pytest.raises(RewardError):
-        list(runner.completed())
-    assert {s.sample.request.sample_id: s.value for s in runner.completed()} == {
-        **dict.fromkeys((1000, 2000, 2001, 2002)),
-        **dict.fromkeys((3000, 3001, 3002, 3003), 1.0),
-    }
-
-
 def test_labels_are_unique_and_there_is_one_at_least() -> None:
     before = threading.active_count()
     with pytest.raises(ConfigError, match="two rewards are called 'r'"):
@@ -396,29 +296,3 @@ def test_labels_are_unique_and_there_is_one_at_least() -> None:
     with pytest.raises(ConfigError, match="no reward"):
         RewardRunner([])
     assert threading.active_count() == before
-
-
-# ------------------------------------------------------------------------------------------------------------- close
-
-
-def test_close_ends_the_threads_at_once_though_work_is_queued(draw) -> None:
-    before = set(threading.enumerate())
-    begun, calls = threading.Event(), []
-
-    def slow(batch: RewardBatch) -> list[float]:
-        begun.set()
-        calls.append(batch)
-        time.sleep(0.1)
-        return [1.0] * len(batch)
-
-    runner = RewardRunner(
-        [spec(Answers(slow), "slow", batch_size=1), spec(AsyncService(delay=3600), "never", batch_size=1)]
-    )
-    runner.submit(draw(1, 8))
-    assert begun.wait(10)
-    start = time.monotonic()
-    runner.close()
-    runner.close()
-    assert time.monotonic() - start < 5
-    assert len(calls) < 8  # the running one was waited for, the others never began
-    assert set(threading.enumerate()) <= before

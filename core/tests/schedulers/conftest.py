@@ -75,3 +75,21 @@ def sd3_sigmas() -> Callable[..., list[float]]:
 @pytest.fixture(scope="session")
 def flux_sigmas() -> Callable[..., list[float]]:
     return closed_form_flux
+
+
+FLUX = {"use_dynamic_shifting": True, "shift": 3.0, "base_shift": 0.5, "max_shift": 1.15}
+EVEN = [1 - i / 6 for i in range(6)]
+
+
+@pytest.fixture(
+    params=[
+        ({"shift": 3.0}, {"num_inference_steps": 6}),
+        (FLUX, {"sigmas": EVEN, "mu": 1.15}),
+        ({**FLUX, "shift_terminal": 0.02}, {"sigmas": EVEN, "mu": 0.7}),
+        ({"shift": 5.0, "use_karras_sigmas": True}, {"num_inference_steps": 6}),
+    ],
+    ids=["SD3", "FLUX", "terminal", "karras"],
+)
+def table(request: pytest.FixtureRequest) -> tuple[dict, dict]:
+    """Constructor and ``set_timesteps`` arguments of a table that pipelines use."""
+    return request.param

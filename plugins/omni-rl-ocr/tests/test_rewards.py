@@ -18,7 +18,8 @@ from omni_rl.errors import DataError, PluginError, RewardError
 from omni_rl.media import Media
 from omni_rl.rewards.base import RewardBatch
 from omni_rl_ocr import OCRConfig, OCRReward, TesseractConfig, TesseractReward
-from omni_rl_ocr.readers import RapidReader, TesseractReader
+from omni_rl_ocr.rapid import LineReader
+from omni_rl_ocr.tesseract import TesseractReader
 
 GROUNDS = [(200, 40, 40), (30, 110, 60), (40, 70, 180), (120, 50, 140), (40, 40, 40), (225, 225, 225), (230, 180, 40)]
 NUMBERS = [f"{number:02d}" for number in range(100)]
@@ -111,7 +112,7 @@ def test_confidence_multiplies_the_score() -> None:
     targets = [text if row % 2 else f"{text[0]}x" for row, text in enumerate(texts)]
     plain = OCRReward(OCRConfig(threads=1)).score(batch_of(pictures, targets))
     weighted = OCRReward(OCRConfig(threads=1, use_confidence=True)).score(batch_of(pictures, targets))
-    confidence = [reading.confidence for reading in RapidReader(threads=1).read(pictures)]
+    confidence = [reading.confidence for reading in LineReader(threads=1).read(pictures)]
     assert all(0.5 < value <= 1.0 for value in confidence)
     assert weighted == pytest.approx([a * b for a, b in zip(plain, confidence, strict=True)], abs=1e-4)
 

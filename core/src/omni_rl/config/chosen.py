@@ -93,7 +93,7 @@ def _slot(data: Mapping[Any, Any], path: KeyPath, section: type[PluginSection], 
     if kind == "datasets" and key is None and isinstance(values.get("path"), str):
         key = Path(values["path"]).suffix.removeprefix(".").lower() or None
     distribution = values.get("plugin")
-    if isinstance(key, str):
+    if isinstance(key, str) and key:
         yield Slot(path, section, kind, name, str(key), distribution if isinstance(distribution, str) else None)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
+from transformers import PreTrainedModel
 
 from omni_rl.errors import ModelError
 
@@ -95,16 +96,34 @@ def load_model(
     and reaches bf16 through autocast; otherwise all weights are in ``precision``.
 
     Raises:
-        ModelError: the folder is not a pipeline that diffusers can load.
+        ModelError: the folder is not a pipeline that diffusers can load, or none that omni-rl can train.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     autocast = full and dtype is torch.bfloat16
     dtypes = {"default": dtype} | (dict.fromkeys(_denoiser_names(path), torch.float32) if autocast else {})
     pipe = _from_pretrained(hub or str(path), dtypes, local=hub is None)
     pipe.set_progress_bar_config(disable=True)
+    return from_pipe(pipe, path=path, device=device, dtype=dtype, autocast=autocast, offload=offload)
+
+
+def from_pipe(
+    pipe: DiffusionPipeline,
+    *,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    autocast: bool = False,
+    offload: bool = False,
+) -> LoadedModel:
+    """Take a pipeline that is in memory: freeze it, put it into eval mode and on ``device``. Arguments as the fields.
+
+    Raises:
+        ModelError: it has no denoiser, or its scheduler does not integrate a velocity.
+    """
     model = LoadedModel(pipe, type(pipe).__name__, path, device, dtype, autocast, offload)
     if not model.denoisers:
         raise ModelError(f"{path}: {model.architecture} has no component named transformer* or unet* to train")
+    _check_flow_matching(model)
     for module in model.modules.values():
         module.requires_grad_(False).eval()
     _place(model)
@@ -112,10 +131,22 @@ def load_model(
     return model
 
 
+def _check_flow_matching(model: LoadedModel) -> None:
+    scheduler = getattr(model.pipe, "scheduler", None)
+    if scheduler is None:
+        raise ModelError(f"{model.architecture} has no scheduler, so there is no schedule to follow")
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    if kind != "flow_prediction":
+        raise ModelError(
+            f"{model.architecture} with {type(scheduler).__name__} predicts {kind!r}, not a flow-matching velocity",
+            "omni-rl trains flow-matching pipelines; choose another model or scheduler",
+        )
+
+
 def _from_pretrained(source: str, dtypes: Mapping[str, torch.dtype], local: bool) -> DiffusionPipeline:
     try:
         return DiffusionPipeline.from_pretrained(
-            source, torch_dtype=dict(dtypes), use_safetensors=True, local_files_only=local
+            source, dtype=dict(dtypes), use_safetensors=True, local_files_only=local
         )
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -130,12 +161,13 @@ def _denoiser_names(path: Path) -> list[str]:
 def _place(model: LoadedModel) -> None:
     for name, module in model.modules.items():
         module.to(model.device if name in model.denoisers or not model.offload else "cpu")
-    if model.offload:
-        _pin_execution_device(model.pipe, model.device)
+    _pin_execution_device(model.pipe, model.device)
 
 
 def _pin_execution_device(pipe: DiffusionPipeline, device: torch.device) -> None:
-    """diffusers takes the first component's device as the pipeline's; with offloaded encoders that would be the CPU."""
+    """Say where the pipeline computes. diffusers searches all modules for it in every call, which costs as much as a
+    small denoiser, and takes the first component's device: with offloaded encoders that would be the CPU.
+    """
     cls = type(pipe)
     fixed = property(lambda self: device)
     pipe.__class__ = type(
@@ -149,15 +181,22 @@ def _move(modules: list[nn.Module], device: torch.device) -> None:
 
 
 def _count_encoder_calls(model: LoadedModel) -> None:
-    """Count forwards of every conditioning encoder, so that the gate can prove that replay makes none."""
+    """Count forwards of every conditioning encoder, so that the gate can prove that replay makes none.
+
+    Text and image encoders are transformers' models; of diffusers' own components, autoencoders have an encoder. What
+    else a pipeline calls inside its loop (connectors, a duration head) belongs to the velocity.
+    """
     for name, module in model.modules.items():
-        if name in model.denoisers:
-            continue
-        encoder = getattr(module, "encoder", None) if name.startswith("vae") else module
-        if isinstance(encoder, nn.Module):
+        encoder = module if isinstance(module, PreTrainedModel) else getattr(module, "encoder", None)
+        if name not in model.denoisers and isinstance(encoder, nn.Module):
             model.counts[name] = 0
             encoder.register_forward_pre_hook(lambda *_, name=name: _add_one(model.counts, name))
 
 
 def _add_one(counts: dict[str, int], name: str) -> None:
     counts[name] += 1
+
+
+def frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """A pipeline's arguments as a key of ``LoadedModel.memo``."""
+    return tuple(sorted((name, repr(value)) for name, value in call.items()))

@@ -1,4 +1,4 @@
-"""OCR rewards: ``ocr`` (RapidOCR, used in training) and ``ocr_tesseract`` (an independent second reader)."""
+"""OCR rewards: ``ocr`` (PP-OCR, to train with) and ``ocr_tesseract`` (an independent second reader)."""
 
 from omni_rl_ocr.rewards import OCRConfig, OCRReward, TesseractConfig, TesseractReward
 from omni_rl_ocr.text import edit_score, target_text

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from omni_rl.errors import RewardError
 from omni_rl.rewards.base import RewardBatch
-from omni_rl_ocr.readers import Picture, RapidReader, Reading, TesseractReader
+from omni_rl_ocr.rapid import LineReader, SceneReader
+from omni_rl_ocr.reading import Picture, Reader
+from omni_rl_ocr.tesseract import TesseractReader
 from omni_rl_ocr.text import edit_score, target_text
 
 
@@ -58,14 +60,16 @@ class TesseractConfig(TargetConfig):
 
 
 class OCRReward:
-    """``ocr``: 1 - edit distance / target length, as read by PP-OCRv4. In [0, 1]; higher is better."""
+    """``ocr``: 1 - edit distance / target length, as read by PP-OCRv6. In [0, 1]; higher is better."""
 
     Config = OCRConfig
     scope: Literal["sample", "group"] = "sample"
 
     def __init__(self, config: OCRConfig) -> None:
         self._config = config
-        self._reader = RapidReader(config.detect, config.width, config.threads)
+        self._reader: Reader = (
+            SceneReader(config.threads) if config.detect else LineReader(config.width, config.threads)
+        )
 
     def score(self, batch: RewardBatch) -> list[float]:
         """One score per sample of ``batch``. Raises DataError for a prompt without a target."""
@@ -73,7 +77,7 @@ class OCRReward:
 
 
 class TesseractReward:
-    """``ocr_tesseract``: the same score as read by tesseract, to check that a gain is not RapidOCR's taste alone."""
+    """``ocr_tesseract``: the same score as read by tesseract, to check that a gain is not one recogniser's taste."""
 
     Config = TesseractConfig
     scope: Literal["sample", "group"] = "sample"
@@ -87,11 +91,7 @@ class TesseractReward:
         return _score(batch, self._reader, self._config)
 
 
-class _Reader(Protocol):
-    def read(self, pictures: list[Picture]) -> list[Reading]: ...
-
-
-def _score(batch: RewardBatch, reader: _Reader, config: TargetConfig) -> list[float]:
+def _score(batch: RewardBatch, reader: Reader, config: TargetConfig) -> list[float]:
     targets = [
         target_text(prompt, metadata, config.column)
         for prompt, metadata in zip(batch.prompts, batch.metadata, strict=True)

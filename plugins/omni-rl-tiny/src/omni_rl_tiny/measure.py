@@ -7,7 +7,7 @@ import torch
 from diffusers import QwenImagePipeline
 from numpy.typing import NDArray
 
-from omni_rl_ocr.readers import RapidReader
+from omni_rl_ocr.rapid import LineReader
 from omni_rl_ocr.text import edit_score
 from omni_rl_tiny.signs import HEIGHT, WIDTH, Style, draw_signs, prompt_for
 
@@ -51,7 +51,7 @@ def through_vae(pipeline: QwenImagePipeline, pictures: NDArray[np.uint8]) -> NDA
 
 def score_pictures(pictures: NDArray[np.uint8], numbers: list[str]) -> float:
     """Mean OCR score of pictures (N, H, W, 3) that should show ``numbers``."""
-    readings = RapidReader().read(list(pictures))
+    readings = LineReader().read(list(pictures))
     return float(np.mean([edit_score(got.text, number) for got, number in zip(readings, numbers, strict=True)]))
 
 

@@ -31,7 +31,7 @@ _PACKAGES = (
     "tokenizers",
     "numpy",
     "pillow",
-    "rapidocr-onnxruntime",
+    "rapidocr",
 )
 _BATCH = 64
 _WARM_UP = 50  # iterations
