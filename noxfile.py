@@ -11,15 +11,15 @@ the installation on later runs; what follows `--` goes to the program that the s
 
 from __future__ import annotations
 
-import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent
-PACKAGES = ["core", *sorted(str(p.parent.relative_to(ROOT)) for p in ROOT.glob("plugins/*/pyproject.toml"))]
-PLUGINS = PACKAGES[1:]
+CORE = "core[new,parquet,tensorboard,testing]"
+PLUGINS = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
 PYTHONS = ["3.11", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 NOT_FULL = ("-m", "not full")
@@ -30,7 +30,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "fast"]
 
 
-def install(session: nox.Session, *extra: str, packages: list[str] = PACKAGES) -> None:
+def install(session: nox.Session, *extra: str, packages: Sequence[str] = (CORE, *PLUGINS)) -> None:
     """Install packages of this checkout, editable, beside ``extra`` requirements."""
     session.install(*(arg for package in packages for arg in ("-e", package)), *extra)
     session.env["HF_HUB_OFFLINE"] = "1"  # nothing here needs a model hub, and nothing may come to need one
@@ -43,8 +43,8 @@ def group(name: str) -> list[str]:
 
 
 def run_tests(session: nox.Session, *args: str) -> None:
-    """Run pytest with one torch thread per worker: the models are too small for more."""
-    session.run("pytest", "-n", "auto", *args, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    """Run pytest with one torch thread per worker (the models are too small for more); a worker takes about 1.5 GB."""
+    session.run("pytest", "-n", "auto", "--maxprocesses", "8", *args, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -76,10 +76,10 @@ def full(session: nox.Session) -> None:
     run_tests(session, "-m", "")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=PYTHONS, venv_backend="uv")
 def lowest(session: nox.Session) -> None:
-    """The oldest supported torch, diffusers and transformers."""
-    install(session, *group("test"), *lower_bounds())
+    """The lower bound of everything that a package requires (where there is no wheel for it, the next release's)."""
+    install(session, "--resolution", "lowest-direct", "--no-build", *group("test"))
     run_tests(session, *NOT_FULL)
 
 
@@ -90,18 +90,11 @@ def highest(session: nox.Session) -> None:
     run_tests(session, *NOT_FULL)
 
 
-def lower_bounds() -> list[str]:
-    """``torch==2.11.*`` for ``torch>=2.11,<2.16``: for each range that core's metadata bounds on both sides."""
-    requirements = nox.project.load_toml("core/pyproject.toml")["project"]["dependencies"]
-    bounded = (re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", requirement) for requirement in requirements)
-    return [f"{match[1]}=={match[2]}.*" for match in bounded if match]
-
-
 @nox.session
 @nox.parametrize("package", PLUGINS, ids=[Path(package).name for package in PLUGINS])
 def plugins(session: nox.Session, package: str) -> None:
     """One plugin beside core and nothing else: what it depends on is what it declares."""
-    install(session, *group("test"), packages=["core", package])
+    install(session, *group("test"), packages=[CORE, package])
     run_tests(session, *NOT_FULL, f"{package}/tests")
 
 
@@ -118,7 +111,7 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("kind", ["model", "algorithm", "reward"], ids=["model", "algorithm", "reward"])
 def template(session: nox.Session, kind: str) -> None:
     """`omni-rl new` gives a package that installs, passes its contract suite, is clean, and is listed."""
-    install(session, *group("test"), *group("lint"), packages=["core"])
+    install(session, *group("test"), *group("lint"), packages=[CORE])
     parent = Path(session.create_tmp())
     shutil.rmtree(parent / "omni-rl-example", ignore_errors=True)
     session.run("omni-rl", "new", kind, "example", "--output", str(parent))

@@ -28,6 +28,8 @@ def test_create_makes_a_folder_that_open_accepts(tmp_path):
 
 
 def test_create_takes_an_empty_folder_that_exists(tmp_path):
+    RunDirectory(tmp_path).require_free()
+    assert tree(tmp_path) == []
     assert RunDirectory.create(tmp_path).checkpoints.is_dir()
 
 

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     UniPCMultistepScheduler,
@@ -31,6 +35,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizerFast,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -45,7 +52,7 @@ WIDTH = 32
 WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
 
 
-def _clip_tokenizer() -> CLIPTokenizerFast:
+def clip_tokenizer() -> CLIPTokenizerFast:
     raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     specials = ["<|startoftext|>", "<|endoftext|>"]
@@ -62,7 +69,7 @@ def _clip_tokenizer() -> CLIPTokenizerFast:
     return CLIPTokenizerFast(tokenizer_object=raw, model_max_length=77, **names)
 
 
-def _clip(tokenizer: CLIPTokenizerFast) -> CLIPTextConfig:
+def clip_config(tokenizer: CLIPTokenizerFast) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -86,7 +93,7 @@ def _t5_tokenizer() -> T5TokenizerFast:
     )
 
 
-def _image_vae() -> AutoencoderKL:
+def image_vae() -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -103,7 +110,7 @@ def _image_vae() -> AutoencoderKL:
 
 def stable_diffusion_3() -> DiffusionPipeline:
     """Batched CFG, two CLIP encoders and a T5, shift 3."""
-    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    clip, t5 = clip_tokenizer(), _t5_tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -119,10 +126,10 @@ def stable_diffusion_3() -> DiffusionPipeline:
     )
     return StableDiffusion3Pipeline(
         transformer=transformer,
-        vae=_image_vae(),
+        vae=image_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        text_encoder=CLIPTextModelWithProjection(_clip(clip)),
-        text_encoder_2=CLIPTextModelWithProjection(_clip(clip)),
+        text_encoder=CLIPTextModelWithProjection(clip_config(clip)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(clip)),
         text_encoder_3=T5EncoderModel(
             T5Config(vocab_size=len(t5), d_model=2 * WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
         ),
@@ -134,7 +141,7 @@ def stable_diffusion_3() -> DiffusionPipeline:
 
 def flux() -> DiffusionPipeline:
     """Guidance embedding, packed latents, dynamic shift."""
-    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    clip, t5 = clip_tokenizer(), _t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -149,9 +156,9 @@ def flux() -> DiffusionPipeline:
     )
     return FluxPipeline(
         transformer=transformer,
-        vae=_image_vae(),
+        vae=image_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        text_encoder=CLIPTextModel(_clip(clip)),
+        text_encoder=CLIPTextModel(clip_config(clip)),
         text_encoder_2=T5EncoderModel(
             T5Config(vocab_size=len(t5), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
         ),
@@ -286,20 +293,85 @@ def qwen_image() -> DiffusionPipeline:
     )
 
 
+def sana() -> DiffusionPipeline:
+    """Batched CFG, linear attention, attention masks, the published DPM-Solver whose flow_shift from_config drops."""
+    letters = "\u2581abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *letters])}
+    text_encoder = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(vocabulary),
+            hidden_size=WIDTH,
+            intermediate_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+        )
+    )
+    transformer = SanaTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        sample_size=32,
+    )
+    blocks = {
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in {
+            "block_types": ("ResBlock", "EfficientViTBlock"),
+            "block_out_channels": (8, 8),
+            "qkv_multiscales": ((), (5,)),
+            "layers_per_block": (1, 1),
+        }.items()
+    }
+    vae = AutoencoderDC(latent_channels=4, attention_head_dim=2, upsample_block_type="interpolate", **blocks)
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return SanaPipeline(GemmaTokenizer(vocab=vocabulary, merges=[]), text_encoder, vae, transformer, scheduler)
+
+
 BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "QwenImagePipeline": qwen_image,
     "StableDiffusion3Pipeline": stable_diffusion_3,
     "FluxPipeline": flux,
     "WanPipeline": wan,
+    "SanaPipeline": sana,
 }
 
 CALLS: dict[str, dict[str, object]] = {
     "QwenImagePipeline": {"height": 16, "width": 32, "true_cfg_scale": 4.0, "negative_prompt": " "},
-    "StableDiffusion3Pipeline": {"height": 16, "width": 16, "guidance_scale": 4.5, "negative_prompt": "hello"},
-    "FluxPipeline": {"height": 16, "width": 16, "guidance_scale": 3.5},
-    "WanPipeline": {"height": 16, "width": 16, "num_frames": 5, "guidance_scale": 5.0, "negative_prompt": "hello"},
+    "StableDiffusion3Pipeline": {
+        "height": 16,
+        "width": 16,
+        "guidance_scale": 4.5,
+        "negative_prompt": "hello",
+        "max_sequence_length": 16,
+    },
+    "FluxPipeline": {"height": 16, "width": 16, "guidance_scale": 3.5, "max_sequence_length": 16},
+    "WanPipeline": {
+        "height": 16,
+        "width": 16,
+        "num_frames": 5,
+        "guidance_scale": 5.0,
+        "negative_prompt": "hello",
+        "max_sequence_length": 16,
+    },
+    "SanaPipeline": {
+        "height": 32,
+        "width": 32,
+        "guidance_scale": 4.5,
+        "negative_prompt": "hello",
+        "max_sequence_length": 16,
+        "use_resolution_binning": False,
+    },
 }
-"""Small sizes, guidance on: the hardest case of each architecture."""
+"""Small sizes and short texts, guidance on: the hardest case of each architecture."""
 
 
 def build(architecture: str, folder: Path, seed: int = 0) -> Path:

@@ -104,9 +104,7 @@ def _write_page(
 
 
 def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
-    present = rewards[~rewards.isnan()]
-    stderr = float(present.std(correction=0)) / len(present) ** 0.5
-    return {"reward": float(present.mean()), "reward_stderr": stderr, **report.health(images, uids)}
+    return {**report.reward_figures(rewards.numpy()), **report.health(images, uids)}
 
 
 def guidance_off(call: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:

@@ -25,6 +25,9 @@ from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 from omni_rl.types import DenoiseState, Sample, SigmaTable, Streams, Tensors
 
+MASK = "mask/"
+"""How ``prepare_condition`` marks a stream's mask among the conditioning."""
+
 
 @dataclass
 class Recording:
@@ -60,7 +63,9 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     assert all(r.steps == first.steps and r.call == first.call for r in requests), "a state's rows share a schedule"
     conditioning, tokens = encode(model, requests)
     condition = model.hooks.prepare_condition(model=model, requests=requests, call=first.call)
-    conditioning |= {n: lossless(v.to(model.device)) for n, v in condition.items()}
+    condition = {n: lossless(v.to(model.device)) for n, v in condition.items()}
+    masks = {n.removeprefix(MASK): v.bool() for n, v in condition.items() if n.startswith(MASK)}
+    conditioning |= {n: v for n, v in condition.items() if not n.startswith(MASK)}
     shapes = model.hooks.prepare_latents(model=model, conditioning=conditioning, call=first.call)
     table = model.hooks.set_timesteps(
         model=model, steps=first.steps, shapes=shapes, conditioning=conditioning, call=first.call
@@ -68,7 +73,7 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     keys = [r.initial_key for r in requests]
     x = {name: randn_rows(keys, name, INITIAL, shape).to(model.device) for name, shape in shapes.items()}
     recorded = _empty_recording(requests, shapes, table, model.device)
-    return DenoiseState(list(requests), x, conditioning, table, tokens, recorded=recorded)
+    return DenoiseState(list(requests), x, conditioning, table, tokens, masks, recorded=recorded)
 
 
 def _empty_recording(

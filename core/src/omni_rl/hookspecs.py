@@ -49,7 +49,9 @@ def defaults(architecture: str) -> Mapping[str, Any]:  # type: ignore[empty-body
     """Configuration values that a plugin suggests, as a nested mapping of the config's own sections.
 
     Called once while the configuration is resolved, in every layer (not firstresult); later layers and the user's file
-    win. Runs in the driver, before any weights are loaded; must not import torch.
+    win. Runs in the driver, before any weights are loaded; must not import torch. A class marks it as a static or class
+    method, because its options are not known yet. A default never switches an absent section on: LoRA targets count
+    only for a run that trains LoRA.
 
     Since 1.0. Example::
 
@@ -92,7 +94,16 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Map
     """Conditioning besides the prompt (source images, first frames), computed once: (B, ...) tensors.
 
     Returns ``NO_CONDITION`` when there is none. Stored in the trajectory under ``condition/<name>`` and merged into
-    the ``conditioning`` that ``predict`` receives. Runs in the engine under ``torch.no_grad``. Since 1.0.
+    the ``conditioning`` that ``predict`` receives. A tensor named ``mask/<stream>`` is that stream's mask instead: it
+    has the latents' dimensions (B, ...), size 1 where it holds for all, and is nonzero where an element is sampled. The
+    other elements keep their initial value through the loop and count in no log-prob or KL; the trajectory keeps the
+    mask, as bool, under ``mask/<stream>``. Runs in the engine under ``torch.no_grad``. Since 1.0. Example::
+
+        @hookimpl
+        def prepare_condition(model, requests):
+            mask = torch.ones(len(requests), 1, 5, 1, 1)
+            mask[:, :, 0] = 0  # the first frame is given
+            return {"mask/x": mask, "first_frame": ...}
     """
 
 
@@ -139,7 +150,8 @@ def decode_latents(
 ) -> Tensors | None:
     """Final latents (B, ...) to media: ``image`` (B, 3, H, W), ``video`` (B, F, 3, H, W), ``audio`` (B, C, S).
 
-    Pixels in [0, 1], sound in [-1, 1]. Floating point; core quantises images and video once, for every engine. Runs in the engine under no_grad. Since 1.0.
+    Pixels in [0, 1], sound in [-1, 1]. Floating point; core quantises images and video once, for every engine. Runs in
+    the engine under no_grad. Since 1.0.
     """
 
 

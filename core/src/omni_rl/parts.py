@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from omni_rl import checkpoint, datasets, defaults
+from omni_rl import __version__, checkpoint, datasets, defaults
 from omni_rl.config.call_arguments import check_call
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved
@@ -60,7 +60,7 @@ def build_parts(resolved: Resolved) -> Parts:
     trackers = [chosen.instance() for chosen in resolved.trackers]
     layers = resolved.layers()
     observers = [Layer("observer", t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
-    manager = build_manager([Layer("core", defaults, CORE), *layers, *observers])
+    manager = build_manager([Layer("core", defaults, f"{CORE} {__version__}"), *layers, *observers])
     hooks = Hooks(manager)
     model = _model(resolved, device)
     model.hooks = hooks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -54,31 +53,26 @@ class Progress:
         self._total = total
         self._view: _View = _Lines(total, quiet) if lines else _Bar(total)
         self._durations: deque[float] = deque(maxlen=_RECENT)
-        self._since = time.monotonic()
 
     def start(self) -> None:
-        """Begin to show and to measure."""
+        """Begin to show."""
         self._view.start()
-        self._since = time.monotonic()
 
     def iteration(self, row: Mapping[str, float]) -> None:
         """An iteration is complete; ``row["iteration"]`` counts from 1. Figures that ``row`` lacks are not shown.
 
-        Its time runs from the end of the iteration or validation before it.
+        Time and time left come from ``row["time/iteration_s"]``; validations and checkpoints are not in them.
         """
-        seconds = time.monotonic() - self._since
+        done, seconds = int(row["iteration"]), row["time/iteration_s"]
         self._durations.append(seconds)
-        done = int(row["iteration"])
         left = (self._total - done) * sum(self._durations) / len(self._durations)
         shown = [f"{label} {form.format(row[key])}" for label, key, form in FIGURES if key in row]
         self._view.iteration(done, "  ".join(shown), seconds, clock(left))
-        self._since = time.monotonic()
 
     def validation(self, iteration: int, mean: float, stderr: float) -> None:
         """A validation pass after ``iteration`` iterations is complete; ``stderr`` may be NaN (a single sample)."""
         error = "" if math.isnan(stderr) else f" +- {stderr:.3f}"
         self.note(f"validation after {iteration}/{self._total}  reward {mean:.3f}{error}")
-        self._since = time.monotonic()
 
     def gate(self, rows: Sequence[Row]) -> None:
         """The gate's table of verdicts."""

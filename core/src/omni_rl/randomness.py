@@ -3,9 +3,9 @@
 A draw is made on the CPU in fp32, per (sample, stream, step), so it is bit-equal for any batch size, batching mode,
 engine, device and number of workers. No generator state is kept or shipped.
 
-The 64-bit seed of a key is the first eight bytes (little endian) of BLAKE2b over the UTF-8 text
-``run_seed|purpose|iteration|group|sample|stream|step``. This mapping is part of the contract: changing it changes
-every run, and needs a new contract major.
+The seed of a key is the first eight bytes (little endian) of BLAKE2b over the UTF-8 text
+``run_seed|purpose|iteration|group|sample|stream|step``, less the lowest bit. This mapping is part of the contract:
+changing it changes every run, and needs a new contract major.
 """
 
 from __future__ import annotations
@@ -42,10 +42,16 @@ def randn_rows(keys: Sequence[NoiseKey], stream: str, step: int | str, shape: Se
     return torch.stack([randn(draw_seed(key, stream, step), shape) for key in keys])
 
 
-class ForbiddenGenerator(torch.Generator):
-    """Given to pipelines and engines in place of a generator: no draw may come from anywhere but a key."""
+class ForbiddenGenerator:
+    """Given to pipelines and engines in place of a generator: no draw may come from anywhere but a key.
 
-    def __getattribute__(self, name: str) -> object:
+    Not a ``torch.Generator``: torch would draw from one without asking any Python code.
+
+    Raises:
+        AssertionError: any attribute is asked for (diffusers' ``randn_tensor`` does). TypeError: torch is to draw.
+    """
+
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
-            return super().__getattribute__(name)
+            raise AttributeError(name)  # protocols that Python and torch look for in any object
         raise AssertionError(f"a pipeline asked its generator for {name!r}: every draw must come from a declared key")

@@ -138,8 +138,7 @@ def train(
     resolved = resolve(config, overrides)
     stem = Path(config).stem if isinstance(config, (str, Path)) else "run"
     directory = RunDirectory(run_dir or default_path(stem))
-    if directory.path.exists():
-        RunDirectory.create(directory.path)  # an existing run is refused before any work is done
+    directory.require_free()  # before any work is done
     display = show(resolved.config.train.iterations) if show else None
     with _open(Run(resolved, directory, display)) as run:
         if resolved.config.gate != "off":
@@ -189,12 +188,11 @@ def _finish(run: Run) -> None:
     try:
         with run.progress:
             run_loop(run)
+        artifacts.write_report(run)
     except BaseException as raised:
         error = raised
         raise
     finally:
-        if run.validations and run.metrics:
-            artifacts.write_report(run)
         run.hooks.on_run_end(run=run, error=error)
 
 

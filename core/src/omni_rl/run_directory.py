@@ -44,11 +44,7 @@ class RunDirectory:
         Raises UserError when something else is there or it cannot be made; then nothing new is left behind.
         """
         run = cls(path)
-        if run.path.exists() and not _is_empty_folder(run.path):
-            raise UserError(
-                f"the run directory {run.path} exists and is not empty",
-                f"give another one with --run-dir, or continue that run with: omni-rl resume {run.path}",
-            )
+        run.require_free()
         absent = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
         _make_folders([*reversed(absent), run.images, run.checkpoints])
         return run
@@ -67,6 +63,14 @@ class RunDirectory:
                 "give the folder that `omni-rl train` printed when it started",
             )
         return run
+
+    def require_free(self) -> None:
+        """Raise UserError unless a new run may have this folder: it is absent, or empty. Makes nothing."""
+        if self.path.exists() and not _is_empty_folder(self.path):
+            raise UserError(
+                f"the run directory {self.path} exists and is not empty",
+                f"give another one with --run-dir, or continue that run with: omni-rl resume {self.path}",
+            )
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration (YAML)."""

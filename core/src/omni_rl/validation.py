@@ -14,7 +14,7 @@ from omni_rl.collecting import collect, without_trajectory
 from omni_rl.errors import RewardError
 from omni_rl.media import media_of
 from omni_rl.planning import validation_requests
-from omni_rl.report import still
+from omni_rl.report import reward_figures, still
 from omni_rl.types import Sample
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Validated:
 
     Attributes:
         iteration: completed iterations when it was made.
-        mean, stderr: of the combined reward over samples.
+        mean, stderr: of the combined reward over samples; stderr is NaN for a single sample.
         components: mean of each reward by label.
         rewards: (N,) fp32, NaN where missing.
         samples: N samples in prompt order, media only.
@@ -43,7 +43,8 @@ class Validated:
     def row(self) -> dict[str, float]:
         """Metrics, prefixed ``val/``."""
         single = {f"val/reward/{label}/mean": value for label, value in self.components.items()}
-        return {"val/reward/mean": self.mean, "val/reward/stderr": self.stderr, **single}
+        error = {} if math.isnan(self.stderr) else {"val/reward/stderr": self.stderr}
+        return {"val/reward/mean": self.mean, **error, **single}
 
     def images(self) -> np.ndarray:
         """(N, H, W, 3) uint8; the middle frame of videos."""
@@ -56,14 +57,13 @@ def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None)
     with run.evaluated_weights():
         collected = collect(run.engine, run.validation_rewards, requests)
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
-    present = values[~values.isnan()]
-    if not len(present):
+    figures = reward_figures(values.numpy())
+    if not figures:
         raise RewardError("no validation sample has a reward", "; ".join(run.validation_rewards.failures[-1:]) or None)
     labels = collected.scored[0].components
     means = {label: _mean([s.components[label] for s in collected.scored]) for label in labels}
-    stderr = float(present.std(correction=0)) / math.sqrt(len(present))
     samples = [without_trajectory(s.sample) for s in collected.scored]
-    return Validated(iteration, float(present.mean()), stderr, means, values, samples)
+    return Validated(iteration, figures["reward"], figures.get("reward_stderr", math.nan), means, values, samples)
 
 
 def _mean(values: list[float | None]) -> float:

@@ -84,6 +84,7 @@ def test_a_mistake_in_the_file(written, more, expected):
         ("model.path=''", "model.path takes text of length 1 or more, not ''"),
         ("launcher=''", "launcher takes text of length 1 or more, not ''"),
         ("train.backend=''", "train.backend takes text of length 1 or more, not ''"),
+        ("seed.x=1", "seed is a value and has no key 'x'"),
         ("device=gpu", "device takes auto, cpu, cuda or cuda:N, not 'gpu'"),
         ("device=cuda:x", "device takes auto, cpu, cuda or cuda:N, not 'cuda:x'"),
         (

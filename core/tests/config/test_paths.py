@@ -166,3 +166,12 @@ def test_a_hub_id_offline_and_not_cached(project, hub):
         "override 'model.path=some/model': model.path 'some/model' is not in the hub cache and HF_HUB_OFFLINE is set\n"
         "  unset HF_HUB_OFFLINE to download it, or give the folder of a copy"
     )
+
+
+@pytest.mark.full  # the hub's client tries again for half a minute
+def test_a_hub_that_cannot_be_reached(project, hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    with pytest.raises(ModelError, match=r"model\.path 'some/model' cannot be had from the hub: "):
+        resolve("config.yaml", ["model.path=some/model", "model.hub=true"])

@@ -11,7 +11,7 @@ import pytest
 
 from omni_rl.errors import RunError
 from omni_rl.report import write_report
-from omni_rl.report.curves import curve, sections
+from omni_rl.report.curves import constants, curve, sections
 
 
 def points_of(svg: str, kind: str) -> list[tuple[float, float]]:
@@ -82,7 +82,7 @@ def test_the_band_is_one_standard_error_on_either_side():
         low, high = band[index], band[-1 - index]
         assert low[0] == high[0] == x
         assert (low[1] - y, y - high[1]) == pytest.approx((per_unit * rows[index]["reward/stderr"],) * 2, abs=0.11)
-    assert sections(rows) == [("reward", ["reward/mean"])]
+    assert sections(rows) == {"reward": ["reward/mean"]}
 
 
 def test_many_points_get_a_running_mean_that_follows_a_line_without_lag():
@@ -96,8 +96,15 @@ def test_many_points_get_a_running_mean_that_follows_a_line_without_lag():
 
 
 def test_sections_come_in_the_order_people_look():
-    row = {"iteration": 1, "time/rollout": 1.0, "actor/ratio_mean": 1.0, "val/reward/mean": 1.0, "reward/mean": 0.5}
-    assert [name for name, _ in sections([row])] == ["val", "reward", "actor", "time"]
+    rewards = ["reward/ocr/mean", "val/reward/ocr/mean", "reward/mean", "val/reward/mean"]
+    names = ["time/rollout_s", "policy_version", "actor/ratio_mean", *rewards]
+    rows = [{"iteration": x, **dict.fromkeys(names, x), "actor/lr": 3e-4, "actor/kl": math.nan} for x in (1, 2)]
+    assert sections(rows) == {
+        "reward": ["val/reward/mean", "reward/mean", "val/reward/ocr/mean", "reward/ocr/mean"],
+        "actor": ["actor/kl", "actor/ratio_mean"],
+        "other": ["policy_version", "time/rollout_s"],
+    }
+    assert constants(rows) == {"actor/lr": 3e-4}
 
 
 class Page(HTMLParser):
@@ -135,7 +142,7 @@ def report(path: Path, **changes: object) -> str:
     values = {
         "title": "tiny <run>",
         "config_yaml": "model:\n  path: a & b\n",
-        "metrics": [{"iteration": i, "reward/mean": i / 9, "reward/stderr": 0.1} for i in range(1, 9)],
+        "metrics": [{"iteration": i, "reward/mean": i / 9, "reward/stderr": i / 90} for i in range(1, 9)],
         "before": [picture] * 2,
         "after": [np.stack([picture] * 3)] * 2,
         "captions": ['a sign that says "<b>"', "x"],
@@ -160,6 +167,15 @@ def test_the_page_says_everything_and_is_well_formed(tmp_path):
     assert page.text.count("-50%") == 1
     assert page.text.count("+10%") == 1
     assert [attributes.get("class") for tag, attributes in page.elements if tag == "td"].count("low") == 1
+
+
+def test_many_notes_are_folded_and_the_last_iteration_counted(tmp_path):
+    rows = [{"iteration": 0, "val/reward/mean": 0.5}, {"iteration": 7, "val/reward/mean": 0.5}]
+    page = Page(report(tmp_path / "report.html", metrics=rows, notes=[f"note {i}" for i in range(17)]))
+    assert page.open == []
+    for text in ("7 iterations", "17 notes", "note 16", "Constant: val/reward/mean 0.5"):
+        assert text in page.text
+    assert page.count("svg") == 0
 
 
 def test_the_page_asks_for_nothing_from_outside(tmp_path):

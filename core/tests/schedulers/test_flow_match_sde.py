@@ -18,8 +18,6 @@ from omni_rl.randomness import ForbiddenGenerator
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler, FlowMatchSDEDiscreteSchedulerOutput
 from omni_rl.schedulers.transition import transition
 
-FLUX = {"use_dynamic_shifting": True, "shift": 3.0, "base_shift": 0.5, "max_shift": 1.15}
-
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -158,7 +156,7 @@ def test_log_prob_of_cps_is_the_density_unless_the_peers_convention_is_named():
 
 def test_output_forms():
     made, x = scheduler(), draw(2, 3, 4)
-    out = made.step(x, made.timesteps[0], x, return_logprobs=False)
+    out = made.step(x, made.timesteps[:1].expand(2), x, return_logprobs=False)
     assert isinstance(out, FlowMatchSDEDiscreteSchedulerOutput)
     assert out.log_prob is None
     assert out.std_dev_t.shape == (2, 1, 1)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +11,25 @@ from omni_rl.testing.model import ModelContract
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+import {{ cookiecutter.module }}
+
 
 class TestAuraFlow(ModelContract):
     """What every model must do, on a tiny random pipeline; the tests are inherited."""
 
-    @pytest.fixture(scope="session")
-    def pipeline_folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @pytest.fixture(scope="module")
+    @classmethod
+    def plugin(cls) -> ModuleType:
+        return {{ cookiecutter.module }}
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls) -> dict[str, Any]:
+        return {"height": 16, "width": 24}
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def pipeline_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("tiny")
         torch.manual_seed(0)
         tokenizer = tiny_tokenizer()

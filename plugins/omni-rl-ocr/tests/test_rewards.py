@@ -125,8 +125,9 @@ def test_column_is_the_target() -> None:
 
 def test_detector_finds_text_inside_a_scene() -> None:
     scene = np.full((256, 384, 3), 200, np.uint8)
-    scene[150:214, 40:240] = draw("HELLO", (40, 70, 180), (200, 64))
-    prompt = ['a wall with a blue sign "Hello"']
+    scene[20:84, 20:220] = draw("HELLO", (40, 70, 180), (200, 64))
+    scene[160:224, 140:340] = draw("WORLD", (200, 40, 40), (200, 64))
+    prompt = ['a wall with two signs that say "Hello World"']
     batch = RewardBatch([{"image": Media("image", scene)}], prompt, [{}], [0])
     assert OCRReward(OCRConfig(threads=1, detect=True)).score(batch) == [1.0]
     assert OCRReward(OCRConfig(threads=1)).score(batch) < [1.0]

@@ -6,6 +6,7 @@ import shutil
 
 from rich.console import Console
 
+from omni_rl import __version__
 from omni_rl.plugins import listing
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE, offers
@@ -23,7 +24,7 @@ def explained(architecture: str, algorithm: str) -> str:
     from omni_rl import defaults
 
     registry = Registry()
-    layers = [Layer("core", defaults, CORE)]
+    layers = [Layer("core", defaults, f"{CORE} {__version__}")]
     known = {offer.key for offer in offers("models")}
     if architecture in known:
         found, source = registry.get("models", architecture)

@@ -2,143 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from omni_rl.errors import UserError
-from omni_rl.gate.probe import Probe, noise_off
+from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, judge
 from omni_rl.model import capture, universal
-from omni_rl.model.batching import fastest_mode
+from omni_rl.model.encoding import lossless
+from omni_rl.model.loaded import frozen
 from omni_rl.types import SigmaTable, Streams, Tensors
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
 
-FP32_TOLERANCE, BF16_TOLERANCE = 2e-6, 3e-2
-"""Of noise-off latents against the pipeline's own loop, relative to the largest latent."""
+LOOP_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+"""Of noise-off latents against the pipeline's own loop, relative to the largest latent; ten floors if that is more."""
+
+TEXT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Of embeddings, relative to the largest; another token changes them far more."""
+
+STEP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Of velocities in a batch of different timesteps against single calls, relative to the largest."""
 
 
 class Oracle:
-    """The upstream pipeline's own answers for the gate's first two prompts, asked through the universal adapter."""
+    """The upstream pipeline's own answers for the gate's prompts: from their text to the final latents."""
 
     def __init__(self, run: Run, probe: Probe) -> None:
-        self.run = run
-        self.requests = [next(r for r in probe.requests if r.uid == u) for u in sorted({r.uid for r in probe.requests})]
+        self.model = run.model
+        self.requests = probe.prompts
         self.call = self.requests[0].call
+        self.prompts = [r.prompt for r in self.requests]
         negatives = [r.negative_prompt for r in self.requests]
+        self.negatives = None if negatives[0] is None else [n or "" for n in negatives]
         with torch.no_grad():
             found = universal.encode_prompt(
+                model=run.model, prompts=self.prompts, negative_prompts=self.negatives, call=self.call
+            )
+            self.conditioning: Tensors = {n: lossless(v) for n, v in found.items()}
+            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.conditioning, call=self.call)
+            self.table: SigmaTable = universal.set_timesteps(
                 model=run.model,
-                prompts=[r.prompt for r in self.requests],
-                negative_prompts=[n or "" for n in negatives] if negatives[0] is not None else None,
+                steps=self.requests[0].steps,
+                shapes=self.shapes,
+                conditioning=self.conditioning,
                 call=self.call,
             )
-            self.conditioning = {n: v.float() if v.is_floating_point() else v for n, v in found.items()}
-            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.conditioning, call=self.call)
-
-    def table(self) -> SigmaTable:
-        """The pipeline's schedule, from its own call."""
-        steps = self.requests[0].steps
-        with torch.no_grad():
-            table = universal.set_timesteps(
-                model=self.run.model, steps=steps, shapes=self.shapes, conditioning=self.conditioning, call=self.call
-            )
-        assert isinstance(table, SigmaTable)
-        return table
 
     def final(self, start: Streams) -> Streams:
-        """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table."""
-        model = self.run.model
-        euler = capture.Euler(model.pipe.scheduler, self.table(), list(start.values()))
-        arguments = universal.call_arguments(model, self.conditioning, self.call)
-        given = universal.latent_arguments(model, start, self.conditioning, self.call)
-        with torch.no_grad(), model.compute():
-            capture.ask(model.pipe, euler, **given, **{**arguments, "num_inference_steps": self.requests[0].steps})
+        """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table.
+
+        The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
+        """
+        model = self.model
+        euler = capture.Euler(model.pipe.scheduler, self.table, list(start.values()))
+        arguments = {
+            **universal.call_arguments(model, {}, self.call),
+            **universal.latent_arguments(model, start, self.conditioning, self.call),
+            **universal.text_arguments(self.prompts, self.negatives),
+            "num_inference_steps": self.requests[0].steps,
+        }
+        masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
+        with torch.no_grad(), model.compute(), model.encoders_on_device(), masters:
+            capture.ask(model.pipe, euler, **arguments)
         return dict(zip(start, euler.latents, strict=True))
 
 
 def model_rows(run: Run, probe: Probe) -> Iterator[Row]:
     """Schedule, text, the pipeline's own loop, guidance, and per-row timesteps."""
+    start, state = own_loop(run, probe.prompts, noise=False)
     try:
         oracle = Oracle(run, probe)
     except UserError as error:
         yield Row("own pipeline", "info", f"not comparable: {error.what}")
-        return
-    start, final, conditioning = noise_off(run, oracle.requests)
-    yield _schedule(probe, oracle)
-    yield _text(conditioning, oracle.conditioning)
-    yield _own_loop(run, oracle, start, final)
-    yield _guidance(run, oracle, start, conditioning)
-    yield _per_row_timesteps(run, oracle, start, conditioning)
+    else:
+        yield _schedule(probe, state.table, oracle)
+        yield _text(run, state.conditioning, oracle.conditioning)
+        yield _own_loop(run, oracle, start, state.x)
+    yield _guidance(run, probe, start, state.conditioning)
+    yield _per_row_timesteps(run, probe, start, state.conditioning)
 
 
-def _schedule(probe: Probe, oracle: Oracle) -> Row:
-    own = oracle.table()
-    size = probe.batch["timesteps"].shape[1]
-    start = probe.requests[0].window.start
-    used, wanted = probe.batch["sigmas"][0], own.sigmas[start : start + size + 1]
-    same = torch.equal(used, wanted) and torch.equal(probe.batch["timesteps"][0], own.timesteps[start : start + size])
-    falls = bool((own.sigmas.diff() < 0).all()) and float(own.sigmas[-1]) == 0 and float(own.sigmas[0]) <= 1.001
-    steps = len(own.timesteps)
-    sigmas = f"{float(own.sigmas[0]):.4f} to 0 in {steps} steps"
-    if not falls:
-        return judge("schedule", False, f"sigmas do not fall from 1 to 0: {own.sigmas.tolist()}")
+def _schedule(probe: Probe, used: SigmaTable, oracle: Oracle) -> Row:
+    own, steps = oracle.table, len(oracle.table.timesteps)
     if steps != oracle.requests[0].steps:
         return judge("schedule", False, f"the pipeline's scheduler makes {steps} steps of {oracle.requests[0].steps}")
-    gap = float((used - wanted).abs().max()) if len(used) else 0.0
+    if used.sigmas.shape != own.sigmas.shape:
+        return judge("schedule", False, f"{len(used.timesteps)} steps where the pipeline makes {steps}")
+    if not (torch.equal(used.sigmas, own.sigmas) and torch.equal(used.timesteps, own.timesteps)):
+        by = ((used.sigmas - own.sigmas).abs().max(), (used.timesteps - own.timesteps).abs().max())
+        return judge("schedule", False, "sigmas differ from the pipeline's by {:.2g}, timesteps by {:.2g}".format(*by))
+    stored, sigmas = probe.batch["timesteps"], probe.batch["sigmas"]  # (N, T), (N, T + 1)
+    window = torch.tensor([r.window.start for r in probe.requests])[:, None] + torch.arange(sigmas.shape[1])
+    if not (torch.equal(stored, own.timesteps[window[:, :-1]]) and torch.equal(sigmas, own.sigmas[window])):
+        return judge("schedule", False, "the samples' stored sigmas or timesteps are not those of their window")
+    falls = bool((own.sigmas.diff() < 0).all()) and float(own.sigmas[-1]) == 0
     return judge(
         "schedule",
-        same,
-        f"{sigmas}, equal to the pipeline's" if same else f"sigmas differ from the pipeline's by {gap:.2g}",
+        falls,
+        f"{float(own.sigmas[0]):.4f} to 0 in {steps} steps, equal to the pipeline's"
+        if falls
+        else f"sigmas do not fall to 0: {own.sigmas.tolist()}",
     )
 
 
-def _text(ours: Tensors, own: Tensors) -> Row:
-    shared = sorted(ours.keys() & own.keys())
+def _text(run: Run, ours: Tensors, own: Tensors) -> Row:
     missing = sorted(own.keys() - ours.keys())
     if missing:
-        return judge("text", False, f"the pipeline conditions on {', '.join(missing)}, this run does not")
-    gaps = {n: _gap(ours[n], own[n]) for n in shared}
+        what = f"not comparable: this run keeps no {', '.join(missing)}; the own loop below is the judge"
+        return Row("text", "info", what)
+    gaps: dict[str, float] = {}
+    for name in [n for n in own if not n.endswith("_mask")]:
+        used, wanted = _tokens(ours, name), _tokens(own, name)
+        if used.shape != wanted.shape:
+            what = f"{name} of {len(used)} tokens where the pipeline makes {len(wanted)}: another template or tokeniser"
+            return judge("text", False, what)
+        gaps[name] = gap(used, wanted)
     worst = max(gaps, key=lambda n: gaps[n])
-    good = gaps[worst] == 0
-    return judge(
-        "text",
-        good,
-        "embeddings equal the pipeline's" if good else f"{worst} differs from the pipeline's by {gaps[worst]:.2g}",
-    )
+    good = gaps[worst] <= TEXT_TOLERANCE[run.model.dtype]
+    same = "embeddings equal the pipeline's" + (f" to {gaps[worst]:.2g}" if gaps[worst] else "")
+    return judge("text", good, same if good else f"{worst} differs from the pipeline's by {gaps[worst]:.2g}")
 
 
-def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value; infinite when the shapes differ."""
-    if a.shape != b.shape:
-        return float("inf")
+def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
+    """The embeddings of real tokens (tokens, D) where a mask says which they are; all of the tensor otherwise."""
+    value = conditioning[name]
+    masks = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
+    mask = next((m for m in masks if m is not None and m is not value and m.shape == value.shape[:2]), None)
+    return value.flatten(0, 1) if mask is None and value.ndim > 2 else value if mask is None else value[mask.bool()]
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value of ``b``."""
     return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-30))
 
 
 def _own_loop(run: Run, oracle: Oracle, start: Streams, final: Streams) -> Row:
+    shapes = {n: tuple(x.shape[1:]) for n, x in start.items()}
+    if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
+        what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
+        return Row("own loop", "info", what)
     own = oracle.final(start)
-    gap = max(_gap(final[n], own[n]) for n in final)
-    tolerance = FP32_TOLERANCE if run.model.dtype == torch.float32 else BF16_TOLERANCE
-    detail = f"noise-off latents within {gap:.2g} of the pipeline's own loop"
-    return judge("own loop", gap <= tolerance, detail + ("" if gap <= tolerance else f" (at most {tolerance:.0e})"))
+    found = max(gap(final[n], own[n]) for n in final)
+    _, alone = own_loop(run, oracle.requests[:1], noise=False)
+    floor = max(gap(alone.x[n], final[n][:1]) for n in final)
+    tolerance = max(LOOP_TOLERANCE[run.model.dtype], 10 * floor)
+    detail = f"noise-off latents within {found:.2g} of the pipeline's own loop"
+    return judge("own loop", found <= tolerance, detail + ("" if found <= tolerance else f" (at most {tolerance:.0e})"))
 
 
-def _guidance(run: Run, oracle: Oracle, start: Streams, conditioning: Tensors) -> Row:
-    rows = denoiser_rows(run, start, conditioning, oracle.call) / len(oracle.requests)
-    asked = [k for k in ("true_cfg_scale", "guidance_scale") if float(oracle.call.get(k) or 0) > 1]
-    negative = oracle.requests[0].negative_prompt is not None
-    if rows == 1 and (negative or "true_cfg_scale" in asked):
-        what = "a negative prompt is given" if negative else "true_cfg_scale is above 1"
-        return judge("guidance", False, f"{what}, but the denoiser sees each sample once: guidance is off")
+def _guidance(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
+    first = probe.requests[0]
+    rows = denoiser_rows(run, start, conditioning, first.call) / len(probe.prompts)
+    scale = float(first.call.get("true_cfg_scale") or 0)
+    if rows == 1 and (first.negative_prompt is not None or scale > 1):
+        given = "a negative prompt is given" if first.negative_prompt is not None else f"true_cfg_scale is {scale:g}"
+        hint = "set the guidance scale above 1" if first.negative_prompt is not None else "add negative_prompt"
+        what = f"{given}, but the denoiser sees each sample once: guidance is off ({hint} in rollout.call)"
+        return judge("guidance", False, what)
     return Row(
         "guidance", "info", f"{'off' if rows == 1 else 'on'}: the denoiser sees each sample {rows:g} times a step"
     )
 
 
-def denoiser_rows(run: Run, x: Streams, conditioning: Tensors, call: Any) -> int:
+def denoiser_rows(run: Run, x: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> int:
     """Rows that the denoiser computes for one velocity of x (B, ...)."""
     seen: list[int] = []
 
@@ -154,33 +185,22 @@ def denoiser_rows(run: Run, x: Streams, conditioning: Tensors, call: Any) -> int
     return sum(seen)
 
 
-def _per_row_timesteps(run: Run, oracle: Oracle, start: Streams, conditioning: Tensors) -> Row:
-    """Measure what batching the pipeline allows for differing timesteps, and keep it for the run."""
-    rows = [0, 0, len(oracle.requests) - 1]  # two rows of one timestep, one of another
+def _per_row_timesteps(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
+    """A batch of rows at different timesteps against single calls."""
+    model, call, rows = run.model, probe.requests[0].call, [0, 0, len(probe.prompts) - 1]
     x = {n: v[rows] for n, v in start.items()}
     taken = {n: v[rows] for n, v in conditioning.items()}
-    t = torch.tensor([300.0, 300.0, 700.0], device=run.model.device)
-    tolerance = 1e-4 if run.model.dtype == torch.float32 else 5e-2
-    single = universal.single_step(run.model, oracle.call)
-    with torch.no_grad(), run.model.compute():
-        mode = fastest_mode(single, x, t, _only(taken, oracle.conditioning), tolerance)
-        run.model.memo["batching"] = mode
-        together = run.hooks.predict(model=run.model, x=x, t=t, conditioning=taken, call=oracle.call)
-        gap = 0.0
-        for i in range(len(rows)):
-            row = [i]
-            alone = run.hooks.predict(
-                model=run.model,
-                x={n: v[row] for n, v in x.items()},
-                t=t[row],
-                conditioning={n: v[row] for n, v in taken.items()},
-                call=oracle.call,
-            )
-            gap = max(gap, *(_gap(together[n][row], alone[n]) for n in alone))
-    return judge(
-        "timesteps", gap <= tolerance, f"per-row timesteps within {gap:.2g} of single calls (universal: {mode})"
-    )
+    t = torch.tensor([300.0, 300.0, 700.0], device=model.device)
 
+    def predict(part: slice) -> Streams:
+        xs, cs = ({n: v[part] for n, v in tensors.items()} for tensors in (x, taken))
+        velocity: Streams = run.hooks.predict(model=model, x=xs, t=t[part], conditioning=cs, call=call)
+        return velocity
 
-def _only(conditioning: Tensors, like: Tensors) -> Tensors:
-    return {name: conditioning[name] for name in like}
+    with torch.no_grad(), model.compute():
+        together = predict(slice(None))
+        alone = [predict(slice(i, i + 1)) for i in range(len(rows))]
+    found = max(gap(v[i : i + 1], alone[i][n]) for n, v in together.items() for i in range(len(rows)))
+    mode = model.memo.get(("batching", frozen(call)))
+    detail = f"per-row timesteps within {found:.2g} of single calls" + (f" ({mode} calls)" if mode else "")
+    return judge("timesteps", found <= STEP_TOLERANCE[model.dtype], detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from omni_rl.collecting import finished_groups
 from omni_rl.errors import RunError
 from omni_rl.planning import rollout_requests
 from omni_rl.requests import NO_STEPS, Request
-from omni_rl.types import Sample, Streams
+from omni_rl.types import DenoiseState, Sample, Streams
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
@@ -23,38 +24,57 @@ PROMPTS, MEMBERS = 2, 4
 
 @dataclass(frozen=True)
 class Probe:
-    """Requests, their samples, and the samples' trajectories as one batch (N,)."""
+    """Requests, their samples, and the samples' trajectories as one batch (N,).
+
+    ``spare`` holds the iteration's other requests, for a reward that few samples tell apart.
+    """
 
     requests: list[Request]
     samples: list[Sample]
     batch: TensorDict
+    spare: list[Request]
+
+    @property
+    def prompts(self) -> list[Request]:
+        """The first request of every prompt."""
+        return list({r.uid: r for r in reversed(self.requests)}.values())[::-1]
 
 
 def draw(run: Run) -> Probe:
     """Up to two prompts times four samples of the first iteration, with keys of their own."""
-    requests = rollout_requests(run.config, run.hooks, run.prompts, 0, run.policy_version)
+    requests = [_keyed(r) for r in rollout_requests(run.config, run.hooks, run.prompts, 0, run.policy_version)]
     first = sorted({r.uid for r in requests})[:PROMPTS]
     chosen = [r for u in first for r in [r for r in requests if r.uid == u][:MEMBERS]]
-    keyed = [
-        replace(r, key=replace(r.key, purpose="gate"), initial_key=replace(r.initial_key, purpose="gate"))
-        for r in chosen
-    ]
-    samples = [s for group in finished_groups(run.engine, keyed) for s in group]
+    samples = sampled(run, chosen)
+    return Probe(chosen, samples, trajectory.collate(samples), [r for r in requests if r not in chosen])
+
+
+def _keyed(request: Request) -> Request:
+    key, initial_key = (replace(key, purpose="gate") for key in (request.key, request.initial_key))
+    return replace(request, key=key, initial_key=initial_key)
+
+
+def sampled(run: Run, requests: Sequence[Request]) -> list[Sample]:
+    """The engine's samples, in the order of their ``sample_id``.
+
+    Raises:
+        RunError: the engine failed one of them, retries included.
+    """
+    samples = [s for group in finished_groups(run.engine, requests) for s in group]
     failed = [s.error for s in samples if s.error]
     if failed:
-        raise RunError(f"the engine failed {len(failed)} of the gate's {len(keyed)} samples: {failed[0]}")
-    samples = sorted(samples, key=lambda s: s.request.sample_id)
-    return Probe(keyed, samples, trajectory.collate(samples))
+        raise RunError(f"the engine failed {len(failed)} of the gate's {len(requests)} samples: {failed[0]}")
+    return sorted(samples, key=lambda s: s.request.sample_id)
 
 
-def noise_off(run: Run, requests: list[Request]) -> tuple[Streams, Streams, dict[str, torch.Tensor]]:
-    """(x_T, final latents, conditioning) of these requests through core's loop without noise injection."""
+def own_loop(run: Run, requests: Sequence[Request], noise: bool = True) -> tuple[Streams, DenoiseState]:
+    """(x_T, the finished state) of these requests through core's phases in this process; nothing is decoded."""
     model, hooks = run.model, run.hooks
-    still = [replace(r, window=NO_STEPS) for r in requests]
+    asked = list(requests) if noise else [replace(r, window=NO_STEPS) for r in requests]
     with torch.no_grad():
-        state = hooks.prepare_encode(model=model, requests=still)
+        state: DenoiseState = hooks.prepare_encode(model=model, requests=asked)
         start = {name: x.clone() for name, x in state.x.items()}
         while not state.done:
             (velocity,) = hooks.denoise_step(model=model, states=[state])
             hooks.step_scheduler(model=model, state=state, velocity=velocity)
-    return start, state.x, state.conditioning
+    return start, state

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict
 
+from omni_rl import trajectory
 from omni_rl.denoise import noise_of
+from omni_rl.engines.embedded import EmbeddedEngine
 from omni_rl.gate.probe import Probe
 from omni_rl.gate.rows import Row, judge
 
@@ -20,15 +22,22 @@ PERTURBATION = 1e-3
 
 
 @dataclass(frozen=True)
-class Floor:
-    """How much log-probs differ between two batch compositions of the same engine: nothing smaller can be asked."""
+class Gaps:
+    """Largest differences of log-probs.
+
+    Attributes:
+        replay: stored by the rollout against replayed in batches composed as the engine's.
+        training: stored against replayed as training does it, in a micro-batch with gradients on.
+        composition: replayed in those batches against replayed one by one. Nothing smaller can be asked.
+    """
 
     replay: float
+    training: float
     composition: float
 
     @property
     def limit(self) -> float:
-        """A trainer-engine gap above this is not rounding."""
+        """A gap above this is not rounding."""
         return 10 * self.composition
 
 
@@ -38,46 +47,57 @@ def replay_rows(run: Run, probe: Probe) -> Iterator[Row]:
         yield Row("replay", "info", "this algorithm stores no log-probs")
         return
     before = dict(run.model.counts)
-    floor = _measure(run, probe.batch)
+    gaps = _measure(run, probe.batch)
     calls = {n: c - before[n] for n, c in run.model.counts.items() if c != before[n]}
-    exact = run.model.dtype == torch.float32 and run.config.rollout.engine == "diffusers"
-    good = floor.replay == 0 if exact else floor.replay <= max(floor.limit, 1e-6)
-    yield judge(
-        "replay",
-        good,
-        f"stored log-probs replay to {floor.replay:.2g}; other batches differ by {floor.composition:.2g}",
-    )
-    yield _clip(run, floor)
+    yield _replay(run, gaps)
+    yield _clip(run, gaps)
     yield _transition(run, probe)
-    yield _sensitivity(run, probe.batch, floor)
+    yield _sensitivity(run, probe.batch, gaps)
     yield judge("encoders", not calls, "not called in replay" if not calls else f"called in replay: {calls}")
 
 
-def _measure(run: Run, batch: TensorDict) -> Floor:
-    together = _log_probs(run, batch)
-    alone = torch.cat([_log_probs(run, batch[i : i + 1]) for i in range(len(batch))])
+def _measure(run: Run, batch: TensorDict) -> Gaps:
+    train = batch[: run.config.train.micro_batch_size]
+    together = torch.cat([_log_probs(run, part) for part in batch.split(run.config.rollout.batch_size)])  # (N, T)
+    ends = [0, len(batch) - 1]
+    alone = torch.cat([_log_probs(run, batch[i : i + 1]) for i in ends])
+    training = run.backend.policy.evaluate(train, 0).log_prob.detach()  # (M,)
     stored = batch["log_probs"].to(together.device)
-    return Floor(float((together - stored).abs().max()), float((together - alone).abs().max()))
+    return Gaps(
+        replay=_largest(together - stored),
+        training=_largest(training - stored[: len(train), 0]),
+        composition=_largest(together[ends] - alone),
+    )
 
 
 def _log_probs(run: Run, batch: TensorDict) -> torch.Tensor:
-    """(N, T) replayed in batches composed as the engine's, so that nothing but the policy can differ."""
-    policy, steps = run.backend.policy, batch["timesteps"].shape[1]
+    """(B, T), replayed in one batch."""
     with torch.no_grad():
-        parts = [
-            torch.stack([policy.evaluate(part, step).log_prob for step in range(steps)], dim=1)
-            for part in batch.split(run.config.rollout.batch_size)
-        ]
-    return torch.cat(parts)
+        steps = range(batch["timesteps"].shape[1])
+        return torch.stack([run.backend.policy.evaluate(batch, step).log_prob for step in steps], dim=1)
 
 
-def _clip(run: Run, floor: Floor) -> Row:
+def _largest(difference: torch.Tensor) -> float:
+    """NaN, which compares with nothing, counts as infinite."""
+    return float(difference.abs().nan_to_num(nan=torch.inf).max())
+
+
+def _replay(run: Run, gaps: Gaps) -> Row:
+    """Bit-exact where engine and trainer compute alike in fp32, within ten floors otherwise."""
+    exact = run.model.dtype == torch.float32 and isinstance(run.engine, EmbeddedEngine)
+    rounding = max(gaps.limit, 1e-6)
+    good = gaps.replay <= (0 if exact else rounding) and gaps.training <= rounding
+    what = f"stored log-probs replay to {gaps.replay:.2g}, in training's micro-batches to {gaps.training:.2g}"
+    return judge("replay", good, f"{what}; batches of one differ by {gaps.composition:.2g}")
+
+
+def _clip(run: Run, gaps: Gaps) -> Row:
     clip = getattr(getattr(run.algorithm, "config", None), "clip_range", None)
     if clip is None:
         return Row("clip range", "info", "this algorithm does not clip")
-    good = clip > floor.composition
+    floor = max(gaps.composition, gaps.training, torch.finfo(torch.float32).eps)  # ratios are fp32 numbers near 1
     return judge(
-        "clip range", good, f"{clip:g} {'lies above' if good else 'is lost in'} the noise floor {floor.composition:.2g}"
+        "clip range", clip > floor, f"{clip:g} {'lies above' if clip > floor else 'is lost in'} the floor {floor:.2g}"
     )
 
 
@@ -86,18 +106,17 @@ def _transition(run: Run, probe: Probe) -> Row:
     policy, batch = run.backend.policy, probe.batch
     with torch.no_grad():
         transitions = policy.evaluate(batch, 0).transitions
-    gaps = []
+    masks, off = trajectory.masks_of(batch), []
     for name, step in transitions.items():
         stored = batch["latents", name, "all"][:, 1].to(step.mean.device)
         noise = noise_of(probe.requests, name, stored.shape[1:]).to(step.mean.device)
-        gaps.append(float((step.sample(noise) - stored).abs().max()))
+        difference = step.sample(noise) - stored
+        off.append(_largest(difference if name not in masks else difference * masks[name].to(difference)))
     tolerance = 1e-4 if run.model.dtype == torch.float32 else 2e-2
-    return judge(
-        "transition", max(gaps) <= tolerance, f"mean + std * noise gives the stored latents to {max(gaps):.2g}"
-    )
+    return judge("transition", max(off) <= tolerance, f"mean + std * noise gives the stored latents to {max(off):.2g}")
 
 
-def _sensitivity(run: Run, batch: TensorDict, floor: Floor) -> Row:
+def _sensitivity(run: Run, batch: TensorDict, gaps: Gaps) -> Row:
     """Stored latents moved away from the mean, where the density falls everywhere: random steps would cancel out."""
     policy, changed = run.backend.policy, batch.clone()
     with torch.no_grad():
@@ -105,6 +124,7 @@ def _sensitivity(run: Run, batch: TensorDict, floor: Floor) -> Row:
         for name, stored in changed["latents"].items():
             outwards = (stored["all"][:, 1] - before.transitions[name].mean.cpu()).sign()
             stored["all"][:, 1] += PERTURBATION * outwards
-        gap = float((policy.evaluate(changed, 0).log_prob - before.log_prob).abs().min())
-    good = gap > floor.limit
-    return judge("sensitivity", good, f"latents changed by {PERTURBATION:g} move the log-prob by {gap:.2g}")
+        moved = float((policy.evaluate(changed, 0).log_prob - before.log_prob).abs().min())
+    good = moved > gaps.limit
+    detail = f"latents changed by {PERTURBATION:g} move the log-prob by {moved:.2g}"
+    return judge("sensitivity", good, detail + ("" if good else f", no more than the floor {gaps.limit:.2g}"))

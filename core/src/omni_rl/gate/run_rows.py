@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from omni_rl.errors import RewardError
-from omni_rl.gate.probe import Probe
+from omni_rl.gate.probe import Probe, sampled
 from omni_rl.gate.rows import Row, judge
 from omni_rl.rewards.runner import Scored
+from omni_rl.types import Sample
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
@@ -20,39 +21,48 @@ if TYPE_CHECKING:
 def reward_row(run: Run, probe: Probe) -> Row:
     """Finite, not constant, and a function of the sample rather than of its place in the batch.
 
-    Raises:
-        RewardError: a reward raised; training would treat its samples as missing, a first run should hear of it.
+    When the gate's few samples score alike, the rest of an iteration's is drawn before that is called a fault.
     """
-    straight = _scores(run, probe, reverse=False)
-    turned = _scores(run, probe, reverse=True)
-    values = [straight[k] for k in sorted(straight)]
-    gap = max(abs(straight[k] - turned[k]) for k in straight)
-    spread = f"{min(values):.3g} to {max(values):.3g} over {len(values)} samples"
-    if gap > 1e-4 * (max(map(abs, values)) + 1):
-        return judge(
-            "rewards", False, f"reversing the batch changes a reward by {gap:.2g}: rewards follow places, not samples"
-        )
+    try:
+        straight = _scores(run, probe.samples)
+        turned = _scores(run, probe.samples[::-1])
+        off = max(abs(straight[k] - turned[k]) for k in straight)
+        if len({*straight.values()}) == 1 and probe.spare:
+            straight |= _scores(run, sampled(run, probe.spare))
+    except RewardError as error:
+        return judge("rewards", False, str(error))
+    values = list(straight.values())
+    if off > 1e-4 * (max(map(abs, values)) + 1):
+        what = f"reversing the batch changes a reward by {off:.2g}: rewards follow places, not samples"
+        return judge("rewards", False, what)
     if max(values) == min(values):
-        return judge(
-            "rewards", False, f"all {len(values)} samples score {values[0]:.3g}: there is no signal to learn from"
-        )
+        what = f"all {len(values)} samples score {values[0]:.3g}: there is no signal to learn from"
+        return judge("rewards", False, what)
+    spread = f"{min(values):.3g} to {max(values):.3g} over {len(values)} samples"
     return judge("rewards", True, f"finite, {spread}, independent of order")
 
 
-def _scores(run: Run, probe: Probe, reverse: bool) -> dict[int, float]:
-    groups: dict[int, list[int]] = {}
-    for place, sample in enumerate(probe.samples):
-        groups.setdefault(sample.request.uid, []).append(place)
+def _scores(run: Run, samples: Sequence[Sample]) -> dict[int, float]:
+    """Reward by ``sample_id``; groups go to the rewards whole, in the order of ``samples``.
+
+    Raises:
+        RewardError: a reward raised, or has no value for a sample. Training would leave such samples out; before a
+            first iteration its user should hear of it.
+    """
+    groups: dict[int, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.request.uid, []).append(sample)
     known = len(run.rewards.failures)
-    for places in sorted(groups.values(), reverse=reverse):
-        run.rewards.submit([probe.samples[i] for i in sorted(places, reverse=reverse)])
+    for group in groups.values():
+        run.rewards.submit(group)
     scored: list[Scored] = list(run.rewards.completed())
     if len(run.rewards.failures) > known:
         raise RewardError(run.rewards.failures[-1])
-    missing = [s for s in scored if s.value is None]
+    values = {s.sample.request.sample_id: s.value for s in scored}
+    missing = [s.sample.request.prompt for s in scored if s.value is None]
     if missing:
-        raise RewardError(f"a reward answers None for {missing[0].sample.request.prompt!r}")
-    return {s.sample.request.sample_id: float(s.value or 0.0) for s in scored}
+        raise RewardError(f"a reward answers None for {missing[0]!r}")
+    return {k: v for k, v in values.items() if v is not None}
 
 
 def geometry_row(run: Run) -> Row:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from omni_rl.gate.probe import Probe, noise_off
+from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import Row, judge
-from omni_rl.types import Streams
+from omni_rl.types import Streams, SyncReport, Tensors
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
 
 STEP = 0.02
+"""How far weights are moved, relative to their size; adapters that are still 0, absolutely."""
+
+NOTICED = 1e-6
+"""A smaller change of a velocity, relative to its largest value, is rounding."""
 
 
 def weight_rows(run: Run, probe: Probe) -> Iterator[Row]:
@@ -28,10 +32,10 @@ def weight_rows(run: Run, probe: Probe) -> Iterator[Row]:
 
 
 def _modes(run: Run) -> Row:
-    training = [n for n, m in run.model.modules.items() if m.training]
-    return judge(
-        "mode", not training, "rollout and replay in eval mode" if not training else f"in train mode: {training}"
-    )
+    training = [f"{c}.{n}".strip(".") for c, m in run.model.modules.items() for n, s in m.named_modules() if s.training]
+    if not training:
+        return judge("mode", True, "rollout and replay in eval mode")
+    return judge("mode", False, f"{len(training)} modules are left in train mode, e.g. {training[0]}: call .eval()")
 
 
 @contextmanager
@@ -42,7 +46,8 @@ def _moved(run: Run) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
     for parameter in parameters.values():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
-        parameter.data = parameter.data + STEP * noise
+        size = float(parameter.detach().square().mean().sqrt()) or 1.0
+        parameter.data = parameter.data + STEP * size * noise
     try:
         yield
     finally:
@@ -51,33 +56,55 @@ def _moved(run: Run) -> Iterator[None]:
 
 
 def _gradient(run: Run, probe: Probe) -> Row:
-    x, t, conditioning, call = _point(run, probe)
-    everything = [p for d in run.model.denoisers.values() for p in d.parameters()]
-    velocity = run.backend.policy.predict(x, t, conditioning, call)
-    torch.stack([v.square().sum() for v in velocity.values()]).sum().backward()
-    parameters = run.model.parameters()
-    silent = [n for n, p in parameters.items() if p.grad is None or not bool(p.grad.any())]
-    stray = sum(p.grad is not None and not p.requires_grad for p in everything)
-    for parameter in everything:
-        parameter.grad = None
-    broken = [n for n in silent if _matters(run, n, x, t, conditioning, call, velocity)]
-    reached = f"reaches {len(parameters) - len(silent)} of {len(parameters)} trained tensors"
-    if broken or stray:
-        what = f"{len(broken)} that matter get none, e.g. {broken[0]}" if broken else f"{stray} frozen tensors get one"
-        return judge("gradient", False, f"{reached}; {what}")
+    point = _point(run, probe)
+    velocity = run.backend.policy.predict(*point)
+    score = _log_prob(run, probe)
+    if score is None:
+        score = torch.stack([v.square().sum() for v in velocity.values()]).sum()
+    if not score.requires_grad:
+        return judge("gradient", False, "none at all: a hook computes the velocity or its log-prob without gradients")
+    score.backward()
+    trained = run.model.parameters()
+    silent = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]
+    stray = _clear_gradients(run, trained)
+    reached = f"reaches {len(trained) - len(silent)} of {len(trained)} trained tensors"
+    broken = [n for n in silent if _matters(run, n, point, velocity)]
+    if broken:
+        return judge("gradient", False, f"{reached}; {len(broken)} that matter get none, e.g. {broken[0]}")
+    if stray:
+        return judge("gradient", False, f"{reached}, and {len(stray)} that are not trained, e.g. {stray[0]}")
     return judge("gradient", True, reached + (f"; the model does not use the other {len(silent)}" if silent else ""))
 
 
-def _point(run: Run, probe: Probe) -> tuple[Streams, torch.Tensor, Streams, dict[str, object]]:
-    """x, t and conditioning of the probe's first two rows, as the policy is called in training."""
-    start, _, conditioning = noise_off(run, probe.requests[:1])
+_Point = tuple[Streams, torch.Tensor, Tensors, dict[str, Any]]
+
+
+def _point(run: Run, probe: Probe) -> _Point:
+    """What the policy is called with: the first request's x_T, at the middle of the schedule."""
+    start, state = own_loop(run, probe.requests[:1], noise=False)
     t = torch.full((1,), 500.0, device=run.model.device)
-    return start, t, conditioning, dict(probe.requests[0].call)
+    return start, t, state.conditioning, dict(probe.requests[0].call)
 
 
-def _matters(
-    run: Run, name: str, x: Streams, t: torch.Tensor, conditioning: Streams, call: dict[str, object], velocity: Streams
-) -> bool:
+def _log_prob(run: Run, probe: Probe) -> torch.Tensor | None:
+    """() log-prob of the first sample's first stored step, replayed; None when none is stored."""
+    if probe.batch["timesteps"].shape[1] == 0:
+        return None
+    return run.backend.policy.evaluate(probe.batch[:1], 0).log_prob.sum()
+
+
+def _clear_gradients(run: Run, trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """Drop all gradients; names of the tensors outside ``trained`` that had one or would get one."""
+    stray = []
+    for component, module in run.model.modules.items():
+        for name, parameter in module.named_parameters():
+            if f"{component}.{name}" not in trained and (parameter.grad is not None or parameter.requires_grad):
+                stray.append(f"{component}.{name}")
+            parameter.grad = None
+    return stray
+
+
+def _matters(run: Run, name: str, point: _Point, velocity: Streams) -> bool:
     """Whether the velocity depends on this tensor, or on the weight that an adapter stands beside: then its missing
     gradient is a fault. A tensor that the model itself never uses may go without.
     """
@@ -85,9 +112,12 @@ def _matters(
     kept = probed.data
     probed.data = kept + STEP * (kept.abs().mean() + 1)
     with torch.no_grad():
-        moved = run.backend.policy.predict(x, t, conditioning, call)
+        moved = run.backend.policy.predict(*point)
     probed.data = kept
-    return any(not torch.equal(moved[n], velocity[n].detach()) for n in moved)
+    changes = (
+        (moved[n] - v.detach()).abs().max() / v.detach().abs().max().clamp_min(1e-30) for n, v in velocity.items()
+    )
+    return any(float(change) > NOTICED for change in changes)
 
 
 def _beside(run: Run, name: str) -> nn.Parameter:
@@ -99,29 +129,39 @@ def _beside(run: Run, name: str) -> nn.Parameter:
 
 
 def _reaches_sampler(run: Run, probe: Probe) -> Row:
-    """The engine's samples change with the weights and come back with them; every weight has a receipt."""
-    before = _final(run, probe.requests[:1])
+    """The engine's samples follow the weights there and back, as samples drawn in the trainer do; that every single
+    weight counts shows in their agreement, because all of them are moved.
+    """
+    before, apart = _both(run, probe)
     with _moved(run):
-        report = run.engine.sync(run.policy_version)
-        moved = _final(run, probe.requests[:1])
+        report: SyncReport = run.engine.sync(run.policy_version)
+        moved, apart_moved = _both(run, probe)
     run.engine.sync(run.policy_version)
-    after = _final(run, probe.requests[:1])
+    after, _ = _both(run, probe)
     missing = run.model.parameters().keys() - report.landed.keys()
+    change, back = _difference(moved, before), _difference(after, before)
+    what = f"changing them changes samples by {change:.2g}"
     if missing:
         return judge("weights", False, f"{len(missing)} weights do not reach the sampler, e.g. {min(missing)}")
-    change = max(float((moved[n] - before[n]).abs().max()) for n in before)
-    back = all(torch.equal(after[n], before[n]) for n in before)
-    good = change > 0 and back
-    what = f"changing them changes samples by {change:.2g}"
-    return judge(
-        "weights",
-        good,
-        f"{len(report.landed)} reach the sampler; {what}" if good else f"{what}, changing them back: {back}",
-    )
+    if change == 0:
+        return judge("weights", False, "changing them changes no sample: the sampler keeps weights of its own")
+    if back > 0:
+        return judge("weights", False, f"{what}, and changing them back leaves a difference of {back:.2g}")
+    if not apart_moved <= max(10 * apart, 1e-5 * change):  # so written, NaN fails
+        where = f"samples then differ from the trainer's by {apart_moved:.2g} ({apart:.2g} before)"
+        return judge("weights", False, f"{what}, but {where}: some do not reach the sampler")
+    return judge("weights", True, f"{len(report.landed)} reach the sampler; {what}, as in the trainer")
 
 
-def _final(run: Run, requests: Sequence[object]) -> Streams:
-    run.engine.submit(requests)  # type: ignore[arg-type]
-    (sample,) = run.engine.completed()
+def _both(run: Run, probe: Probe) -> tuple[Streams, float]:
+    """The engine's final latents of the first request, and how far the trainer's own are from them."""
+    request = probe.requests[:1]
+    (sample,) = sampled(run, request)
     assert sample.trajectory is not None
-    return {n: stored["final"] for n, stored in sample.trajectory["latents"].items()}
+    final = {n: stored["final"] for n, stored in sample.trajectory["latents"].items()}
+    _, state = own_loop(run, request)
+    return final, _difference({n: x[0].cpu() for n, x in state.x.items()}, final)
+
+
+def _difference(a: Streams, b: Streams) -> float:
+    return max(float((a[n] - b[n]).abs().max()) for n in b)

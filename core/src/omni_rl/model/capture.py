@@ -16,6 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from omni_rl.errors import ModelError, UserError
 from omni_rl.types import SigmaTable
 
 
@@ -107,7 +108,8 @@ class Table(_StandIn):
 class Euler(_StandIn):
     """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own.
 
-    Latents are kept here in fp32 from ``start`` on, because a pipeline in bf16 rounds its own at every step.
+    Latents are kept here in fp32 from ``start`` on, because a pipeline in bf16 rounds its own at every step; latents
+    that the pipeline changes between two steps (frozen elements) count as it changed them.
 
     Attributes:
         latents: the current latents of each stream, fp32, in stepping order.
@@ -138,8 +140,9 @@ class Euler(_StandIn):
         """x + (sigma' - sigma) v; streams take turns."""
         index, stream = divmod(self._calls, len(self.latents))
         self._calls += 1
-        down = (self.sigmas[index] - self.sigmas[index + 1]).item()
-        self.latents[stream] = self.latents[stream] - down * model_output.float()
+        kept = self.latents[stream]
+        x = kept if torch.equal(kept.to(sample.dtype), sample) else sample.float()
+        self.latents[stream] = x - (self.sigmas[index] - self.sigmas[index + 1]).item() * model_output.float()
         return (self.latents[stream].to(sample.dtype),)
 
 
@@ -171,10 +174,14 @@ def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Denoisers answer zeros at no cost: for decoding, where the pipeline insists on one step that is not used."""
+    """Denoisers answer zeros at no cost: for decoding, where the pipeline insists on one step that is not used.
 
-    def silent(hidden_states: Any = None, *_: Any, **kwargs: Any) -> Any:
-        return (torch.zeros_like(hidden_states),) * 2
+    One answer for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
+    """
+
+    def silent(hidden_states: torch.Tensor, *_: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        others = [v for n, v in kwargs.items() if n.endswith("_hidden_states") and "encoder" not in n]
+        return tuple(torch.zeros_like(x) for x in (hidden_states, *others))
 
     for denoiser in denoisers.values():
         denoiser.__dict__["forward"] = silent
@@ -204,6 +211,25 @@ def recording_method(pipe: DiffusionPipeline, name: str) -> Iterator[list[tuple[
         del pipe.__dict__[name]
 
 
+@contextlib.contextmanager
+def embeddings_as(pipe: DiffusionPipeline, dtype: torch.dtype) -> Iterator[None]:
+    """What ``encode_prompt`` returns, in ``dtype``: as embeddings that are passed back reach fp32 masters."""
+    encode = pipe.encode_prompt
+
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    def encode_and_cast(*args: Any, **kwargs: Any) -> Any:
+        result = encode(*args, **kwargs)
+        return tuple(map(cast, result)) if isinstance(result, tuple) else cast(result)
+
+    pipe.__dict__["encode_prompt"] = encode_and_cast
+    try:
+        yield
+    finally:
+        del pipe.__dict__["encode_prompt"]
+
+
 def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
     """The pipeline's ``__call__`` without its ``torch.no_grad`` decorator, bound to ``pipe``."""
     function = type(pipe).__call__
@@ -211,7 +237,17 @@ def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
 
 
 def ask(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
-    """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early."""
+    """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early.
+
+    Raises:
+        ModelError: the pipeline refuses its arguments.
+    """
     with scheduler_replaced(pipe, scheduler), contextlib.suppress(Answered):
-        return undecorated_call(pipe)(**arguments)
+        try:
+            return undecorated_call(pipe)(**arguments)
+        except UserError:
+            raise
+        except ValueError as error:
+            why = str(error).partition("\n")[0][:200]
+            raise ModelError(f"{type(pipe).__name__} refuses its call: {why}", "see rollout.call") from error
     return None

@@ -12,44 +12,48 @@ from typing import Any
 
 import torch
 
-from omni_rl.model.loaded import LoadedModel
+from omni_rl.errors import ModelError
+from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.requests import Request
-from omni_rl.trajectory import PROMPT_KEYS
 from omni_rl.types import Tensors
 
 _ENCODED = "encoded prompts"
-_Text = tuple[str, str | None]
+_Key = tuple[str, str | None, tuple[tuple[str, str], ...]]
 
 
 def encode(model: LoadedModel, requests: Sequence[Request]) -> tuple[Tensors, Tensors]:
     """Conditioning (fp32 or integer, on the device) and token ids (on the CPU) of B requests, row by row."""
-    texts = [_text(r) for r in requests]
-    if not all(t in model.memo.get(_ENCODED, {}) for t in texts):
+    keys = [_key(r) for r in requests]
+    if not all(k in model.memo.get(_ENCODED, {}) for k in keys):
         encode_ahead(model, requests, batch_size=len(requests))
-    rows = [model.memo[_ENCODED][t] for t in texts]
+    rows = [model.memo[_ENCODED][k] for k in keys]
     return _stacked([r[0] for r in rows]), _stacked([r[1] for r in rows])
 
 
 def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: int) -> None:
-    """Encode every distinct prompt of ``requests``, ``batch_size`` at a time, and forget the previous ones."""
-    texts = list(dict.fromkeys(_text(r) for r in requests))
-    parts = [
-        _encode_texts(model, texts[i : i + batch_size], requests[0].call) for i in range(0, len(texts), batch_size)
-    ]
-    conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
-    model.memo[_ENCODED] = {
-        text: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
-        for i, text in enumerate(texts)
-    }
+    """Encode every distinct prompt of ``requests``, ``batch_size`` at a time, and forget the previous ones.
+
+    Raises:
+        ModelError: embeddings of different width that no mask goes with.
+    """
+    model.memo[_ENCODED] = {}
+    for call in {frozen(r.call): r.call for r in requests}.values():
+        keys = list(dict.fromkeys(_key(r) for r in requests if r.call == call))
+        parts = [_encode_texts(model, keys[i : i + batch_size], call) for i in range(0, len(keys), batch_size)]
+        conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
+        model.memo[_ENCODED] |= {
+            key: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
+            for i, key in enumerate(keys)
+        }
 
 
-def _text(request: Request) -> _Text:
-    return request.prompt, request.negative_prompt
+def _key(request: Request) -> _Key:
+    return request.prompt, request.negative_prompt, frozen(request.call)
 
 
-def _encode_texts(model: LoadedModel, texts: Sequence[_Text], call: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
-    prompts = [prompt for prompt, _ in texts]
-    negatives = [negative or "" for _, negative in texts] if any(n is not None for _, n in texts) else None
+def _encode_texts(model: LoadedModel, keys: Sequence[_Key], call: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
+    prompts = [prompt for prompt, _, _ in keys]
+    negatives = [negative or "" for _, negative, _ in keys] if any(n is not None for _, n, _ in keys) else None
     hooks = model.hooks
     tokens = hooks.tokenize(model=model, prompts=prompts)
     if not tokens:
@@ -88,14 +92,18 @@ def _stacked(rows: Sequence[Tensors]) -> Tensors:
 
 
 def _joined(parts: Sequence[Tensors]) -> Tensors:
-    return {name: torch.cat(_equally_wide(name, [p[name] for p in parts])) for name in parts[0]}
+    masked = any(name.endswith("_mask") for name in parts[0])
+    return {name: torch.cat(_equally_wide(name, [p[name] for p in parts], masked)) for name in parts[0]}
 
 
-def _equally_wide(name: str, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    if name not in PROMPT_KEYS:
-        return list(values)
-    width = max(v.shape[1] for v in values)
-    return [pad_width(v, width) for v in values]
+def _equally_wide(name: str, values: Sequence[torch.Tensor], masked: bool) -> list[torch.Tensor]:
+    widths = {v.shape[1] for v in values if v.ndim > 1}
+    if len(widths) > 1 and not masked:
+        raise ModelError(
+            f"{name} has widths {sorted(widths)}, and no mask says what is padding",
+            "this model needs a plugin: omni-rl new model",
+        )
+    return [pad_width(v, max(widths)) if widths else v for v in values]
 
 
 def pad_width(value: torch.Tensor, width: int) -> torch.Tensor:

@@ -25,10 +25,13 @@ import torch
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model import capture
-from omni_rl.model.batching import SingleStep, in_rows
-from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_rows
+from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.randomness import ForbiddenGenerator
+from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
+
+_PLUGIN = "this model needs a plugin: omni-rl new model"
 
 
 @hookimpl
@@ -48,9 +51,9 @@ def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> Tensors:
     """(B, ...) tensors by the names under which ``__call__`` takes them back."""
-    text: dict[str, Any] = {"prompt": list(prompts)}
-    if negative_prompts is not None:
-        negative_prompts = text["negative_prompt"] = list(negative_prompts)
+    if not hasattr(model.pipe, "encode_prompt"):
+        raise ModelError(f"{model.architecture} has no encode_prompt whose outputs its __call__ takes back", _PLUGIN)
+    text = text_arguments(prompts, negative_prompts)
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
@@ -59,15 +62,31 @@ def encode_prompt(
         idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
         capture.ask(model.pipe, idle, **text, **_minimal(call))
     parameters = inspect.signature(type(model.pipe).__call__).parameters
-    found: Tensors = {}
+    found: dict[str, Any] = {}
     for index, (arguments, result) in enumerate(calls):
-        second_pass = index > 0 and "negative_prompt" not in arguments and arguments.get("prompt") == negative_prompts
-        for name, value in _named_outputs(model, result, "negative_" if second_pass else ""):
-            if name in parameters and isinstance(value, torch.Tensor):
-                found[name] = value
-            elif name in parameters and name.endswith("_mask") and value is None:
-                found[name] = torch.ones_like(found[name.removesuffix("_mask")][..., 0], dtype=torch.long)  # all count
-    return _checked_rows(model, found, len(prompts))
+        second = index > 0 and "negative_prompt" not in arguments  # a call of its own for the negative prompts
+        negative = second and arguments.get("prompt") == text.get("negative_prompt", ())
+        named = _named_outputs(model, result, "negative_" if negative else "")
+        found |= {name: value for name, value in named if name in parameters}
+    return _checked_rows(model, _with_masks(found), len(prompts))
+
+
+def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> dict[str, list[str]]:
+    """Prompts as ``__call__`` takes them."""
+    text = {"prompt": list(prompts)}
+    return text if negative_prompts is None else {**text, "negative_prompt": list(negative_prompts)}
+
+
+def _with_masks(found: Mapping[str, Any]) -> Tensors:
+    """Tensors only; a mask that is None beside its embeddings says that all tokens count, other Nones that there are
+    none (negative embeddings without guidance).
+    """
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    for name, value in found.items():
+        embeds = name.replace("_attention_mask", "_embeds").removesuffix("_mask")
+        if name.endswith("_mask") and value is None and embeds in tensors:
+            tensors[name] = torch.ones_like(tensors[embeds][..., 0], dtype=torch.long)  # (B, L)
+    return tensors
 
 
 def _minimal(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +98,7 @@ def _named_outputs(model: LoadedModel, result: Any, prefix: str) -> list[tuple[s
     values = result if isinstance(result, tuple) else (result,)
     if len(names) != len(values):
         raise ModelError(
-            f"{model.architecture}.encode_prompt returns {len(values)} values but names {len(names)}: {names}"
+            f"{model.architecture}.encode_prompt returns {len(values)} values but names {len(names)}: {names}", _PLUGIN
         )
     return [(prefix + n, v) for n, v in zip(names, values, strict=True)]
 
@@ -91,23 +110,26 @@ def return_names(function: Any) -> tuple[str, ...]:
     diffusers names these variables as its ``__call__`` names the arguments that take them back.
 
     Raises:
-        ModelError: the statement returns something other than plain names.
+        ModelError: the statement returns something other than plain names, or there is no source to read.
     """
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)][-1]
-    nodes = returned.elts if isinstance(returned, ast.Tuple) else [returned]
-    if not all(isinstance(n, ast.Name) for n in nodes):
-        raise ModelError(f"{function.__qualname__} does not return plain names, so its outputs cannot be passed back")
-    return tuple(n.id for n in nodes if isinstance(n, ast.Name))
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except OSError as error:
+        raise ModelError(f"{function.__qualname__} has no source that tells its outputs' names", _PLUGIN) from error
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)][-1:]
+    nodes = [n for value in returned for n in (value.elts if isinstance(value, ast.Tuple) else [value])]
+    names = tuple(n.id for n in nodes if isinstance(n, ast.Name))
+    if not names or len(names) < len(nodes):
+        what = f"{function.__qualname__} does not return plain names, so its outputs cannot be passed back"
+        raise ModelError(what, _PLUGIN)
+    return names
 
 
 def _checked_rows(model: LoadedModel, found: Tensors, rows: int) -> Tensors:
     wrong = {n: tuple(v.shape) for n, v in found.items() if v.shape[:1] != (rows,)}
     if wrong or not found:
         what = f"embeddings of unexpected shape {wrong}" if wrong else "no embeddings that its __call__ takes back"
-        raise ModelError(
-            f"{model.architecture}.encode_prompt gives {what}", "this model needs a plugin: omni-rl new model"
-        )
+        raise ModelError(f"{model.architecture}.encode_prompt gives {what}", _PLUGIN)
     return found
 
 
@@ -121,7 +143,7 @@ def _streams(
     model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Stream name -> (``__call__`` parameter, shape of one sample); found once, by whichever hook is called first."""
-    key = ("streams", _frozen(call))
+    key = ("streams", frozen(call))
     if key not in model.memo:
         with torch.no_grad():
             model.memo[key] = _find_streams(model, {n: v[:1] for n, v in conditioning.items()}, call)
@@ -137,7 +159,8 @@ def _find_streams(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> 
     others = [p for p in parameters if p.endswith("_latents") and not p.startswith(("image", "init", "cond"))]
     names = ["latents", *others][: len(probe.samples)]
     if len(names) < len(probe.samples) or not names:
-        raise ModelError(f"{model.architecture} steps {len(probe.samples)} latent streams but __call__ takes {names}")
+        what = f"{model.architecture} steps {len(probe.samples)} latent streams but __call__ takes {names}"
+        raise ModelError(what, _PLUGIN)
     streams = {
         ("x" if n == "latents" else n.removesuffix("_latents")): (n, tuple(s.shape[1:]))
         for n, s in zip(names, probe.samples, strict=True)
@@ -156,8 +179,7 @@ def _check_taken_back(
     for (param, _), sample in zip(streams.values(), probe.samples, strict=True):
         if sample.shape != given[param].shape or not torch.allclose(sample.float(), given[param]):
             raise ModelError(
-                f"{model.architecture} changes the latents it is given as {param}= before it steps them",
-                "this model needs a plugin: omni-rl new model",
+                f"{model.architecture} changes the latents it is given as {param}= before it steps them", _PLUGIN
             )
 
 
@@ -166,7 +188,7 @@ def set_timesteps(
     model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], conditioning: Tensors, call: Mapping[str, Any]
 ) -> SigmaTable:
     """The table of the pipeline's own scheduler, after the pipeline itself has set it."""
-    key = ("table", steps, _frozen(call))
+    key = ("table", steps, frozen(call))
     if key not in model.memo:
         row = {n: v[:1] for n, v in conditioning.items()}
         model.memo[key] = _ask_table(model, steps, row, shapes, call)
@@ -176,27 +198,13 @@ def set_timesteps(
 def _ask_table(
     model: LoadedModel, steps: int, row: Tensors, shapes: Mapping[str, Sequence[int]], call: Mapping[str, Any]
 ) -> SigmaTable:
-    check_flow_matching(model)
     table = capture.Table(model.pipe.scheduler)
     latents = {p: torch.zeros((1, *shapes[s]), device=model.device) for s, p in _parameters(model, row, call).items()}
     arguments = {**call_arguments(model, row, call), "num_inference_steps": steps}
     capture.ask(model.pipe, table, **latents, **arguments)
-    return SigmaTable(table.timesteps.float().cpu(), table.sigmas.float().cpu())
-
-
-def check_flow_matching(model: LoadedModel) -> None:
-    """Refuse schedulers that do not integrate a velocity.
-
-    Raises:
-        ModelError: the scheduler predicts noise or samples.
-    """
-    scheduler = model.pipe.scheduler
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
-    if kind != "flow_prediction":
-        raise ModelError(
-            f"{model.architecture} with {type(scheduler).__name__} predicts {kind!r}, not a flow-matching velocity",
-            "omni-rl trains flow-matching pipelines; choose another model or scheduler",
-        )
+    made = SigmaTable(table.timesteps.float().cpu(), table.sigmas.float().cpu())
+    FlowMatchSDEDiscreteScheduler().set_table(made.timesteps, made.sigmas)  # refuses what is no flow-matching schedule
+    return made
 
 
 def _parameters(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, str]:
@@ -206,7 +214,21 @@ def _parameters(model: LoadedModel, conditioning: Tensors, call: Mapping[str, An
 @hookimpl
 def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]) -> Streams:
     """One undecorated single-step call of the pipeline, in the largest batches that it takes (see ``batching``)."""
-    return in_rows(single_step(model, call), x, t, conditioning, mode=model.memo.get("batching", "grouped"))
+    step = single_step(model, call)
+    if bool((t == t[0]).all()):
+        return step(x, t[0], conditioning)
+    return in_rows(step, x, t, conditioning, batching_mode(model, step, x, t, conditioning, call))
+
+
+def batching_mode(
+    model: LoadedModel, step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
+) -> Mode:
+    """What batches of rows at different timesteps ``t`` (B,) the pipeline takes with these arguments."""
+    key = ("batching", frozen(call))
+    if key not in model.memo:
+        with torch.no_grad():
+            model.memo[key] = fastest_mode(step, x, t, conditioning, 1e-4 if model.dtype == torch.float32 else 5e-2)
+    return model.memo[key]  # type: ignore[no-any-return]
 
 
 def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
@@ -229,15 +251,19 @@ def latent_arguments(
 
 
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything else ``__call__`` is given: embeddings in the model's precision, and a generator nobody may use."""
+    """Everything else ``__call__`` is given: embeddings in the model's precision, and a generator nobody may use.
+
+    Embeddings stand in for the texts, which are None then: some pipelines have another default.
+    """
     cast = {n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()}
-    return {"generator": ForbiddenGenerator(), **cast, **_minimal(call)}
+    texts = [n for n in ("prompt", "negative_prompt") if f"{n}_embeds" in conditioning]
+    return {"generator": ForbiddenGenerator(), **dict.fromkeys(texts), **cast, **_minimal(call)}
 
 
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
     """The pipeline's own decoding, reached by one step whose outcome is the final latents."""
-    final = list(latents.values())
+    final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
     step = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
     arguments = {**latent_arguments(model, latents, conditioning, call), **call_arguments(model, conditioning, call)}
     with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
@@ -248,7 +274,3 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
 def _medium(output: torch.Tensor) -> tuple[str, torch.Tensor]:
     """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S)."""
     return {4: "image", 5: "video", 3: "audio"}[output.ndim], output
-
-
-def _frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((k, repr(v)) for k, v in call.items()))

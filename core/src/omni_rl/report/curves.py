@@ -13,19 +13,32 @@ Place = Callable[[Point], str]
 
 _WIDTH, _HEIGHT = 320.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 26.0, 20.0
-_FIRST = ("val", "reward", "actor")  # sections in this order, then the others by name
+_SECTIONS = {"val": "reward", "reward": "reward", "actor": "actor"}  # by the part of a name before the first slash
 _SMOOTH_FROM = 20  # points; from here on a running mean is drawn over the single values
 
 
-def sections(metrics: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """The names to draw, by the part before the first slash; standard errors are drawn with what they belong to."""
+def sections(metrics: Sequence[Row]) -> dict[str, list[str]]:
+    """What varies and is drawn, under ``reward``, ``actor`` and ``other``; totals before parts, held-out ones first."""
     names = {name for row in metrics for name in row if name != "iteration"}
-    errors = {stderr_name(name) for name in names}
-    found: dict[str, list[str]] = {}
-    for name in sorted(names - errors):
-        found.setdefault(name.split("/")[0], []).append(name)
-    order = {name: rank for rank, name in enumerate(_FIRST)}
-    return sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
+    names -= {stderr_name(name) for name in names} | constants(metrics).keys()
+    found: dict[str, list[str]] = {"reward": [], "actor": [], "other": []}
+    for name in sorted(names, key=_rank):
+        found[_SECTIONS.get(name.split("/")[0], "other")].append(name)
+    return {section: members for section, members in found.items() if members}
+
+
+def _rank(name: str) -> tuple[int, bool, str]:
+    return name.removeprefix("val/").count("/"), not name.startswith("val/"), name
+
+
+def constants(metrics: Sequence[Row]) -> dict[str, float]:
+    """Metrics that have one finite value throughout, and that value."""
+    seen: dict[str, set[float]] = {}
+    for row in metrics:
+        for name, value in row.items():
+            seen.setdefault(name, set()).add(value)
+    single = {name: next(iter(values)) for name, values in seen.items() if len(values) == 1 and name != "iteration"}
+    return {name: value for name, value in sorted(single.items()) if math.isfinite(value)}
 
 
 def stderr_name(name: str) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from omni_rl.durable import write_atomic
-from omni_rl.report.curves import Row, curve, sections
+from omni_rl.report.curves import Row, constants, curve, sections
 from omni_rl.report.pictures import data_uri
 
 Health = Mapping[str, Mapping[str, float]]
 
+_FEW = 5  # notes
 _LOW = 0.7  # a figure under this share of the first row's is marked
 _MEANING = {
     "reward": "mean over the samples, with its standard error",
@@ -43,8 +44,9 @@ def write_report(
         path: the HTML file.
         title: of the page.
         config_yaml: the resolved configuration.
-        metrics: one row per iteration with the key ``iteration``; every other key becomes a curve, ``x_stderr`` (or
-            ``x/stderr`` beside ``x/mean``) the band around ``x``. Keys that only some rows have are joined across.
+        metrics: one row per iteration with the key ``iteration``; every other key that varies becomes a curve, with
+            ``x_stderr`` (or ``x/stderr`` beside ``x/mean``) as the band around ``x``. Keys that only some rows have are
+            joined across the others.
         before, after: uint8 (H, W, 3), or videos (F, H, W, 3); picture i of both has ``captions[i]`` and equal noise.
         health: figures by name, by row (``before`` and ``after`` make the headline; others may follow); ``x_stderr``
             is shown with ``x``; rows are compared with the first.
@@ -55,7 +57,7 @@ def write_report(
     assert len(before) == len(after) == len(captions), (len(before), len(after), len(captions))
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<div class="soft">{len(metrics)} iterations</div>',
+        f'<div class="soft">{metrics[-1]["iteration"] if metrics else 0:.0f} iterations</div>',
         _headline(health),
         _list(notes),
         _pairs(before, after, captions),
@@ -90,7 +92,11 @@ def _headline(health: Health) -> str:
 
 
 def _list(notes: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
+    """Few notes open, many folded, so that the pictures stay in sight."""
+    if not notes:
+        return ""
+    items = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
+    return items if len(notes) <= _FEW else f"<details><summary>{len(notes)} notes</summary>{items}</details>"
 
 
 def _pairs(before: Sequence[np.ndarray], after: Sequence[np.ndarray], captions: Sequence[str]) -> str:
@@ -113,10 +119,11 @@ def _curves(metrics: Sequence[Row]) -> str:
     if not metrics:
         return ""
     parts = ["<h2>Curves</h2>"]
-    for section, names in sections(metrics):
+    for section, names in sections(metrics).items():
         panels = "".join(curve(name, metrics) for name in names)
-        parts.append(f'<h3>{escape(section)}</h3><div class="curves">{panels}</div>')
-    return "".join(parts)
+        parts.append(f'<h3>{section}</h3><div class="curves">{panels}</div>')
+    fixed = ", ".join(f"{escape(name)} {value:.6g}" for name, value in constants(metrics).items())
+    return "".join(parts) + (f'<p class="soft">Constant: {fixed}</p>' if fixed else "")
 
 
 def _health(health: Health) -> str:

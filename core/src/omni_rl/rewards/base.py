@@ -46,7 +46,10 @@ class Reward(Protocol):
     """
 
     Config: ClassVar[type[BaseModel]]
-    scope: ClassVar[Literal["sample", "group"]]
+
+    @property
+    def scope(self) -> Literal["sample", "group"]:
+        """What ``score`` has to see at once; a plain class attribute will do."""
 
     def __init__(self, config: Any) -> None: ...
 

@@ -1,0 +1,218 @@
+"""The contract of model plugins, as tests. See :class:`ModelContract`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, cast
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from omni_rl import trajectory
+from omni_rl.config.defaults import defaults_of
+from omni_rl.errors import DataError
+from omni_rl.gate.model_rows import LOOP_TOLERANCE, Oracle
+from omni_rl.gate.probe import Probe, own_loop
+from omni_rl.gate.weight_rows import weight_rows
+from omni_rl.model import universal
+from omni_rl.model.loaded import load_model
+from omni_rl.plugins.contract import Layer
+from omni_rl.run import Run
+from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl.types import Streams
+
+LISTING = (
+    "import sys; from omni_rl.plugins import listing; listing.rows(); print([m for m in {!r} if m in sys.modules])"
+)
+GROUP_SIZE = 2
+
+
+class ModelContract:
+    """What a run relies on. Inherit it and supply two fixtures, of scope ``module`` or wider.
+
+    ``pipeline_folder``: a tiny random pipeline of the plugin's architecture, as ``save_pretrained`` writes it. Give
+    weights that are initialised to zero another value: a model that answers 0 would pass whatever the plugin does.
+    ``plugin``: the plugin's module; None tests the universal adapter on this pipeline.
+    ``call``: arguments for the pipeline's ``__call__`` besides the plugin's own defaults, small sizes above all.
+    ``prompts``: three or more, of different length.
+
+    Attributes:
+        rounding: largest difference between batch compositions, relative to the largest value.
+    """
+
+    rounding: ClassVar[float] = 1e-5
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls) -> dict[str, Any]:
+        """Nothing besides the plugin's defaults."""
+        return {}
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def prompts(cls) -> Sequence[str]:
+        """Three."""
+        return PROMPTS
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def parts(
+        cls, pipeline_folder: Path, plugin: ModuleType | None, call: dict[str, Any], prompts: Sequence[str]
+    ) -> Assembly:
+        """A run's parts on the CPU in fp32; adapters where the plugin puts them, moved off zero."""
+        model = load_model(pipeline_folder, device=torch.device("cpu"), precision="fp32", full=False)
+        rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}
+        lora = {"lora": {"rank": 2, "alpha": 4.0}}
+        parts = assemble(model, plugin=plugin, prompts=prompts, rollout=rollout, model=lora)
+        parts.nudge()
+        return parts
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def probe(cls, parts: Assembly) -> Probe:
+        """One iteration's samples."""
+        requests = parts.requests()
+        samples = parts.draw(requests)
+        return Probe(requests, samples, trajectory.collate(samples), spare=[])
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def oracle(cls, parts: Assembly, probe: Probe) -> Oracle:
+        """What the upstream pipeline says to the same prompts."""
+        return Oracle(as_run(parts), probe)
+
+    # -------------------------------------------------------------------------------------------- the upstream pipeline
+
+    def test_embeddings_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
+        """Another template, layer or padding trains a model that nobody deploys."""
+        _, state = own_loop(as_run(parts), oracle.requests, noise=False)
+        ours = {name: value for name, value in state.conditioning.items() if name in oracle.conditioning}
+        self.assert_close(ours, oracle.conditioning, self.rounding)
+
+    def test_schedule_is_the_pipelines_own(self, probe: Probe, oracle: Oracle) -> None:
+        """Timesteps and sigmas to the bit: a shift that is dropped moves every log-prob."""
+        own = oracle.table
+        assert len(own.timesteps) == oracle.requests[0].steps
+        for request, timesteps, sigmas in zip(
+            probe.requests, probe.batch["timesteps"], probe.batch["sigmas"], strict=True
+        ):
+            start, stop = request.window.start, request.window.stop
+            assert torch.equal(timesteps, own.timesteps[start:stop])
+            assert torch.equal(sigmas, own.sigmas[start : stop + 1])
+
+    def test_without_noise_samples_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
+        """The pipeline's own loop with Euler steps ends in the same latents: guidance, packing and sign agree."""
+        start, state = own_loop(as_run(parts), oracle.requests, noise=False)
+        self.assert_close(state.x, oracle.final(start), LOOP_TOLERANCE[torch.float32])
+
+    def test_decoding_is_the_pipelines_own(self, parts: Assembly, probe: Probe, call: Mapping[str, Any]) -> None:
+        """Of the size asked for, pixels in [0, 1] (sound in [-1, 1])."""
+        batch, wanted = probe.batch[:2], probe.requests[0].call
+        arguments = {"latents": final(batch), "conditioning": trajectory.conditioning_of(batch), "call": wanted}
+        with torch.no_grad():
+            ours = parts.hooks.decode_latents(model=parts.model, **arguments)
+            own = universal.decode_latents(model=parts.model, **arguments)
+        self.assert_close(ours, own, self.rounding)
+        for kind, media in ours.items():
+            assert media.min() >= (-1 if kind == "audio" else 0)
+            assert media.max() <= 1
+        sizes = {"height": -2, "width": -1}
+        assert {n: m.shape[axis] for m in ours.values() for n, axis in sizes.items() if n in call} == {
+            n: call[n] for n in sizes if n in call
+        }
+
+    # ----------------------------------------------------------------------------------------------- replay and batches
+
+    def test_log_probs_replay_to_the_bit(self, parts: Assembly, probe: Probe) -> None:
+        """The trainer's log-prob of a stored step is the one that rollout stored: the ratio starts at exactly 1."""
+        assert torch.equal(replayed(parts, probe), probe.batch["log_probs"])
+
+    def test_replay_calls_no_encoder(self, parts: Assembly, probe: Probe) -> None:
+        """Text and images are encoded once per trajectory; a forward of them in every update doubles its cost."""
+        before = dict(parts.model.counts)
+        replayed(parts, probe)
+        assert parts.model.counts == before
+
+    def test_neighbours_do_not_matter(self, parts: Assembly, probe: Probe) -> None:
+        """A batch of n is n batches of one: padding and position ids of a longer neighbour change nothing."""
+        requests = probe.requests[::GROUP_SIZE]  # one sample of each prompt: a batch holds several prompts
+        alone = trajectory.collate([sample for request in requests for sample in parts.draw([request])])
+        together = trajectory.collate(parts.draw(requests))
+        self.assert_close(final(together), final(alone), self.rounding)
+        self.assert_close({"": together["log_probs"]}, {"": alone["log_probs"]}, self.rounding)
+
+    def test_every_row_may_have_its_own_timestep(self, parts: Assembly, probe: Probe) -> None:
+        """Velocities at differing t, off the table too, are those of single calls."""
+        batch, call, policy = probe.batch[:4], probe.requests[0].call, parts.backend.policy
+        x, conditioning = final(batch), trajectory.conditioning_of(batch)
+        t = torch.tensor([311.0, 702.5, 311.0, 950.25])
+
+        def predict(*rows: int) -> Streams:
+            taken = {n: v[list(rows)] for n, v in conditioning.items()}
+            with torch.no_grad():
+                return policy.predict({n: v[list(rows)] for n, v in x.items()}, t[list(rows)], taken, call)
+
+        together, alone = predict(0, 1, 2, 3), [predict(row) for row in range(4)]
+        self.assert_close(together, {n: torch.cat([each[n] for each in alone]) for n in together}, self.rounding)
+        assert all(v.isfinite().all() and v.any() for v in together.values())
+
+    # ------------------------------------------------------------------------------------------------- weights and text
+
+    def test_weights_get_gradients_and_reach_samples(self, parts: Assembly, probe: Probe) -> None:
+        """Every adapter that matters learns, nothing frozen does, and samples follow the weights: the gate's rows."""
+        assert [f"{r.name}: {r.detail}" for r in weight_rows(as_run(parts), probe) if r.verdict == "fail"] == []
+
+    def test_suggested_lora_targets_exist(self, parts: Assembly, plugin: ModuleType | None) -> None:
+        """A target that names no module of the denoiser trains less than its author thinks."""
+        suggested = defaults_of(Layer("model", plugin, "plugin"), parts.model.architecture) if plugin else {}
+        targets = suggested.get("model", {}).get("lora", {}).get("targets", [])
+        modules = [name for denoiser in parts.model.denoisers.values() for name, _ in denoiser.named_modules()]
+        missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in modules)]
+        assert targets == "all-linear" or missing == []
+
+    def test_a_prompt_that_is_too_long_is_refused(self, parts: Assembly) -> None:
+        """Words that are cut off cannot be rewarded; a plugin that tokenises raises DataError."""
+        if not parts.hooks.tokenize(model=parts.model, prompts=["a"]):
+            pytest.skip("the pipeline tokenises by itself")
+        with pytest.raises(DataError):
+            parts.hooks.tokenize(model=parts.model, prompts=["a", " ".join(["sign"] * 20_000)])
+
+    def test_listing_plugins_imports_neither_torch_nor_the_plugin(self, plugin: ModuleType | None) -> None:
+        """``omni-rl plugins`` reads metadata."""
+        code = LISTING.format(["torch", *([plugin.__name__] if plugin else [])])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+    def assert_close(self, found: Streams, expected: Streams, tolerance: float) -> None:
+        """Fail unless the tensors agree, relative to the largest value of each."""
+        assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in expected.items()}
+        gaps = {n: float((found[n] - v).abs().max() / v.abs().max()) for n, v in expected.items()}
+        assert max(gaps.values()) <= tolerance, gaps
+
+
+def as_run(parts: Assembly) -> Run:
+    """The gate reads a run's model, hooks, engine and backend, and these an assembly has under the same names."""
+    return cast(Run, parts)
+
+
+def final(batch: TensorDict) -> Streams:
+    """Final latents per stream."""
+    return {name: stored["final"] for name, stored in batch["latents"].items()}
+
+
+def replayed(parts: Assembly, probe: Probe) -> torch.Tensor:
+    """(N, T) log-probs of the stored steps under the policy, in batches composed as the engine's."""
+    steps = range(probe.batch["timesteps"].shape[1])
+    with torch.no_grad():
+        rows = [
+            torch.stack([parts.backend.policy.evaluate(part, step).log_prob for step in steps], dim=1)
+            for part in probe.batch.split(GROUP_SIZE)
+        ]
+    return torch.cat(rows)

@@ -1,0 +1,52 @@
+"""Every architecture with and without guidance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import toy_two_streams
+from model_cases import GUIDED, Case, unguided
+
+
+@pytest.fixture(scope="session")
+def cases(tiny_folder: Callable[[str], Path]) -> Callable[[str, bool], Case]:
+    """``cases("FluxPipeline", True)``."""
+    made: dict[tuple[str, bool], Case] = {}
+
+    def case(architecture: str, guided: bool) -> Case:
+        key = (architecture, guided)
+        if key not in made:
+            call = GUIDED[architecture] if guided else unguided(GUIDED[architecture])
+            made[key] = Case(architecture, tiny_folder(architecture), call, guided)
+        return made[key]
+
+    return case
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["guided", "unguided"])
+def guided(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="session", params=list(GUIDED))
+def case(request: pytest.FixtureRequest, guided: bool, cases: Callable[[str, bool], Case]) -> Case:
+    """Every architecture, with and without guidance."""
+    return cases(request.param, guided)
+
+
+@pytest.fixture(autouse=True)
+def _third_party_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)  # DPM-Solver
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # FLUX under autocast
+        yield
+
+
+@pytest.fixture
+def two_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the toy with picture and sound, which ``load_model`` can load during the test."""
+    toy_two_streams.register(monkeypatch)
+    return toy_two_streams.build(tmp_path / "two-streams")

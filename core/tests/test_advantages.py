@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omni_rl.advantages import group_advantages
+
+SCOPES = ("global", "group", "none")
+
+
+def reference(rewards: list[float], uid: list[int], scope: str) -> np.ndarray:
+    """By the definition, in float64, ddof 0 (population): as Flow-GRPO's numpy, not as torch.std's default."""
+    values, groups = np.asarray(np.float32(rewards), dtype=np.float64), np.asarray(uid)
+    out = np.empty_like(values)
+    for i, (value, group) in enumerate(zip(values, groups, strict=True)):
+        fellows = values[groups == group]
+        std = {"global": values.std(ddof=0), "group": fellows.std(ddof=0), "none": 1 - 1e-4}[scope]
+        out[i] = 0.0 if (fellows == fellows[0]).all() else (value - fellows.mean()) / (std + 1e-4)
+    return out
+
+
+def ours(rewards: list[float], uid: list[int], scope: str) -> torch.Tensor:
+    return group_advantages(torch.tensor(rewards), torch.tensor(uid), scope)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), scope=st.sampled_from(SCOPES), size=st.integers(1, 12))
+def test_equals_the_float64_definition(data, scope, size):
+    rewards = data.draw(st.lists(st.floats(-100, 100, width=32), min_size=size, max_size=size))
+    uid = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    np.testing.assert_allclose(ours(rewards, uid, scope), reference(rewards, uid, scope), rtol=1e-6, atol=1e-6)
+
+
+def test_numbers_by_hand():
+    """Two groups: deviations -1, 1 and -3, 3; population stds 1 and 3; together, sqrt(14)."""
+    rewards, uid = [1.0, 3.0, 5.0, 11.0], [4, 4, 9, 9]
+    assert ours(rewards, uid, "none").tolist() == [-1, 1, -3, 3]
+    assert ours(rewards, uid, "group").tolist() == pytest.approx([-1 / 1.0001, 1 / 1.0001, -3 / 3.0001, 3 / 3.0001])
+    root = 14**0.5  # population variance of 1, 3, 5, 11 about 5: (16 + 4 + 0 + 36) / 4
+    assert ours(rewards, uid, "global").tolist() == pytest.approx([v / root for v in (-1, 1, -3, 3)], rel=1e-4)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6, -7e-9])
+def test_equal_rewards_give_exactly_zero(scope, value):
+    """The mean of seven equal floats need not be that float, and (tiny / tiny) would train on the difference."""
+    assert ours([value] * 7 + [0.5, 0.9], [0] * 7 + [1, 1], scope)[:7].tolist() == [0.0] * 7
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_group_of_one_gives_exactly_zero(scope):
+    assert ours([0.4, 0.1, 0.9], [3, 5, 5], scope)[0] == 0
+    assert ours([0.4], [3], scope).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_groups_are_told_apart_by_uid_wherever_their_rows_lie(scope):
+    together = ours([0.0, 1.0, 10.0, 12.0], [0, 0, 1, 1], scope)
+    mixed = ours([0.0, 10.0, 1.0, 12.0], [0, 1, 0, 1], scope)
+    assert mixed.tolist() == together[[0, 2, 1, 3]].tolist()
+
+
+def test_missing_rewards_never_arrive():
+    with pytest.raises(AssertionError, match="missing rewards"):
+        ours([1.0, float("nan"), 3.0], [0, 0, 0], "group")
+
+
+def test_fp32_out_of_float64_arithmetic():
+    """Rewards that differ in their last bits: in fp32 their variance would be 0 or noise."""
+    rewards = [1.0, 1.0 + 2**-23, 1.0 + 2**-22]
+    found = ours(rewards, [0, 0, 0], "none")
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, [-(2**-23), 0, 2**-23], rtol=1e-6, atol=1e-14)

@@ -1,0 +1,36 @@
+"""What recognisers share: pictures in, text and confidence out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Text as the recogniser wrote it, and its own confidence in [0, 1] (0 when it read nothing)."""
+
+    text: str
+    confidence: float
+
+
+class Reader(Protocol):
+    """A recogniser."""
+
+    def read(self, pictures: Sequence[Picture]) -> list[Reading]:
+        """One reading per picture, in order. A reading does not depend on the other pictures."""
+
+
+def joined(parts: Iterable[Reading]) -> Reading:
+    """Several pieces of text as one: joined by spaces, the confidence is their mean."""
+    parts = [part for part in parts if part.text.strip()]
+    if not parts:
+        return Reading("", 0.0)
+    return Reading(" ".join(part.text.strip() for part in parts), sum(part.confidence for part in parts) / len(parts))
