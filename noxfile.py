@@ -111,12 +111,12 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("kind", ["model", "algorithm", "reward"], ids=["model", "algorithm", "reward"])
 def template(session: nox.Session, kind: str) -> None:
     """`omni-rl new` gives a package that installs, passes its contract suite, is clean, and is listed."""
-    install(session, *group("test"), *group("lint"), packages=[CORE])
+    install(session, *group("lint"), packages=["core[new]"])
     parent = Path(session.create_tmp())
     shutil.rmtree(parent / "omni-rl-example", ignore_errors=True)
     session.run("omni-rl", "new", kind, "example", "--output", str(parent))
     with session.chdir(parent / "omni-rl-example"):
-        session.install("-e", ".")
+        session.install("-e", ".[test]")
         session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
         session.run("ruff", "check")
         session.run("ruff", "format", "--check")

@@ -15,15 +15,24 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from tensordict import TensorDict
 
-from omni_rl import trajectory
+from omni_rl import hookimpl, trajectory
 from omni_rl.model.loaded import load_model
-from omni_rl.requests import NO_STEPS, Request
+from omni_rl.requests import NO_STEPS, Request, Window, all_steps
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl.testing.toy import PolicyGradient
 
 GUIDED: dict[str, dict[str, Any]] = {
     **tiny_pipelines.CALLS,
     "FluxPipeline": {**tiny_pipelines.CALLS["FluxPipeline"], "true_cfg_scale": 2.0, "negative_prompt": "hello"},
 }
+
+
+class OneWindow(PolicyGradient):
+    """Every group is trained on every step but the last, so that a micro-batch is replayed as it was drawn."""
+
+    @hookimpl
+    def sde_window(self, steps: int) -> Window:
+        return all_steps(steps)
 
 
 def unguided(call: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +68,7 @@ class Case:
     def assembly(self, lora: bool = False) -> Assembly:
         """Kept for the session: with the folder's own weights, or with adapters that were moved off zero."""
         if lora not in self.made:
-            self.made[lora] = self.fresh(model={"lora": {"rank": 2} if lora else None})
+            self.made[lora] = self.fresh(model={"lora": {"rank": 2, "alpha": 2} if lora else None})
             if lora:
                 self.made[lora].nudge()
         return self.made[lora]
@@ -68,7 +77,8 @@ class Case:
         """Parts of their own, for a test that changes something."""
         full = (sections.get("model") or {}).get("lora") is None
         model = load_model(self.folder, device=torch.device("cpu"), precision=precision, full=full, offload=offload)
-        return assemble(model, **{**sections, "rollout": {"call": self.call, **sections.get("rollout", {})}})
+        rollout = {"call": self.call, **sections.pop("rollout", {})}
+        return assemble(model, algorithm=OneWindow(), **sections, rollout=rollout)
 
     @functools.cached_property
     def batch(self) -> TensorDict:

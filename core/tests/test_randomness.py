@@ -57,7 +57,7 @@ def keys(samples: int) -> list[NoiseKey]:
 
 
 def test_every_draw_is_its_own():
-    """Members of a group, groups, iterations, steps, streams, purposes and runs: pairwise different and uncorrelated."""
+    """Members of a group, groups, iterations, steps, streams, purposes, runs: pairwise uncorrelated."""
     names = list(itertools.product((0, 1), ("rollout", "validation"), (0, 1), (0, 1), (0, 1, 2)))
     rows = [
         randn(draw_seed(NoiseKey(*name), stream, step), (4096,))
@@ -117,5 +117,5 @@ def test_another_process_draws_the_same():
     ids=["torch.randn", "diffusers", "manual_seed", "get_state", "init"],
 )
 def test_a_forbidden_generator_refuses_to_draw(use):
-    with pytest.raises((AssertionError, TypeError), match="declared key|ForbiddenGenerator"):
+    with pytest.raises((AssertionError, TypeError), match=r"declared key|ForbiddenGenerator"):
         use(ForbiddenGenerator())

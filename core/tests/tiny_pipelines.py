@@ -53,20 +53,10 @@ WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 sys
 
 
 def clip_tokenizer() -> CLIPTokenizerFast:
-    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    specials = ["<|startoftext|>", "<|endoftext|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=specials,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    raw.train_from_iterator([WORDS] * 4, trainer)
-    names = {"bos_token": specials[0], "eos_token": specials[1], "unk_token": specials[1], "pad_token": specials[1]}
-    return CLIPTokenizerFast(tokenizer_object=raw, model_max_length=77, **names)
+    """One token for a character: a trained vocabulary would be in another order in every process."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    return CLIPTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
 def clip_config(tokenizer: CLIPTokenizerFast) -> CLIPTextConfig:
@@ -215,7 +205,7 @@ def _qwen_tokenizer() -> Qwen2TokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         special_tokens=_QWEN_SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     raw.train_from_iterator([WORDS] * 4, trainer)

@@ -24,24 +24,25 @@ RETRIES = 2
 class Collected:
     """The scored samples of one iteration, in request order, and what they cost.
 
-    ``rollout_s`` is time spent sampling; ``reward_s`` is time spent waiting for rewards after the last sample: what
+    ``failures`` says of each reward call that raised why. ``rollout_s`` is time spent sampling; ``reward_s`` is time spent waiting for rewards after the last sample: what
     rewards did while the engine was sampling costs nothing.
     """
 
     scored: list[Scored]
+    failures: list[str]
     rollout_s: float
     reward_s: float
 
 
 def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) -> Collected:
     """Draw and score every request; the order in which samples and rewards finish does not matter."""
-    started = time.perf_counter()
+    started, known = time.perf_counter(), len(rewards.failures)
     for group in finished_groups(engine, requests):
         rewards.submit(group)
     sampled = time.perf_counter()
     scored = sorted(rewards.completed(), key=lambda s: s.sample.request.sample_id)
     assert [s.sample.request.sample_id for s in scored] == sorted(r.sample_id for r in requests)
-    return Collected(scored, sampled - started, time.perf_counter() - sampled)
+    return Collected(scored, rewards.failures[known:], sampled - started, time.perf_counter() - sampled)
 
 
 def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Sample]]:
@@ -59,13 +60,19 @@ def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sampl
     asked = list(requests)
     for last in [False] * RETRIES + [True]:
         engine.submit(asked)
+        outstanding = {request.sample_id for request in asked}
         failed = []
         for sample in engine.completed():
+            if sample.request.sample_id not in outstanding:
+                raise RunError(f"the engine returned sample {sample.request.sample_id} twice or unasked")
+            outstanding.remove(sample.request.sample_id)
             if sample.error is None or last:
                 _check_identity(sample)
                 yield sample
             else:
                 failed.append(sample.request)
+        if outstanding:
+            raise RunError(f"the engine lost {len(outstanding)} of {len(asked)} requests, e.g. {min(outstanding)}")
         if not failed:
             return
         asked = failed
@@ -81,18 +88,19 @@ def _check_identity(sample: Sample) -> None:
             raise RunError(f"the engine returned {name} {got} for the request with {name} {wanted}")
 
 
-def assemble(scored: Sequence[Scored]) -> TensorDict:
+def assemble(collected: Collected) -> TensorDict:
     """The trajectories of the samples that have a reward, with ``rewards`` (N,) fp32; in request order.
 
     Raises:
         RewardError: no sample has a reward.
     """
-    valid = [s for s in scored if s.value is not None and s.sample.trajectory is not None]
+    valid = [s for s in collected.scored if s.value is not None and s.sample.trajectory is not None]
     if not valid:
-        errors = {s.sample.error for s in scored if s.sample.error}
+        reasons = [*(s.sample.error for s in collected.scored if s.sample.error), *collected.failures]
         raise RewardError(
-            f"none of the iteration's {len(scored)} samples has a reward" + (f": {min(errors)}" if errors else ""),
-            "look at the reward's messages above, or run: omni-rl check CONFIG",
+            f"none of the iteration's {len(collected.scored)} samples has a reward"
+            + (f": {reasons[0]}" if reasons else ""),
+            "mend the cause, then try it with: omni-rl check CONFIG",
         )
     batch = trajectory.collate([s.sample for s in valid])
     batch["rewards"] = torch.tensor([s.value for s in valid], dtype=torch.float32)

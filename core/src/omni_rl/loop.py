@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 
 def run_loop(run: Run) -> None:
-    """All remaining iterations; leaves the run validated and saved, also when Ctrl-C asks it to stop early."""
+    """All remaining iterations; leaves the run saved, also when Ctrl-C asks it to stop early.
+
+    A run that is complete is only validated again: its process may have ended before it wrote its report.
+    """
     config = run.config
-    if run.iteration == 0:
-        run.record_validation(validate(run, 0))
     with _stop_on_interrupt() as stop:
+        if run.iteration == 0 or run.iteration >= config.train.iterations:
+            run.record_validation(validate(run, run.iteration))
         while run.iteration < config.train.iterations and not stop.is_set():
             row = one_iteration(run)
             if _is_due(run.iteration, config.validation.every) or run.iteration == config.train.iterations:
@@ -50,7 +53,9 @@ def one_iteration(run: Run) -> dict[str, float]:
     iteration = run.iteration
     requests = rollout_requests(run.config, run.hooks, run.prompts, iteration, run.policy_version)
     collected = collect(run.engine, run.rewards, requests)
-    batch = assemble(collected.scored)
+    for failure in collected.failures:
+        run.progress.note(failure)
+    batch = assemble(collected)
     batch["advantages"] = run.hooks.compute_advantages(
         rewards=batch["rewards"], uid=batch["uid"], components=components(collected.scored)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from omni_rl import artifacts, checkpoint
 from omni_rl.config.explain import dump
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.errors import CheckpointError
+from omni_rl.errors import CheckpointError, UserError
 from omni_rl.gate.gate import run_gate
 from omni_rl.gate.rows import Row, raise_on_failure
 from omni_rl.loop import run_loop
@@ -146,7 +147,13 @@ def train(
         RunDirectory.create(directory.path)
         directory.write_config(dump(resolved))
         artifacts.write_gate(directory, run.gate)
-        _finish(run)
+        run.progress.note(f"run directory {directory.path}, seed {run.config.seed}")
+        try:
+            _finish(run)
+        except UserError:
+            if run.iteration == 0:  # nothing to go on from, and the mended run may have the same directory
+                shutil.rmtree(directory.path)
+            raise
     return run
 
 
@@ -164,6 +171,7 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: Callable[[i
     display = show(resolved.config.train.iterations) if show else None
     with _open(Run(resolved, directory, display)) as run:
         run.restore()
+        run.progress.note(f"going on after iteration {run.iteration}")
         _finish(run)
     return run
 
@@ -188,7 +196,8 @@ def _finish(run: Run) -> None:
     try:
         with run.progress:
             run_loop(run)
-        artifacts.write_report(run)
+        if run.validations:  # absent when a resumed run is interrupted before its first
+            artifacts.write_report(run)
     except BaseException as raised:
         error = raised
         raise

@@ -24,6 +24,8 @@ def sample_to_file(source: Path, prompts: Sequence[str], output: Path, each: int
     Raises:
         UserError: ``source`` is neither a run nor a configuration, or ``output`` cannot be written.
     """
+    if output.suffix != ".png":
+        raise UserError(f"{output} is no name of a PNG file", f"give --output {output.with_suffix('.png')}")
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is not a folder", f"mkdir -p {output.parent}")
     samples = draw(source, prompts, each, seed)

@@ -47,8 +47,10 @@ class Validated:
         return {"val/reward/mean": self.mean, **error, **single}
 
     def images(self) -> np.ndarray:
-        """(N, H, W, 3) uint8; the middle frame of videos."""
-        return np.stack([picture(sample) for sample in self.samples])
+        """(N, H, W, 3) uint8; the middle frame of videos, black where the engine failed the sample."""
+        drawn = {i: picture(s) for i, s in enumerate(self.samples) if s.trajectory is not None}
+        black = np.zeros_like(next(iter(drawn.values())))
+        return np.stack([drawn.get(i, black) for i in range(len(self.samples))])
 
 
 def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None) -> Validated:

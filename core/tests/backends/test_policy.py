@@ -55,7 +55,9 @@ def test_velocities_may_be_asked_for_off_the_table(parts):
     network = type(parts.model.pipe.transformer)().double()
     network.load_state_dict({n: v.double() for n, v in parts.model.pipe.transformer.state_dict().items()})
     for row in range(6):
-        alone = network(x[row : row + 1].double(), t[row : row + 1].double(), batch["prompt_embeds"][row][None].double())
+        alone = network(
+            x[row : row + 1].double(), t[row : row + 1].double(), batch["prompt_embeds"][row][None].double()
+        )
         torch.testing.assert_close(velocity[row].double(), alone[0][0], rtol=1e-5, atol=1e-6)
 
 

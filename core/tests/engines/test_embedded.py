@@ -12,8 +12,9 @@ from omni_rl.engines.embedded import EmbeddedEngine
 from omni_rl.randomness import INITIAL, draw_seed, randn
 from omni_rl.requests import NO_STEPS, Request, Sde, Window
 from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.engine import EngineContract, found
+from omni_rl.testing.engine import EngineContract
 from omni_rl.testing.toy import ToyPipeline, toy_model
+from omni_rl.testing.trajectories import found
 from omni_rl.types import Sample
 
 PROMPTS = ("a", "b", "c")

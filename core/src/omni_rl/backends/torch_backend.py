@@ -15,7 +15,7 @@ from omni_rl.backends.offload import optimizer_state_on
 from omni_rl.backends.policy import TorchPolicy
 from omni_rl.engines.base import Context
 from omni_rl.errors import CheckpointError
-from omni_rl.types import LossOutput, Tensors
+from omni_rl.types import Backend, LossOutput, Policy, Tensors
 
 FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
 """The replay error: after the first update the policy has moved, and the figure would measure that instead."""
@@ -32,8 +32,9 @@ class TorchBackend:
         self._config, self._hooks, self._model = context.config.train, context.hooks, context.model
         self._seed = context.config.seed or 0
         make_trainable(context.model, context.config.model.lora, self._seed)
-        self.policy = TorchPolicy(context.model, context.hooks, context.config)
-        self._parameters = self.policy.parameters
+        policy = TorchPolicy(context.model, context.hooks, context.config)
+        self.policy: Policy = policy
+        self._parameters = policy.parameters
         for name in _kept_copies(context):
             self.policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
         train = self._config
@@ -177,3 +178,6 @@ def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
             f"the checkpoint has {has} for {name!r}, this run needs shape {tuple(target.shape)}",
             "resume with the configuration (model, lora, ema) that wrote it",
         )
+
+
+_: type[Backend] = TorchBackend

@@ -26,7 +26,10 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory"
 
 
 def main() -> None:
-    """Entry point: what the user can mend exits 2, a failed run exits 1, an interrupted one 130."""
+    """Entry point: what the user can mend exits 2, a failed run exits 1, an interrupted one 130.
+
+    130 also when Ctrl-C let a run finish its iteration and save, so that a script sees that it is not complete.
+    """
     try:
         app()
     except UserError as error:

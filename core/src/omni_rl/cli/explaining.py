@@ -50,7 +50,7 @@ def listed(*, as_json: bool, check: bool) -> tuple[str, bool]:
     sound = all(row.status in ("installed", "ok", "hidden") for row in rows)
     if as_json:
         return listing.to_json(rows), sound
-    console = Console(width=max(100, shutil.get_terminal_size().columns))
+    console = Console(width=max(100, shutil.get_terminal_size(fallback=(240, 24)).columns))
     with console.capture() as captured:
         console.print(listing.table(rows))
     return "\n".join([captured.get().rstrip(), *listing.texts(rows)]), sound

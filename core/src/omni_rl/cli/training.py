@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 
+import typer
+
+from omni_rl import artifacts
 from omni_rl.run import Run
 
 
@@ -21,11 +24,18 @@ def quiet() -> None:
 
 
 def announce(run: Run) -> None:
-    """The last lines: where things are, and what changed."""
+    """The last lines: where things are, and what changed since the run began.
+
+    Raises:
+        typer.Exit: with 130, when the run was interrupted.
+    """
     assert run.directory is not None
-    first, last = run.validations[0], run.validations[-1]
+    validations = artifacts.validations(run.directory)
+    first, last = validations[0], validations[-1]
+    if last["iteration"] > first["iteration"]:
+        error = f" (standard error {last['val/reward/stderr']:.3f})" if "val/reward/stderr" in last else ""
+        print(f"held-out reward {first['val/reward/mean']:.3f} -> {last['val/reward/mean']:.3f}{error}")
     if run.interrupted:
         print(f"stopped after iteration {run.iteration}; go on with: omni-rl resume {run.directory.path}")
-    if last.iteration > first.iteration:
-        print(f"held-out reward {first.mean:.3f} -> {last.mean:.3f} (standard error {last.stderr:.3f})")
+        raise typer.Exit(130)
     print(f"report: {run.directory.path / 'report.html'}")

@@ -141,6 +141,9 @@ def _reaches_sampler(run: Run, probe: Probe) -> Row:
     missing = run.model.parameters().keys() - report.landed.keys()
     change, back = _difference(moved, before), _difference(after, before)
     what = f"changing them changes samples by {change:.2g}"
+    if report.policy_version != run.policy_version:
+        what = f"the sampler reports policy version {report.policy_version} after a sync to {run.policy_version}"
+        return judge("weights", False, what)
     if missing:
         return judge("weights", False, f"{len(missing)} weights do not reach the sampler, e.g. {min(missing)}")
     if change == 0:

@@ -43,13 +43,15 @@ def _take(tensors: Tensors, rows: torch.Tensor) -> Tensors:
 def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, tolerance: float) -> Mode:
     """The fastest mode whose velocities agree with single calls; t (B,) must hold at least two distinct values.
 
-    Measured on three rows, two of them at one timestep.
+    Measured on three rows, two of them at one timestep; different rows as far as there are so many.
 
     Returns:
         ``single`` when neither batch form agrees to ``tolerance`` (relative to the largest velocity).
     """
-    rows = torch.tensor([0, 0, int((t != t[0]).nonzero()[0])])
-    x, t, conditioning = _take(x, rows), t[rows.to(t.device)], _take(conditioning, rows)
+    other = int((t != t[0]).nonzero()[0])
+    beside = next((i for i in range(1, len(t)) if i != other), other)
+    rows = torch.tensor([0, beside, other])
+    x, t, conditioning = _take(x, rows), t[[0, 0, other]], _take(conditioning, rows)
     reference = in_rows(step, x, t, conditioning, "single")
     modes: tuple[Mode, ...] = ("vector", "grouped")
     for mode in modes:

@@ -157,7 +157,7 @@ def _find_streams(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> 
     capture.ask(model.pipe, probe, **{**call_arguments(model, row, call), "generator": generator})
     parameters = inspect.signature(type(model.pipe).__call__).parameters
     others = [p for p in parameters if p.endswith("_latents") and not p.startswith(("image", "init", "cond"))]
-    names = ["latents", *others][: len(probe.samples)]
+    names = [n for n in ("latents", *others) if n in parameters][: len(probe.samples)]
     if len(names) < len(probe.samples) or not names:
         what = f"{model.architecture} steps {len(probe.samples)} latent streams but __call__ takes {names}"
         raise ModelError(what, _PLUGIN)

@@ -41,10 +41,7 @@ class AlgorithmContract:
     @pytest.fixture
     def parts(self, algorithm: object, model: LoadedModel) -> Assembly:
         """A run's parts around the algorithm, weights off their initial values."""
-        sizes = {"steps": self.steps, "group_size": GROUP_SIZE, "prompts": 2}
-        parts = assemble(model, algorithm=algorithm, prompts=("a", "b"), rollout=sizes, train={"micro_batch_size": 4})
-        parts.nudge()
-        return parts
+        return assembled(algorithm, model, self.steps)
 
     def test_options_are_strict_described_and_its_own(self, algorithm: object) -> None:
         """A misspelt option is an error, ``omni-rl config --explain`` describes each, none hides a key of core's."""
@@ -61,25 +58,20 @@ class AlgorithmContract:
     def test_window_is_a_function_of_its_arguments(self, parts: Assembly) -> None:
         """A resumed run asks again, in another process and another order, and must get the same windows."""
         places = [(iteration, group, seed) for iteration in range(3) for group in range(3) for seed in (0, 1)]
-        first = [self.window(parts, *place) for place in places]
-        again = [self.window(parts, *place) for place in reversed(places)]
+        first = [window(parts, *place) for place in places]
+        again = [window(parts, *place) for place in reversed(places)]
         assert first == again[::-1]
 
     def test_window_lies_inside_the_steps(self, parts: Assembly) -> None:
         """A window that ends beyond the last step would store what was never sampled."""
-        windows = [self.window(parts, iteration, group, 0) for iteration in range(5) for group in range(5)]
-        assert [window for window in windows if not 0 <= window.start <= window.stop <= self.steps] == []
+        windows = [window(parts, iteration, group, 0) for iteration in range(5) for group in range(5)]
+        assert [each for each in windows if each.stop > parts.config.rollout.steps] == []
 
     def test_a_group_shares_its_window_and_an_iteration_its_size(self, parts: Assembly) -> None:
         """Samples that are compared with each other took their noise in the same steps; all rows stack into a batch."""
         requests = parts.requests()
         assert len({(request.uid, request.window) for request in requests}) == len({r.uid for r in requests})
         assert len({request.window.size for request in requests}) == 1
-
-    def window(self, parts: Assembly, iteration: int, group: int, seed: int) -> Window:
-        """The algorithm's answer, or core's."""
-        found: Window = parts.hooks.sde_window(iteration=iteration, group=group, steps=self.steps, seed=seed)
-        return found
 
     # ---------------------------------------------------------------------------------------------------- advantages
 
@@ -154,6 +146,21 @@ class AlgorithmContract:
         figures = [parts.backend.update(parts.batch(seed), seed) for seed in range(2)]
         assert all(torch.tensor(list(each.values())).isfinite().all() for each in figures), figures
         assert any(not torch.equal(parameter, before[n]) for n, parameter in parts.model.parameters().items())
+
+
+def assembled(algorithm: object, model: LoadedModel, steps: int) -> Assembly:
+    """The parts of a run of two prompts."""
+    sizes = {"steps": steps, "group_size": GROUP_SIZE}
+    train = {"micro_batch_size": 4, "weight_decay": 0.0}  # nothing but the loss moves a weight
+    parts = assemble(model, algorithm=algorithm, prompts=("a", "b"), rollout=sizes, train=train)
+    parts.nudge()
+    return parts
+
+
+def window(parts: Assembly, iteration: int, group: int, seed: int) -> Window:
+    """The algorithm's answer, or core's."""
+    steps = parts.config.rollout.steps
+    return parts.hooks.sde_window(iteration=iteration, group=group, steps=steps, seed=seed)  # type: ignore[no-any-return]
 
 
 def advantages(parts: Assembly, rewards: list[float], uid: list[int]) -> torch.Tensor:

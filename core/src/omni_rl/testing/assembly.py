@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
@@ -17,12 +17,14 @@ from omni_rl.config.schema import Config
 from omni_rl.datasets import PromptRow, PromptSet
 from omni_rl.engines.base import Context
 from omni_rl.engines.embedded import EmbeddedEngine
+from omni_rl.gate.probe import Probe
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.planning import rollout_requests
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
 from omni_rl.randomness import randn, seed_of
 from omni_rl.requests import Request
+from omni_rl.run import Run
 from omni_rl.testing.toy import PolicyGradient
 from omni_rl.types import Backend, Engine, Sample
 
@@ -125,3 +127,15 @@ def _base(prompts: int) -> dict[str, Any]:
         "rollout": {"steps": 4, "prompts": prompts, "group_size": 2},
         "device": "cpu",
     }
+
+
+def drawn(parts: Assembly) -> Probe:
+    """Samples of every prompt."""
+    requests = parts.requests()
+    samples = parts.draw(requests)
+    return Probe(requests, samples, trajectory.collate(samples), spare=[])
+
+
+def as_run(parts: Assembly) -> Run:
+    """The gate reads a run's model, hooks, engine and backend, and these an assembly has under the same names."""
+    return cast(Run, parts)

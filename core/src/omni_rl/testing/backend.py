@@ -42,14 +42,7 @@ class BackendContract:
     @pytest.fixture(params=["lora", "full"])
     def train(self, request: pytest.FixtureRequest, backend: Callable[[Context], Backend], make_model: Any) -> Train:
         """``train(lr=..., ...)``: fresh parts around the backend with these options of the section ``train``."""
-
-        def make(**options: Any) -> Assembly:
-            model = {"lora": LORA if request.param == "lora" else None}
-            algorithm = PolicyGradient(uses_reference=True)
-            train = {"lr": 1e-2, **options}
-            return assemble(make_model(), algorithm=algorithm, backend=backend, model=model, train=train)
-
-        return make
+        return trainer(backend, make_model, request.param == "lora")
 
     # ---------------------------------------------------------------------------------------------------- what moves
 
@@ -151,6 +144,17 @@ class BackendContract:
         assert_equal(weights(parts), before)
         assert not other.requires_grad
         assert not torch.equal(other, policy.evaluate(batch, 0).log_prob.detach())
+
+
+def trainer(backend: Callable[[Context], Backend], make_model: Callable[[], LoadedModel], lora: bool) -> Train:
+    """``train(lr=..., ...)``, see :class:`BackendContract`."""
+
+    def make(**options: Any) -> Assembly:
+        model = {"lora": LORA if lora else None}
+        algorithm = PolicyGradient(uses_reference=True)
+        return assemble(make_model(), algorithm=algorithm, backend=backend, model=model, train={"lr": 1e-2, **options})
+
+    return make
 
 
 def weights(parts: Assembly) -> Tensors:

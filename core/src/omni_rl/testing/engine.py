@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from tensordict import TensorDict
 
 from omni_rl import trajectory
 from omni_rl.engines.base import ENGINE_HOOKS, Context
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.randomness import INITIAL, draw_seed, randn
-from omni_rl.requests import NO_STEPS, Request
+from omni_rl.requests import NO_STEPS
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.testing.toy import toy_model
-from omni_rl.types import Engine, Sample
-
-FLOAT, WHOLE = torch.float32, torch.int64
-MEDIA = {"image": (torch.uint8, 3), "video": (torch.uint8, 4), "audio": (FLOAT, 2)}
+from omni_rl.testing.trajectories import check_documented, found, noises, replayed
+from omni_rl.types import Engine
 
 
 class EngineContract:
@@ -51,10 +48,7 @@ class EngineContract:
         self, engine: Callable[[Context], Engine], make_model: Callable[[], LoadedModel], call: dict[str, Any]
     ) -> Iterator[Assembly]:
         """A run's parts around the engine, adapters off zero and synchronised; nine samples, at most four at a time."""
-        rollout = {"steps": 5, "group_size": 3, "batch_size": 4, "call": call}
-        parts = assemble(make_model(), engine=engine, rollout=rollout, model={"lora": {"rank": 2, "alpha": 4.0}})
-        parts.nudge()
-        parts.engine.sync(0)
+        parts = assembled(engine, make_model(), call)
         yield parts
         parts.engine.close()
 
@@ -104,7 +98,9 @@ class EngineContract:
         """x_T and the noise of every step are those that the key names, in any batch and any order."""
         requests = parts.requests()
         portions = {"together": [requests], "reversed": [requests[::-1]], "alone": [[r] for r in requests]}[order]
-        samples = [sample for portion in portions for sample in parts.draw(portion)]
+        asked = {request.sample_id: request for request in requests}
+        drawn = [sample for portion in portions for sample in parts.draw(portion)]
+        samples = [replace(sample, request=asked[sample.request.sample_id]) for sample in drawn]
         for sample in samples:
             for stream, latents in found(sample)["latents"].items() if sample.request.window.start == 0 else ():
                 named = randn(draw_seed(sample.request.initial_key, stream, INITIAL), latents["final"].shape)
@@ -142,10 +138,7 @@ class EngineContract:
         after = parts.draw(parts.requests())
         batch = trajectory.collate(after)
         assert not torch.equal(batch["latents", "x", "final"], trajectory.collate(before)["latents", "x", "final"])
-        for step in range(batch["timesteps"].shape[1]):
-            with torch.no_grad():
-                replayed = parts.backend.policy.evaluate(batch, step).log_prob.cpu()
-            self.assert_close(replayed, batch["log_probs"][:, step])
+        self.assert_close(replayed(parts, batch), batch["log_probs"])
 
     def test_closing_twice_is_closing(self, parts: Assembly) -> None:
         """A run closes its engine on every way out, sometimes twice, requests waiting or not."""
@@ -158,46 +151,10 @@ class EngineContract:
         assert (a - b).abs().max() <= self.tolerance * b.abs().max()
 
 
-def found(sample: Sample) -> TensorDict:
-    """The trajectory that a sound engine returns."""
-    assert sample.trajectory is not None, sample.error
-    return sample.trajectory
-
-
-def noises(parts: Assembly, samples: Sequence[Sample]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Per stored step and stream: the noise in the stored latents by the policy's transition, and what keys name."""
-    batch = trajectory.collate(samples)
-    for step in range(batch["timesteps"].shape[1]):
-        with torch.no_grad():
-            transitions = parts.backend.policy.evaluate(batch, step).transitions
-        for stream, moved in transitions.items():
-            following = batch["latents", stream, "all"][:, step + 1].to(moved.mean.device)
-            named = [_named(sample.request, stream, step, following.shape[1:]) for sample in samples]
-            yield ((following - moved.mean) / moved.std).cpu(), torch.stack(named)
-
-
-def _named(request: Request, stream: str, step: int, shape: Sequence[int]) -> torch.Tensor:
-    return randn(draw_seed(request.key, stream, request.window.start + step), shape)
-
-
-def check_documented(sample: Sample) -> None:
-    """Fail unless the trajectory has the keys, shapes and dtypes of :mod:`omni_rl.trajectory`."""
-    rows, steps = found(sample), sample.request.window.size
-    fixed = {
-        "log_probs": (FLOAT, (steps,)),
-        "timesteps": (FLOAT, (steps,)),
-        "sigmas": (FLOAT, (steps + 1,)),
-        **dict.fromkeys(("uid", "sample_id", "policy_version"), (WHOLE, ())),
-    }
-    assert {name: (rows[name].dtype, tuple(rows[name].shape)) for name in fixed} == fixed
-    for stream, latents in rows["latents"].items():
-        assert latents["all"].shape == (steps + 1, *latents["final"].shape), stream
-    others = {"latents", "mask", "condition", "call", "media", *trajectory.PROMPT_KEYS}
-    assert set(rows.keys()) <= {*fixed, *others}
-    for key, value in rows.items(include_nested=True, leaves_only=True):
-        floating = torch.float64 if "call" in key else FLOAT
-        assert value.device.type == "cpu", key
-        assert value.dtype == floating or not value.is_floating_point(), key
-        assert value.isfinite().all(), key
-    for kind, media in rows.get("media", {}).items():
-        assert (media.dtype, media.ndim) == MEDIA[kind], kind
+def assembled(engine: Callable[[Context], Engine], model: LoadedModel, call: dict[str, Any]) -> Assembly:
+    """The parts of a run of three prompts."""
+    rollout = {"steps": 5, "group_size": 3, "batch_size": 4, "call": call}
+    parts = assemble(model, engine=engine, rollout=rollout, model={"lora": {"rank": 2, "alpha": 4.0}})
+    parts.nudge()
+    parts.engine.sync(0)
+    return parts

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from tensordict import TensorDict
 
 from omni_rl import trajectory
 from omni_rl.config.defaults import defaults_of
@@ -23,14 +22,15 @@ from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.model import universal
 from omni_rl.model.loaded import load_model
 from omni_rl.plugins.contract import Layer
-from omni_rl.run import Run
-from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl.testing.assembly import PROMPTS, Assembly, as_run, assemble, drawn
+from omni_rl.testing.trajectories import final, replayed
 from omni_rl.types import Streams
 
 LISTING = (
     "import sys; from omni_rl.plugins import listing; listing.rows(); print([m for m in {!r} if m in sys.modules])"
 )
 GROUP_SIZE = 2
+LOUD = 10.0
 
 
 class ModelContract:
@@ -66,20 +66,13 @@ class ModelContract:
         cls, pipeline_folder: Path, plugin: ModuleType | None, call: dict[str, Any], prompts: Sequence[str]
     ) -> Assembly:
         """A run's parts on the CPU in fp32; adapters where the plugin puts them, moved off zero."""
-        model = load_model(pipeline_folder, device=torch.device("cpu"), precision="fp32", full=False)
-        rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}
-        lora = {"lora": {"rank": 2, "alpha": 4.0}}
-        parts = assemble(model, plugin=plugin, prompts=prompts, rollout=rollout, model=lora)
-        parts.nudge()
-        return parts
+        return assembled(pipeline_folder, plugin, call, prompts)
 
     @pytest.fixture(scope="module")
     @classmethod
     def probe(cls, parts: Assembly) -> Probe:
         """One iteration's samples."""
-        requests = parts.requests()
-        samples = parts.draw(requests)
-        return Probe(requests, samples, trajectory.collate(samples), spare=[])
+        return drawn(parts)
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -99,12 +92,10 @@ class ModelContract:
         """Timesteps and sigmas to the bit: a shift that is dropped moves every log-prob."""
         own = oracle.table
         assert len(own.timesteps) == oracle.requests[0].steps
-        for request, timesteps, sigmas in zip(
-            probe.requests, probe.batch["timesteps"], probe.batch["sigmas"], strict=True
-        ):
+        for request, row in zip(probe.requests, probe.batch, strict=True):
             start, stop = request.window.start, request.window.stop
-            assert torch.equal(timesteps, own.timesteps[start:stop])
-            assert torch.equal(sigmas, own.sigmas[start : stop + 1])
+            assert torch.equal(row["timesteps"], own.timesteps[start:stop])
+            assert torch.equal(row["sigmas"], own.sigmas[start : stop + 1])
 
     def test_without_noise_samples_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
         """The pipeline's own loop with Euler steps ends in the same latents: guidance, packing and sign agree."""
@@ -112,31 +103,32 @@ class ModelContract:
         self.assert_close(state.x, oracle.final(start), LOOP_TOLERANCE[torch.float32])
 
     def test_decoding_is_the_pipelines_own(self, parts: Assembly, probe: Probe, call: Mapping[str, Any]) -> None:
-        """Of the size asked for, pixels in [0, 1] (sound in [-1, 1])."""
+        """Of the size asked for; pixels in [0, 1], sound in [-1, 1], from far-off latents too."""
         batch, wanted = probe.batch[:2], probe.requests[0].call
-        arguments = {"latents": final(batch), "conditioning": trajectory.conditioning_of(batch), "call": wanted}
+        latents = {name: LOUD * value for name, value in final(batch).items()}
+        conditioning = trajectory.conditioning_of(batch)
         with torch.no_grad():
-            ours = parts.hooks.decode_latents(model=parts.model, **arguments)
-            own = universal.decode_latents(model=parts.model, **arguments)
+            ours = parts.hooks.decode_latents(
+                model=parts.model, latents=latents, conditioning=conditioning, call=wanted
+            )
+            own = universal.decode_latents(model=parts.model, latents=latents, conditioning=conditioning, call=wanted)
         self.assert_close(ours, own, self.rounding)
         for kind, media in ours.items():
             assert media.min() >= (-1 if kind == "audio" else 0)
             assert media.max() <= 1
-        sizes = {"height": -2, "width": -1}
-        assert {n: m.shape[axis] for m in ours.values() for n, axis in sizes.items() if n in call} == {
-            n: call[n] for n in sizes if n in call
-        }
+            for name, axis in (("height", -2), ("width", -1)):
+                assert media.shape[axis] == call.get(name, media.shape[axis])
 
     # ----------------------------------------------------------------------------------------------- replay and batches
 
     def test_log_probs_replay_to_the_bit(self, parts: Assembly, probe: Probe) -> None:
         """The trainer's log-prob of a stored step is the one that rollout stored: the ratio starts at exactly 1."""
-        assert torch.equal(replayed(parts, probe), probe.batch["log_probs"])
+        assert torch.equal(replayed(parts, probe.batch), probe.batch["log_probs"])
 
     def test_replay_calls_no_encoder(self, parts: Assembly, probe: Probe) -> None:
         """Text and images are encoded once per trajectory; a forward of them in every update doubles its cost."""
         before = dict(parts.model.counts)
-        replayed(parts, probe)
+        replayed(parts, probe.batch)
         assert parts.model.counts == before
 
     def test_neighbours_do_not_matter(self, parts: Assembly, probe: Probe) -> None:
@@ -197,22 +189,11 @@ class ModelContract:
         assert max(gaps.values()) <= tolerance, gaps
 
 
-def as_run(parts: Assembly) -> Run:
-    """The gate reads a run's model, hooks, engine and backend, and these an assembly has under the same names."""
-    return cast(Run, parts)
-
-
-def final(batch: TensorDict) -> Streams:
-    """Final latents per stream."""
-    return {name: stored["final"] for name, stored in batch["latents"].items()}
-
-
-def replayed(parts: Assembly, probe: Probe) -> torch.Tensor:
-    """(N, T) log-probs of the stored steps under the policy, in batches composed as the engine's."""
-    steps = range(probe.batch["timesteps"].shape[1])
-    with torch.no_grad():
-        rows = [
-            torch.stack([parts.backend.policy.evaluate(part, step).log_prob for step in steps], dim=1)
-            for part in probe.batch.split(GROUP_SIZE)
-        ]
-    return torch.cat(rows)
+def assembled(folder: Path, plugin: object, call: dict[str, Any], prompts: Sequence[str]) -> Assembly:
+    """The parts of a run of the pipeline in ``folder``; a batch is the samples of one prompt."""
+    model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
+    rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}
+    lora = {"lora": {"rank": 2, "alpha": 4.0}}
+    parts = assemble(model, plugin=plugin, prompts=prompts, rollout=rollout, model=lora)
+    parts.nudge()
+    return parts

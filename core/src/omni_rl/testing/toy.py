@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from tensordict import TensorDict
 from torch import nn
 
@@ -30,9 +30,9 @@ TOKENS = 2
 class ToyDenoiser(ModelMixin, ConfigMixin):
     """A two-layer network over channels: velocity (B, 3, 4, 4) of latents, timestep (B,) and embeddings (B, L, 8)."""
 
-    @register_to_config
     def __init__(self) -> None:
         super().__init__()
+        self.register_to_config()
         self.inside = nn.Linear(SHAPE[0], WIDTH)
         self.time = nn.Linear(1, WIDTH)
         self.text = nn.Linear(WIDTH, WIDTH)

@@ -59,7 +59,7 @@ class FlowGRPO:
         """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
         first, last = self.config.window_range or (0, max(steps - 1, 1))
         size = self.config.window_size or last - first
-        if last > steps or size > last - first:
+        if last > steps or not 0 < size <= last - first:
             raise ConfigError(
                 f"algorithm.window_size {size} does not fit window_range [{first}, {last}) of {steps} steps",
                 "lower algorithm.window_size or raise rollout.steps",

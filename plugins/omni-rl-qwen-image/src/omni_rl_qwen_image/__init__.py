@@ -20,6 +20,9 @@ from omni_rl.types import SigmaTable, Streams, Tensors
 MAX_TOKENS = 1024
 """Prompt tokens after the template's prefix; upstream's ``tokenizer_max_length``."""
 
+KEPT_TOKENS = 512
+"""How many of them upstream's ``__call__`` keeps, unless its argument ``max_sequence_length`` says otherwise."""
+
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
@@ -46,8 +49,12 @@ def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors:
 
 
 @hookimpl
-def encode_prompt(model: LoadedModel, tokens: Tensors) -> Tensors | None:
-    """Last hidden states without the template's prefix: ``prompt_embeds`` (B, L, D) and mask, padded on the right."""
+def encode_prompt(model: LoadedModel, tokens: Tensors, call: Mapping[str, Any]) -> Tensors:
+    """Last hidden states without the template's prefix: ``prompt_embeds`` (B, L, D) and mask, padded on the right.
+
+    Raises:
+        DataError: upstream would cut one of the prompts.
+    """
     ids, mask = tokens["prompt_ids"].to(model.device), tokens["prompt_ids_mask"].to(model.device)
     prefix = model.pipe.prompt_template_encode_start_idx
     with model.encoders_on_device():
@@ -55,6 +62,12 @@ def encode_prompt(model: LoadedModel, tokens: Tensors) -> Tensors | None:
     rows = [h[m.bool()][prefix:] for h, m in zip(output.hidden_states[-1], mask, strict=True)]
     embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, D)
     lengths = torch.tensor([len(r) for r in rows], device=embeds.device)
+    kept = call.get("max_sequence_length", KEPT_TOKENS)
+    if embeds.shape[1] > kept:
+        raise DataError(
+            f"a prompt has {embeds.shape[1]} tokens, and the pipeline keeps {kept} of them",
+            f"shorten the prompt, or set rollout.call.max_sequence_length (at most {MAX_TOKENS})",
+        )
     return {
         "prompt_embeds": embeds,
         "prompt_embeds_mask": (torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]).long(),
@@ -129,6 +142,8 @@ def _mask(conditioning: Tensors, sign: str) -> torch.Tensor | None:
 def _guidance(model: LoadedModel, call: Mapping[str, Any], rows: int) -> torch.Tensor | None:
     if not model.pipe.transformer.config.guidance_embeds:
         return None
+    if "guidance_scale" not in call:
+        raise ConfigError("rollout.call.guidance_scale: this model is guidance-distilled and needs it", "try 3.5")
     return torch.full((rows,), call["guidance_scale"], device=model.device, dtype=torch.float32)
 
 

@@ -49,7 +49,7 @@ class Stage:
     rate: float
 
 
-STAGES = (Stage("clean", CLEAN, 1500, 3e-3), Stage("faulty", FAULTY, 460, 1.5e-3))
+STAGES = (Stage("clean", CLEAN, 2000, 3e-3), Stage("faulty", FAULTY, 500, 1.5e-3))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Style:
 
     Attributes:
         faint: share with 10 to 40 % of the full contrast.
-        cluttered: share crossed by two to four strokes in the colour of the ink.
+        cluttered: share crossed by three to six strokes in the colour of the ink.
     """
 
     faint: float = 0.0
@@ -65,7 +65,7 @@ class Style:
 
 
 CLEAN = Style()
-FAULTY = Style(faint=0.75, cluttered=0.65)
+FAULTY = Style(faint=0.6, cluttered=0.9)
 
 
 def draw_sign(number: str, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -81,7 +81,7 @@ def draw_sign(number: str, style: Style, rng: np.random.Generator) -> NDArray[np
     size = int(rng.integers(_FONT_SIZES[0], _FONT_SIZES[1] + 1))
     draw.text(centre, number, fill=_rgb(ink), font=_font(size), anchor="mm")
     if rng.random() < style.cluttered:
-        for _ in range(rng.integers(2, 5)):
+        for _ in range(rng.integers(3, 7)):
             ends = rng.uniform((0, 0, 0, 0), (WIDTH, HEIGHT, WIDTH, HEIGHT))
             draw.line(ends.tolist(), fill=_rgb(ink), width=int(rng.integers(2, 5)))
     return np.asarray(picture)

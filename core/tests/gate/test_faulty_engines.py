@@ -1,0 +1,118 @@
+"""Engines that do not sample from the trained weights, and rewards that nothing can be learned from."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+ENGINES = {
+    "weights of its own": (
+        """
+        class Faulty(EmbeddedEngine):
+            def __init__(self, context):
+                super().__init__(context)
+                self._model = copy.copy(context.model)
+                self._model.pipe = copy.deepcopy(context.model.pipe)
+        """,
+        {"weights": "changing them changes no sample: the sampler keeps weights of its own"},
+    ),
+    "all adapters but one": (
+        """
+        class Faulty(EmbeddedEngine):
+            def completed(self):
+                layer = self._model.pipe.transformer.transformer_blocks[0].attn.to_v
+                layer._disable_adapters = True
+                yield from list(super().completed())
+                layer._disable_adapters = False
+        """,
+        {"weights": r"samples then differ from the trainer's by .* \(0 before\): some do not reach the sampler"},
+    ),
+    "weights that never come back": (
+        """
+        class Faulty(EmbeddedEngine):
+            def sync(self, policy_version):
+                if not hasattr(self, "frozen"):
+                    self.frozen = {n: p.detach().clone() for n, p in self._model.parameters().items()}
+                return super().sync(policy_version)
+
+            def completed(self):
+                kept = {n: p.data for n, p in self._model.parameters().items()}
+                for n, p in self._model.parameters().items():
+                    p.data = getattr(self, "frozen", kept)[n]
+                yield from list(super().completed())
+                for n, p in self._model.parameters().items():
+                    p.data = kept[n]
+        """,
+        {"weights": "and changing them back leaves a difference of"},
+    ),
+    "a receipt that lacks a weight": (
+        """
+        class Faulty(EmbeddedEngine):
+            def sync(self, policy_version):
+                landed = dict(super().sync(policy_version).landed)
+                landed.pop("transformer.transformer_blocks.1.attn.to_k.lora_B.default.weight")
+                return SyncReport(policy_version, landed)
+        """,
+        {"weights": "1 weights do not reach the sampler, e.g. transformer.transformer_blocks.1.attn.to_k.lora_B"},
+    ),
+    "an old version": (
+        """
+        class Faulty(EmbeddedEngine):
+            def sync(self, policy_version):
+                return SyncReport(policy_version - 1, super().sync(policy_version).landed)
+        """,
+        {"weights": "the sampler reports policy version -1 after a sync to 0"},
+    ),
+    "no local hooks": (
+        """
+        class Faulty(EmbeddedEngine):
+            honours = frozenset()
+
+        @hookimpl
+        def decode_latents(model, latents, call):
+            return qwen.decode_latents(model=model, latents=latents, call=call)
+        """,
+        {"hooks": "the engine does not call decode_latents, .*, which this run overrides"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_with(name, assert_red):
+    source, sentences = ENGINES[name]
+    declaration = '\nOMNI_RL = {"engines": {"faulty": Faulty}}\n'
+    assert_red(sentences, fault=dedent(source) + declaration, rollout={"engine": "faulty"})
+
+
+REWARDS = {
+    "the same for all": ("return [0.5] * len(batch.media)", "all 6 samples score 0.5: there is no signal to learn"),
+    "the place in the batch": (
+        "return [float(i) for i in range(len(batch.media))]",
+        "reversing the batch changes a reward by [0-9.]+: rewards follow places, not samples",
+    ),
+    "NaN": ("return [float('nan')] * len(batch.media)", "reward 'python' returned nan, which is not a finite number"),
+    "no value": ("return [None] * len(batch.media)", "a reward answers None for 'a sign that says 7'|'hello world'"),
+    "an exception": ("return 1 / 0", r"(?s)reward 'python'.*ZeroDivisionError.*reward\.py"),
+    "too few": ("return [1.0]", "reward 'python' returned 1 scores for 6 samples"),
+}
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_reward_that_returns(name, assert_red, tmp_path):
+    body, sentence = REWARDS[name]
+    (tmp_path / "reward.py").write_text(f"def score(batch):\n    {body}\n")
+    assert_red({"rewards": sentence}, reward={"name": "python", "file": str(tmp_path / "reward.py")})
+
+
+def test_a_reward_that_is_rare_is_looked_for_in_a_whole_iteration(judged, tmp_path):
+    """Six samples score alike; among the iteration's others there is one that does not."""
+    (tmp_path / "reward.py").write_text("def score(batch):\n    return [float(m['uid'] > 1) for m in batch.metadata]\n")
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "sign {i}", "uid": {i}}}\n' for i in range(4)))
+    rows = judged(
+        rollout={"prompts": 4},
+        data={"path": str(tmp_path / "prompts.jsonl"), "shuffle": False},
+        reward={"name": "python", "file": str(tmp_path / "reward.py")},
+    )
+    assert rows["rewards"].verdict == "ok"
+    assert rows["rewards"].detail == "finite, 0 to 1 over 12 samples, independent of order"

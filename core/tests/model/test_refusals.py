@@ -1,0 +1,258 @@
+"""What the adapter cannot do it says in one sentence, before anything is trained; and what it borrows it gives back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import toy_two_streams
+from model_cases import OneWindow
+from torch import nn
+
+from omni_rl import hookimpl
+from omni_rl.backends.lora import make_trainable
+from omni_rl.errors import ModelError
+from omni_rl.model import capture
+from omni_rl.model.loaded import from_pipe, load_model
+from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl.types import SigmaTable
+
+Toy = toy_two_streams.ToyTwoStreamsPipeline
+
+
+def assembled(cls: type | None = None, **call) -> Assembly:
+    """A run's parts around the toy, or around a subclass of its pipeline."""
+    pipe = toy_two_streams.pipeline()
+    if cls is not None:
+        pipe = cls(**pipe.components)
+    pipe.set_progress_bar_config(disable=True)
+    model = from_pipe(pipe, path=Path("toy"), device=torch.device("cpu"))
+    rollout = {"call": {**toy_two_streams.CALL, **call}}
+    return assemble(model, algorithm=OneWindow(), model={"lora": {"rank": 2}}, rollout=rollout)
+
+
+def draw(assembly: Assembly):
+    return assembly.draw(assembly.requests())
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+
+class Unnamed(Toy):
+    def encode_prompt(self, *args, **kwargs):
+        return tuple(super().encode_prompt(*args, **kwargs))
+
+
+class WithoutEncodePrompt(Toy):
+    encode_prompt = property()
+
+
+class NotTakenBack(Toy):
+    def encode_prompt(self, *args, **kwargs):
+        text, text_mask, negative, negative_mask = super().encode_prompt(*args, **kwargs)
+        return text, text_mask, negative, negative_mask
+
+
+class OneRowMore(Toy):
+    def encode_prompt(self, *args, **kwargs):
+        prompt_embeds, mask, negative, negative_mask = super().encode_prompt(*args, **kwargs)
+        if len(prompt_embeds) == 3:
+            prompt_embeds = torch.cat([prompt_embeds, prompt_embeds[:1]])
+        return prompt_embeds, mask, negative, negative_mask
+
+
+class WithoutSource(Toy):
+    exec("def encode_prompt(self, *args): return Toy.encode_prompt(self, *args)")
+
+
+@pytest.mark.parametrize(
+    ("cls", "sentence"),
+    [
+        (Unnamed, r"Unnamed\.encode_prompt does not return plain names, so its outputs cannot be passed back"),
+        (WithoutEncodePrompt, "WithoutEncodePrompt has no encode_prompt whose outputs its __call__ takes back"),
+        (NotTakenBack, r"NotTakenBack\.encode_prompt gives no embeddings that its __call__ takes back"),
+        (OneRowMore, r"OneRowMore\.encode_prompt gives embeddings of unexpected shape \{'prompt_embeds': \(4, "),
+        (WithoutSource, "encode_prompt has no source that tells its outputs' names"),
+    ],
+)
+def test_prompts_that_cannot_be_passed_back(cls, sentence):
+    with pytest.raises(ModelError, match=sentence) as raised:
+        draw(assembled(cls))
+    assert raised.value.hint == "this model needs a plugin: omni-rl new model"
+
+
+# ------------------------------------------------------------------------------------------------ latents and noise
+
+
+def test_noise_that_a_pipeline_draws_by_itself_fails_loudly():
+    with pytest.raises(AssertionError, match="every draw must come from a declared key"):
+        draw(assembled(jitter=0.1))
+
+
+class Scaling(Toy):
+    def _latents(self, shape, given, generator):
+        return super()._latents(shape, given, generator) * 14.6
+
+
+def test_latents_that_the_pipeline_changes_first():
+    with pytest.raises(ModelError, match="Scaling changes the latents it is given as latents= before it steps them"):
+        draw(assembled(Scaling))
+
+
+class TakesPicturesOnly(Toy):
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt=None,
+        negative_prompt=None,
+        height=8,
+        width=8,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        generator=None,
+        latents=None,
+        prompt_embeds=None,
+        prompt_attention_mask=None,
+        negative_prompt_embeds=None,
+        negative_prompt_attention_mask=None,
+        output_type="pt",
+        return_dict=False,
+    ):
+        arguments = {n: v for n, v in locals().items() if n != "self" and not n.startswith("__")}
+        return Toy.__call__(self, **arguments)
+
+
+def test_more_streams_than_arguments():
+    sentence = r"TakesPicturesOnly steps 2 latent streams but __call__ takes \['latents'\]"
+    with pytest.raises(ModelError, match=sentence):
+        draw(assembled(TakesPicturesOnly))
+
+
+def test_arguments_that_the_pipeline_refuses(cases):
+    assembly = cases("StableDiffusion3Pipeline", False).fresh(rollout={"call": {"height": 17, "width": 16}})
+    with pytest.raises(ModelError, match=r"StableDiffusion3Pipeline refuses its call: .*divisible by .* 17") as raised:
+        draw(assembly)
+    assert raised.value.hint == "see rollout.call"
+
+
+# ------------------------------------------------------------------------------------------------ what is loaded
+
+
+def test_dropout_in_what_trains():
+    model = assembled().model
+    model.pipe.transformer.text = nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.1))
+    with pytest.raises(ModelError, match=r"transformer\.text\.1 has dropout 0\.1: rollout and replay run without it"):
+        make_trainable(model, None, seed=0)
+    model.pipe.transformer.text[1].p = 0.0
+    make_trainable(model, None, seed=0)
+
+
+def test_a_pipeline_without_a_denoiser(tmp_path):
+    pipe = toy_two_streams.pipeline()
+    pipe.transformer = None
+    with pytest.raises(ModelError, match="no component named transformer"):
+        from_pipe(pipe, path=tmp_path, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "index", ["{}", '{"_class_name": "NoSuchPipeline"}', '{"_class_name": "FluxPipeline", "vae": ["os", "system"]}']
+)
+def test_a_folder_that_diffusers_cannot_load(index, tmp_path):
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ModelError, match=f"{tmp_path}: diffusers cannot load this pipeline: .+"):
+        load_model(tmp_path, device=torch.device("cpu"), precision="fp32", full=False)
+
+
+def test_pickled_weights_are_not_read(tiny_folder, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(tiny_folder("FluxPipeline"), folder)
+    weights = folder / "transformer/diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ModelError, match="diffusers cannot load this pipeline"):
+        load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
+
+
+def test_code_beside_the_weights_is_not_run(tiny_folder, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(tiny_folder("FluxPipeline"), folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "pipeline.py").write_text("raise SystemExit('code was run')")
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": ["pipeline", "Mine"]}))
+    with pytest.raises(ModelError, match="diffusers cannot load this pipeline"):
+        load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
+
+
+# ------------------------------------------------------------------------------------------------ what is given back
+
+
+def test_an_error_inside_the_pipeline_leaves_it_whole():
+    assembly = assembled()
+    draw(assembly)
+    pipe = assembly.model.pipe
+    before = {n: dict(vars(m)) for n, m in assembly.model.modules.items()}
+    inside = dict(vars(pipe))
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    handle = pipe.transformer.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        draw(assembly)
+    handle.remove()
+    decoder = pipe.vae.decoder.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        draw(assembly)
+    decoder.remove()
+    assert vars(pipe) == inside
+    assert {n: set(vars(m)) for n, m in assembly.model.modules.items()} == {n: set(v) for n, v in before.items()}
+    draw(assembly)
+
+
+def test_the_stand_ins_answer_for_the_pipelines_scheduler():
+    scheduler = toy_two_streams.pipeline().scheduler
+    t = torch.tensor(250.0)
+    table = SigmaTable(torch.tensor([1000.0]), torch.tensor([1.0, 0.0]))
+    for stand_in in (
+        capture.OneStep(scheduler, t, streams=1),
+        capture.Table(scheduler),
+        capture.Euler(scheduler, table, [torch.zeros(1)]),
+    ):
+        assert stand_in.config.shift == 2.0
+        assert stand_in.order == 1
+        with pytest.raises(AttributeError):
+            _ = stand_in.no_such_attribute
+        sample = torch.ones(2)
+        assert stand_in.scale_model_input(sample, t) is sample
+
+
+def test_one_step_is_where_the_pipeline_is_asked():
+    one = capture.OneStep(toy_two_streams.pipeline().scheduler, torch.tensor(250.0), streams=2)
+    one.set_timesteps(50, device="cpu", mu=0.7)
+    assert one.timesteps.tolist() == [250.0]
+    assert one.sigmas.tolist() == [0.25, 0.0]
+    one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
+    with pytest.raises(capture.Answered):
+        one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
+    assert len(one.velocities) == 2
+
+
+def test_a_plugin_may_answer_with_the_universal_hooks_beside_its_own():
+    """A local file that overrides one hook leaves the others to the adapter."""
+    plugin = types.ModuleType("brighter")
+
+    @hookimpl
+    def decode_latents(latents):
+        return {"image": torch.ones(len(latents["x"]), 3, 2, 2)}
+
+    plugin.decode_latents = decode_latents
+    model = from_pipe(toy_two_streams.pipeline(), path=Path("toy"), device=torch.device("cpu"))
+    assembly = assemble(
+        model, plugin=plugin, algorithm=OneWindow(), rollout={"call": dict(toy_two_streams.CALL)}, model={"lora": None}
+    )
+    (media,) = {tuple(s.trajectory["media", "image"].unique().tolist()) for s in draw(assembly)}
+    assert media == (255,)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+
+import omni_rl_qwen_image
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.testing.assembly import Assembly
+from omni_rl.testing.model import assembled
+
+
+@pytest.fixture(scope="session")
+def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random QwenImagePipeline."""
+    if str(checkout / "core/tests") not in sys.path:
+        sys.path.append(str(checkout / "core/tests"))
+    import tiny_pipelines
+
+    return tiny_pipelines.build("QwenImagePipeline", tmp_path_factory.mktemp("qwen-image"))
+
+
+@pytest.fixture(scope="module")
+def parts(folder: Path) -> Assembly:
+    """A run's parts around the plugin."""
+    return assembled(folder, omni_rl_qwen_image, {"height": 16, "width": 32}, ("a", "b"))
+
+
+@pytest.fixture
+def model(parts: Assembly) -> LoadedModel:
+    return parts.model
+
+
+@pytest.fixture(scope="session")
+def upstream(folder: Path) -> QwenImagePipeline:
+    """The same pipeline as diffusers loads it, never touched by omni-rl."""
+    pipe = QwenImagePipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
