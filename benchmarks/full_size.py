@@ -1,7 +1,7 @@
 """Writes a Qwen-Image pipeline of the published size with random weights, for runs that measure and learn nothing.
 
-The transformer (60 layers, 24 heads x 128: 20.4 B parameters) and the VAE have the published sizes; the text encoder has
-the published width and 4 of its 28 layers, and a tokenizer of a few hundred words.
+The transformer (60 layers, 24 heads x 128: 20.4 B parameters) and the VAE have the published sizes; the text encoder
+has the published width and 4 of its 28 layers, and a tokenizer of a few hundred words.
 
     python benchmarks/full_size.py full-size [--layers 60]
     omni-rl train benchmarks/full_size.yaml --run-dir full-size-run
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+
 from omni_rl_tiny.build import qwen_image_scheduler
 from omni_rl_tiny.text import random_text_encoder, train_tokenizer
 

@@ -92,9 +92,7 @@ def spawn(command: str, tmp_path: Path) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Outcome]:
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
     """As ``spawn``, but the script's entry point in this process: seconds faster."""
     from omni_rl.cli import main
 

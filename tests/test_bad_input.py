@@ -34,7 +34,10 @@ MISTAKES: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]] = {
         ["run.yaml:", "brightnes", "Did you mean 'brightness'"],
     ),
     "missing engine": ({"rollout": {"engine": "vlm"}}, ["run.yaml:17", "No engine 'vlm'", "diffusers"]),
-    "unknown algorithm": ({"algorithm": {"name": "flow_dppo"}}, ["run.yaml:5", "No algorithm 'flow_dppo'", "'flow_grpo'"]),
+    "unknown algorithm": (
+        {"algorithm": {"name": "flow_dppo"}},
+        ["run.yaml:5", "No algorithm 'flow_dppo'", "'flow_grpo'"],
+    ),
     "window": (
         {"algorithm": {"window_size": 9}},
         ["algorithm.window_size 9", "3 steps", "rollout.steps"],
@@ -164,21 +167,34 @@ def test_a_model_folder_without_a_weight_file(
     assert_refused(call("train", config_file(model={"path": "cut"})), 2, tmp_path, "cut", "diffusers cannot load")
 
 
+SIZES = [
+    (None, {"height": 17}, ["height", "17", "try 16"]),
+    (None, {"height": "tall"}, ["run.yaml:", "height", "positive whole number", "tall"]),
+    ("universal", {"width": -16}, ["run.yaml:", "width", "positive whole number", "-16"]),
+    ("universal", {"max_sequence_length": 5000}, ["QwenImagePipeline refuses", "max_sequence_length", "5000"]),
+]
+
+
 @pytest.mark.ci
-@pytest.mark.parametrize("plugin", [None, "universal"])
 @pytest.mark.parametrize("gate", ["on", "off"])
+@pytest.mark.parametrize(("plugin", "given", "says"), SIZES)
 def test_an_impossible_size(
     call: Callable[..., Any],
     config_file: Callable[..., Path],
     tmp_path: Path,
-    plugin: str | None,
-    gate: str,
     tiny_model: Path,
+    plugin: str | None,
+    given: Mapping[str, Any],
+    says: Sequence[str],
+    gate: str,
 ) -> None:
+    """By the plugin, by core, or by the pipeline itself."""
     file = config_file(
-        model={"path": str(tiny_model), "plugin": plugin}, rollout={"call": {"height": 17, "width": 32}}, gate=gate
+        model={"path": str(tiny_model), "plugin": plugin},
+        rollout={"call": {"height": 32, "width": 32, **given}},
+        gate=gate,
     )
-    assert_refused(call("train", file), 2, tmp_path, "height", "17")
+    assert_refused(call("train", file), 2, tmp_path, *says)
 
 
 @pytest.mark.ci

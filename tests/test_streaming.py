@@ -13,8 +13,9 @@ from omni_rl.errors import RunError
 
 pytestmark = pytest.mark.ci
 
-# An engine around the embedded one. It draws samples one by one, so that their bits do not depend on their company.
-UNRULY = '''
+# An engine around the embedded one. It draws samples one by one, and all prompts have equally many tokens: then a
+# sample's last bits do not depend on which others it is drawn and padded with.
+UNRULY = """
 import random
 import time
 from collections import Counter
@@ -75,7 +76,7 @@ class Unruly:
 
 
 OMNI_RL = {"engines": {"unruly": Unruly}}
-'''
+"""
 
 SLOW_REWARD = """
 import asyncio
@@ -95,6 +96,7 @@ def run_of(recipe: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
     """``run_of("name", "rollout.engine=unruly")``: a run whose reward is slow, asynchronous and called per sample."""
     (tmp_path / "unruly.py").write_text(UNRULY)
     (tmp_path / "slow.py").write_text(SLOW_REWARD)
+    (tmp_path / "prompts.txt").write_text("a plain card 1\na plain card 2\na plain card 3\na plain card 4\n")
     recipe["plugins"] = [str(tmp_path / "unruly.py")]
     recipe["reward"] = [{"name": "python", "file": str(tmp_path / "slow.py"), "batch_size": 1}]
     recipe["rollout"]["batch_size"] = 1
@@ -120,9 +122,7 @@ def test_a_sample_that_never_comes_is_missing_and_the_rest_trains(run_of: Callab
     assert all(row["actor/grad_norm"] > 0 and row["reward/std"] > 0 for row in run.metrics)
 
 
-def test_a_validation_picture_that_never_comes_is_black(
-    run_of: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_validation_picture_that_never_comes_is_black(run_of: Callable[..., Any], tmp_path: Path) -> None:
     source = (tmp_path / "unruly.py").read_text().replace('"rollout" and request', '"validation" and request')
     (tmp_path / "unruly.py").write_text(source)
     run = run_of("holes", "rollout.engine=unruly", "rollout.fault=always")
@@ -148,9 +148,7 @@ def test_an_engine_that_answers_for_another_request_ends_the_run(
         run_of("wrong", "rollout.engine=unruly", f"rollout.fault={fault}")
 
 
-def test_such_a_run_exits_1(
-    call: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_such_a_run_exits_1(call: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "unruly.py").write_text(UNRULY)
     file = config_file(plugins=["unruly.py"], rollout={"engine": "unruly", "fault": "policy_version"})
     outcome = call("train", file)

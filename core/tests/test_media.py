@@ -18,6 +18,12 @@ def test_every_value_is_quantised_as_diffusers_does():
     assert np.array_equal(quantise("image", pixels)[0].numpy(), np.asarray(theirs))
 
 
+def test_values_out_of_range_saturate():
+    """A uint8 cast would wrap 1.01 to black."""
+    pixels = torch.tensor([-0.3, -1e-6, 1 + 1e-6, 1.01, 7.0]).expand(1, 3, 1, 5)
+    assert quantise("image", pixels)[0, 0, :, 0].tolist() == [0, 0, 255, 255, 255]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_decoder_output_ends_as_the_pipelines_own_picture(dtype):
     """From [-1, 1], out-of-range values included, through diffusers' postprocessing."""

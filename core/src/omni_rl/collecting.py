@@ -24,8 +24,8 @@ RETRIES = 2
 class Collected:
     """The scored samples of one iteration, in request order, and what they cost.
 
-    ``failures`` says of each reward call that raised why. ``rollout_s`` is time spent sampling; ``reward_s`` is time spent waiting for rewards after the last sample: what
-    rewards did while the engine was sampling costs nothing.
+    ``failures`` says of each reward call that raised why. ``rollout_s`` is time spent sampling; ``reward_s`` is time
+    spent waiting for rewards after the last sample: what rewards did while the engine was sampling costs nothing.
     """
 
     scored: list[Scored]

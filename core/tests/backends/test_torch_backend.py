@@ -11,6 +11,7 @@ from omni_rl.testing.algorithm import gradient
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.testing.backend import BackendContract, weights
 from omni_rl.testing.toy import PolicyGradient, toy_model
+from omni_rl.types import LossOutput
 
 
 class TestTorch(BackendContract):
@@ -73,6 +74,24 @@ def test_mini_batches_are_whole_prompts_in_rollout_order():
     parts.hooks.compute_loss = recorded
     parts.backend.update(batch, 0)
     assert seen == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_figures_are_means_maxima_or_of_the_first_update():
+    """``*_max`` over samples and steps, then the mean over updates; the replay error before any weight moved."""
+
+    class Reporting(PolicyGradient):
+        @hookimpl
+        def compute_loss(self, policy, batch, step):
+            place = batch["sample_id"].double() + 10 * step + 100 * len(self.updates)
+            figures = {"place": place, "place_max": place, "logp_absdiff_max": place}
+            return LossOutput(super().compute_loss(policy, batch, step).loss, figures)
+
+    parts = assemble(toy_model(), algorithm=Reporting(), train={"inner_epochs": 2, "micro_batch_size": 4})
+    batch = parts.batch()  # samples 0 to 5, steps 0 and 1
+    figures = parts.backend.update(batch, 0)
+    assert figures["actor/place"] == pytest.approx(2.5 + 5 + 50)
+    assert figures["actor/place_max"] == pytest.approx(15 + 50)
+    assert figures["actor/logp_absdiff_max"] == pytest.approx(15)
 
 
 def test_warm_up_is_linear():

@@ -38,7 +38,7 @@ def configure(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Configure:
             "model": {"path": str(tiny_folder(architecture)), "lora": {"rank": 2}},
             "algorithm": {"name": "flow_grpo"},
             "rollout": {
-                "steps": 4,
+                "steps": 3,
                 "prompts": 2,
                 "group_size": 3,
                 "batch_size": 6,

@@ -33,7 +33,7 @@ FAULTS = {
         def set_timesteps(model, steps, shapes):
             return qwen.set_timesteps(model=model, steps=steps - 1, shapes=shapes)
         """,
-        {"schedule": "3 steps where the pipeline makes 4", "own loop": "noise-off latents"},
+        {"schedule": "2 steps where the pipeline makes 3", "own loop": "noise-off latents"},
     ),
     "one token more in the template": (
         """
@@ -186,7 +186,7 @@ FAULTS = {
             "timesteps": "per-row timesteps within",
             "replay": r"a sample's log-prob changes by .* with its neighbours in the batch",
             "clip range": "is lost in the floor",
-            "weights": "",
+            "sensitivity": "no more than the floor",
         },
     ),
 }

@@ -61,7 +61,8 @@ def check_call(
         place: dotted key to where it was set (``Resolved.place``).
 
     Raises:
-        ConfigError: an argument that is omni-rl's own, or that the pipeline does not have; lists all of them.
+        ConfigError: an argument that is omni-rl's own, or that the pipeline does not have; lists all of them. Or a
+            size that is no positive whole number, which few pipelines notice themselves.
     """
     parameters = inspect.signature(pipeline.__call__).parameters
     known = [name for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][1:]
@@ -76,6 +77,11 @@ def check_call(
     ]
     if wrong:
         raise ConfigError("\n  ".join(wrong), f"{section} takes: {', '.join(free)}")
+    for key in ("height", "width", "num_frames"):
+        value = call.get(key)
+        if value is not None and not (type(value) is int and value > 0):
+            what = f"{_at(place, section, key)}{key} takes a positive whole number, not {value!r}"
+            raise ConfigError(what, "null leaves it to the pipeline")
 
 
 def _at(place: Callable[[str], str] | None, section: str, key: str) -> str:

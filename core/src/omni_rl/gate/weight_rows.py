@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import Row, judge
+from omni_rl.requests import Request
 from omni_rl.types import Streams, SyncReport, Tensors
 
 if TYPE_CHECKING:
@@ -132,12 +133,15 @@ def _reaches_sampler(run: Run, probe: Probe) -> Row:
     """The engine's samples follow the weights there and back, as samples drawn in the trainer do; that every single
     weight counts shows in their agreement, because all of them are moved.
     """
-    before, apart = _both(run, probe)
+    request = probe.requests[:1]
+    before = _drawn(run, request)
+    apart = _difference(before, _trainers(run, request))
     with _moved(run):
         report: SyncReport = run.engine.sync(run.policy_version)
-        moved, apart_moved = _both(run, probe)
+        moved = _drawn(run, request)
+        apart_moved = _difference(moved, _trainers(run, request))
     run.engine.sync(run.policy_version)
-    after, _ = _both(run, probe)
+    after = _drawn(run, request)
     missing = run.model.parameters().keys() - report.landed.keys()
     change, back = _difference(moved, before), _difference(after, before)
     what = f"changing them changes samples by {change:.2g}"
@@ -156,14 +160,17 @@ def _reaches_sampler(run: Run, probe: Probe) -> Row:
     return judge("weights", True, f"{len(report.landed)} reach the sampler; {what}, as in the trainer")
 
 
-def _both(run: Run, probe: Probe) -> tuple[Streams, float]:
-    """The engine's final latents of the first request, and how far the trainer's own are from them."""
-    request = probe.requests[:1]
+def _drawn(run: Run, request: Sequence[Request]) -> Streams:
+    """Final latents of one request from the engine."""
     (sample,) = sampled(run, request)
     assert sample.trajectory is not None
-    final = {n: stored["final"] for n, stored in sample.trajectory["latents"].items()}
+    return {n: stored["final"] for n, stored in sample.trajectory["latents"].items()}
+
+
+def _trainers(run: Run, request: Sequence[Request]) -> Streams:
+    """The same, from core's loop over the trainer's weights."""
     _, state = own_loop(run, request)
-    return final, _difference({n: x[0].cpu() for n, x in state.x.items()}, final)
+    return {n: x[0].cpu() for n, x in state.x.items()}
 
 
 def _difference(a: Streams, b: Streams) -> float:

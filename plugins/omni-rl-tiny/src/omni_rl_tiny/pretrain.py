@@ -1,7 +1,7 @@
 """Trains the shipped base: ``python -m omni_rl_tiny.pretrain --out DIR`` (needs ``omni-rl-tiny[pretrain]``).
 
-Flow matching in two stages. First on clean signs, which teaches the digits. Then, shorter, on signs of which most are
-faint or cluttered: the base keeps its knowledge and loses its manners, so that RL has something to restore.
+Flow matching in two stages: on clean signs, which teaches the digits; then, for fewer updates, on signs of which most
+are faint or cluttered. The base still knows the digits but draws them badly, which leaves RL something to restore.
 """
 
 from __future__ import annotations
