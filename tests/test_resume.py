@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -228,18 +229,17 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", [flip_a_byte, cut_in_half, Path.unlink], ids=["flipped", "cut", "gone"])
 @pytest.mark.parametrize("verb", ["resume", "sample"])
-def test_a_damaged_checkpoint_is_refused(
-    finished: Path, call: Callable[..., Any], name: str, damage: Callable[[Path], None], verb: str
-) -> None:
-    damage(finished / "checkpoints/iteration-000002" / name)
-    before = files(finished)
-    done = call(verb, finished, *(["a card"] if verb == "sample" else ["train.iterations=3"]))
-    assert done.code == 2
-    assert_one_screen(done.err, name, "the previous one, which is intact", "iteration-000001")
-    assert files(finished) == before
+def test_a_damaged_checkpoint_is_refused(finished: Path, call: Callable[..., Any], tmp_path: Path, verb: str) -> None:
+    for name, damage in product(("tensors.safetensors", "state.json"), (flip_a_byte, cut_in_half, Path.unlink)):
+        folder = tmp_path / f"{name}-{damage.__name__}"
+        shutil.copytree(finished, folder)
+        damage(folder / "checkpoints/iteration-000002" / name)
+        before = files(folder)
+        done = call(verb, folder, "a card" if verb == "sample" else "train.iterations=3")
+        assert done.code == 2
+        assert_one_screen(done.err, name, "the previous one, which is intact", "iteration-000001")
+        assert files(folder) == before
 
 
 def other_weights(folder: Path) -> Sequence[str]:

@@ -26,9 +26,7 @@ from omni_rl.testing.assembly import PROMPTS, Assembly, as_run, assemble, drawn
 from omni_rl.testing.trajectories import final, replayed
 from omni_rl.types import Streams
 
-LISTING = (
-    "import sys; from omni_rl.plugins import listing; listing.rows(); print([m for m in {!r} if m in sys.modules])"
-)
+LISTING = "import sys; from omni_rl.plugins.listing import rows; rows(); print([m for m in {!r} if m in sys.modules])"
 GROUP_SIZE = 2
 LOUD = 10.0
 
