@@ -105,7 +105,7 @@ def test_new_writes_a_package_that_imports(call: Callable[..., Any], tmp_path: P
 
 @pytest.mark.ci
 def test_every_installed_plugin_is_sound(spawn: Callable[..., Any]) -> None:
-    outcome = spawn("plugins", "--check")
+    outcome = spawn("plugins", "--check", "--seconds", 300)
     assert outcome.code == 0, outcome.out
 
 

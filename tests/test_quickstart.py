@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +16,6 @@ import yaml
 from omni_rl import train
 from omni_rl.run_directory import RunDirectory
 from omni_rl_tiny import tiny_qwen_signs
-
-pytestmark = pytest.mark.skipif(
-    not (tiny_qwen_signs() / "provenance.json").is_file(), reason="the checkpoint tiny-qwen-signs is not here"
-)
 
 SEEDS = range(5)
 MINUTES = 5
@@ -40,12 +38,14 @@ def quickstart(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     def run(seed: int = 0, *overrides: str) -> Trained:
         config: dict[str, Any] = yaml.safe_load((checkout / "examples/quickstart.yaml").read_text())
         looker = {"name": "ocr_tesseract", "weight": 0, "characters": "0123456789"}
-        config["validation"]["reward"] = [config["validation"]["reward"], looker]
+        if shutil.which("tesseract"):
+            config["validation"]["reward"] = [config["validation"]["reward"], looker]
         folder = tmp_path_factory.mktemp("quickstart") / "run"
         started = time.monotonic()
         train(config, [f"seed={seed}", *overrides], folder)
         rows = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
-        scores = [row[f"val/reward/{name}/mean"] for name in ("ocr", "ocr_tesseract") for row in (rows[0], rows[-1])]
+        names = [f"val/reward/{name}/mean" for name in ("ocr", "ocr_tesseract")]
+        scores = [row.get(name, math.nan) for name in names for row in (rows[0], rows[-1])]
         return Trained(*scores, time.monotonic() - started)
 
     return run
@@ -74,6 +74,7 @@ def test_the_quickstart_learns_what_it_promises(five: list[Trained]) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.skipif(not shutil.which("tesseract"), reason="needs the program tesseract (Debian: tesseract-ocr)")
 def test_another_recogniser_agrees(five: list[Trained]) -> None:
     assert all(found.other_after > found.other_before for found in five)
 

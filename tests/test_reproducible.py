@@ -46,6 +46,12 @@ def after_update(policy, iteration, update):
     save_file(tensors, Path(__file__).with_name(f"update-{update:03d}.safetensors"))
 """
 
+# Brightness in steps of 1/200: where rounding turns one pixel by one level, the reward must not follow.
+COARSE = """
+def score(batch):
+    return [round(float(media["image"].data.mean()) / 255 * 200) for media in batch.media]
+"""
+
 Figures = Callable[[Path], list[dict[str, float]]]
 
 
@@ -87,7 +93,9 @@ def updates(recipe: dict[str, Any], tmp_path: Path) -> Callable[..., list[dict[s
         folder = tmp_path / name
         folder.mkdir()
         (folder / "recorder.py").write_text(RECORDER)
+        (folder / "coarse.py").write_text(COARSE)
         recipe["plugins"] = [str(folder / "recorder.py")]
+        recipe["reward"] = [{"name": "python", "file": str(folder / "coarse.py")}]
         settings = ["train.iterations=5", "train.inner_epochs=2", "rollout.group_size=6", "rollout.batch_size=12"]
         train(recipe, [*settings, "train.lr=3e-4", *overrides], folder / "run")
         return [load_file(path) for path in sorted(folder.glob("update-*.safetensors"))]

@@ -123,11 +123,12 @@ def explain(
 def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
     check: Annotated[bool, typer.Option("--check", help="import each plugin in a process of its own")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="time limit of --check for each distribution")] = 20,
 ) -> None:
     """List installed plugins."""
     from omni_rl.cli.explaining import listed
 
-    text, sound = listed(as_json=as_json, check=check)
+    text, sound = listed(as_json=as_json, check=check, seconds=seconds)
     print(text)
     if not sound:
         raise typer.Exit(1)

@@ -42,12 +42,12 @@ def explained(architecture: str, algorithm: str) -> str:
     return "\n".join(lines)
 
 
-def listed(*, as_json: bool, check: bool) -> tuple[str, bool]:
+def listed(*, as_json: bool, check: bool, seconds: float) -> tuple[str, bool]:
     """The listing as text or JSON, and whether every plugin that was looked at is sound."""
     rows = listing.rows()
     if check:
-        rows = listing.check(rows)
-    sound = all(row.status in ("installed", "ok", "hidden") for row in rows)
+        rows = listing.check(rows, seconds)
+    sound = all(row.status in ("installed", "works", "hidden") for row in rows)
     if as_json:
         return listing.to_json(rows), sound
     console = Console(width=max(100, shutil.get_terminal_size(fallback=(240, 24)).columns))

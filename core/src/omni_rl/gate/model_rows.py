@@ -14,7 +14,7 @@ from omni_rl.gate.rows import Row, judge
 from omni_rl.model import capture, universal
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
-from omni_rl.types import SigmaTable, Streams, Tensors
+from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
@@ -82,7 +82,7 @@ def model_rows(run: Run, probe: Probe) -> Iterator[Row]:
     else:
         yield _schedule(probe, state.table, oracle)
         yield _text(run, state.conditioning, oracle.conditioning)
-        yield _own_loop(run, oracle, start, state.x)
+        yield _own_loop(run, oracle, start, state)
     yield _guidance(run, probe, start, state.conditioning)
     yield _per_row_timesteps(run, probe, start, state.conditioning)
 
@@ -141,12 +141,14 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-30))
 
 
-def _own_loop(run: Run, oracle: Oracle, start: Streams, final: Streams) -> Row:
+def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:
     shapes = {n: tuple(x.shape[1:]) for n, x in start.items()}
     if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
         what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
         return Row("own loop", "info", what)
-    own = oracle.final(start)
+    final, own = state.x, oracle.final(start)
+    for name, mask in state.masks.items():  # the pipeline restores frozen elements after the last step, out of sight
+        own[name] = torch.where(mask, own[name], final[name])
     found = max(gap(final[n], own[n]) for n in final)
     _, alone = own_loop(run, oracle.requests[:1], noise=False)
     floor = max(gap(alone.x[n], final[n][:1]) for n in final)

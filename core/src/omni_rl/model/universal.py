@@ -60,7 +60,7 @@ def encode_prompt(
         model.encoders_on_device(),
     ):
         idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-        capture.ask(model.pipe, idle, **text, **_minimal(call))
+        capture.ask(model.pipe, idle, generator=_discarded(), **text, **_minimal(call))
     parameters = inspect.signature(type(model.pipe).__call__).parameters
     found: dict[str, Any] = {}
     for index, (arguments, result) in enumerate(calls):
@@ -87,6 +87,11 @@ def _with_masks(found: Mapping[str, Any]) -> Tensors:
         if name.endswith("_mask") and value is None and embeds in tensors:
             tensors[name] = torch.ones_like(tensors[embeds][..., 0], dtype=torch.long)  # (B, L)
     return tensors
+
+
+def _discarded() -> torch.Generator:
+    """For latents that a pipeline draws before it can be stopped: nothing but their shape is looked at."""
+    return torch.Generator().manual_seed(0)
 
 
 def _minimal(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,8 +158,7 @@ def _streams(
 def _find_streams(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Stream name -> (``__call__`` parameter, shape of one sample)."""
     probe = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-    generator = torch.Generator().manual_seed(0)  # its draws are discarded: only shapes are read
-    capture.ask(model.pipe, probe, **{**call_arguments(model, row, call), "generator": generator})
+    capture.ask(model.pipe, probe, **{**call_arguments(model, row, call), "generator": _discarded()})
     parameters = inspect.signature(type(model.pipe).__call__).parameters
     others = [p for p in parameters if p.endswith("_latents") and not p.startswith(("image", "init", "cond"))]
     names = [n for n in ("latents", *others) if n in parameters][: len(probe.samples)]
