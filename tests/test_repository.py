@@ -134,14 +134,15 @@ def test_nothing_is_pickled() -> None:
 
 
 def test_no_unsafe_loading() -> None:
+    """A test may write a pickle, to see it refused; nothing may read one."""
+    unsafe = {"torch.load", "yaml.load", "yaml.unsafe_load"}
     wrong = []
     for path in python_files():
+        forbidden = unsafe if "tests" in path.parts else unsafe | {"torch.save"}
         for call in calls_of(path):
-            function = ast.unparse(call.func)
-            if function in {"torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"} or any(
-                keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) == "True" for keyword in call.keywords
-            ):
-                wrong.append(f"{path.relative_to(ROOT)}:{call.lineno}: {function}")
+            remote = [keyword.arg for keyword in call.keywords if ast.unparse(keyword.value) == "True"]
+            if ast.unparse(call.func) in forbidden or "trust_remote_code" in remote:
+                wrong.append(f"{path.relative_to(ROOT)}:{call.lineno}")
     assert wrong == []
 
 

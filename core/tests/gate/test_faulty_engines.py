@@ -6,6 +6,12 @@ from textwrap import dedent
 
 import pytest
 
+
+def mostly_slow(faults: dict[str, object], *first: str) -> list[object]:
+    """The names of faults; those that are not among ``first`` wait for the slower tier."""
+    return [pytest.param(name, marks=() if name in first else pytest.mark.ci) for name in faults]
+
+
 ENGINES = {
     "weights of its own": (
         """
@@ -78,7 +84,7 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", mostly_slow(ENGINES, "weights of its own", "all adapters but one", "no local hooks"))
 def test_an_engine_with(name, assert_red):
     source, sentences = ENGINES[name]
     declaration = '\nOMNI_RL = {"engines": {"faulty": Faulty}}\n'
@@ -98,7 +104,7 @@ REWARDS = {
 }
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", mostly_slow(REWARDS, "the same for all", "the place in the batch", "an exception"))
 def test_a_reward_that_returns(name, assert_red, tmp_path):
     body, sentence = REWARDS[name]
     (tmp_path / "reward.py").write_text(f"def score(batch):\n    {body}\n")

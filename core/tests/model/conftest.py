@@ -37,6 +37,12 @@ def case(request: pytest.FixtureRequest, guided: bool, cases: Callable[[str, boo
     return cases(request.param, guided)
 
 
+@pytest.fixture(scope="session", params=list(GUIDED))
+def guided_case(request: pytest.FixtureRequest, cases: Callable[[str, bool], Case]) -> Case:
+    """Every architecture with guidance, where that makes no difference."""
+    return cases(request.param, True)
+
+
 @pytest.fixture(autouse=True)
 def _third_party_warnings() -> Iterator[None]:
     with warnings.catch_warnings():

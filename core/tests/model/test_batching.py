@@ -70,7 +70,6 @@ def test_the_fastest_mode_that_agrees_is_found(step, mode):
         ("StableDiffusion3Pipeline", True, "grouped"),  # guidance doubles the batch, not the timesteps
         ("StableDiffusion3Pipeline", False, "vector"),
         ("FluxPipeline", True, "vector"),
-        ("WanPipeline", False, "grouped"),  # one timestep per token, where the pipeline meant one per row
         ("SanaPipeline", True, "grouped"),
         ("SanaPipeline", False, "vector"),
     ],

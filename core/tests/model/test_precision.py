@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_cases import GUIDED, Case, own_loop, still
-
-
-@pytest.fixture(params=list(GUIDED))
-def guided_case(request, cases) -> Case:
-    return cases(request.param, True)
+from model_cases import Case, own_loop, still
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

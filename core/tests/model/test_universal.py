@@ -119,8 +119,8 @@ def test_any_timesteps_in_one_batch_equal_single_calls(case: Case):
     assert not torch.allclose(alone[1], alone[3], atol=1e-3), "the timestep matters"
 
 
-def test_prompts_of_5_and_100_tokens_share_a_batch(case: Case):
-    assembly = case.fresh(rollout={"call": {**case.call, **_room(case.call)}})
+def test_prompts_of_5_and_100_tokens_share_a_batch(guided_case: Case):
+    assembly = guided_case.fresh(rollout={"call": {**guided_case.call, **_room(guided_case.call)}})
     start, state = own_loop(assembly, still(assembly, (SHORT, LONG)))
     with torch.no_grad():
         together = _velocity(assembly, start["x"], state)
@@ -128,8 +128,8 @@ def test_prompts_of_5_and_100_tokens_share_a_batch(case: Case):
         assembly.model.memo.clear()  # or the prompt would keep the width that it shared with the other one
         _, alone = own_loop(assembly, still(assembly, (prompt,)))
         x = start["x"][row : row + 1]
-        with stepping(case.plain.scheduler) as steps:
-            case.own({"x": x}, [prompt], output_type="latent", **_room(case.call))
+        with stepping(guided_case.plain.scheduler) as steps:
+            guided_case.own({"x": x}, [prompt], output_type="latent", **_room(guided_case.call))
         with torch.no_grad():
             single = _velocity(assembly, x, alone)
         assert torch.equal(single, steps[0].velocity.float())
@@ -148,9 +148,9 @@ def _velocity(assembly, x: torch.Tensor, state) -> torch.Tensor:
     return velocity["x"]
 
 
-def test_log_probs_do_not_depend_on_the_batch(case: Case):
-    policy = case.assembly(lora=True).backend.policy
-    seven = torch.cat([case.batch, case.batch[:1]])
+def test_log_probs_do_not_depend_on_the_batch(guided_case: Case):
+    policy = guided_case.assembly(lora=True).backend.policy
+    seven = torch.cat([guided_case.batch, guided_case.batch[:1]])
     for step in range(seven["timesteps"].shape[1]):
         with torch.no_grad():
             found = [
@@ -160,8 +160,8 @@ def test_log_probs_do_not_depend_on_the_batch(case: Case):
             torch.testing.assert_close(log_prob, seven["log_probs"][:, step], rtol=0, atol=1e-6)
 
 
-def test_n_pictures_of_a_prompt_equal_n_calls(case: Case):
-    assembly = case.assembly(lora=True)
+def test_n_pictures_of_a_prompt_equal_n_calls(guided_case: Case):
+    assembly = guided_case.assembly(lora=True)
     requests = [r for r in assembly.requests() if r.prompt == PROMPTS[2]]
     together = assembly.draw(requests)
     alone = [assembly.draw([r])[0] for r in requests]
@@ -178,35 +178,34 @@ def test_n_pictures_of_a_prompt_equal_n_calls(case: Case):
                 assert torch.equal(a[name], b[name])
 
 
-def test_nothing_is_changed_in_place(case: Case):
-    assembly = case.assembly(lora=True)
+def test_nothing_is_changed_in_place(guided_case: Case):
+    assembly = guided_case.assembly(lora=True)
     policy = assembly.backend.policy
-    kept = case.batch.clone()
-    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=case.batch, step=1)
+    kept = guided_case.batch.clone()
+    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=guided_case.batch, step=1)
     copy = {n: v.clone() for n, v in {**inputs["x"], **inputs["conditioning"]}.items()}
     policy.predict(**inputs)["x"].sum().backward()
     for parameter in policy.parameters.values():
         parameter.grad = None
     assert all(torch.equal(v, copy[n]) for n, v in {**inputs["x"], **inputs["conditioning"]}.items())
-    assert all(torch.equal(case.batch[n], kept[n]) for n in kept.keys(include_nested=True, leaves_only=True))
+    assert all(torch.equal(guided_case.batch[n], kept[n]) for n in kept.keys(include_nested=True, leaves_only=True))
 
 
-def test_the_pipeline_is_left_as_it_was(case: Case):
+def test_the_pipeline_is_left_as_it_was(guided_case: Case):
     """Its scheduler, its methods, and the pictures that its plain call makes."""
-    assembly = case.fresh()
+    assembly = guided_case.fresh()
     pipe, scheduler = assembly.model.pipe, assembly.model.pipe.scheduler
     config, table = dict(scheduler.config), _tables(scheduler)
-    arguments = {**case.call, "prompt": "a sign", "num_inference_steps": 2, "output_type": "np", "return_dict": False}
-    assembly.draw(assembly.requests())
+    (first, *_) = assembly.draw(assembly.requests())
     assert pipe.scheduler is scheduler
     assert dict(scheduler.config) == config
     assert str(_tables(scheduler)) == str(table)
     assert "encode_prompt" not in vars(pipe)
     assert not any("forward" in vars(m) or m._forward_pre_hooks for m in assembly.model.denoisers.values())
-    start = torch.zeros(1, *assembly.draw(assembly.requests())[0].trajectory["latents", "x", "final"].shape)
-    assert np.array_equal(
-        np.asarray(pipe(**arguments, latents=start)[0]), np.asarray(case.plain(**arguments, latents=start)[0])
-    )
+    call = {**guided_case.call, "prompt": "a sign", "num_inference_steps": 2, "output_type": "np"}
+    start = first.trajectory["latents", "x", "all"][:1]
+    pictures = [np.asarray(p(**call, latents=start.clone(), return_dict=False)[0]) for p in (pipe, guided_case.plain)]
+    assert np.array_equal(*pictures)
 
 
 def _tables(scheduler: SchedulerMixin) -> dict[str, object]:
@@ -215,8 +214,8 @@ def _tables(scheduler: SchedulerMixin) -> dict[str, object]:
     }
 
 
-def test_the_table_is_data(case: Case):
-    _, state = own_loop(case.assembly(), still(case.assembly()))
+def test_the_table_is_data(guided_case: Case):
+    _, state = own_loop(guided_case.assembly(), still(guided_case.assembly()))
     assert isinstance(state.table, SigmaTable)
     assert state.table.timesteps.dtype == state.table.sigmas.dtype == torch.float32
     assert state.table.timesteps.device.type == "cpu"
