@@ -157,10 +157,8 @@ def flux() -> DiffusionPipeline:
     )
 
 
-def wan() -> DiffusionPipeline:
-    """Video, CFG in two passes, the published UniPC scheduler whose flow_shift a plain from_config drops."""
-    t5 = _t5_tokenizer()
-    transformer = WanTransformer3DModel(
+def _wan_transformer() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
@@ -174,6 +172,12 @@ def wan() -> DiffusionPipeline:
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
     )
+
+
+def wan(**components: object) -> DiffusionPipeline:
+    """Video, CFG in two passes, the published UniPC scheduler whose flow_shift a plain from_config drops."""
+    t5 = _t5_tokenizer()
+    transformer = _wan_transformer()
     vae = AutoencoderKLWan(
         base_dim=3,
         z_dim=4,
@@ -187,7 +191,14 @@ def wan() -> DiffusionPipeline:
     text_encoder = UMT5EncoderModel(
         UMT5Config(vocab_size=len(t5), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
     )
-    return WanPipeline(tokenizer=t5, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer)
+    return WanPipeline(
+        tokenizer=t5, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer, **components
+    )
+
+
+def wan_of_two_experts() -> DiffusionPipeline:
+    """Wan 2.2: another transformer, and another guidance scale, where there is little noise left."""
+    return wan(transformer_2=_wan_transformer(), boundary_ratio=0.875)
 
 
 _QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -366,11 +377,17 @@ CALLS: dict[str, dict[str, object]] = {
 
 def build(architecture: str, folder: Path, seed: int = 0) -> Path:
     """Write a tiny random pipeline of ``architecture`` into ``folder``."""
+    return write(BUILDERS[architecture], folder, seed)
+
+
+def write(builder: Callable[[], DiffusionPipeline], folder: Path, seed: int = 0) -> Path:
+    """Write what ``builder`` builds from ``seed`` into ``folder``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pipe = BUILDERS[architecture]()
-        for parameter in pipe.transformer.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.05)  # zero-initialised outputs would make every test trivial
+        pipe = builder()
+        for name, component in pipe.components.items():
+            for parameter in component.parameters() if name.startswith("transformer") and component else ():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.05)  # zero-initialised outputs would make tests trivial
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -76,6 +76,18 @@ def test_two_streams_and_frozen_elements(judged, monkeypatch, tmp_path):
     assert_healthy(judged(fault=FROZEN_ROW, rollout={"call": call}, **sections))
 
 
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_two_experts(lora, judged, tmp_path):
+    """Each gets its gradient at its own end of the schedule, although the window lies at one end."""
+    folder = tiny_pipelines.write(tiny_pipelines.wan_of_two_experts, tmp_path / "experts")
+    call = {**tiny_pipelines.CALLS["WanPipeline"], "guidance_scale_2": 3.0}
+    model = {"path": str(folder), "lora": {"rank": 2} if lora else None}
+    window = {"window_size": 1, "window_range": [0, 1]}
+    rows = judged("WanPipeline", model=model, rollout={"steps": 4, "call": call}, algorithm=window)
+    assert_healthy(rows)
+    assert rows["gradient"].detail == f"reaches {104 if lora else 138} of {104 if lora else 138} trained tensors"
+
+
 @pytest.mark.parametrize("architecture", ["QwenImagePipeline", "WanPipeline"])
 def test_windows_that_differ_between_groups(architecture, configure):
     """Samples are drawn at one timestep and replayed beside samples of another."""

@@ -10,7 +10,7 @@ import torch
 
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
-from omni_rl.gate.rows import Row, judge
+from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.model import capture, universal
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
@@ -134,11 +134,6 @@ def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
     masks = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
     mask = next((m for m in masks if m is not None and m is not value and m.shape == value.shape[:2]), None)
     return value.flatten(0, 1) if mask is None and value.ndim > 2 else value if mask is None else value[mask.bool()]
-
-
-def gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value of ``b``."""
-    return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-30))
 
 
 def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:

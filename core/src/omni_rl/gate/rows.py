@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from omni_rl.errors import GateError
 
 Verdict = Literal["ok", "fail", "info"]
@@ -24,6 +26,11 @@ class Row:
 def judge(name: str, good: bool, detail: str) -> Row:
     """A row that is ok or fails."""
     return Row(name, "ok" if good else "fail", detail)
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value of ``b``; both of one shape."""
+    return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-30))
 
 
 def table(rows: Sequence[Row]) -> str:
