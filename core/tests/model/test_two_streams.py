@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,19 @@ def test_embeddings_of_batches_of_different_width_are_padded_with_their_masks():
         for name in ("x", "audio"):
             a, b = (s.trajectory["latents", name, "final"] for s in (sample, one))
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_prompts_are_encoded_again_for_another_call():
+    """A validation without guidance must not find the embeddings of a rollout with it, nor the other way round."""
+    assembly = assembled()
+    guided = still(assembly)
+    plain = [replace(r, call={**r.call, "guidance_scale": 1.0}) for r in guided]
+    for requests, negative in ((guided, True), (plain, False), (guided, True)):
+        _, state = own_loop(assembly, requests)
+        assert ("negative_prompt_embeds" in state.conditioning) == negative
+        counts = dict(assembly.model.counts)
+        own_loop(assembly, requests)
+        assert assembly.model.counts == counts, "a second time nothing is encoded"
 
 
 def test_widths_that_no_mask_explains_are_refused():
