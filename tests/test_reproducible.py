@@ -142,3 +142,11 @@ def test_replay_gives_the_log_probs_of_the_rollout(
     run = train(recipe, overrides, tmp_path / "run")
     assert max(row["actor/logp_absdiff_max"] for row in run.metrics) <= most
     assert all(row["actor/ratio_mean"] != 0 for row in run.metrics)
+
+
+def test_a_compiled_denoiser_trains_as_the_eager_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """With the gate on, which calls the blocks with and without gradient and in several batch sizes."""
+    few = ["train.iterations=1", "gate=on"]
+    eager, compiled = (train(recipe, [*few, f"train.compile={word}"], tmp_path / word) for word in ("false", "true"))
+    assert compiled.metrics[0]["actor/logp_absdiff_max"] == 0
+    assert compiled.metrics[0]["actor/grad_norm"] == pytest.approx(eager.metrics[0]["actor/grad_norm"], rel=1e-4)

@@ -5,6 +5,7 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl import trajectory
+from omni_rl.errors import RunError
 from omni_rl.randomness import randn, seed_of
 from omni_rl.requests import NoiseKey, Request
 from omni_rl.types import Sample
@@ -68,6 +69,31 @@ def test_collate_pads_prompts_of_different_width_with_zeros():
         assert torch.equal(batch["prompt_embeds"][row, :width], one.trajectory["prompt_embeds"])
         assert not batch["prompt_embeds"][row, width:].any()
         assert torch.equal(batch["latents", "x", "all"][row], one.trajectory["latents", "x", "all"])
+
+
+def test_collate_pads_further_text_encoders_with_their_masks():
+    """SD3, FLUX and Wan name theirs otherwise; tensors without a token dimension stay as they are."""
+    samples = [sample(number, 3) for number in range(2)]
+    for one, width in zip(samples, (2, 4), strict=True):
+        one.trajectory["condition"] = TensorDict(
+            {
+                "prompt_attention_mask": torch.ones(width),
+                "prompt_embeds_2": torch.ones(width, 4),
+                "image": torch.ones(3),
+            }
+        )
+    condition = trajectory.collate(samples)["condition"]
+    assert condition["prompt_attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert condition["prompt_embeds_2"].shape == (2, 4, 4)
+    assert condition["image"].shape == (2, 3)
+
+
+def test_collate_does_not_pad_what_no_mask_goes_with():
+    samples = [sample(number, width) for number, width in enumerate((2, 5))]
+    for one in samples:
+        one.trajectory = one.trajectory.exclude("prompt_embeds_mask", "prompt_ids")
+    with pytest.raises(RunError, match=r"prompt_embeds has another length .* no mask"):
+        trajectory.collate(samples)
 
 
 def test_collate_leaves_media_out_and_the_samples_alone():

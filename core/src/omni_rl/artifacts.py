@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ SHOWN, COLUMNS = 24, 8
 
 def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
     """``gate.json``: every row of the gate."""
-    directory.write_json("gate.json", [asdict(row) for row in rows])
+    directory.write_json("gate.json", [{"name": r.name, "verdict": r.verdict, "detail": r.detail} for r in rows])
 
 
 def write_validation(directory: RunDirectory, validated: Validated) -> None:

@@ -7,7 +7,7 @@ else in omni-rl steps a latent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,19 +72,19 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     )
     keys = [r.initial_key for r in requests]
     x = {name: randn_rows(keys, name, INITIAL, shape).to(model.device) for name, shape in shapes.items()}
-    recorded = _empty_recording(requests, shapes, table, model.device)
+    recorded = _empty_recording(requests, x, table)
     return DenoiseState(list(requests), x, conditioning, table, tokens, masks, recorded=recorded)
 
 
-def _empty_recording(
-    requests: Sequence[Request], shapes: Mapping[str, Sequence[int]], table: SigmaTable, device: torch.device
-) -> Recording:
+def _empty_recording(requests: Sequence[Request], x: Streams, table: SigmaTable) -> Recording:
+    """Room for the window; its first state is x_T until a later one enters the window."""
     sizes = {r.window.size for r in requests}
     assert len(sizes) == 1, "the rows of a state record equally many steps"
     size, rows = sizes.pop(), len(requests)
     start = torch.tensor([r.window.start for r in requests])
     index = start[:, None] + torch.arange(size + 1)  # (B, T + 1)
-    latents = {name: torch.zeros(rows, size + 1, *shape, device=device) for name, shape in shapes.items()}
+    latents = {name: torch.stack([state] + [torch.zeros_like(state)] * size, 1) for name, state in x.items()}
+    device = next(iter(x.values())).device
     timesteps = table.timesteps[index[:, :size]]  # (B, T)
     return Recording(start, latents, torch.zeros(rows, size, device=device), timesteps, table.sigmas[index])
 

@@ -5,7 +5,7 @@ Rules, because pluggy's own semantics differ from intuition:
 * A run builds its own PluginManager: core defaults < model < algorithm < pair < local files. The most specific answer
   wins. ``tryfirst`` and ``trylast`` are rejected: the layers decide.
 * ``None`` means "pass": the next less specific layer answers. No hook uses None as a value; see the sentinels
-  ``ALL_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
+  ``NO_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
 * An implementation names only the arguments it needs.
 * Wrappers may change results, never arguments. Hooks on the hot path are bound once per run.
 * A public function that bears a hook's name without the ``hookimpl`` marker is an error, and so is an unknown hook.

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from omni_rl.errors import RunError
 from omni_rl.requests import Request
 from omni_rl.types import Sample, Streams, Tensors
 
@@ -70,13 +71,38 @@ def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
 
 
 def collate(samples: Sequence[Sample]) -> TensorDict:
-    """Stack single trajectories, media left out, into a batch (N,); prompts of different length are padded with 0."""
+    """Stack single trajectories, media left out, into a batch (N,); prompts of different length are padded with 0.
+
+    Raises:
+        RunError: prompts differ in length, and nothing says which tokens are padding.
+    """
     rows = [s.trajectory.exclude("media") for s in samples if s.trajectory is not None]
-    widths = {k: max(r[k].shape[0] for r in rows) for k in PROMPT_KEYS if k in rows[0].keys()}
-    for key, width in widths.items():
-        for row in rows:
-            row[key] = _padded(row[key], width)
+    for key in _text_keys(rows[0]):
+        widths = {row[key].shape[0] for row in rows}
+        if len(widths) > 1:
+            _require_mask(rows[0], key)
+            for row in rows:
+                row[key] = _padded(row[key], max(widths))
     return TensorDict.stack(rows).contiguous()  # type: ignore[no-any-return]
+
+
+def _text_keys(row: TensorDict) -> list[str | tuple[str, ...]]:
+    """Keys of what has a token dimension first: the prompts' own, and further encoders' among the conditions."""
+    condition = row["condition"].keys() if "condition" in row.keys() else ()
+    other: list[tuple[str, ...]] = [("condition", n) for n in condition if n.startswith(("prompt", "negative_prompt"))]
+    both: tuple[str | tuple[str, ...], ...] = (*PROMPT_KEYS, *other)
+    return [k for k in both if k in row.keys(include_nested=True) and row[k].ndim]
+
+
+def _require_mask(row: TensorDict, key: str | tuple[str, ...]) -> None:
+    name = key[-1] if isinstance(key, tuple) else key
+    sign = "negative_" if name.startswith("negative_") else ""
+    if not any(str(n).startswith(f"{sign}prompt") and str(n).endswith("_mask") for n in _names(row)):
+        raise RunError(f"{name} has another length in every sample, and no mask says which tokens are padding")
+
+
+def _names(row: TensorDict) -> list[str]:
+    return [k[-1] if isinstance(k, tuple) else k for k in row.keys(include_nested=True, leaves_only=True)]
 
 
 def _padded(value: torch.Tensor, width: int) -> torch.Tensor:

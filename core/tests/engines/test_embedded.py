@@ -125,6 +125,49 @@ def test_pictures_are_the_final_latents_quantised(parts):
         assert torch.equal(found(sample)["media", "image"], expected.to(torch.uint8))
 
 
+def test_an_empty_window_keeps_the_state_that_entered_it(parts):
+    """x_T: what a forward-process algorithm finds in place of zeros."""
+    requests = [replace(request, window=NO_STEPS) for request in parts.requests()]
+    for sample in parts.draw(requests):
+        start = randn(draw_seed(sample.request.initial_key, "x", INITIAL), (3, 4, 4))
+        assert torch.equal(found(sample)["latents", "x", "all"], start[None])
+
+
+# ------------------------------------------------------------------------------------------------------------ prompts
+
+
+@pytest.fixture
+def encoded(parts, monkeypatch) -> list[list[str]]:
+    """The prompts of every call of the text encoder."""
+    seen: list[list[str]] = []
+    encode_prompt = parts.hooks.encode_prompt
+
+    def recorded(**arguments):
+        seen.append(list(arguments["prompts"]))
+        return encode_prompt(**arguments)
+
+    monkeypatch.setattr(parts.hooks, "encode_prompt", recorded)
+    return seen
+
+
+def test_a_prompt_is_encoded_once_and_a_retry_finds_it(parts, encoded):
+    requests = parts.requests()
+    distinct = list(dict.fromkeys(r.prompt for r in requests))
+    parts.draw(requests)
+    parts.draw(requests[1:2])
+    assert encoded == [distinct]
+    parts.draw([replace(r, key=replace(r.key, iteration=9)) for r in requests])  # the next iteration's
+    assert encoded == [distinct, distinct]
+
+
+def test_a_second_submission_leaves_the_prompts_of_the_first(parts, encoded):
+    requests = parts.requests()
+    parts.engine.submit(requests[:4])
+    parts.engine.submit([replace(r, key=replace(r.key, iteration=9)) for r in requests[4:]])
+    assert [sample.request.prompt for sample in parts.engine.completed()] == [r.prompt for r in requests]
+    assert [prompt for call in encoded for prompt in call] == list(dict.fromkeys(r.prompt for r in requests))
+
+
 # ------------------------------------------------------------------------------------------------------------ batches
 
 

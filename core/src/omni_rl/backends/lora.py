@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from omni_rl.config.schema import Lora
 from omni_rl.errors import ConfigError, ModelError
@@ -63,5 +64,5 @@ def _targets(denoiser: nn.Module, targets: list[str] | str) -> list[str]:
 
 def _refuse_dropout(name: str, denoiser: nn.Module) -> None:
     for path, module in denoiser.named_modules():
-        if isinstance(module, nn.Dropout) and module.p > 0:
+        if isinstance(module, _DropoutNd) and module.p > 0:
             raise ModelError(f"{name}.{path} has dropout {module.p}: rollout and replay run without it", "set it to 0")

@@ -17,6 +17,9 @@ from omni_rl.engines.base import Context
 from omni_rl.errors import CheckpointError
 from omni_rl.types import Backend, LossOutput, Policy, Tensors
 
+VARIANTS = 64
+"""How many forms of a block may be compiled: with and without gradient, LoRA and masks, at several batch sizes."""
+
 FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
 """The replay error: after the first update the policy has moved, and the figure would measure that instead."""
 
@@ -157,6 +160,7 @@ def _prepare_modules(context: Context) -> None:
         if context.config.train.gradient_checkpointing:
             cast(ModelMixin, denoiser).enable_gradient_checkpointing()
         if context.config.train.compile:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
             cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 from rich.console import Console
 
@@ -50,7 +51,12 @@ def listed(*, as_json: bool, check: bool, seconds: float) -> tuple[str, bool]:
     sound = all(row.status in ("installed", "works", "hidden") for row in rows)
     if as_json:
         return listing.to_json(rows), sound
-    console = Console(width=max(100, shutil.get_terminal_size(fallback=(240, 24)).columns))
+    console = Console(width=_width())
     with console.capture() as captured:
         console.print(listing.table(rows))
     return "\n".join([captured.get().rstrip(), *listing.texts(rows)]), sound
+
+
+def _width() -> int:
+    """A terminal's own width; what goes into a file or a pipe is never cut."""
+    return max(100, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from omni_rl.engines.base import ENGINE_HOOKS, Context
-from omni_rl.model.encoding import encode_ahead
-from omni_rl.requests import Request
+from omni_rl.model.encoding import encode_ahead, forget
+from omni_rl.requests import NoiseKey, Request
 from omni_rl.types import Sample, SyncReport
 
 
@@ -27,14 +27,26 @@ class EmbeddedEngine:
         self._hooks = context.hooks
         self._batch_size = context.config.rollout.batch_size
         self._waiting: deque[list[Request]] = deque()
+        self._encoded: set[NoiseKey] = set()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests in batches of neighbours that share their schedule and their window's size."""
         size = self._batch_size
-        with torch.no_grad():
-            encode_ahead(self._model, requests, size)
+        self._encode(requests)
         for alike in _runs_alike(requests):
             self._waiting.extend(alike[i : i + size] for i in range(0, len(alike), size))
+
+    def _encode(self, requests: Sequence[Request]) -> None:
+        """Encode a submission's prompts together; a retry finds them as they were, at the same width."""
+        keys = {request.key for request in requests}
+        if keys <= self._encoded:
+            return
+        if not self._waiting:
+            forget(self._model)
+            self._encoded.clear()
+        with torch.no_grad():
+            encode_ahead(self._model, requests, self._batch_size)
+        self._encoded |= keys
 
     def completed(self) -> Iterator[Sample]:
         """Denoise batch after batch."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from omni_rl.errors import GateError
+from omni_rl.errors import GateError, UserError
 
 Verdict = Literal["ok", "fail", "info"]
 _MARKS = {"ok": "ok  ", "fail": "FAIL", "info": "-   "}
@@ -16,11 +16,15 @@ _MARKS = {"ok": "ok  ", "fail": "FAIL", "info": "-   "}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the gate: what was checked, how it came out, and the number or sentence that says so."""
+    """One line of the gate: what was checked, how it came out, and the number or sentence that says so.
+
+    ``fault`` is set where the check met a mistake of the user's own (a reward that raises).
+    """
 
     name: str
     verdict: Verdict
     detail: str
+    fault: UserError | None = None
 
 
 def judge(name: str, good: bool, detail: str) -> Row:
@@ -40,8 +44,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def raise_on_failure(rows: Sequence[Row]) -> None:
-    """GateError with one sentence per failing row; nothing when all hold."""
+    """Nothing when all rows hold.
+
+    Raises:
+        UserError: nothing but the user's own mistakes failed; the first of them.
+        GateError: otherwise, with one sentence per failing row.
+    """
     failing = [r for r in rows if r.verdict == "fail"]
+    faults = [r.fault for r in failing if r.fault]
+    if faults and len(faults) == len(failing):
+        raise faults[0]
     if failing:
         sentences = "\n".join(f"  {r.name}: {r.detail}" for r in failing)
         raise GateError(

@@ -30,7 +30,7 @@ def reward_row(run: Run, probe: Probe) -> Row:
         if len({*straight.values()}) == 1 and probe.spare:
             straight |= _scores(run, sampled(run, probe.spare))
     except RewardError as error:
-        return judge("rewards", False, str(error))
+        return Row("rewards", "fail", str(error), error)
     values = list(straight.values())
     if off > 1e-4 * (max(map(abs, values)) + 1):
         what = f"reversing the batch changes a reward by {off:.2g}: rewards follow places, not samples"

@@ -31,20 +31,25 @@ def encode(model: LoadedModel, requests: Sequence[Request]) -> tuple[Tensors, Te
 
 
 def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: int) -> None:
-    """Encode every distinct prompt of ``requests``, ``batch_size`` at a time, and forget the previous ones.
+    """Encode every distinct prompt of ``requests``, ``batch_size`` at a time, all padded to one width.
 
     Raises:
         ModelError: embeddings of different width that no mask goes with.
     """
-    model.memo[_ENCODED] = {}
+    known = model.memo.setdefault(_ENCODED, {})
     for call in {frozen(r.call): r.call for r in requests}.values():
         keys = list(dict.fromkeys(_key(r) for r in requests if r.call == call))
         parts = [_encode_texts(model, keys[i : i + batch_size], call) for i in range(0, len(keys), batch_size)]
         conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
-        model.memo[_ENCODED] |= {
+        known |= {
             key: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
             for i, key in enumerate(keys)
         }
+
+
+def forget(model: LoadedModel) -> None:
+    """Drop all encoded prompts."""
+    model.memo.pop(_ENCODED, None)
 
 
 def _key(request: Request) -> _Key:

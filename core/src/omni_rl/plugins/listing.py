@@ -79,7 +79,9 @@ def check(listed: Sequence[Row], seconds: float = 20.0, jobs: int = 2) -> list[R
 
 def table(listed: Sequence[Row]) -> Table:
     """The rows for a terminal; print :func:`texts` below it."""
-    shown = Table("distribution", "version", "contract", "status", "offers", "path", box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)
+    for title in ("distribution", "version", "contract", "status", "offers", "path"):
+        shown.add_column(title, overflow="fold")  # names are to be copied: never cut short
     for row in listed:
         status = Text(row.status, style=_COLOURS.get(row.status, ""))
         shown.add_row(row.distribution, row.version, row.contract, status, Text("\n".join(row.offers)), Text(row.path))

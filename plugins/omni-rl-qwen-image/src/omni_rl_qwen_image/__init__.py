@@ -11,32 +11,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from omni_rl import hookimpl
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.sizes import patches
 from omni_rl.types import SigmaTable, Streams, Tensors
 
-MAX_TOKENS = 1024
-"""Prompt tokens after the template's prefix; upstream's ``tokenizer_max_length``."""
-
-KEPT_TOKENS = 512
-"""How many of them upstream's ``__call__`` keeps, unless its argument ``max_sequence_length`` says otherwise."""
+MAX_TOKENS = 1024  # after the template's prefix; upstream's tokenizer_max_length
+KEPT_TOKENS = 512  # of these by upstream's __call__, unless its max_sequence_length says otherwise
 
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """The model card's sampling values, and the attention projections of both branches for LoRA."""
-    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    """No guidance unless asked for; LoRA on the attention and MLP projections of both branches."""
+    attention = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
     mlps = ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"]
-    return {"rollout": {"call": {"true_cfg_scale": 1.0}}, "model": {"lora": {"targets": targets + mlps}}}
+    return {"rollout": {"call": {"true_cfg_scale": 1.0}}, "model": {"lora": {"targets": attention + mlps}}}
 
 
 @hookimpl
 def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors:
     """Templated prompts, prefix included: ``prompt_ids`` and ``prompt_ids_mask`` (B, L) int64."""
-    pipe = model.pipe
-    prefix = pipe.prompt_template_encode_start_idx
+    pipe, prefix = model.pipe, model.pipe.prompt_template_encode_start_idx
     texts = [pipe.prompt_template_encode.format(prompt) for prompt in prompts]
     tokens = pipe.tokenizer(texts, padding=True, return_tensors="pt")
     lengths = tokens.attention_mask.sum(1) - prefix
@@ -60,30 +58,21 @@ def encode_prompt(model: LoadedModel, tokens: Tensors, call: Mapping[str, Any]) 
     with model.encoders_on_device():
         output = model.pipe.text_encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     rows = [h[m.bool()][prefix:] for h, m in zip(output.hidden_states[-1], mask, strict=True)]
-    embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, D)
-    lengths = torch.tensor([len(r) for r in rows], device=embeds.device)
+    embeds = pad_sequence(rows, batch_first=True)  # (B, L, D)
+    real = pad_sequence([torch.ones_like(r[:, 0], dtype=torch.long) for r in rows], batch_first=True)  # (B, L)
     kept = call.get("max_sequence_length", KEPT_TOKENS)
     if embeds.shape[1] > kept:
         raise DataError(
             f"a prompt has {embeds.shape[1]} tokens, and the pipeline keeps {kept} of them",
             f"shorten the prompt, or set rollout.call.max_sequence_length (at most {MAX_TOKENS})",
         )
-    return {
-        "prompt_embeds": embeds,
-        "prompt_embeds_mask": (torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]).long(),
-    }
+    return {"prompt_embeds": embeds, "prompt_embeds_mask": real}
 
 
 def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
     """Latent patches (rows, columns) of the picture."""
-    default = model.pipe.default_sample_size * model.pipe.vae_scale_factor
-    size = [call.get(name) or default for name in ("height", "width")]
-    patch = model.pipe.vae_scale_factor * 2
-    for name, pixels in zip(("height", "width"), size, strict=True):
-        if pixels % patch:
-            near = max(pixels // patch, 1) * patch
-            raise ConfigError(f"rollout.call.{name}: {pixels} is not a multiple of {patch}", f"try {near}")
-    return size[0] // patch, size[1] // patch
+    pipe = model.pipe
+    return patches(call, default=pipe.default_sample_size * pipe.vae_scale_factor, patch=pipe.vae_scale_factor * 2)
 
 
 @hookimpl
@@ -153,10 +142,9 @@ def decode_latents(model: LoadedModel, latents: Streams, call: Mapping[str, Any]
     pipe, config = model.pipe, model.pipe.vae.config
     rows, columns = _grid(model, call)
     patch = pipe.vae_scale_factor * 2
-    unpacked = pipe._unpack_latents(latents["x"], rows * patch, columns * patch, pipe.vae_scale_factor)
-    unpacked = unpacked.to(pipe.vae.dtype)  # (B, C, 1, h, w)
-    shape = (1, config.z_dim, 1, 1, 1)
-    mean, std = (torch.tensor(v).view(shape).to(unpacked) for v in (config.latents_mean, config.latents_std))
+    x = latents["x"].to(pipe.vae.dtype)
+    unpacked = pipe._unpack_latents(x, rows * patch, columns * patch, pipe.vae_scale_factor)  # (B, C, 1, h, w)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(x) for v in (config.latents_mean, config.latents_std))
     with model.encoders_on_device():
         pixels = pipe.vae.decode(unpacked * std + mean, return_dict=False)[0][:, :, 0]
     return {"image": pixels.float() / 2 + 0.5}

@@ -1,0 +1,29 @@
+"""Sizes of pictures, for model plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omni_rl.errors import ConfigError
+
+
+def patches(call: Mapping[str, Any], default: int, patch: int) -> tuple[int, int]:
+    """How many squares of ``patch`` x ``patch`` pixels a picture has: (rows, columns).
+
+    Args:
+        call: pipeline arguments; ``height`` and ``width`` in pixels, each ``default`` where absent.
+        patch: pixels along the edge of what becomes one token.
+
+    Raises:
+        ConfigError: a side is no multiple of ``patch``.
+    """
+    rows, columns = (_count(name, call.get(name) or default, patch) for name in ("height", "width"))
+    return rows, columns
+
+
+def _count(name: str, pixels: int, patch: int) -> int:
+    if pixels % patch:
+        near = max(pixels // patch, 1) * patch
+        raise ConfigError(f"rollout.call.{name}: {pixels} is not a multiple of {patch}", f"try {near}")
+    return pixels // patch
