@@ -107,26 +107,28 @@ def norm(tensors: Sequence[torch.Tensor]) -> float:
     return float(torch.stack([t.double().pow(2).sum() for t in tensors]).sum().sqrt())
 
 
-# AdamW's first update makes the sign of every gradient element of it, however small: where rounding decides the sign,
-# the weight moves by twice the learning rate. Single-sample micro-batches round most differently.
-@pytest.mark.parametrize(("size", "tolerance"), [(4, 1e-5), (5, 1e-5), (1, 3e-5)])
+@pytest.mark.parametrize("size", [4, 5, 1])
 def test_the_micro_batch_size_changes_memory_and_nothing_else(
     updates: Callable[..., list[dict[str, torch.Tensor]]],
     tiny_model: Path,
     tmp_path: Path,
     figures: Figures,
     size: int,
-    tolerance: float,
 ) -> None:
-    """Gradient norm and movement of the weights after every update, the ragged micro-batches of 5 included."""
-    whole, parts = updates("whole", "train.micro_batch_size=12"), updates("parts", f"train.micro_batch_size={size}")
+    """Gradient norm and movement of the weights after every update, the ragged micro-batches of 5 included.
+
+    ``eps`` lies above the gradient elements that are nothing but rounding (here 1e-8, of 1e-5): AdamW's first update
+    would else make them as large as all others.
+    """
+    settings = [f"train.micro_batch_size={n}" for n in (12, size)]
+    whole, parts = (updates(name, s, "train.eps=1e-7") for name, s in zip(("whole", "parts"), settings, strict=True))
     assert len(whole) == len(parts) == 20
     base = load_file(tiny_model / "transformer/diffusion_pytorch_model.safetensors")
     for a, b in zip(whole, parts, strict=True):
         gradients = [norm([v for n, v in each.items() if n.startswith("gradient/")]) for each in (a, b)]
         assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
         moved = norm([a[f"weight/transformer.{n}"] - v for n, v in base.items()])
-        assert norm([a[n] - b[n] for n in a if n.startswith("weight/")]) < tolerance * moved
+        assert norm([a[n] - b[n] for n in a if n.startswith("weight/")]) < 1e-5 * moved
     rows = [figures(tmp_path / name / "run") for name in ("whole", "parts")]
     for one, other in zip(*rows, strict=True):
         assert other["actor/grad_norm"] == pytest.approx(one["actor/grad_norm"], rel=1e-5)
@@ -144,6 +146,7 @@ def test_replay_gives_the_log_probs_of_the_rollout(
     assert all(row["actor/ratio_mean"] != 0 for row in run.metrics)
 
 
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 def test_a_compiled_denoiser_trains_as_the_eager_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     """With the gate on, which calls the blocks with and without gradient and in several batch sizes."""
     few = ["train.iterations=1", "gate=on"]

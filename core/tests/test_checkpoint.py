@@ -157,7 +157,9 @@ def test_damage_is_named_and_the_previous_checkpoint_offered(run, damage):
     with pytest.raises(CheckpointError, match=message) as caught:
         checkpoint.load(latest)
     previous = run.checkpoints / "iteration-000005"
-    assert caught.value.hint == f"use the previous one, which is intact: {previous}"
+    assert caught.value.hint == (
+        f"iteration-000005 is intact; to go on from it: rm -r {latest} && omni-rl resume {run.path}"
+    )
     assert checkpoint.load(previous)[1] == state_of(5)
 
     truncate(previous)

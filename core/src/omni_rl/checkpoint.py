@@ -254,7 +254,7 @@ def _way_out(path: Path) -> str:
             _verify(earlier)
         except CheckpointError:
             continue
-        return f"use the previous one, which is intact: {earlier}"
+        return f"{earlier.name} is intact; to go on from it: rm -r {path} && omni-rl resume {folder.parent}"
     return f"there is no intact earlier checkpoint in {folder}: start again with omni-rl train"
 
 

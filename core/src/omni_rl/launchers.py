@@ -1,4 +1,9 @@
-"""Where a run runs. A launcher is a callable that receives the run's function and calls it there."""
+"""Where a run runs.
+
+A launcher is a callable, or a class with a pydantic ``Config`` whose instances are: it receives a function without
+arguments, the run, and answers what the function answers. What it starts elsewhere rebuilds the run from its
+``omni_rl.plugins.runspec.RunSpec``.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +14,5 @@ Result = TypeVar("Result")
 
 
 def local(function: Callable[[], Result]) -> Result:
-    """In this process."""
+    """Run in this process."""
     return function()

@@ -110,13 +110,3 @@ class Request:
         for name, kind in (("key", NoiseKey), ("initial_key", NoiseKey), ("window", Window), ("sde", Sde)):
             known[name] = kind(**known[name])
         return Request(**known)
-
-
-@dataclass(frozen=True)
-class Group:
-    """The samples of one prompt in one iteration, before they are drawn."""
-
-    uid: int
-    index: int
-    prompt: str
-    metadata: Mapping[str, Any]

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from omni_rl.run_directory import RunDirectory, default_path
 from omni_rl.types import Sample
 from omni_rl.validation import Validated
 
+T = TypeVar("T")
 Source = str | Path | Mapping[str, Any]
 
 
@@ -141,6 +142,10 @@ def train(
     directory = RunDirectory(run_dir or default_path(stem))
     directory.require_free()  # before any work is done
     display = show(resolved.config.train.iterations) if show else None
+    return _launched(resolved, lambda: _train(resolved, directory, display))
+
+
+def _train(resolved: Resolved, directory: RunDirectory, display: Progress | None) -> Run:
     with _open(Run(resolved, directory, display)) as run:
         if resolved.config.gate != "off":
             _pass_gate(run)
@@ -160,8 +165,8 @@ def train(
 def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: Callable[[int], Progress] | None = None) -> Run:
     """Go on with an interrupted run from its newest checkpoint; the result equals an uninterrupted run's.
 
-    ``overrides`` may raise ``train.iterations`` of a finished run; changing anything that shapes samples or updates
-    makes the continuation a different run, and is the caller's decision.
+    ``overrides`` stay in force for the next resume. They may raise ``train.iterations`` of a finished run; changing
+    anything that shapes samples or updates makes the continuation a different run, and is the caller's decision.
 
     Raises:
         CheckpointError: no run, no checkpoint, or one that is damaged or belongs to another model.
@@ -169,8 +174,13 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: Callable[[i
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
     display = show(resolved.config.train.iterations) if show else None
+    return _launched(resolved, lambda: _resume(resolved, directory, display))
+
+
+def _resume(resolved: Resolved, directory: RunDirectory, display: Progress | None) -> Run:
     with _open(Run(resolved, directory, display)) as run:
         run.restore()
+        directory.write_config(dump(resolved))  # overrides stay in force for the next resume
         run.progress.note(f"going on after iteration {run.iteration}")
         _finish(run)
     return run
@@ -178,8 +188,18 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: Callable[[i
 
 def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
     """The gate alone: build the run, draw a few samples, judge them; writes nothing."""
-    with _open(Run(resolve(config, overrides), None)) as run:
-        return run_gate(run)
+    resolved = resolve(config, overrides)
+
+    def judged() -> list[Row]:
+        with _open(Run(resolved, None)) as run:
+            return run_gate(run)
+
+    return _launched(resolved, judged)
+
+
+def _launched(resolved: Resolved, function: Callable[[], T]) -> T:
+    launcher: Callable[[Callable[[], T]], T] = resolved.launcher.instance()
+    return launcher(function)
 
 
 def _pass_gate(run: Run) -> None:

@@ -43,7 +43,11 @@ def message(source, overrides=(), kind=ConfigError):
         ("train: {compile: 3}\n", "config.yaml:9:9: train.compile takes true or false, not 3"),
         ("train: {lr: true}\n", "config.yaml:9:9: train.lr takes a number, not true"),
         ("rollout: {steps: yes}\n", "config.yaml:9:11: rollout.steps takes a whole number, not 'yes'"),
-        ("launcher: 3\n", "config.yaml:9:1: launcher takes text, not 3"),
+        (
+            "launcher: {name: local, nodes: 2}\n",
+            "config.yaml:9:25: unknown key 'launcher.nodes'.\n  launcher takes: name, plugin",
+        ),
+        ("launcher: 3\n", "config.yaml:9:1: launcher takes a section (indented lines of key: value), not 3"),
         ("gate: maybe\n", "config.yaml:9:1: gate takes 'on', 'warn' or 'off', not 'maybe'"),
         (
             "rollout: {sde: {type: cpss}}\n",
@@ -82,7 +86,7 @@ def test_a_mistake_in_the_file(written, more, expected):
         ("reward=null", "reward takes a list, not null (nothing)"),
         ("algorithm.name=''", "algorithm.name takes text of length 1 or more, not ''"),
         ("model.path=''", "model.path takes text of length 1 or more, not ''"),
-        ("launcher=''", "launcher takes text of length 1 or more, not ''"),
+        ("launcher=''", "launcher.name takes text of length 1 or more, not ''"),
         ("train.backend=''", "train.backend takes text of length 1 or more, not ''"),
         ("seed.x=1", "seed is a value and has no key 'x'"),
         ("device=gpu", "device takes auto, cpu, cuda or cuda:N, not 'gpu'"),

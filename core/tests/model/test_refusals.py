@@ -142,6 +142,17 @@ def test_arguments_that_the_pipeline_refuses(cases):
 # ------------------------------------------------------------------------------------------------ what is loaded
 
 
+class Brittle(Toy):
+    def __call__(self, *args, scale=1, **kwargs):
+        return super().__call__(*args, **kwargs, height=8 // scale["factor"])
+
+
+@pytest.mark.parametrize("scale", [2, {"factor": "two"}, {}], ids=["TypeError", "str", "KeyError"])
+def test_arguments_that_break_the_pipeline(scale):
+    with pytest.raises(ModelError, match=r"Brittle fails with these arguments: (Type|Key)Error"):
+        draw(assembled(Brittle, scale=scale))
+
+
 def test_dropout_in_what_trains():
     model = assembled().model
     model.pipe.transformer.text = nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.1))

@@ -186,6 +186,7 @@ def test_every_chooser_is_a_key_of_the_configuration():
         "rollout": schema.Rollout,
         "reward": schema.RewardEntry,
         "tracker": schema.Tracker,
+        "launcher": schema.Launcher,
     }
     for chooser in filter(None, (kind.chooser for kind in KINDS.values())):
         section, _, key = chooser.partition(".")

@@ -42,7 +42,11 @@ class TorchBackend:
             self.policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
         train = self._config
         self._optimizer = torch.optim.AdamW(
-            list(self._parameters.values()), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+            list(self._parameters.values()),
+            lr=train.lr,
+            betas=train.betas,
+            eps=train.eps,
+            weight_decay=train.weight_decay,
         )
         self.updates = 0
         _prepare_modules(context)

@@ -123,7 +123,7 @@ def explain(
 def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
     check: Annotated[bool, typer.Option("--check", help="import each plugin in a process of its own")] = False,
-    seconds: Annotated[float, typer.Option(min=1, help="time limit of --check for each distribution")] = 20,
+    seconds: Annotated[float, typer.Option(min=1, help="time limit of --check for each distribution")] = 60,
 ) -> None:
     """List installed plugins."""
     from omni_rl.cli.explaining import listed

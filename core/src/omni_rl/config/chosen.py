@@ -14,7 +14,7 @@ from omni_rl.config import fields
 from omni_rl.config.layers import Tree
 from omni_rl.config.paths import Files
 from omni_rl.config.problems import unknown_key, validate
-from omni_rl.config.schema import Data, PluginSection, RewardEntry, Rollout, Tracker, Train
+from omni_rl.config.schema import Data, Launcher, PluginSection, RewardEntry, Rollout, Tracker, Train
 from omni_rl.config.yaml_file import KeyPath
 from omni_rl.errors import PluginError, UserError
 from omni_rl.plugins.discovery import KINDS
@@ -71,6 +71,7 @@ def slots(data: Mapping[str, Any]) -> Iterator[Slot]:
     validation: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
     yield from _slot(data, ("rollout",), Rollout, "engines", "engine")
     yield from _slot(data, ("train",), Train, "backends", "backend")
+    yield from _slot(data, ("launcher",), Launcher, "launchers", "name")
     yield from _slot(data, ("data",), Data, "datasets", "format")
     yield from _slot(validation, ("validation", "data"), Data, "datasets", "format")
     yield from _entries(data, ("reward",), RewardEntry, "rewards")

@@ -13,7 +13,7 @@ from omni_rl.config.inputs import Input, Suggestion
 from omni_rl.config.layers import Tree, dotted
 from omni_rl.config.paths import Files, architecture_of
 from omni_rl.config.problems import at
-from omni_rl.config.schema import Algorithm, Config, Model, PluginSection
+from omni_rl.config.schema import Algorithm, Model, PluginSection
 from omni_rl.config.yaml_file import KeyPath
 from omni_rl.errors import ConfigError, UserError
 from omni_rl.plugins.contract import Layer, LayerName
@@ -117,7 +117,6 @@ class Gathered:
     def add_options(self, merged: Tree) -> None:
         """Load what the other sections name, and validate the options of all plugins, by the merged values."""
         self.tree = merged
-        self._load(("launcher",), "", "launchers", self._text("launcher") or Config.model_fields["launcher"].default)
         if self.architecture and (("model",) in self.plugins or self._text("model", "plugin") in (None, UNIVERSAL)):
             self._options(("model",), Model)
         if ("algorithm",) in self.plugins:

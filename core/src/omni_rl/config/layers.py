@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omni_rl.config.schema import named_list
+from omni_rl.config.schema import named, named_list
 from omni_rl.config.yaml_file import KeyPath
 
 NAMED_LISTS: tuple[KeyPath, ...] = (("reward",), ("validation", "reward"), ("tracker",))
@@ -71,6 +71,8 @@ class Tree:
                 written = source
                 source = lambda here: written((*path, *here[len(path) + 1 :]))  # noqa: E731
             value = named_list(value)
+        if path == ("launcher",):
+            value = named(value)
         if isinstance(value, Mapping):
             return {str(key): self._marked(item, (*path, str(key)), source) for key, item in value.items()}
         if isinstance(value, (list, tuple)):

@@ -96,10 +96,15 @@ class RewardEntry(PluginSection):
     batch_size: PositiveInt = Field(default=64, description="samples scored in one call")
 
 
+def named(value: Any) -> Any:
+    """The long form of a plugin: ``local`` means ``{name: local}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 def named_list(value: Any) -> Any:
     """The long form of a list of plugins: ``ocr``, ``{name: ocr}`` and ``[ocr]`` all mean ``[{name: ocr}]``."""
     items = [value] if isinstance(value, (str, Mapping)) else value
-    return [{"name": item} if isinstance(item, str) else item for item in items] if isinstance(items, list) else items
+    return [named(item) for item in items] if isinstance(items, list) else items
 
 
 Rewards = Annotated[list[RewardEntry], Field(min_length=1), BeforeValidator(named_list)]
@@ -133,6 +138,7 @@ class Train(PluginSection):
     lr: NonNegative = Field(default=3e-4, description="AdamW learning rate")
     warmup: int = Field(default=0, ge=0, description="updates of linear warm-up")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW betas")
+    eps: PositiveFloat = Field(default=1e-8, description="AdamW: gradients far below it move nothing")
     weight_decay: NonNegative = Field(default=1e-4, description="AdamW weight decay")
     max_grad_norm: PositiveFloat = Field(default=1.0, description="gradients are clipped to this norm")
     mini_batch_prompts: PositiveInt | None = Field(
@@ -181,6 +187,13 @@ class Tracker(PluginSection):
     plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
 
 
+class Launcher(PluginSection):
+    """Where a run runs; the launcher's own options stand beside `name`."""
+
+    name: Text = Field(default="local", description="who starts the run; `launcher: local` is short for this key")
+    plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
+
+
 class Config(Section):
     """The whole configuration, as resolved."""
 
@@ -192,7 +205,7 @@ class Config(Section):
     data: Data
     train: Train = Field(default_factory=Train)
     validation: Validation = Field(default_factory=Validation)
-    launcher: Text = Field(default="local", description="where it runs")
+    launcher: Annotated[Launcher, BeforeValidator(named)] = Field(default_factory=Launcher, description="where it runs")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="compute precision; masters and log-probs stay fp32"

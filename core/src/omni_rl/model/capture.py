@@ -236,6 +236,22 @@ def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
     return getattr(function, "__wrapped__", function).__get__(pipe)  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
+    """The first questions with given arguments: what fails in them fails because of the arguments.
+
+    Raises:
+        ModelError: in place of whatever the pipeline raised, but for a lack of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, LookupError, AttributeError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
+
+
 def ask(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
     """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early.
 

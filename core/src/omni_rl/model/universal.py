@@ -57,6 +57,7 @@ def encode_prompt(
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
+        capture.first_asked(model.pipe),
         model.encoders_on_device(),
     ):
         idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
@@ -150,7 +151,7 @@ def _streams(
     """Stream name -> (``__call__`` parameter, shape of one sample); found once, by whichever hook is called first."""
     key = ("streams", frozen(call))
     if key not in model.memo:
-        with torch.no_grad():
+        with torch.no_grad(), capture.first_asked(model.pipe):
             model.memo[key] = _find_streams(model, {n: v[:1] for n, v in conditioning.items()}, call)
     return model.memo[key]  # type: ignore[no-any-return]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata, resources
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "pairs": Kind("pair"),
         "engines": Kind("engine", "rollout.plugin"),
         "backends": Kind("backend"),
-        "launchers": Kind("launcher"),
+        "launchers": Kind("launcher", "launcher.plugin"),
         "rewards": Kind("reward", "reward.plugin"),
         "trackers": Kind("tracker", "tracker.plugin"),
         "datasets": Kind("dataset format"),
@@ -91,6 +92,21 @@ def is_hidden(distribution: str) -> bool:
 
 def distributions() -> list[metadata.Distribution]:
     """Every installed distribution with an ``omni_rl`` entry point, hidden ones included, by name."""
+    return _distributions(tuple((path, _changed(path)) for path in sys.path))
+
+
+def _changed(path: str) -> int:
+    """When a folder of ``sys.path`` last gained or lost an entry, and with it perhaps a distribution."""
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=1)
+def _distributions(searched: tuple[tuple[str, int], ...]) -> list[metadata.Distribution]:
+    """Reading the metadata of a full environment takes 0.1 s, and a run asks some ten times."""
+    del searched
     entries = metadata.entry_points()
     groups = [group for group in entries.groups if group.startswith("omni_rl.")]
     found = {entry.dist for group in groups for entry in entries.select(group=group) if entry.dist is not None}

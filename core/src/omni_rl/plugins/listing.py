@@ -169,7 +169,7 @@ def _checked(row: Row, seconds: float) -> Row:
 def _too_slow(row: Row, seconds: float) -> str:
     return (
         f"{row.distribution} {row.version} was not imported within {seconds:g} s.\n"
-        "  Its authors should move slow work out of module level; to wait longer: omni-rl plugins --check --seconds 60"
+        "  Its authors should move slow work out of module level; to wait longer: omni-rl plugins --check --seconds 300"
     )
 
 
