@@ -6,7 +6,7 @@
 
 Every session builds its own environment under .nox/ and installs core and the plugins from this checkout. `-R` skips
 the installation on later runs; what follows `--` goes to the program that the session runs:
-`python -m nox -R -s fast -- core/tests/test_loop.py -x`.
+`python -m nox -R -s fast -- core/tests/test_collecting.py -x`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def group(name: str) -> list[str]:
 
 def run_tests(session: nox.Session, *args: str) -> None:
     """Run pytest with one torch thread per worker (the models are too small for more); a worker takes about 1.5 GB."""
-    session.run("pytest", "-n", "auto", "--maxprocesses", "8", *args, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    workers = ("-n", "auto", "--maxprocesses", "8", "--dist", "loadgroup")
+    session.run("pytest", *workers, *args, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -71,8 +72,8 @@ def fast(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def full(session: nox.Session) -> None:
-    """Every test there is, on both ends of the supported Pythons."""
-    install(session, *group("test"))
+    """Every test there is, with the newest supported release of everything, on both ends of the supported Pythons."""
+    install(session, "--upgrade", *group("test"))
     run_tests(session, "-m", "")
 
 
@@ -80,13 +81,6 @@ def full(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The lower bound of everything that a package requires (where there is no wheel for it, the next release's)."""
     install(session, "--resolution", "lowest-direct", "--no-build", *group("test"))
-    run_tests(session, *NOT_FULL)
-
-
-@nox.session(python=PYTHONS)
-def highest(session: nox.Session) -> None:
-    """The newest supported release of everything."""
-    install(session, "--upgrade", *group("test"))
     run_tests(session, *NOT_FULL)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from omni_rl.run_directory import RunDirectory
 from omni_rl_tiny import tiny_qwen_signs
 
 SEEDS = range(5)
-MINUTES = 5
+ONE_WORKER = pytest.mark.xdist_group("quickstart")  # the five runs are made once
 
 
 class Trained(NamedTuple):
@@ -28,7 +27,6 @@ class Trained(NamedTuple):
     after: float
     other_before: float
     other_after: float
-    seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +39,11 @@ def quickstart(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         if shutil.which("tesseract"):
             config["validation"]["reward"] = [config["validation"]["reward"], looker]
         folder = tmp_path_factory.mktemp("quickstart") / "run"
-        started = time.monotonic()
         train(config, [f"seed={seed}", *overrides], folder)
         rows = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
         names = [f"val/reward/{name}/mean" for name in ("ocr", "ocr_tesseract")]
         scores = [row.get(name, math.nan) for name in names for row in (rows[0], rows[-1])]
-        return Trained(*scores, time.monotonic() - started)
+        return Trained(*scores)
 
     return run
 
@@ -63,6 +60,7 @@ def five(quickstart: Callable[..., Trained]) -> list[Trained]:
 
 
 @pytest.mark.full
+@ONE_WORKER
 def test_the_quickstart_learns_what_it_promises(five: list[Trained]) -> None:
     """From a base worth improving to better than perfect pretraining: above the score of the base's own pictures."""
     own = json.loads((tiny_qwen_signs() / "provenance.json").read_text())["ocr_scores"]["pictures of stage faulty"]
@@ -74,14 +72,10 @@ def test_the_quickstart_learns_what_it_promises(five: list[Trained]) -> None:
 
 
 @pytest.mark.full
+@ONE_WORKER
 @pytest.mark.skipif(not shutil.which("tesseract"), reason="needs the program tesseract (Debian: tesseract-ocr)")
 def test_another_recogniser_agrees(five: list[Trained]) -> None:
     assert all(found.other_after > found.other_before for found in five)
-
-
-@pytest.mark.full
-def test_the_quickstart_takes_minutes(five: list[Trained]) -> None:
-    assert max(found.seconds for found in five) <= MINUTES * 60
 
 
 @pytest.mark.full

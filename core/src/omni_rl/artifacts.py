@@ -103,7 +103,9 @@ def _write_page(
 
 
 def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
-    return {**report.reward_figures(rewards.numpy()), **report.health(images, uids)}
+    """Samples without a reward, among them those that the engine failed to draw, count in no figure."""
+    scored = ~rewards.isnan().numpy()
+    return {**report.reward_figures(rewards.numpy()), **report.health(images[scored], np.asarray(uids)[scored])}
 
 
 def guidance_off(call: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
