@@ -59,7 +59,9 @@ def build_parts(resolved: Resolved) -> Parts:
     validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
     trackers = [chosen.instance() for chosen in resolved.trackers]
     layers = resolved.layers()
-    observers = [Layer("observer", t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
+    watching = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
+    watching += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
+    observers = [Layer("observer", plugin, source) for plugin, source in watching]
     manager = build_manager([Layer("core", defaults, f"{CORE} {__version__}"), *layers, *observers])
     hooks = Hooks(manager)
     model = _model(resolved, device)

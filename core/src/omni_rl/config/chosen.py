@@ -17,7 +17,7 @@ from omni_rl.config.problems import unknown_key, validate
 from omni_rl.config.schema import Data, Launcher, PluginSection, RewardEntry, Rollout, Tracker, Train
 from omni_rl.config.yaml_file import KeyPath
 from omni_rl.errors import PluginError, UserError
-from omni_rl.plugins.discovery import KINDS
+from omni_rl.plugins.discovery import DISABLE, KINDS, offers
 from omni_rl.plugins.local import Registry
 
 
@@ -106,6 +106,22 @@ def choose(registry: Registry, kind: str, key: str, distribution: str | None = N
     """
     found, source = registry.get(kind, key, distribution)
     return Chosen(kind, key, found, source, distribution=distribution)
+
+
+def always_on(registry: Registry, key: str) -> Chosen:
+    """Load an observer, which no configuration names: its options are its defaults.
+
+    Raises:
+        PluginError: as :meth:`Registry.get`; says how to do without it.
+    """
+    try:
+        chosen = choose(registry, "plugins", key)
+        model = config_of(chosen, [])
+        return chosen if model is None else replace(chosen, options=model())
+    except PluginError as error:
+        name = next((o.distribution for o in offers("plugins") if o.key == key), "")
+        hint = f"It watches every run while it is installed; to go on without it: export {DISABLE}={name}"
+        raise PluginError(str(error), hint) from error
 
 
 def with_options(

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from omni_rl.config.chosen import Chosen, choose, slots, with_options
+from omni_rl.config.chosen import Chosen, always_on, choose, slots, with_options
 from omni_rl.config.defaults import applicable, defaults_of
 from omni_rl.config.inputs import Input, Suggestion
 from omni_rl.config.layers import Tree, dotted
@@ -37,6 +37,7 @@ class Gathered:
         plugins: section -> its plugin; ``("pair",)`` -> the pair's. A section without one is missing here.
         folder, architecture: the pipeline's; None when it was not found.
         data: the prompt files, by the paths of the keys that name them.
+        observers: installed plugins that watch every run.
         local: local plugin files, imported.
     """
 
@@ -53,6 +54,8 @@ class Gathered:
         self.folder = self._model_folder()
         self.architecture = self.attempt(("model", "path"), architecture_of, self.folder) if self.folder else None
         self._load_carriers()
+        found = [self.attempt(None, always_on, self.registry, key) for key in self.registry.keys("plugins")]
+        self.observers = [each for each in found if each is not None]
 
     def attempt(self, path: KeyPath | None, function: Callable[..., T], *arguments: Any) -> T | None:
         """Call a function; when it finds a mistake, note it and answer None.

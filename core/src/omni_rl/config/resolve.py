@@ -84,6 +84,7 @@ def _resolved(config: Config, found: Gathered) -> Resolved:
         backend=plugins["train",],
         launcher=plugins["launcher",],
         dataset=plugins["data",],
+        observers=found.observers,
         rewards=many("reward"),
         trackers=many("tracker"),
         validation_dataset=plugins.get(("validation", "data")) or plugins["data",],

@@ -39,6 +39,7 @@ class Resolved:
         model: the architecture's plugin; None for the universal adapter.
         pair: the plugin of this architecture and algorithm; None when there is none.
         algorithm, engine, backend, launcher, dataset: what the configuration names.
+        observers: installed plugins that watch every run, by key.
         rewards, trackers: in the configuration's order.
         validation_dataset, validation_rewards: the training ones unless the configuration names others.
         local: the run's local plugin files, imported.
@@ -57,6 +58,7 @@ class Resolved:
     backend: Chosen
     launcher: Chosen
     dataset: Chosen
+    observers: list[Chosen]
     rewards: list[Chosen]
     trackers: list[Chosen]
     validation_dataset: Chosen
@@ -81,7 +83,7 @@ class Resolved:
     def chosen(self) -> list[Chosen]:
         """Every plugin that an entry point provides to this run, the model's first."""
         some = [self.model, self.algorithm, self.pair, self.engine, self.backend, self.launcher, self.dataset]
-        always = [*(each for each in some if each is not None), *self.rewards, *self.trackers]
+        always = [*(each for each in some if each is not None), *self.observers, *self.rewards, *self.trackers]
         validation = [self.validation_dataset, *self.validation_rewards]
         return [*always, *(each for each in validation if each not in always)]
 
