@@ -146,10 +146,14 @@ def test_replay_gives_the_log_probs_of_the_rollout(
     assert all(row["actor/ratio_mean"] != 0 for row in run.metrics)
 
 
-@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
-def test_a_compiled_denoiser_trains_as_the_eager_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_compiled_denoiser_trains_as_the_eager_one(
+    spawn: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path, figures: Figures
+) -> None:
     """With the gate on, which calls the blocks with and without gradient and in several batch sizes."""
-    few = ["train.iterations=1", "gate=on"]
-    eager, compiled = (train(recipe, [*few, f"train.compile={word}"], tmp_path / word) for word in ("false", "true"))
-    assert compiled.metrics[0]["actor/logp_absdiff_max"] == 0
-    assert compiled.metrics[0]["actor/grad_norm"] == pytest.approx(eager.metrics[0]["actor/grad_norm"], rel=1e-4)
+    file = config_file(train={"iterations": 1}, gate="on")
+    for word in ("false", "true"):
+        done = spawn("train", file, f"train.compile={word}", "--run-dir", tmp_path / word)
+        assert done.code == 0, done.err
+    (eager,), (compiled,) = (figures(tmp_path / word) for word in ("false", "true"))
+    assert compiled["actor/logp_absdiff_max"] == 0
+    assert compiled["actor/grad_norm"] == pytest.approx(eager["actor/grad_norm"], rel=1e-4)

@@ -238,8 +238,22 @@ def test_a_damaged_checkpoint_is_refused(finished: Path, call: Callable[..., Any
         before = files(folder)
         done = call(verb, folder, "a card" if verb == "sample" else "train.iterations=3")
         assert done.code == 2
-        assert_one_screen(done.err, name, "the previous one, which is intact", "iteration-000001")
+        assert_one_screen(done.err, name, "iteration-000001 is intact; to go on from it: rm -r")
         assert files(folder) == before
+
+
+def test_the_hint_about_a_damaged_checkpoint_is_the_way_on(
+    finished: Path, call: Callable[..., Any], tmp_path: Path, figures: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    cut_in_half(folder / "checkpoints/iteration-000002/state.json")
+    hint = call("resume", folder).err.splitlines()[-1].partition("to go on from it: ")[2]
+    remove, _, again = hint.partition(" && omni-rl ")
+    shutil.rmtree(remove.removeprefix("rm -r "))
+    done = call(*again.split())
+    assert done.code == 0, done.err
+    assert figures(folder) == figures(finished)
 
 
 def other_weights(folder: Path) -> Sequence[str]:
