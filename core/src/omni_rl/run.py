@@ -16,7 +16,7 @@ from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.errors import CheckpointError, UserError
 from omni_rl.gate.gate import run_gate
 from omni_rl.gate.rows import Row, raise_on_failure
-from omni_rl.loop import run_loop
+from omni_rl.loop import run_loop, sync_weights
 from omni_rl.parts import Parts, build_parts
 from omni_rl.progress import Progress
 from omni_rl.run_directory import RunDirectory, default_path
@@ -108,7 +108,7 @@ class Run(Parts):
         if truncate:
             self.directory.truncate_metrics(self.iteration)
         self.metrics = self.directory.metrics()
-        self.engine.sync(self.policy_version)
+        sync_weights(self)
 
     def close(self) -> None:
         """Release engine, rewards and trackers. Idempotent."""
@@ -229,6 +229,7 @@ def _finish(run: Run) -> None:
 def _open(run: Run) -> Iterator[Run]:
     threads = torch.get_num_threads()
     try:
+        sync_weights(run)  # an engine of another process has the model's own weights, and no adapters
         yield run
     finally:
         run.close()

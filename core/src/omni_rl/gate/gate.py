@@ -35,7 +35,8 @@ def run_gate(run: Run) -> list[Row]:
 
 
 def _hook_rows(run: Run) -> list[Row]:
-    ignored = (overridden(run.manager) & ENGINE_HOOKS) - run.engine.honours
+    supplied = getattr(run.engine, "supplies", frozenset()) - overridden(run.manager, above="model")
+    ignored = (overridden(run.manager) & ENGINE_HOOKS) - run.engine.honours - supplied
     rows = []
     if ignored:
         what = f"the engine does not call {', '.join(sorted(ignored))}, which this run overrides"
