@@ -7,7 +7,7 @@ from vllm_omni.diffusion.attention.backends.abstract import AttentionMetadata
 from vllm_omni.diffusion.attention.backends.sdpa import SDPABackend, SDPAImpl
 
 
-class CpuAttention(SDPAImpl):  # type: ignore[misc]  # upstream is untyped
+class CpuAttention(SDPAImpl):
     """The branch that calls PyTorch alone."""
 
     def forward(
@@ -21,7 +21,7 @@ class CpuAttention(SDPAImpl):  # type: ignore[misc]  # upstream is untyped
         return self.forward_cuda(query, key, value, attn_metadata)  # type: ignore[no-any-return]
 
 
-class CpuAttentionBackend(SDPABackend):  # type: ignore[misc]
+class CpuAttentionBackend(SDPABackend):
     """Names the implementation."""
 
     @staticmethod

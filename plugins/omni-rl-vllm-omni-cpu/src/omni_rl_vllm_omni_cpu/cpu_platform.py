@@ -13,7 +13,7 @@ from vllm_omni.platforms.interface import OmniPlatform, OmniPlatformEnum
 ATTENTION = "omni_rl_vllm_omni_cpu.attention.CpuAttentionBackend"
 
 
-class CpuOmniPlatform(OmniPlatform, CpuPlatform):  # type: ignore[misc]  # upstream is untyped
+class CpuOmniPlatform(OmniPlatform, CpuPlatform):
     """One CPU as one device; its memory is the machine's."""
 
     _omni_enum = OmniPlatformEnum.OOT

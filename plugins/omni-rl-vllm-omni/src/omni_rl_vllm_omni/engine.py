@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict
 
 from omni_rl import trajectory
 from omni_rl.engines.base import Context
+from omni_rl.errors import RunError
 from omni_rl.model.encoding import encode, encode_ahead, forget
 from omni_rl.requests import Request
 from omni_rl.types import Sample, SigmaTable, SyncReport, Tensors
-from omni_rl_vllm_omni.merging import covers, trained
+from omni_rl_vllm_omni.merging import adapter_names, adapters, covers, trained
+from omni_rl_vllm_omni.modes import mode_of
 from omni_rl_vllm_omni.options import VllmOmniConfig
-from omni_rl_vllm_omni.wire import KEY, Asked, packed, unpacked
+from omni_rl_vllm_omni.wire import ADAPTER_ID, KEY, Asked, chunks, packed, unpacked
+
+if TYPE_CHECKING:
+    from omni_rl_vllm_omni.server import Server
+
+RESTARTS = 2
+"""How often the engine may end within one rollout before the run gives up."""
 
 DRIVER_HOOKS = frozenset({"build_scheduler", "encode_prompt", "prepare_latents", "set_timesteps", "tokenize"})
 """Answered in the driver, whose results travel with every request."""
@@ -38,22 +46,30 @@ class VllmOmniEngine:
     supplies = frozenset({"predict", "decode_latents"})
 
     def __init__(self, context: Context) -> None:
-        from omni_rl_vllm_omni.server import Server  # upstream takes ten seconds to import
-
         self._model, self._hooks, self._config = context.model, context.hooks, context.config
         self._options: VllmOmniConfig = context.options or VllmOmniConfig()
+        self._mode = mode_of(context.model.architecture, self._options)
+        self.notices = self._mode.notices
         self._waiting: list[Request] = []
-        self._server = Server(**self._arguments(context))
+        self._version = 0
+        self._arguments = self._engine_arguments(context)
+        self._server = self._start()
 
-    def _arguments(self, context: Context) -> dict[str, Any]:
+    def _start(self) -> Server:
+        from omni_rl_vllm_omni.server import Server  # upstream takes ten seconds to import
+
+        return Server(self._options.timeout_s, self._arguments)
+
+    def _engine_arguments(self, context: Context) -> dict[str, Any]:
         options, model = self._options, self._model
+        assert context.spec is not None
         return {
             "model": str(model.path),
             "dtype": str(model.dtype).removeprefix("torch."),
             "enforce_eager": True,
             "distributed_executor_backend": "mp",  # workers of their own, which can be waited for, and die alone
-            "step_execution": options.step_execution,
-            "max_num_seqs": options.max_num_seqs,
+            "step_execution": self._mode.step,
+            "max_num_seqs": self._mode.together,
             "request_batch_max_wait_ms": options.max_wait_ms,
             "worker_extension_cls": "omni_rl_vllm_omni.weights.WeightReceiver",
             "custom_pipeline_args": {
@@ -73,15 +89,33 @@ class VllmOmniEngine:
 
     def completed(self) -> Iterator[Sample]:
         """Send everything, and hand over what comes back as it comes back."""
-        asked = {}
-        for ticket, request in enumerate(self._waiting):
-            conditioning, tokens = encode(self._model, [request])
-            asked[ticket] = (request, trajectory.text_entries(conditioning, tokens))
-            self._server.ask(ticket, *self._message(request, conditioning))
-        self._waiting = []
+        asked = {ticket: _Asking(request, *encode(self._model, [request])) for ticket, request in self._numbered()}
+        self._send(asked)
+        restarts = 0
         while asked:
             ticket, answer = self._server.answer()
-            yield _sample(*asked.pop(ticket), answer)
+            if not self._server.ended(answer):
+                yield asked.pop(ticket).sample(answer)
+                continue
+            restarts += 1
+            if restarts > RESTARTS:
+                raise RunError(f"vLLM-Omni ended {restarts} times in one rollout: {answer}")
+            self._restart()
+            self._send(asked)
+
+    def _numbered(self) -> list[tuple[int, Request]]:
+        waiting, self._waiting = self._waiting, []
+        return list(enumerate(waiting))
+
+    def _send(self, asked: Mapping[int, _Asking]) -> None:
+        for ticket, asking in asked.items():
+            self._server.ask(ticket, *self._message(asking.request, asking.conditioning))
+
+    def _restart(self) -> None:
+        """New processes with the weights of the policy version that was under way."""
+        self._server.close()
+        self._server = self._start()
+        self.sync(self._version)
 
     def _message(self, request: Request, conditioning: Tensors) -> tuple[dict[str, Any], Any]:
         shapes = self._hooks.prepare_latents(model=self._model, conditioning=conditioning, call=request.call)
@@ -92,22 +126,35 @@ class VllmOmniEngine:
         asked = Asked(request, {n: tuple(s) for n, s in shapes.items()}, table)
         # No text: embeddings stand in for it. An empty negative prompt says that there are negative ones.
         texts = {"prompt": ""} | ({"negative_prompt": ""} if request.negative_prompt is not None else {})
-        return {**texts, **embeddings, KEY: asked.to_json()}, _sampling(request)
+        return {**texts, **embeddings, KEY: asked.to_json()}, _sampling(request, self._sends_adapters)
 
     def _sent(self, value: torch.Tensor) -> torch.Tensor:
         return (value.to(self._model.input_dtype) if value.is_floating_point() else value).cpu()
 
     def sync(self, policy_version: int) -> SyncReport:
         """Stream every trained weight; the worker reads each one back."""
-        from omni_rl_vllm_omni.weights import chunks
+        self._version = policy_version
+        landed = self._sync_adapters() if self._sends_adapters else self._sync_weights()
+        return SyncReport(self._server.call("omni_rl_version", policy_version), landed)
 
+    @property
+    def _sends_adapters(self) -> bool:
+        return self._config.model.lora is not None and self._options.lora == "adapter"
+
+    def _sync_weights(self) -> dict[str, str]:
         places: dict[str, str] = {}
         weights = trained(self._model, self._model.dtype)
         for part in chunks(weights, int(self._options.sync_mib * 2**20)):
             places |= self._server.call("omni_rl_load", packed(part))
-        version = self._server.call("omni_rl_version", policy_version)
         inside = covers(self._model)
-        return SyncReport(version, {name: place for sent, place in places.items() for name in inside[sent]})
+        return {name: place for sent, place in places.items() for name in inside[sent]}
+
+    def _sync_adapters(self) -> dict[str, str]:
+        lora = self._config.model.lora
+        assert lora is not None
+        places = self._server.call("omni_rl_adapters", packed(adapters(self._model)), lora.rank, lora.alpha)
+        names = adapter_names(self._model)
+        return {names[sent]: place for sent, place in places.items()}
 
     def close(self) -> None:
         """End upstream's processes."""
@@ -115,23 +162,38 @@ class VllmOmniEngine:
         self._server.close()
 
 
-def _sampling(request: Request) -> Any:
+@dataclass(frozen=True)
+class _Asking:
+    """A request under way, with the text that it was sent with."""
+
+    request: Request
+    conditioning: Tensors
+    tokens: Tensors
+
+    def sample(self, answer: Any) -> Sample:
+        """Upstream's answer as a sample."""
+        if isinstance(answer, BaseException):
+            return Sample(self.request, error=f"{type(answer).__name__}: {answer}")
+        rows = {tuple(name.split("/")): value for name, value in unpacked(answer.trajectory_latents).items()}
+        found = TensorDict(rows, batch_size=[])
+        text = trajectory.text_entries(self.conditioning, self.tokens)
+        found.update({name: _first(value) for name, value in text.items()})
+        return Sample(self.request, found)
+
+
+def _sampling(request: Request, adapter: bool) -> Any:
     """Upstream's parameters; arguments that it has no field for go where its pipelines look for their own."""
     from vllm_omni.inputs.data import OmniDiffusionSamplingParams
+    from vllm_omni.lora.request import LoRARequest
 
     known = {field.name for field in fields(OmniDiffusionSamplingParams)}
     given = {name: value for name, value in request.call.items() if name in known}
     rest = {name: value for name, value in request.call.items() if name not in known}
-    return OmniDiffusionSamplingParams(num_inference_steps=request.steps, seed=0, extra_args=rest, **given)
-
-
-def _sample(request: Request, text: dict[str, Any], answer: Any) -> Sample:
-    if isinstance(answer, BaseException):
-        return Sample(request, error=f"{type(answer).__name__}: {answer}")
-    rows = {tuple(name.split("/")): value for name, value in unpacked(answer.trajectory_latents).items()}
-    found = TensorDict(rows, batch_size=[])
-    found.update({name: _first(value) for name, value in text.items()})
-    return Sample(request, found)
+    # Upstream switches adapters off for a request that names none; the path is never looked at.
+    lora = LoRARequest("omni-rl", ADAPTER_ID, "in-memory") if adapter else None
+    return OmniDiffusionSamplingParams(
+        num_inference_steps=request.steps, seed=0, extra_args=rest, lora_request=lora, **given
+    )
 
 
 def _first(value: Any) -> Any:

@@ -22,6 +22,20 @@ def trained(model: LoadedModel, dtype: torch.dtype) -> Weights:
     return {name: p.detach().to("cpu", dtype) for name, p in model.parameters().items()}
 
 
+def adapters(model: LoadedModel) -> Weights:
+    """Every adapter's two tensors, fp32 on the CPU, as ``<component>.<module>.lora_A.weight`` and ``lora_B.weight``."""
+    return {_plain(name): p.detach().to("cpu", torch.float32) for name, p in model.parameters().items()}
+
+
+def adapter_names(model: LoadedModel) -> dict[str, str]:
+    """Name of a tensor of :func:`adapters` -> the trainable parameter that it is."""
+    return {_plain(name): name for name in model.parameters()}
+
+
+def _plain(name: str) -> str:
+    return name.replace(f".{ADAPTER}.weight", ".weight")
+
+
 def covers(model: LoadedModel) -> dict[str, list[str]]:
     """Weight that is sent -> the trainable parameters that are in it."""
     merged = _adapters(model)

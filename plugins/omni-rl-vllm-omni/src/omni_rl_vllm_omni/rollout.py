@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,12 @@ SPEC = "run_spec"
 
 
 class Rollout:
-    """Mixed in front of an upstream pipeline; see :func:`pipeline_class`."""
+    """Mixed in front of an upstream pipeline, whose attributes these are; see :func:`pipeline_class`."""
+
+    od_config: Any
+    device: torch.device
+    scheduler: Any
+    encode_prompt: Callable[..., Any]
 
     def __init__(self, *, od_config: Any, prefix: str = "") -> None:
         super().__init__(od_config=od_config, prefix=prefix)  # type: ignore[call-arg]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any
 
@@ -12,18 +13,19 @@ from omni_rl.errors import RunError
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
 
-from vllm_omni.entrypoints.async_omni import AsyncOmni  # noqa: E402
-from vllm_omni.inputs.data import OmniDiffusionSamplingParams  # noqa: E402
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm_omni.entrypoints.async_omni import AsyncOmni
+from vllm_omni.inputs.data import OmniDiffusionSamplingParams
 
 Answer = tuple[int, Any]
 """The ticket of a request, and what upstream answered: an ``OmniRequestOutput``, or the exception."""
 
 
-
 class Server:
     """One engine of upstream's, with requests answered in whatever order they finish."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, timeout_s: float, arguments: Mapping[str, Any]) -> None:
+        self._timeout_s = timeout_s
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="omni-rl-vllm-omni", daemon=True)
         self._thread.start()
@@ -41,12 +43,16 @@ class Server:
 
     async def _one(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
         try:
-            final = None
-            async for output in self._omni.generate(prompt, request_id=str(ticket), sampling_params_list=[sampling]):
-                final = output
-            self._answers.put((ticket, final))
+            async with asyncio.timeout(self._timeout_s):
+                asked = self._omni.generate(prompt, request_id=str(ticket), sampling_params_list=[sampling])
+                outputs = [output async for output in asked]
+            self._answers.put((ticket, outputs[-1]))
         except BaseException as error:  # whatever happens to one request, somebody waits for its answer
             self._answers.put((ticket, error))
+
+    def ended(self, answer: Any) -> bool:
+        """Whether this answer says that the processes are gone, and with them every request under way."""
+        return isinstance(answer, EngineDeadError) or (isinstance(answer, BaseException) and self._omni.errored)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the worker extension; the first worker's answer.

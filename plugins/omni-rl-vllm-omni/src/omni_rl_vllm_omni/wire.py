@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,12 @@ from omni_rl.types import SigmaTable
 
 KEY = "omni_rl"
 """Of a prompt: where the rollout's own message stands in it."""
+
+ADAPTER_ID = 1
+"""Of the one adapter that the worker holds."""
+
+ADAPTER_SIDES = (".lora_A.weight", ".lora_B.weight")
+"""How the names of an adapter's two tensors end."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +65,16 @@ def packed(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def unpacked(data: torch.Tensor) -> dict[str, torch.Tensor]:
     """The inverse of :func:`packed`."""
     return load(data.numpy().tobytes())
+
+
+def chunks(weights: Mapping[str, torch.Tensor], most: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Portions of at most ``most`` bytes, a larger weight alone."""
+    part: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, weight in weights.items():
+        if part and size + weight.nbytes > most:
+            yield part
+            part, size = {}, 0
+        part[name], size = weight, size + weight.nbytes
+    if part:
+        yield part
