@@ -66,7 +66,7 @@ class OneRowMore(Toy):
 
 
 class WithoutSource(Toy):
-    exec("def encode_prompt(self, *args): return Toy.encode_prompt(self, *args)")
+    exec(compile("def encode_prompt(self, *args): return Toy.encode_prompt(self, *args)", "nowhere.py", "exec"))
 
 
 @pytest.mark.parametrize(
