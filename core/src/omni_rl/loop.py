@@ -62,7 +62,6 @@ def one_iteration(run: Run) -> dict[str, float]:
     ready = time.perf_counter()
     actor = run.backend.update(batch, iteration)
     updated = time.perf_counter()
-    run.policy_version += 1
     sync_weights(run)
     run.iteration = iteration + 1
     ended = time.perf_counter()
@@ -89,7 +88,8 @@ def _device_memory(run: Run) -> dict[str, float]:
 
 
 def sync_weights(run: Run) -> None:
-    """Give the engine the trainer's weights as ``run.policy_version`` and check its receipt: every one has landed."""
+    """Give the engine the new weights and check its receipt: every parameter landed, under the new version."""
+    run.policy_version += 1
     report = run.engine.sync(run.policy_version)
     missing = run.model.parameters().keys() - report.landed.keys()
     if missing or report.policy_version != run.policy_version:

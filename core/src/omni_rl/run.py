@@ -16,7 +16,7 @@ from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.errors import CheckpointError, UserError
 from omni_rl.gate.gate import run_gate
 from omni_rl.gate.rows import Row, raise_on_failure
-from omni_rl.loop import run_loop, sync_weights
+from omni_rl.loop import run_loop
 from omni_rl.parts import Parts, build_parts
 from omni_rl.progress import Progress
 from omni_rl.run_directory import RunDirectory, default_path
@@ -57,14 +57,14 @@ class Run(Parts):
 
     @contextlib.contextmanager
     def evaluated_weights(self) -> Iterator[None]:
-        """The weights that validation looks at, in the engine too: the average if one is kept, else the trained ones."""
+        """The weights that validation looks at, in the engine too: the average if there is one, else the trained ones."""
         if self.config.train.ema is None:
             yield
             return
         with self.backend.policy.weights("ema"):
-            sync_weights(self)
+            self.engine.sync(self.policy_version)
             yield
-        sync_weights(self)
+        self.engine.sync(self.policy_version)
 
     def record_validation(self, validated: Validated) -> None:
         """Keep, write and announce a validation."""
@@ -113,7 +113,7 @@ class Run(Parts):
         if truncate:
             self.directory.truncate_metrics(self.iteration)
         self.metrics = self.directory.metrics()
-        sync_weights(self)
+        self.engine.sync(self.policy_version)
 
     def close(self) -> None:
         """Release engine, rewards and trackers. Idempotent."""
@@ -234,7 +234,6 @@ def _finish(run: Run) -> None:
 def _open(run: Run) -> Iterator[Run]:
     threads = torch.get_num_threads()
     try:
-        sync_weights(run)  # an engine of another process has the model's own weights, and no adapters
         yield run
     finally:
         run.close()

@@ -10,7 +10,6 @@ from omni_rl.collecting import finished_groups
 from omni_rl.config.resolve import resolve
 from omni_rl.datasets import PromptRow
 from omni_rl.errors import RunError, UserError
-from omni_rl.loop import sync_weights
 from omni_rl.planning import validation_requests
 from omni_rl.report import grid
 from omni_rl.run import Run
@@ -40,7 +39,6 @@ def draw(source: Path, prompts: Sequence[str], each: int, seed: int) -> list[Sam
     resolved = resolve(directory.config_file if directory else source)
     run = Run(resolved, directory)
     try:
-        sync_weights(run)
         if directory:
             run.restore(truncate=False)
         requests = validation_requests(run.config, [PromptRow(p) for p in prompts], run.policy_version, each=each)

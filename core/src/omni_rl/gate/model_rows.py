@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omni_rl import trajectory
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
-from omni_rl.media import quantise
 from omni_rl.model import capture, universal
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
@@ -29,10 +27,6 @@ TEXT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 STEP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Of velocities in a batch of different timesteps against single calls, relative to the largest."""
-
-
-LEVELS = {torch.float32: 1, torch.bfloat16: 16}
-"""Of 255, between two decodings of the same latents: rounding."""
 
 
 class Oracle:
@@ -89,7 +83,6 @@ def model_rows(run: Run, probe: Probe) -> Iterator[Row]:
         yield _schedule(probe, state.table, oracle)
         yield _text(run, state.conditioning, oracle.conditioning)
         yield _own_loop(run, oracle, start, state)
-    yield _decoding(run, probe)
     yield _guidance(run, probe, start, state.conditioning)
     yield _per_row_timesteps(run, probe, start, state.conditioning)
 
@@ -158,30 +151,6 @@ def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> 
     tolerance = min(max(least, 10 * floor), most)
     detail = f"noise-off latents within {found:.2g} of the pipeline's own loop"
     return judge("own loop", found <= tolerance, detail + ("" if found <= tolerance else f" (at most {tolerance:.0e})"))
-
-
-def _decoding(run: Run, probe: Probe) -> Row:
-    """What rewards see, against the trainer's own decoding of the same latents."""
-    model, row, sample = run.model, probe.batch[:1], probe.samples[0]
-    assert sample.trajectory is not None
-    latents = {n: stored["final"].to(model.device) for n, stored in row["latents"].items()}
-    conditioning = {n: v.to(model.device) for n, v in trajectory.conditioning_of(row).items()}
-    with torch.no_grad():
-        decoded = run.hooks.decode_latents(
-            model=model, latents=latents, conditioning=conditioning, call=sample.request.call
-        )
-    own = {kind: quantise(kind, value)[0] for kind, value in decoded.items()}
-    seen = sample.trajectory["media"]
-    if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in seen.items()}:
-        return judge("decoding", False, f"the samples hold {_shapes(seen)}, the trainer decodes {_shapes(own)}")
-    levels = max(float((own[n].float() - seen[n].float()).abs().max()) for n in own)
-    return judge(
-        "decoding", levels <= LEVELS[model.dtype], f"pixels within {levels:g} levels of the trainer's decoding"
-    )
-
-
-def _shapes(media: Any) -> str:
-    return ", ".join(f"{kind} {tuple(value.shape)}" for kind, value in media.items())
 
 
 def _guidance(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> Row:

@@ -54,6 +54,7 @@ class VllmOmniEngine:
         self._version = 0
         self._arguments = self._engine_arguments(context)
         self._server = self._start()
+        self.sync(0)  # the processes have loaded the model's own weights, and no adapters
 
     def _start(self) -> Server:
         from omni_rl_vllm_omni.server import Server  # upstream takes ten seconds to import
@@ -67,7 +68,9 @@ class VllmOmniEngine:
             "model": str(model.path),
             "dtype": str(model.dtype).removeprefix("torch."),
             "enforce_eager": True,
-            "distributed_executor_backend": "mp",  # workers of their own, which can be waited for, and die alone
+            # A worker of its own can die alone. For whole requests upstream's default: its workers hand these over
+            # through device streams, which a CPU has not.
+            "distributed_executor_backend": "mp" if self._mode.step else None,
             "step_execution": self._mode.step,
             "max_num_seqs": self._mode.together,
             "request_batch_max_wait_ms": options.max_wait_ms,
