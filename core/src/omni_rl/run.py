@@ -57,7 +57,7 @@ class Run(Parts):
 
     @contextlib.contextmanager
     def evaluated_weights(self) -> Iterator[None]:
-        """The weights that validation looks at, in the engine too: the average if there is one, else the trained ones."""
+        """The weights that validation looks at, also in the engine: the average if there is one, else the trained."""
         if self.config.train.ema is None:
             yield
             return
