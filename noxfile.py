@@ -19,7 +19,9 @@ import nox
 
 ROOT = Path(__file__).parent
 CORE = "core[new,parquet,tensorboard,testing]"
-PLUGINS = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
+PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
+APART = [package for package in PACKAGES if "vllm-omni" in package]  # vLLM-Omni pins torch, diffusers and transformers
+PLUGINS = [package for package in PACKAGES if package not in APART]
 PYTHONS = ["3.11", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 NOT_FULL = ("-m", "not full")
@@ -90,6 +92,23 @@ def plugins(session: nox.Session, package: str) -> None:
     """One plugin beside core and nothing else: what it depends on is what it declares."""
     install(session, *group("test"), packages=[CORE, package])
     run_tests(session, *NOT_FULL, f"{package}/tests")
+
+
+@nox.session(venv_backend="uv", python="3.11")
+def vllm_omni(session: nox.Session) -> None:
+    """The engine vllm-omni, with the real vLLM-Omni on the CPU, in the one set of versions that it works with.
+
+    The CPU build of vLLM pins a local version of torch that the ordinary wheel satisfies in all but name, and vLLM-Omni
+    requires packages that diffusion on a CPU never imports.
+    """
+    overrides = Path(session.create_tmp()) / "overrides.txt"
+    overrides.write_text("".join(f"{pin}\n" for pin in group("vllm-omni-overrides")))
+    session.install(*group("vllm-omni"), "--override", str(overrides))
+    session.install(*group("vllm-omni-itself"), "--no-deps")
+    local = [arg for package in (CORE, *PLUGINS, *APART) for arg in ("-e", package)]
+    session.install(*local, *group("test"), "--override", str(overrides))
+    session.env |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-m", "", "-W", "default", *(session.posargs or [f"{package}/tests" for package in APART]))
 
 
 @nox.session

@@ -7,7 +7,7 @@ else in omni-rl steps a latent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +70,22 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     table = model.hooks.set_timesteps(
         model=model, steps=first.steps, shapes=shapes, conditioning=conditioning, call=first.call
     )
+    state = begin(requests, shapes, table, model.device)
+    state.conditioning, state.tokens, state.masks = conditioning, tokens, masks
+    return state
+
+
+def begin(
+    requests: Sequence[Request], shapes: Mapping[str, Sequence[int]], table: SigmaTable, device: torch.device
+) -> DenoiseState:
+    """A state at x_T, drawn from the requests' keys, with nothing of a model in it yet.
+
+    Args:
+        shapes: per stream, the latents of one sample.
+    """
     keys = [r.initial_key for r in requests]
-    x = {name: randn_rows(keys, name, INITIAL, shape).to(model.device) for name, shape in shapes.items()}
-    recorded = _empty_recording(requests, x, table)
-    return DenoiseState(list(requests), x, conditioning, table, tokens, masks, recorded=recorded)
+    x = {name: randn_rows(keys, name, INITIAL, shape).to(device) for name, shape in shapes.items()}
+    return DenoiseState(list(requests), x, {}, table, recorded=_empty_recording(requests, x, table))
 
 
 def _empty_recording(requests: Sequence[Request], x: Streams, table: SigmaTable) -> Recording:
@@ -162,19 +174,20 @@ def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample]:
     call = state.requests[0].call
     decoded = model.hooks.decode_latents(model=model, latents=state.x, conditioning=state.conditioning, call=call)
     media = {kind: quantise(kind, value) for kind, value in decoded.items()}
-    batch = _package(state, media)
+    batch = recorded(state, media)
     return [Sample(r, row) for r, row in zip(state.requests, batch.unbind(0), strict=True)]
 
 
-def _package(state: DenoiseState, media: Tensors) -> TensorDict:
-    recorded: Recording = state.recorded
+def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
+    """The trajectories of a finished state, batch size (B,), on the CPU; ``media`` (B, ...) by kind."""
+    kept: Recording = state.recorded
     rows = len(state.requests)
-    latents = {n: {"all": kept, "final": state.x[n]} for n, kept in recorded.latents.items()}
+    latents = {n: {"all": x, "final": state.x[n]} for n, x in kept.latents.items()}
     entries: dict[str, Any] = {
         "latents": latents,
-        "log_probs": recorded.log_probs,
-        "timesteps": recorded.timesteps,
-        "sigmas": recorded.sigmas,
+        "log_probs": kept.log_probs,
+        "timesteps": kept.timesteps,
+        "sigmas": kept.sigmas,
         "media": media,
         **trajectory.text_entries(state.conditioning, state.tokens),
         **trajectory.identity(state.requests),

@@ -20,6 +20,7 @@ from omni_rl.model.loaded import LoadedModel, load_model
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
+from omni_rl.plugins.runspec import RunSpec
 from omni_rl.rewards.runner import RewardRunner, RewardSpec
 from omni_rl.types import Backend, Engine
 
@@ -67,9 +68,9 @@ def build_parts(resolved: Resolved) -> Parts:
     model = _model(resolved, device)
     model.hooks = hooks
     objects = [layer.plugin for layer in layers]
-    context = Context(config, resolved.backend.options, model, hooks, objects)
-    backend = resolved.backend.object(context)
-    engine = resolved.engine.object(Context(config, resolved.engine.options, model, hooks, objects))
+    spec = RunSpec.of(resolved)
+    backend = resolved.backend.object(Context(config, resolved.backend.options, model, hooks, objects, spec))
+    engine = resolved.engine.object(Context(config, resolved.engine.options, model, hooks, objects, spec))
     return Parts(
         resolved=resolved,
         config=config,

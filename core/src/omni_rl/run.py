@@ -57,9 +57,14 @@ class Run(Parts):
 
     @contextlib.contextmanager
     def evaluated_weights(self) -> Iterator[None]:
-        """The weights that validation looks at: the average when one is kept, else the trained ones."""
-        with self.backend.policy.weights("ema") if self.config.train.ema else contextlib.nullcontext():
+        """The weights that validation looks at, also in the engine: the average if there is one, else the trained."""
+        if self.config.train.ema is None:
             yield
+            return
+        with self.backend.policy.weights("ema"):
+            self.engine.sync(self.policy_version)
+            yield
+        self.engine.sync(self.policy_version)
 
     def record_validation(self, validated: Validated) -> None:
         """Keep, write and announce a validation."""

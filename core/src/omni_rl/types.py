@@ -150,7 +150,10 @@ class SyncReport:
 class Engine(Protocol):
     """Performs the rollout. Streaming: the loop consumes what is finished in whatever order it finishes.
 
-    ``honours`` names the hooks that the engine calls; a run that overrides another one is refused.
+    ``honours`` names the hooks that the engine calls; a run that overrides another one is refused. An engine with an
+    implementation of the model of its own names in ``supplies`` the model hooks that it stands for: a model plugin may
+    override these all the same, and the gate holds the engine's samples to them. ``notices``, sentences about what it
+    does otherwise than asked, are shown by the gate.
     """
 
     honours: frozenset[str]

@@ -8,6 +8,7 @@ from typing import Any
 
 from omni_rl.config.schema import Config
 from omni_rl.model.loaded import LoadedModel
+from omni_rl.plugins.runspec import RunSpec
 
 ENGINE_HOOKS = frozenset(
     {
@@ -39,7 +40,7 @@ class Context:
         model: the loaded model; the embedded engine samples from these very weights.
         hooks: the run's dispatch.
         plugins: the run's plugin objects (algorithm, pair, local files), for what they declare as attributes.
-        spec: JSON that rebuilds the same dispatch in another process (``omni_rl.plugins.runspec``).
+        spec: rebuilds the same dispatch in another process.
     """
 
     config: Config
@@ -47,4 +48,4 @@ class Context:
     model: LoadedModel
     hooks: Any
     plugins: Sequence[object] = ()
-    spec: Any = None
+    spec: RunSpec | None = None

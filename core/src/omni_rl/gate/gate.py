@@ -35,8 +35,9 @@ def run_gate(run: Run) -> list[Row]:
 
 
 def _hook_rows(run: Run) -> list[Row]:
-    ignored = (overridden(run.manager) & ENGINE_HOOKS) - run.engine.honours
-    rows = []
+    supplied = set(getattr(run.engine, "supplies", ())) - overridden(run.manager, above="model")
+    ignored = (overridden(run.manager) & ENGINE_HOOKS) - run.engine.honours - supplied
+    rows = [Row("engine", "info", notice) for notice in getattr(run.engine, "notices", ())]
     if ignored:
         what = f"the engine does not call {', '.join(sorted(ignored))}, which this run overrides"
         rows.append(Row("hooks", "fail", what))

@@ -171,13 +171,13 @@ def answers(manager: Manager) -> list[Answer]:
     return rows
 
 
-def overridden(manager: Manager) -> set[str]:
-    """Hooks that a layer above core answers or wraps: what an engine must honour for this run."""
+def overridden(manager: Manager, above: LayerName = "core") -> set[str]:
+    """Hooks that a layer above the given one answers or wraps: what an engine must honour for this run."""
     return {
         spec.name
         for spec in SPECS.values()
         for each in _calling_order(manager, spec)
-        if manager.layers[each.plugin_name].name != "core"
+        if ORDER.index(manager.layers[each.plugin_name].name) > ORDER.index(above)
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,13 @@ from omni_rl.plugins.contract import LAYER_OF_KIND, Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.local import Registry, load_source, read_source
 from omni_rl.plugins.manager import Manager, build_manager
+
+if TYPE_CHECKING:
+    from omni_rl.config.resolved import Resolved
+
+
+CORE_HOOKS = ("omni_rl.defaults",)
+"""Core's own hook modules."""
 
 
 class _Record(BaseModel):
@@ -115,6 +122,24 @@ class RunSpec(_Record):
     parts: tuple[Part, ...] = ()
     files: tuple[LocalFile, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, resolved: Resolved) -> RunSpec:
+        """The spec of a configured run: what carries its hooks, its local files, and every value."""
+        carriers = [chosen for chosen in resolved.chosen() if chosen.kind in LAYER_OF_KIND]
+        parts = tuple(
+            Part.resolve(
+                resolved.registry,
+                chosen.kind,
+                chosen.key,
+                distribution=chosen.distribution,
+                options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
+            )
+            for chosen in carriers
+            if LAYER_OF_KIND[chosen.kind] != "observer"  # observers watch the driver
+        )
+        files = tuple(LocalFile.read(str(module.__file__)) for module in resolved.local)
+        return cls(core=CORE_HOOKS, parts=parts, files=files, config=resolved.config.model_dump(mode="json"))
 
     def to_json(self) -> str:
         """One line of JSON."""

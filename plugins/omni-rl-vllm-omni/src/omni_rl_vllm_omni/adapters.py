@@ -1,0 +1,98 @@
+"""Adapters on their way into the engine's worker, unmerged: upstream's own LoRA layers, filled from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.peft_helper import PEFTHelper
+
+from omni_rl_vllm_omni.landing import Landing, Pipeline, locate
+from omni_rl_vllm_omni.wire import ADAPTER_ID, ADAPTER_SIDES
+
+A, B = ADAPTER_SIDES
+
+
+def activate(
+    manager: Any,
+    pipeline: Pipeline,
+    landings: dict[str, Landing],
+    tensors: Mapping[str, torch.Tensor],
+    rank: int,
+    alpha: float,
+) -> dict[str, str]:
+    """Put adapters in place of the previous ones and read them back; answers where each tensor landed.
+
+    Args:
+        manager: the worker's ``DiffusionLoRAManager``.
+        landings: of the weights that the adapters stand beside; completed here.
+        tensors: ``<component>.<module>.lora_A.weight`` (rank, in) and ``lora_B.weight`` (out, rank).
+
+    Raises:
+        ValueError: upstream has no LoRA layer for one of the modules, or it does not hold what was sent.
+    """
+    modules = {m: (len(tensors[m + B]), tensors[m + A].shape[1]) for m in _modules(tensors)}  # (out, in)
+    names = {m: _own_name(pipeline, landings, m, shape) for m, shape in modules.items()}
+    sent = {f"{names[m]}{A}": tensors[m + A] for m in modules}
+    sent |= {f"{names[m]}{B}": tensors[m + B] * (alpha / rank) for m in modules}
+    # The scale is in B already, in fp32: upstream takes alpha as a whole number, and its scale is 1 with alpha = rank.
+    helper = PEFTHelper(r=rank, lora_alpha=rank, target_modules=sorted({n.rsplit(".", 1)[-1] for n in names.values()}))
+    model = LoRAModel.from_lora_tensors(ADAPTER_ID, dict(sent), helper, device="cpu", dtype=manager.dtype)
+    manager._registered_adapters[ADAPTER_ID] = model
+    manager._touch_adapter_info(ADAPTER_ID)
+    manager._replace_layers_with_lora(helper)
+    _replace_aliases(manager)
+    manager._active_adapter_id = None  # the same id with other weights: the manager must not skip it
+    manager._activate_adapter(ADAPTER_ID, 1.0)
+    places = dict(_read_back(manager, sent))
+    missing = sent.keys() - places.keys()
+    if missing:
+        raise ValueError(f"the engine has no LoRA layer for {min(missing)}; set rollout.lora to merged")
+    return {m + side: places[names[m] + side] for m in modules for side in ADAPTER_SIDES}
+
+
+def _replace_aliases(manager: Any) -> None:
+    """Some pipelines reach a layer by two names, of which upstream replaces one."""
+    layers = {id(layer.base_layer): layer for layer in manager._lora_modules.values()}
+    for parent in list(manager.pipeline.modules()):
+        for name, child in list(parent.named_children()):
+            layer = layers.get(id(child))
+            if layer is not None and parent is not layer:
+                setattr(parent, name, layer)
+
+
+def _modules(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    return [name.removesuffix(A) for name in tensors if name.endswith(A)]
+
+
+def _own_name(pipeline: Pipeline, landings: dict[str, Landing], module: str, shape: Sequence[int]) -> str:
+    """Upstream's name of a module: its own, unless the weight has a parameter of another name to itself."""
+    weight = f"{module}.weight"
+    if weight not in landings:
+        landings[weight] = locate(pipeline, weight, shape)
+    landing = landings[weight]
+    own = landing.parameter.replace(".base_layer.", ".")
+    return own.removesuffix(".weight") if landing.is_whole(pipeline) else module
+
+
+def _read_back(manager: Any, sent: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
+    """(tensor, place) of everything that stands in a LoRA layer as it was sent."""
+    for module, layer in manager._lora_modules.items():
+        stacks = (layer.lora_a_stacked, layer.lora_b_stacked)
+        for index, name in enumerate(_slices(manager, module, len(stacks[0]))):
+            for side, stack in zip(ADAPTER_SIDES, stacks, strict=True):
+                if name + side in sent:
+                    tensor, held = sent[name + side], stack[index][0, 0]
+                    found = held[: tensor.shape[0], : tensor.shape[1]]
+                    if not torch.equal(found, tensor.to(found)):
+                        raise ValueError(f"{name + side} does not stand at {module}[{index}] after it was loaded there")
+                    yield name + side, f"{module}[{index}]"
+
+
+def _slices(manager: Any, module: str, count: int) -> Sequence[str]:
+    """The canonical names of a layer's slices."""
+    prefix, _, last = module.rpartition(".")
+    parts = manager._get_packed_sublayer_suffixes(last, count) if count > 1 else None
+    return [module] if parts is None else [f"{prefix}.{part}" for part in parts]

@@ -1,0 +1,204 @@
+"""The driver's side: requests to upstream's engine and back, and weights after every update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl import trajectory
+from omni_rl.engines.base import Context
+from omni_rl.errors import RunError
+from omni_rl.model.encoding import encode, encode_ahead, forget
+from omni_rl.requests import Request
+from omni_rl.types import Sample, SigmaTable, SyncReport, Tensors
+from omni_rl_vllm_omni.merging import adapter_names, adapters, covers, trained
+from omni_rl_vllm_omni.modes import mode_of
+from omni_rl_vllm_omni.options import VllmOmniConfig
+from omni_rl_vllm_omni.wire import ADAPTER_ID, KEY, Asked, chunks, packed, unpacked
+
+if TYPE_CHECKING:
+    from omni_rl_vllm_omni.server import Server
+
+RESTARTS = 2
+"""How often the engine may end within one rollout before the run gives up."""
+
+DRIVER_HOOKS = frozenset({"build_scheduler", "encode_prompt", "prepare_latents", "set_timesteps", "tokenize"})
+"""Answered in the driver, whose results travel with every request."""
+
+WORKER_HOOKS = frozenset({"step_scheduler"})
+"""Answered in the worker, from the same plugins."""
+
+
+class VllmOmniEngine:
+    """Samples in vLLM-Omni's processes.
+
+    Prompts are encoded here, once per submission, so that the trainer's embeddings are the sampler's; the schedule is
+    the run's, the noise is the keys', and the worker's transition is core's. What upstream supplies is the transformer,
+    its batching and its decoding.
+    """
+
+    Config = VllmOmniConfig
+    honours = DRIVER_HOOKS | WORKER_HOOKS
+    supplies = frozenset({"predict", "decode_latents"})
+
+    def __init__(self, context: Context) -> None:
+        self._model, self._hooks, self._config = context.model, context.hooks, context.config
+        self._options: VllmOmniConfig = context.options or VllmOmniConfig()
+        self._mode = mode_of(context.model.architecture, self._options)
+        self.notices = self._mode.notices
+        self._waiting: list[Request] = []
+        self._version = 0
+        self._arguments = self._engine_arguments(context)
+        self._server = self._start()
+        self.sync(0)  # the processes have loaded the model's own weights, and no adapters
+
+    def _start(self) -> Server:
+        from omni_rl_vllm_omni.server import Server  # upstream takes ten seconds to import
+
+        return Server(self._options.timeout_s, self._arguments)
+
+    def _engine_arguments(self, context: Context) -> dict[str, Any]:
+        options, model = self._options, self._model
+        assert context.spec is not None
+        return {
+            "model": str(model.path),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "enforce_eager": True,
+            # A worker of its own can die alone. For whole requests upstream's default: its workers hand these over
+            # through device streams, which a CPU has not.
+            "distributed_executor_backend": "mp" if self._mode.step else None,
+            "step_execution": self._mode.step,
+            "max_num_seqs": self._mode.together,
+            "request_batch_max_wait_ms": options.max_wait_ms,
+            "worker_extension_cls": "omni_rl_vllm_omni.weights.WeightReceiver",
+            "custom_pipeline_args": {
+                "pipeline_class": f"omni_rl_vllm_omni.pipelines.{model.architecture}",
+                "run_spec": context.spec.to_json(),
+            },
+            **options.engine_args,
+        }
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Encode the prompts of a submission together and queue it."""
+        if not self._waiting:
+            forget(self._model)
+        with torch.no_grad():
+            encode_ahead(self._model, requests, self._config.rollout.batch_size)
+        self._waiting += requests
+
+    def completed(self) -> Iterator[Sample]:
+        """Send everything, and hand over what comes back as it comes back."""
+        asked = {ticket: _Asking(request, *encode(self._model, [request])) for ticket, request in self._numbered()}
+        self._send(asked)
+        restarts = 0
+        while asked:
+            ticket, answer = self._server.answer()
+            if not self._server.ended(answer):
+                yield asked.pop(ticket).sample(answer)
+                continue
+            restarts += 1
+            if restarts > RESTARTS:
+                raise RunError(f"vLLM-Omni ended {restarts} times in one rollout: {answer}")
+            self._restart()
+            self._send(asked)
+
+    def _numbered(self) -> list[tuple[int, Request]]:
+        waiting, self._waiting = self._waiting, []
+        return list(enumerate(waiting))
+
+    def _send(self, asked: Mapping[int, _Asking]) -> None:
+        for ticket, asking in asked.items():
+            self._server.ask(ticket, *self._message(asking.request, asking.conditioning))
+
+    def _restart(self) -> None:
+        """New processes with the weights of the policy version that was under way."""
+        self._server.close()
+        self._server = self._start()
+        self.sync(self._version)
+
+    def _message(self, request: Request, conditioning: Tensors) -> tuple[dict[str, Any], Any]:
+        shapes = self._hooks.prepare_latents(model=self._model, conditioning=conditioning, call=request.call)
+        table: SigmaTable = self._hooks.set_timesteps(
+            model=self._model, steps=request.steps, shapes=shapes, conditioning=conditioning, call=request.call
+        )
+        embeddings = {n: self._sent(v[0]) for n, v in conditioning.items()}
+        asked = Asked(request, {n: tuple(s) for n, s in shapes.items()}, table)
+        # No text: embeddings stand in for it. An empty negative prompt says that there are negative ones.
+        texts = {"prompt": ""} | ({"negative_prompt": ""} if request.negative_prompt is not None else {})
+        return {**texts, **embeddings, KEY: asked.to_json()}, _sampling(request, self._sends_adapters)
+
+    def _sent(self, value: torch.Tensor) -> torch.Tensor:
+        return (value.to(self._model.input_dtype) if value.is_floating_point() else value).cpu()
+
+    def sync(self, policy_version: int) -> SyncReport:
+        """Stream every trained weight; the worker reads each one back."""
+        self._version = policy_version
+        landed = self._sync_adapters() if self._sends_adapters else self._sync_weights()
+        return SyncReport(self._server.call("omni_rl_version", policy_version), landed)
+
+    @property
+    def _sends_adapters(self) -> bool:
+        return self._config.model.lora is not None and self._options.lora == "adapter"
+
+    def _sync_weights(self) -> dict[str, str]:
+        places: dict[str, str] = {}
+        weights = trained(self._model, self._model.dtype)
+        for part in chunks(weights, int(self._options.sync_mib * 2**20)):
+            places |= self._server.call("omni_rl_load", packed(part))
+        inside = covers(self._model)
+        return {name: place for sent, place in places.items() for name in inside[sent]}
+
+    def _sync_adapters(self) -> dict[str, str]:
+        lora = self._config.model.lora
+        assert lora is not None
+        places = self._server.call("omni_rl_adapters", packed(adapters(self._model)), lora.rank, lora.alpha)
+        names = adapter_names(self._model)
+        return {names[sent]: place for sent, place in places.items()}
+
+    def close(self) -> None:
+        """End upstream's processes."""
+        self._waiting = []
+        self._server.close()
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A request under way, with the text that it was sent with."""
+
+    request: Request
+    conditioning: Tensors
+    tokens: Tensors
+
+    def sample(self, answer: Any) -> Sample:
+        """Upstream's answer as a sample."""
+        if isinstance(answer, BaseException):
+            return Sample(self.request, error=f"{type(answer).__name__}: {answer}")
+        rows = {tuple(name.split("/")): value for name, value in unpacked(answer.trajectory_latents).items()}
+        found = TensorDict(rows, batch_size=[])
+        text = trajectory.text_entries(self.conditioning, self.tokens)
+        found.update({name: _first(value) for name, value in text.items()})
+        return Sample(self.request, found)
+
+
+def _sampling(request: Request, adapter: bool) -> Any:
+    """Upstream's parameters; arguments that it has no field for go where its pipelines look for their own."""
+    from vllm_omni.inputs.data import OmniDiffusionSamplingParams
+    from vllm_omni.lora.request import LoRARequest
+
+    known = {field.name for field in fields(OmniDiffusionSamplingParams)}
+    given = {name: value for name, value in request.call.items() if name in known}
+    rest = {name: value for name, value in request.call.items() if name not in known}
+    # Upstream switches adapters off for a request that names none; the path is never looked at.
+    lora = LoRARequest("omni-rl", ADAPTER_ID, "in-memory") if adapter else None
+    return OmniDiffusionSamplingParams(
+        num_inference_steps=request.steps, seed=0, extra_args=rest, lora_request=lora, **given
+    )
+
+
+def _first(value: Any) -> Any:
+    """The one row of a (1, ...) tensor, or of every tensor in a mapping."""
+    return {n: v[0].cpu() for n, v in value.items()} if isinstance(value, dict) else value[0].cpu()

@@ -1,0 +1,47 @@
+"""How an architecture's pipeline can be driven: step by step, by whole requests, in batches or one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omni_rl.errors import ConfigError
+from omni_rl_vllm_omni.options import VllmOmniConfig
+
+PHASES = ("prepare_encode", "denoise_step", "step_scheduler", "post_decode")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What the engine will do, and what its user should know about it.
+
+    Attributes:
+        step: continuous batching. together: most samples under way.
+    """
+
+    step: bool
+    together: int
+    notices: tuple[str, ...] = ()
+
+
+def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
+    """The mode that the options ask for, as far as upstream's pipeline allows it.
+
+    Raises:
+        ConfigError: vLLM-Omni has no such pipeline, or ``step_execution: required`` of one that cannot step.
+    """
+    from vllm_omni.diffusion.registry import DiffusionModelRegistry
+
+    upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
+    if upstream is None:
+        raise ConfigError(f"vLLM-Omni has no pipeline {architecture}", "set rollout.engine to diffusers")
+    steps = all(hasattr(upstream, phase) for phase in PHASES)
+    if options.step_execution == "required" and not steps:
+        what = f"rollout.step_execution: required, and vLLM-Omni's {architecture} cannot be stepped"
+        raise ConfigError(what, "set it to auto: whole requests, in batches")
+    if steps and options.step_execution != "off":
+        return Mode(True, options.max_num_seqs)
+    notices = [] if options.step_execution == "off" else [f"{architecture} cannot be stepped: whole requests"]
+    together = options.max_num_seqs if steps or getattr(upstream, "supports_request_batch", False) else 1
+    if together < options.max_num_seqs:
+        notices.append(f"{architecture} takes one request at a time")
+    return Mode(False, together, tuple(notices))

@@ -1,0 +1,202 @@
+"""The one rollout pipeline: the upstream class of an architecture, with core's transitions instead of its own steps.
+
+``step_execution: true`` (continuous batching): upstream's worker calls ``prepare_encode``, ``denoise_step``,
+``step_scheduler`` and ``post_decode``. Otherwise it calls ``forward`` with a batch of requests: the same phases in a
+loop where upstream has them, upstream's own loop with :class:`RolloutScheduler` in it where it has not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from vllm_omni.diffusion.data import DiffusionOutput
+from vllm_omni.diffusion.models.interface import supports_step_execution
+from vllm_omni.diffusion.registry import DiffusionModelRegistry
+from vllm_omni.diffusion.worker.input_batch import InputBatch
+from vllm_omni.diffusion.worker.utils import StepRequestState
+
+from omni_rl import denoise
+from omni_rl.media import quantise
+from omni_rl.plugins.manager import Hooks
+from omni_rl.plugins.runspec import RunSpec
+from omni_rl.types import DenoiseState, Streams
+from omni_rl_vllm_omni.scheduler import RolloutScheduler
+from omni_rl_vllm_omni.wire import Asked, asked_in, packed
+
+SPEC = "run_spec"
+"""Of ``custom_pipeline_args``: the RunSpec that rebuilds the run's hooks in this process."""
+
+
+class Rollout:
+    """Mixed in front of an upstream pipeline, whose attributes these are; see :func:`pipeline_class`."""
+
+    od_config: Any
+    device: torch.device
+    scheduler: Any
+    encode_prompt: Callable[..., Any]
+
+    def __init__(self, *, od_config: Any, prefix: str = "") -> None:
+        super().__init__(od_config=od_config, prefix=prefix)  # type: ignore[call-arg]
+        spec = RunSpec.from_json(od_config.custom_pipeline_args[SPEC])
+        self.rollout_hooks = Hooks(spec.rebuild())
+        self.policy_version = -1
+
+    # ------------------------------------------------------------------------------------------------ whole requests
+
+    def forward(self, req: Any) -> list[DiffusionOutput]:
+        """Draw the samples of a batch of requests."""
+        asked = [asked_in(prompt) for prompt in req.prompts]
+        if asked[0] is None:  # upstream's warm-up, with a text of its own
+            return [_placeholder("image") for _ in asked]
+        if supports_step_execution(self):
+            return self._phases(req)
+        return self._own_loop(req, [a for a in asked if a is not None])
+
+    def _phases(self, req: Any) -> list[DiffusionOutput]:
+        states = [
+            StepRequestState(request_id=r.request_id, sampling=copy.deepcopy(r.sampling_params), prompt=r.prompt)
+            for r in req.requests
+        ]
+        for state in states:
+            self.prepare_encode(state)
+        running = states
+        while running:
+            batch = InputBatch.make_batch(running)
+            velocity = self.denoise_step(batch, states=running)
+            for row, state in enumerate(running):
+                self.step_scheduler(state, velocity[row : row + 1])
+            running = [state for state in running if not state.denoise_completed]
+        return [self.post_decode(state) for state in states]
+
+    def _own_loop(self, req: Any, asked: Sequence[Asked]) -> list[DiffusionOutput]:
+        state = self._begin(asked)
+        for row, request in enumerate(req.requests):
+            for stream, x in state.x.items():
+                setattr(request.sampling_params, "latents" if stream == "x" else f"{stream}_latents", x[row : row + 1])
+        with self._stepping(state):
+            outputs = super().forward(req)  # type: ignore[misc]
+        assert state.done, f"the pipeline took {state.step} of {len(state.table.timesteps)} steps"
+        return self._answers(state, [_decoded(output) for output in outputs])
+
+    @contextlib.contextmanager
+    def _stepping(self, state: DenoiseState) -> Iterator[None]:
+        own = self.scheduler
+        device = next(iter(state.x.values())).device
+        self.__dict__["scheduler"] = RolloutScheduler(own, state, self._advance, device)
+        try:
+            yield
+        finally:
+            self.__dict__["scheduler"] = own
+
+    # ------------------------------------------------------------------------------------------------- step by step
+
+    def prepare_encode(self, state: StepRequestState, **kwargs: Any) -> StepRequestState:
+        """Upstream's preparation with the run's embeddings, latents and schedule."""
+        asked = asked_in(state.prompt)
+        if asked is None:  # upstream's warm-up, with a text of its own: steps that do nothing
+            state.latents = torch.zeros(1, 1, 1)
+            state.timesteps = torch.zeros(state.sampling.num_inference_steps)
+            return state
+        with self._embeddings_of(state.prompt):
+            super().prepare_encode(state, **kwargs)  # type: ignore[misc]
+        own = state.extra["rollout"] = self._begin([asked])
+        state.latents = own.x["x"]
+        state.timesteps = own.table.timesteps.to(own.x["x"].device)
+        return state
+
+    @contextlib.contextmanager
+    def _embeddings_of(self, prompt: Mapping[str, Any]) -> Iterator[None]:
+        """Upstream encodes the text of a prompt here; it is handed the embeddings that travelled with it instead."""
+        encode, signs = self.encode_prompt, iter(("", "negative_"))
+
+        def given(**kwargs: Any) -> Any:
+            sign = next(signs)
+            names = ("prompt_embeds", "prompt_embeds_mask")
+            mine = {n: _row(prompt[sign + n], self.device) for n in names if sign + n in prompt}
+            return encode(**{**kwargs, "prompt": None, **mine})
+
+        self.__dict__["encode_prompt"] = given
+        try:
+            yield
+        finally:
+            del self.__dict__["encode_prompt"]
+
+    def denoise_step(self, input_batch: InputBatch, **kwargs: Any) -> Any:
+        """Velocities in fp32; the transformer is given latents in its own precision."""
+        if input_batch.prompt_embeds is None:
+            return torch.zeros_like(input_batch.latents)
+        batch = copy.copy(input_batch)
+        batch.latents = input_batch.latents.to(self.od_config.dtype)
+        velocity = super().denoise_step(batch, **kwargs)  # type: ignore[misc]
+        return None if velocity is None else velocity.float()
+
+    def step_scheduler(self, state: StepRequestState, noise_pred: torch.Tensor, **kwargs: Any) -> None:
+        """Core's transition."""
+        own = state.extra.get("rollout")
+        if own is None:
+            state.step_index += 1
+            return
+        self._advance(own, {"x": noise_pred})
+        state.latents, state.step_index = own.x["x"], own.step
+
+    def post_decode(self, state: StepRequestState, **kwargs: Any) -> DiffusionOutput:
+        """Upstream's decoding, and the trajectory beside it."""
+        own = state.extra.get("rollout")
+        if own is None:
+            return _placeholder("image")
+        state.latents = own.x["x"].to(self.od_config.dtype)
+        output = super().post_decode(state, **kwargs)  # type: ignore[misc]
+        return self._answers(own, [_decoded(output)])[0]
+
+    # ------------------------------------------------------------------------------------------------------- shared
+
+    def _begin(self, asked: Sequence[Asked]) -> DenoiseState:
+        requests = [a.request for a in asked]
+        return denoise.begin(requests, asked[0].shapes, asked[0].table, self.device)
+
+    def _advance(self, state: DenoiseState, velocity: Streams) -> None:
+        self.rollout_hooks.step_scheduler(model=self, state=state, velocity=velocity)
+
+    def _answers(self, state: DenoiseState, decoded: Sequence[Mapping[str, torch.Tensor]]) -> list[DiffusionOutput]:
+        """Trajectories as bytes in the one field that upstream hands through untouched."""
+        media = {kind: torch.cat([quantise(kind, row[kind]) for row in decoded]) for kind in decoded[0]}
+        rows = denoise.recorded(state, media)
+        version = torch.full((len(rows),), self.policy_version, dtype=torch.int64)
+        rows["policy_version"] = version
+        flat = [dict(row.flatten_keys("/").items()) for row in rows.unbind(0)]
+        return [_placeholder(next(iter(media)), packed(row)) for row in flat]
+
+
+def _placeholder(kind: str, trajectory: torch.Tensor | None = None) -> DiffusionOutput:
+    """Upstream makes pictures or videos of ``output``, which nobody looks at: one pixel."""
+    pixel = torch.zeros({"image": (1, 3, 1, 1), "video": (1, 3, 1, 1, 1)}[kind])
+    return DiffusionOutput(output=pixel, trajectory_latents=trajectory)
+
+
+def _row(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return value[None].to(device)
+
+
+def _decoded(output: DiffusionOutput) -> dict[str, torch.Tensor]:
+    """Media in [0, 1] of one request, by kind, (1, ...): upstream decodes to [-1, 1]."""
+    if output.media is not None:
+        return {"video": output.media.video.tensor.movedim(1, 2) / 2 + 0.5}  # (1, C, F, H, W) to (1, F, C, H, W)
+    pixels = output.output
+    kind = {4: "image", 5: "video"}[pixels.ndim]
+    return {kind: pixels / 2 + 0.5}
+
+
+def pipeline_class(architecture: str) -> type:
+    """The rollout pipeline of an architecture.
+
+    Raises:
+        ValueError: upstream has no pipeline of this name.
+    """
+    upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
+    if upstream is None:
+        raise ValueError(f"vLLM-Omni has no pipeline {architecture}")
+    return type(architecture, (Rollout, upstream), {"__module__": f"{__name__}"})

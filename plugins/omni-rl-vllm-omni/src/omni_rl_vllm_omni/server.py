@@ -1,0 +1,87 @@
+"""vLLM-Omni's processes, and a thread that talks to them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping
+from queue import SimpleQueue
+from typing import Any
+
+from omni_rl.errors import RunError
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
+
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm_omni.entrypoints.async_omni import AsyncOmni
+from vllm_omni.inputs.data import OmniDiffusionSamplingParams
+
+Answer = tuple[int, Any]
+"""The ticket of a request, and what upstream answered: an ``OmniRequestOutput``, or the exception."""
+
+
+class Server:
+    """One engine of upstream's, with requests answered in whatever order they finish."""
+
+    def __init__(self, timeout_s: float, arguments: Mapping[str, Any]) -> None:
+        self._timeout_s = timeout_s
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="omni-rl-vllm-omni", daemon=True)
+        self._thread.start()
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._omni = AsyncOmni(**arguments)
+        self._closed = False
+
+    def ask(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
+        """Send a request; its answer comes through :meth:`answer`."""
+        asyncio.run_coroutine_threadsafe(self._one(ticket, prompt, sampling), self._loop)
+
+    def answer(self) -> Answer:
+        """Wait for the next one."""
+        return self._answers.get()
+
+    async def _one(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                asked = self._omni.generate(prompt, request_id=str(ticket), sampling_params_list=[sampling])
+                outputs = [output async for output in asked]
+            self._answers.put((ticket, outputs[-1]))
+        except BaseException as error:  # whatever happens to one request, somebody waits for its answer
+            self._answers.put((ticket, error))
+
+    def ended(self, answer: Any) -> bool:
+        """Whether this answer says that the processes are gone, and with them every request under way."""
+        return isinstance(answer, EngineDeadError) or (isinstance(answer, BaseException) and self._omni.errored)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker extension; the first worker's answer.
+
+        Raises:
+            RunError: it failed there; the message is the worker's.
+        """
+        asked = self._omni.collective_rpc(method, args=arguments)
+        found = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        while isinstance(found, list):
+            found = found[0]
+        if isinstance(found, dict) and (found.get("supported") is False or "error" in found):
+            raise RunError(f"vLLM-Omni's worker failed in {method}: {found.get('error') or found.get('reason')}")
+        return found
+
+    def close(self) -> None:
+        """End the processes. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
+        self._omni.shutdown()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _drop(self) -> None:
+        """Cancel what is under way, and wait until it has noticed."""
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

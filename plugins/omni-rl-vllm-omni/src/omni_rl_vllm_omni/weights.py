@@ -1,0 +1,56 @@
+"""Weights on their way into the engine's worker: loaded by upstream's own mapping, located, and read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm_omni.diffusion.worker.diffusion_worker import CustomPipelineWorkerExtension
+
+from omni_rl_vllm_omni.adapters import activate
+from omni_rl_vllm_omni.landing import Landing, Pipeline, locate
+from omni_rl_vllm_omni.wire import unpacked
+
+
+class WeightReceiver(CustomPipelineWorkerExtension):
+    """Methods that upstream adds to its worker (``worker_extension_cls``) and calls by name."""
+
+    model_runner: Any
+    lora_manager: Any
+
+    def omni_rl_load(self, chunk: torch.Tensor) -> dict[str, str]:
+        """Load some weights and read them back; answers where each one landed.
+
+        Args:
+            chunk: :func:`omni_rl_vllm_omni.wire.packed` weights by canonical name.
+
+        Raises:
+            ValueError: a weight landed nowhere, or is not what was sent.
+        """
+        pipeline, landings = self._pipeline()
+        weights = unpacked(chunk)
+        for name in weights.keys() - landings.keys():
+            landings[name] = locate(pipeline, name, weights[name].shape)
+        pipeline.load_weights(weights.items())
+        return {name: str(_checked(pipeline, name, weights[name], landings[name])) for name in weights}
+
+    def omni_rl_adapters(self, adapters: torch.Tensor, rank: int, alpha: float) -> dict[str, str]:
+        """Load all adapters, unmerged; see :func:`omni_rl_vllm_omni.adapters.activate`."""
+        return activate(self.lora_manager, *self._pipeline(), unpacked(adapters), rank, alpha)
+
+    def omni_rl_version(self, policy_version: int) -> int:
+        """Every weight has arrived: samples carry this version from now on."""
+        self.model_runner.pipeline.policy_version = policy_version
+        return policy_version
+
+    def _pipeline(self) -> tuple[Pipeline, dict[str, Landing]]:
+        """The pipeline, and where its weights were found to land."""
+        pipeline = self.model_runner.pipeline
+        return pipeline, pipeline.__dict__.setdefault("omni_rl_landings", {})
+
+
+def _checked(pipeline: Pipeline, name: str, weight: torch.Tensor, landing: Landing) -> Landing:
+    found = landing.value(pipeline)
+    if found.shape != weight.shape or not torch.equal(found, weight.to(found)):
+        raise ValueError(f"the weight {name} does not stand at {landing} after it was loaded there")
+    return landing

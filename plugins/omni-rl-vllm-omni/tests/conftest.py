@@ -1,0 +1,92 @@
+"""The real engine on a CPU, around tiny pipelines; nothing here runs where vLLM-Omni is not installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+collect_ignore_glob = [] if util.find_spec("vllm_omni") else ["test_*.py"]
+
+sys.path.append(str(Path(__file__).parents[3] / "core/tests"))  # tiny_pipelines, model_cases
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_folder("FluxPipeline")``: the folder of that architecture's tiny pipeline."""
+    import tiny_pipelines
+
+    folders: dict[str, Path] = {}
+
+    def folder(architecture: str) -> Path:
+        if architecture not in folders:
+            folders[architecture] = tiny_pipelines.build(architecture, tmp_path_factory.mktemp(architecture))
+        return folders[architecture]
+
+    return folder
+
+
+@dataclass
+class Pair:
+    """One model, with vLLM-Omni and with the embedded engine to sample from it."""
+
+    parts: Any
+    embedded: Any
+
+    def both(self, requests: list[Any]) -> Iterator[tuple[Any, Any]]:
+        """(vLLM-Omni's trajectory, the embedded engine's) of every request."""
+        self.embedded.submit(requests)
+        own = {sample.request.sample_id: sample.trajectory for sample in self.embedded.completed()}
+        for sample in self.parts.draw(requests):
+            assert sample.error is None, sample.error
+            yield sample.trajectory, own[sample.request.sample_id]
+
+
+@pytest.fixture(scope="session")
+def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
+    """``pair("FluxPipeline", guided=True, step_execution="off")``: adapters are off zero.
+
+    One engine at a time: it is kept until another one is asked for.
+    """
+    import torch
+    from model_cases import GUIDED, OneWindow, unguided
+
+    from omni_rl.engines.embedded import EmbeddedEngine
+    from omni_rl.model.loaded import load_model
+    from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
+    from omni_rl.testing.assembly import assemble
+    from omni_rl_vllm_omni import VllmOmniEngine
+    from omni_rl_vllm_omni.options import VllmOmniConfig
+
+    made: dict[Any, Pair] = {}
+
+    def make(architecture: str, guided: bool = True, lora: int | None = 2, **options: Any) -> Pair:
+        key = (architecture, guided, lora, *sorted(options.items()))
+        if key not in made:
+            while made:
+                made.popitem()[1].parts.engine.close()
+            model = load_model(
+                tiny_folder(architecture), device=torch.device("cpu"), precision="fp32", full=lora is None
+            )
+            call = GUIDED[architecture] if guided else unguided(GUIDED[architecture])
+            spec = RunSpec(core=CORE_HOOKS)
+            parts = assemble(
+                model,
+                algorithm=OneWindow(),
+                engine=lambda c: VllmOmniEngine(replace(c, options=VllmOmniConfig(**options), spec=spec)),
+                model={"lora": lora and {"rank": lora, "alpha": 2.0 * lora}},
+                rollout={"steps": 5, "group_size": 3, "batch_size": 4, "call": call},
+            )
+            parts.nudge()
+            parts.engine.sync(0)
+            made[key] = Pair(parts, EmbeddedEngine(parts.context))
+        return made[key]
+
+    yield make
+    for each in made.values():
+        each.parts.engine.close()

@@ -1,0 +1,44 @@
+"""Weights reach the engine, whole, merged or as adapters, and the engine says where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.ci
+
+FULL, MERGED, ADAPTER = (None, {}), (2, {"lora": "merged"}), (2, {"lora": "adapter"})
+
+
+@pytest.mark.parametrize(("lora", "options"), [FULL, MERGED, ADAPTER], ids=["full", "merged", "adapter"])
+def test_samples_follow_the_trainers_weights(pair, lora, options):
+    both = pair("QwenImagePipeline", False, lora=lora, **options)
+    both.parts.nudge(seed=1)
+    report = both.parts.engine.sync(0)
+    assert report.landed.keys() == both.parts.model.parameters().keys()
+    for ours, own in both.both(both.parts.requests()[:4]):
+        assert (ours["latents", "x", "final"] - own["latents", "x", "final"]).abs().max() < 2e-5
+
+
+def test_fused_weights_name_their_slice(pair):
+    both = pair("QwenImagePipeline", False, lora=None)
+    landed = both.parts.engine.sync(0).landed
+    block = "transformer.transformer_blocks.0.attn"
+    places = [landed[f"{block}.to_{name}.weight"] for name in "qkv"]
+    assert [place.partition("[")[0] for place in places] == [f"{block}.to_qkv.weight"] * 3
+    spans = [tuple(map(int, place.partition("[")[2].rstrip("]").split(":"))) for place in places]
+    assert spans[0][0] == 0
+    assert [b[0] for b in spans[1:]] == [a[1] for a in spans[:-1]]
+
+
+def test_merged_and_unmerged_adapters_agree(pair):
+    """alpha is twice the rank. Tolerance: what fp32 makes of (W + BA)x against Wx + B(Ax) over five steps."""
+    finals = []
+    for lora, options in (MERGED, ADAPTER):
+        parts = pair("QwenImagePipeline", False, lora=lora, **options).parts
+        for name, parameter in parts.model.parameters().items():
+            parameter.data = torch.full_like(parameter, 0.02 if "lora_A" in name else 0.03)
+        parts.engine.sync(0)
+        finals.append([s.trajectory["latents", "x", "final"] for s in parts.draw(parts.requests()[:2])])
+    for merged, adapter in zip(*finals, strict=True):
+        assert (merged - adapter).abs().max() < 2e-5 * adapter.abs().max()
