@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ConfigError, PluginError
 from omni_rl_vllm_omni.options import VllmOmniConfig
 
 PHASES = ("prepare_encode", "denoise_step", "step_scheduler", "post_decode")
@@ -27,10 +27,14 @@ def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
     """The mode that the options ask for, as far as upstream's pipeline allows it.
 
     Raises:
-        ConfigError: vLLM-Omni has no such pipeline, or ``step_execution: required`` of one that cannot step.
+        PluginError: vLLM-Omni is not installed.
+        ConfigError: it has no such pipeline, or ``step_execution: required`` of one that cannot step.
     """
-    from vllm_omni.diffusion.registry import DiffusionModelRegistry
-
+    try:
+        from vllm_omni.diffusion.registry import DiffusionModelRegistry
+    except ImportError as error:
+        what = f"rollout.engine: vllm-omni needs vLLM-Omni, which cannot be imported: {error}"
+        raise PluginError(what, "pip install vllm vllm-omni (on a CPU: see omni-rl-vllm-omni-cpu)") from error
     upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
     if upstream is None:
         raise ConfigError(f"vLLM-Omni has no pipeline {architecture}", "set rollout.engine to diffusers")
