@@ -65,13 +65,13 @@ def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
 
     made: dict[Any, Pair] = {}
 
-    def make(architecture: str, guided: bool = True, lora: int | None = 2, **options: Any) -> Pair:
-        key = (architecture, guided, lora, *sorted(options.items()))
+    def make(architecture: str, guided: bool = True, rank: int | None = 2, **options: Any) -> Pair:
+        key = (architecture, guided, rank, *sorted(options.items()))
         if key not in made:
             while made:
                 made.popitem()[1].parts.engine.close()
             model = load_model(
-                tiny_folder(architecture), device=torch.device("cpu"), precision="fp32", full=lora is None
+                tiny_folder(architecture), device=torch.device("cpu"), precision="fp32", full=rank is None
             )
             call = GUIDED[architecture] if guided else unguided(GUIDED[architecture])
             spec = RunSpec(core=CORE_HOOKS)
@@ -79,7 +79,7 @@ def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
                 model,
                 algorithm=OneWindow(),
                 engine=lambda c: VllmOmniEngine(replace(c, options=VllmOmniConfig(**options), spec=spec)),
-                model={"lora": lora and {"rank": lora, "alpha": 2.0 * lora}},
+                model={"lora": rank and {"rank": rank, "alpha": 2.0 * rank}},
                 rollout={"steps": 5, "group_size": 3, "batch_size": 4, "call": call},
             )
             parts.nudge()

@@ -10,9 +10,9 @@ pytestmark = pytest.mark.ci
 FULL, MERGED, ADAPTER = (None, {}), (2, {"lora": "merged"}), (2, {"lora": "adapter"})
 
 
-@pytest.mark.parametrize(("lora", "options"), [FULL, MERGED, ADAPTER], ids=["full", "merged", "adapter"])
-def test_samples_follow_the_trainers_weights(pair, lora, options):
-    both = pair("QwenImagePipeline", False, lora=lora, **options)
+@pytest.mark.parametrize(("rank", "options"), [FULL, MERGED, ADAPTER], ids=["full", "merged", "adapter"])
+def test_samples_follow_the_trainers_weights(pair, rank, options):
+    both = pair("QwenImagePipeline", False, rank=rank, **options)
     both.parts.nudge(seed=1)
     report = both.parts.engine.sync(0)
     assert report.landed.keys() == both.parts.model.parameters().keys()
@@ -21,7 +21,7 @@ def test_samples_follow_the_trainers_weights(pair, lora, options):
 
 
 def test_fused_weights_name_their_slice(pair):
-    both = pair("QwenImagePipeline", False, lora=None)
+    both = pair("QwenImagePipeline", False, rank=None)
     landed = both.parts.engine.sync(0).landed
     block = "transformer.transformer_blocks.0.attn"
     places = [landed[f"{block}.to_{name}.weight"] for name in "qkv"]
@@ -34,8 +34,8 @@ def test_fused_weights_name_their_slice(pair):
 def test_merged_and_unmerged_adapters_agree(pair):
     """alpha is twice the rank. Tolerance: what fp32 makes of (W + BA)x against Wx + B(Ax) over five steps."""
     finals = []
-    for lora, options in (MERGED, ADAPTER):
-        parts = pair("QwenImagePipeline", False, lora=lora, **options).parts
+    for rank, options in (MERGED, ADAPTER):
+        parts = pair("QwenImagePipeline", False, rank=rank, **options).parts
         for name, parameter in parts.model.parameters().items():
             parameter.data = torch.full_like(parameter, 0.02 if "lora_A" in name else 0.03)
         parts.engine.sync(0)

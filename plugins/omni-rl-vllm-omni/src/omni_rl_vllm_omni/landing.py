@@ -67,6 +67,7 @@ def locate(pipeline: Pipeline, name: str, shape: Sequence[int]) -> Landing:
 
 
 def _block(name: str) -> str:
-    """The module around the one that a parameter belongs to; that one itself where the whole component is around it."""
+    """The repeated block that a parameter belongs to; without one, the module that it belongs to."""
     parts = name.split(".")
-    return ".".join(parts[:-2] if len(parts) > 3 else parts[:-1])
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ".".join(parts[:-1] if number is None else parts[: number + 1]) + "."
