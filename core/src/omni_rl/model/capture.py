@@ -1,7 +1,8 @@
 """How the universal adapter asks a pipeline a question: run its own ``__call__`` up to the answer, then leave.
 
 Three stand-ins take the scheduler's place. All of them answer attribute look-ups from the pipeline's own scheduler, so
-that a pipeline that reads ``scheduler.config`` or inspects ``set_timesteps`` sees what it expects.
+that a pipeline that reads ``scheduler.config`` or inspects ``set_timesteps`` sees what it expects. Rollout engines that
+run a pipeline's own loop derive theirs from ``StandIn`` too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Answered(BaseException):
     """Leaves a pipeline's ``__call__`` once the answer is known. A BaseException, so no pipeline swallows it."""
 
 
-class _StandIn:
+class StandIn:
     """Delegates everything it does not define to the pipeline's own scheduler."""
 
     order = 1
@@ -35,7 +36,7 @@ class _StandIn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_scheduler"], name)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _StandIn:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
         return self  # pipelines with several streams copy their scheduler; the copies must record in one place
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -46,7 +47,7 @@ class _StandIn:
         return sample
 
 
-class OneStep(_StandIn):
+class OneStep(StandIn):
     """A schedule of exactly one step at timestep ``t``; records what is handed to ``step``, then leaves.
 
     ``t`` is 0-d, or (B,) for the vector call: the pipeline's loop over timesteps then sees one (B,) timestep.
@@ -91,7 +92,7 @@ class OneStep(_StandIn):
         return (sample if self._instead is None else self._instead[len(self.samples) - 1],)
 
 
-class Table(_StandIn):
+class Table(StandIn):
     """The pipeline's own scheduler, left alone until its first ``step``: by then its table is set."""
 
     def __init__(self, scheduler: Any) -> None:
@@ -105,7 +106,7 @@ class Table(_StandIn):
         raise Answered
 
 
-class Euler(_StandIn):
+class Euler(StandIn):
     """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own.
 
     Latents are kept here in fp32 from ``start`` on, because a pipeline in bf16 rounds its own at every step; latents

@@ -199,4 +199,4 @@ def pipeline_class(architecture: str) -> type:
     upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
     if upstream is None:
         raise ValueError(f"vLLM-Omni has no pipeline {architecture}")
-    return type(architecture, (Rollout, upstream), {"__module__": f"{__name__}"})
+    return type(architecture, (Rollout, upstream), {"__module__": __name__})

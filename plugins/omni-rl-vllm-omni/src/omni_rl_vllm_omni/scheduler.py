@@ -7,34 +7,29 @@ from typing import Any
 
 import torch
 
+from omni_rl.model.capture import StandIn
 from omni_rl.types import DenoiseState, Streams
 
 Step = Callable[[DenoiseState, Streams], None]
 """Advances a state by one step; ``omni_rl.hookspecs.step_scheduler``, bound."""
 
 
-class RolloutScheduler:
+class RolloutScheduler(StandIn):
     """Whatever pipeline calls it, however: ``scheduler.step(...)``, or upstream's wrapper around it.
 
-    Latents are kept in fp32 in ``state``; the pipeline is handed them in the dtype of its own. Attributes that are not
-    defined here are the pipeline's own scheduler's.
+    Latents are kept in fp32 in ``state``; the pipeline is handed them in the dtype of its own.
 
     Attributes:
         state: the batch under way.
     """
 
-    order = 1
-
     def __init__(self, scheduler: Any, state: DenoiseState, advance: Step, device: torch.device) -> None:
-        self._own = scheduler
+        super().__init__(scheduler)
         self._advance = advance
         self.state = state
         self.timesteps = state.table.timesteps.to(device)
         self.sigmas = state.table.sigmas.to(device)
         self.num_inference_steps = len(self.timesteps)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_own"], name)
 
     def set_timesteps(
         self,
@@ -46,13 +41,6 @@ class RolloutScheduler:
         **_: Any,
     ) -> None:
         """The table is given."""
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """There is one place to begin."""
-
-    def scale_model_input(self, sample: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Flow matching does not scale its input."""
-        return sample
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any) -> tuple[Any]:
         """The next latents of every stream, a tensor or a tuple of tensors as the pipeline's."""
