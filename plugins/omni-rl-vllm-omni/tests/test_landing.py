@@ -46,11 +46,34 @@ class Fusing(nn.Module):
 def test_it_is_found_and_everything_put_back(name, shape, landing):
     pipeline = Fusing()
     before = {n: p.data.clone() for n, p in pipeline.named_parameters()}
-    assert locate(pipeline, name, shape) == landing
+    assert locate(pipeline, {name: shape}) == {name: landing}
     assert all(torch.equal(p.data, before[n]) for n, p in pipeline.named_parameters())
     assert landing.is_whole(pipeline) == ("to_out" in name)
 
 
 def test_a_weight_without_a_place_is_an_error():
     with pytest.raises(ValueError, match=r"no place for the weight transformer\.blocks\.0\.unknown\.weight"):
-        locate(Fusing(), "transformer.blocks.0.unknown.weight", (4, 4))
+        locate(Fusing(), {"transformer.blocks.0.unknown.weight": (4, 4)})
+
+
+class Wide(nn.Module):
+    """More weights outside of all blocks than one digit numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ParameterDict({f"head_{i}": nn.Parameter(torch.randn(2)) for i in range(450)})
+
+    def load_weights(self, weights):
+        for name, weight in weights:
+            self.get_parameter(name).data.copy_(weight)
+        return set()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_at_once_are_told_apart(dtype):
+    pipeline = Wide().to(dtype)
+    before = {n: p.data.clone() for n, p in pipeline.named_parameters()}
+    found = locate(pipeline, {n: p.shape for n, p in pipeline.named_parameters()})
+    assert found == {n: Landing(n, 0, 2) for n in before}
+    assert all(torch.equal(p.data, before[n]) for n, p in pipeline.named_parameters())
+    assert locate(pipeline, {}) == {}

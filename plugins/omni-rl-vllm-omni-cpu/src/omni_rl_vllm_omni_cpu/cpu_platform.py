@@ -6,9 +6,14 @@ from typing import Any
 
 import psutil
 import torch
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.platforms.cpu import CpuPlatform
 from vllm_omni.platforms.interface import OmniPlatform, OmniPlatformEnum
+
+# Upstream's readers spin for a second after every message, in the driver as in the worker. An accelerator's host can
+# afford that; here they would take the cores away from the model.
+SpinCondition.__init__.__defaults__ = (0.0,)
 
 ATTENTION = "omni_rl_vllm_omni_cpu.attention.CpuAttentionBackend"
 
@@ -82,9 +87,12 @@ class CpuOmniPlatform(OmniPlatform, CpuPlatform):
     @classmethod
     def init_diffusion_model_runner_runtime(cls, vllm_config: Any, od_config: Any, device: torch.device) -> None:
         """Keep linear weights as they are loaded: vLLM would pack them for its own kernels and drop the originals, and
-        packed weights can be neither replaced after an update nor read back.
+        packed weights can be neither replaced after an update nor read back. And let results out of this process.
         """
+        from omni_rl_vllm_omni_cpu.results import without_streams  # upstream's worker, which asks for this platform
+
         LinearBase.skip_weight_relayout = True
+        without_streams()
 
     @classmethod
     def supports_torch_inductor(cls) -> bool:

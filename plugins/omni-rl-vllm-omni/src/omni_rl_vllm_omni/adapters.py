@@ -34,7 +34,8 @@ def activate(
         ValueError: upstream has no LoRA layer for one of the modules, or it does not hold what was sent.
     """
     modules = {m: (len(tensors[m + B]), tensors[m + A].shape[1]) for m in _modules(tensors)}  # (out, in)
-    names = {m: _own_name(pipeline, landings, m, shape) for m, shape in modules.items()}
+    landings |= locate(pipeline, {f"{m}.weight": s for m, s in modules.items() if f"{m}.weight" not in landings})
+    names = {m: _own_name(pipeline, landings[f"{m}.weight"], m) for m in modules}
     sent = {f"{names[m]}{A}": tensors[m + A] for m in modules}
     sent |= {f"{names[m]}{B}": tensors[m + B] * (alpha / rank) for m in modules}
     # The scale is in B already, in fp32: upstream takes alpha as a whole number, and its scale is 1 with alpha = rank.
@@ -67,12 +68,8 @@ def _modules(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return [name.removesuffix(A) for name in tensors if name.endswith(A)]
 
 
-def _own_name(pipeline: Pipeline, landings: dict[str, Landing], module: str, shape: Sequence[int]) -> str:
+def _own_name(pipeline: Pipeline, landing: Landing, module: str) -> str:
     """Upstream's name of a module: its own, unless the weight has a parameter of another name to itself."""
-    weight = f"{module}.weight"
-    if weight not in landings:
-        landings[weight] = locate(pipeline, weight, shape)
-    landing = landings[weight]
     own = landing.parameter.replace(".base_layer.", ".")
     return own.removesuffix(".weight") if landing.is_whole(pipeline) else module
 

@@ -13,6 +13,7 @@ from omni_rl import trajectory
 from omni_rl.engines.base import Context
 from omni_rl.errors import RunError
 from omni_rl.model.encoding import encode, encode_ahead, forget
+from omni_rl.model.loaded import frozen
 from omni_rl.requests import Request
 from omni_rl.types import Sample, SigmaTable, SyncReport, Tensors
 from omni_rl_vllm_omni.merging import adapter_names, adapters, covers, trained
@@ -31,6 +32,10 @@ DRIVER_HOOKS = frozenset({"build_scheduler", "encode_prompt", "prepare_latents",
 
 WORKER_HOOKS = frozenset({"step_scheduler"})
 """Answered in the worker, from the same plugins."""
+
+
+Plan = tuple[dict[str, tuple[int, ...]], SigmaTable]
+"""Of one sample: the latents' shape by stream, and the exact schedule."""
 
 
 class VllmOmniEngine:
@@ -68,11 +73,10 @@ class VllmOmniEngine:
             "model": str(model.path),
             "dtype": str(model.dtype).removeprefix("torch."),
             "enforce_eager": True,
-            # A worker of its own can die alone. For whole requests upstream's default: its workers hand these over
-            # through device streams, which a CPU has not.
-            "distributed_executor_backend": "mp" if self._mode.step else None,
+            "distributed_executor_backend": "mp",  # in processes of its own: what dies there can be started again
             "step_execution": self._mode.step,
             "max_num_seqs": self._mode.together,
+            "enable_sleep_mode": options.sleep,
             "request_batch_max_wait_ms": options.max_wait_ms,
             "worker_extension_cls": "omni_rl_vllm_omni.weights.WeightReceiver",
             "custom_pipeline_args": {
@@ -84,6 +88,7 @@ class VllmOmniEngine:
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Encode the prompts of a submission together and queue it."""
+        self._server.wake()
         if not self._waiting:
             forget(self._model)
         with torch.no_grad():
@@ -92,7 +97,8 @@ class VllmOmniEngine:
 
     def completed(self) -> Iterator[Sample]:
         """Send everything, and hand over what comes back as it comes back."""
-        asked = {ticket: _Asking(request, *encode(self._model, [request])) for ticket, request in self._numbered()}
+        plans: dict[object, Plan] = {}
+        asked = {ticket: self._asking(request, plans) for ticket, request in self._numbered()}
         self._send(asked)
         restarts = 0
         while asked:
@@ -105,14 +111,33 @@ class VllmOmniEngine:
                 raise RunError(f"vLLM-Omni ended {restarts} times in one rollout: {answer}")
             self._restart()
             self._send(asked)
+        if self._options.sleep:
+            self._server.sleep()
 
     def _numbered(self) -> list[tuple[int, Request]]:
         waiting, self._waiting = self._waiting, []
         return list(enumerate(waiting))
 
+    def _asking(self, request: Request, plans: dict[object, Plan]) -> _Asking:
+        conditioning, tokens = encode(self._model, [request])
+        alike = (request.prompt, request.negative_prompt, request.steps, frozen(request.call))
+        if alike not in plans:
+            plans[alike] = self._plan(request, conditioning)
+        return _Asking(request, conditioning, tokens, *plans[alike])
+
+    def _plan(self, request: Request, conditioning: Tensors) -> Plan:
+        """What the members of a group share: shapes and the schedule."""
+        shapes = self._hooks.prepare_latents(model=self._model, conditioning=conditioning, call=request.call)
+        table: SigmaTable = self._hooks.set_timesteps(
+            model=self._model, steps=request.steps, shapes=shapes, conditioning=conditioning, call=request.call
+        )
+        return {n: tuple(s) for n, s in shapes.items()}, table
+
     def _send(self, asked: Mapping[int, _Asking]) -> None:
-        for ticket, asking in asked.items():
-            self._server.ask(ticket, *self._message(asking.request, asking.conditioning))
+        """All at once, so that batches of whole requests fill up."""
+        messages = [(ticket, *self._message(asking)) for ticket, asking in asked.items()]
+        for message in messages:
+            self._server.ask(*message)
 
     def _restart(self) -> None:
         """New processes with the weights of the policy version that was under way."""
@@ -120,23 +145,21 @@ class VllmOmniEngine:
         self._server = self._start()
         self.sync(self._version)
 
-    def _message(self, request: Request, conditioning: Tensors) -> tuple[dict[str, Any], Any]:
-        shapes = self._hooks.prepare_latents(model=self._model, conditioning=conditioning, call=request.call)
-        table: SigmaTable = self._hooks.set_timesteps(
-            model=self._model, steps=request.steps, shapes=shapes, conditioning=conditioning, call=request.call
-        )
-        embeddings = {n: self._sent(v[0]) for n, v in conditioning.items()}
-        asked = Asked(request, {n: tuple(s) for n, s in shapes.items()}, table)
+    def _message(self, asking: _Asking) -> tuple[dict[str, Any], Any]:
+        request = asking.request
+        embeddings = {n: self._sent(v[0]) for n, v in asking.conditioning.items()}
+        asked = Asked(request, asking.shapes, asking.table)
         # No text: embeddings stand in for it. An empty negative prompt says that there are negative ones.
         texts = {"prompt": ""} | ({"negative_prompt": ""} if request.negative_prompt is not None else {})
         return {**texts, **embeddings, KEY: asked.to_json()}, _sampling(request, self._sends_adapters)
 
     def _sent(self, value: torch.Tensor) -> torch.Tensor:
-        return (value.to(self._model.input_dtype) if value.is_floating_point() else value).cpu()
+        return (value.to(self._model.dtype) if value.is_floating_point() else value).cpu()
 
     def sync(self, policy_version: int) -> SyncReport:
         """Stream every trained weight; the worker reads each one back."""
         self._version = policy_version
+        self._server.wake()
         landed = self._sync_adapters() if self._sends_adapters else self._sync_weights()
         return SyncReport(self._server.call("omni_rl_version", policy_version), landed)
 
@@ -167,11 +190,13 @@ class VllmOmniEngine:
 
 @dataclass(frozen=True)
 class _Asking:
-    """A request under way, with the text that it was sent with."""
+    """A request under way, with the text and the schedule that it is sent with."""
 
     request: Request
     conditioning: Tensors
     tokens: Tensors
+    shapes: dict[str, tuple[int, ...]]
+    table: SigmaTable
 
     def sample(self, answer: Any) -> Sample:
         """Upstream's answer as a sample."""

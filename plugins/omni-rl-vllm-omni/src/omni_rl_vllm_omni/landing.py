@@ -1,17 +1,21 @@
 """Where a weight stands in the worker's pipeline.
 
 Canonical names are diffusers': ``<component>.<parameter>``. Upstream fuses some of them (``to_q``, ``to_k``, ``to_v``
-into ``to_qkv``) and renames others; what it does with one is found out by loading NaN under its name.
+into ``to_qkv``) and renames others; what it does with one is found out by loading a number under its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
+
+
+DIGITS = 200
+"""bfloat16 holds whole numbers up to 256."""
 
 
 class Pipeline(Protocol):
@@ -47,27 +51,53 @@ class Landing:
         return self.last - self.first == len(pipeline.get_parameter(self.parameter))
 
 
-def locate(pipeline: Pipeline, name: str, shape: Sequence[int]) -> Landing:
-    """Where a weight of this name and shape lands. What stood in the same block is put back.
+def locate(pipeline: Pipeline, shapes: Mapping[str, Sequence[int]]) -> dict[str, Landing]:
+    """Where weights of these names and shapes land. What stood there is put back.
 
     Raises:
-        ValueError: nowhere.
+        ValueError: nowhere, one of them.
     """
-    block = _block(name)  # what is fused or renamed stays in its block; looking everywhere reads all weights
-    own = dict(sorted(pipeline.named_parameters(), key=lambda item: not item[0].startswith(block)))
-    kept = {n: p.data.clone() for n, p in own.items() if n.startswith(block)}
-    pipeline.load_weights([(name, torch.full(tuple(shape), torch.nan))])
-    for parameter, value in own.items():
-        rows = value.data.reshape(len(value) if value.ndim else 1, -1)[:, 0].isnan().nonzero().flatten()
-        if len(rows):
-            if parameter in kept:
-                value.data.copy_(kept[parameter])
-            return Landing(parameter, int(rows[0]), int(rows[-1]) + 1)
-    raise ValueError(f"the engine has no place for the weight {name}")
+    found: dict[str, Landing] = {}
+    for block in {_block(name): None for name in shapes}:
+        # What is fused or renamed stays in its block, or outside of all: looking everywhere would copy all weights.
+        near = {n: p.data for n, p in pipeline.named_parameters() if _block(n) in (block, "")}
+        kept = {n: value.clone() for n, value in near.items()}
+        found |= _located(pipeline, near, {n: s for n, s in shapes.items() if _block(n) == block})
+        for name, value in kept.items():
+            near[name].copy_(value)
+    if missing := shapes.keys() - found.keys():
+        raise ValueError(f"the engine has no place for the weight {min(missing)}")
+    return found
+
+
+def _located(
+    pipeline: Pipeline, near: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, Landing]:
+    """Every weight is filled with its own number, in two digits that any precision holds exactly, and looked up."""
+    codes = {name: torch.zeros(_rows(value), dtype=torch.int64) for name, value in near.items()}
+    device, dtype = next((v.device, v.dtype) for v in near.values())
+    for place in (DIGITS, 1):
+        for value in near.values():
+            value.zero_()
+        digits = {name: number // place % DIGITS for number, name in enumerate(shapes, 1)}
+        weights = ((n, torch.full(tuple(s), digits[n] + 1, device=device, dtype=dtype)) for n, s in shapes.items())
+        pipeline.load_weights(weights)
+        for name, value in near.items():  # where nothing was loaded stands 0, and the code comes out below 0
+            codes[name] += place * (value.reshape(_rows(value), -1)[:, 0].cpu().long() - 1)
+    names, found = list(shapes), {}
+    for parameter, code in codes.items():
+        for number in set(code.tolist()) & set(range(1, len(names) + 1)):
+            rows = (code == number).nonzero().flatten()
+            found[names[number - 1]] = Landing(parameter, int(rows[0]), int(rows[-1]) + 1)
+    return found
+
+
+def _rows(value: torch.Tensor) -> int:
+    return len(value) if value.ndim else 1
 
 
 def _block(name: str) -> str:
-    """The repeated block that a parameter belongs to; without one, the module that it belongs to."""
+    """The repeated block that a parameter belongs to; "" outside of all."""
     parts = name.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return ".".join(parts[:-1] if number is None else parts[: number + 1]) + "."
+    return "" if number is None else ".".join(parts[: number + 1])

@@ -22,5 +22,8 @@ class VllmOmniConfig(BaseModel):
         default="merged", description="a sync sends merged weights, or adapters for the engine's own LoRA layers"
     )
     timeout_s: PositiveFloat = Field(default=600.0, description="a sample that takes longer is asked for again")
+    sleep: bool = Field(
+        default=False, description="lend the accelerator's memory to the trainer while nothing is sampled"
+    )
     sync_mib: PositiveFloat = Field(default=256.0, description="most weights in one message")
     engine_args: dict[str, Any] = Field(default_factory=dict, description="further arguments of vllm_omni.AsyncOmni")

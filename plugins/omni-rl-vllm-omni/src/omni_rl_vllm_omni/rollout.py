@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from vllm_omni.diffusion.data import DiffusionOutput
 from vllm_omni.diffusion.models.interface import supports_step_execution
 from vllm_omni.diffusion.registry import DiffusionModelRegistry
@@ -27,6 +28,9 @@ from omni_rl.types import DenoiseState, Streams
 from omni_rl_vllm_omni.scheduler import RolloutScheduler
 from omni_rl_vllm_omni.wire import Asked, asked_in, packed
 
+DECODED_TOGETHER = 16
+"""Most pictures in one call of the autoencoder."""
+
 SPEC = "run_spec"
 """Of ``custom_pipeline_args``: the RunSpec that rebuilds the run's hooks in this process."""
 
@@ -38,12 +42,23 @@ class Rollout:
     device: torch.device
     scheduler: Any
     encode_prompt: Callable[..., Any]
+    named_children: Callable[[], Iterable[tuple[str, nn.Module]]]
 
     def __init__(self, *, od_config: Any, prefix: str = "") -> None:
         super().__init__(od_config=od_config, prefix=prefix)  # type: ignore[call-arg]
         spec = RunSpec.from_json(od_config.custom_pipeline_args[SPEC])
         self.rollout_hooks = Hooks(spec.rebuild())
         self.policy_version = -1
+        self.under_way: list[tuple[StepRequestState, torch.Tensor]] = []
+
+    def take(self, policy_version: int) -> None:
+        """Answer with this version from now on. The text encoders have nothing to do here: their memory is freed, and
+        embeddings are taken in the pipeline's own precision.
+        """
+        self.policy_version = policy_version
+        for name, module in self.named_children():
+            for weight in module.parameters() if name.startswith("text_encoder") else ():
+                weight.data = weight.data.new_empty(0, dtype=self.od_config.dtype)
 
     # ------------------------------------------------------------------------------------------------ whole requests
 
@@ -63,14 +78,14 @@ class Rollout:
         ]
         for state in states:
             self.prepare_encode(state)
-        running = states
+        running, outputs = states, {}
         while running:
-            batch = InputBatch.make_batch(running)
-            velocity = self.denoise_step(batch, states=running)
+            velocity = self.denoise_step(InputBatch.make_batch(running), states=running)
             for row, state in enumerate(running):
                 self.step_scheduler(state, velocity[row : row + 1])
+            outputs |= {id(state): self.post_decode(state) for state in running if state.denoise_completed}
             running = [state for state in running if not state.denoise_completed]
-        return [self.post_decode(state) for state in states]
+        return [outputs[id(state)] for state in states]
 
     def _own_loop(self, req: Any, asked: Sequence[Asked]) -> list[DiffusionOutput]:
         state = self._begin(asked)
@@ -125,32 +140,55 @@ class Rollout:
         finally:
             del self.__dict__["encode_prompt"]
 
-    def denoise_step(self, input_batch: InputBatch, **kwargs: Any) -> Any:
+    def denoise_step(
+        self, input_batch: InputBatch, states: Sequence[StepRequestState], **kwargs: Any
+    ) -> torch.Tensor | None:
         """Velocities in fp32; the transformer is given latents in its own precision."""
         if input_batch.prompt_embeds is None:
             return torch.zeros_like(input_batch.latents)
         batch = copy.copy(input_batch)
         batch.latents = input_batch.latents.to(self.od_config.dtype)
-        velocity = super().denoise_step(batch, **kwargs)  # type: ignore[misc]
-        return None if velocity is None else velocity.float()
+        velocity: torch.Tensor | None = super().denoise_step(batch, states=states, **kwargs)  # type: ignore[misc]
+        if velocity is None:
+            return None
+        velocity = velocity.float()
+        self.under_way = list(zip(states, velocity.split(1), strict=True))
+        return velocity
 
     def step_scheduler(self, state: StepRequestState, noise_pred: torch.Tensor, **kwargs: Any) -> None:
-        """Core's transition."""
+        """Core's transition, unless it was taken already."""
         own = state.extra.get("rollout")
         if own is None:
             state.step_index += 1
             return
-        self._advance(own, {"x": noise_pred})
+        if own.step == state.step_index:
+            self._advance(own, {"x": noise_pred})
         state.latents, state.step_index = own.x["x"], own.step
 
     def post_decode(self, state: StepRequestState, **kwargs: Any) -> DiffusionOutput:
         """Upstream's decoding, and the trajectory beside it."""
-        own = state.extra.get("rollout")
-        if own is None:
+        if "rollout" not in state.extra:
             return _placeholder("image")
-        state.latents = own.x["x"].to(self.od_config.dtype)
-        output = super().post_decode(state, **kwargs)  # type: ignore[misc]
-        return self._answers(own, [_decoded(output)])[0]
+        if "media" not in state.extra:
+            self._decode_round(state, **kwargs)
+        return self._answers(state.extra["rollout"], [state.extra["media"]])[0]
+
+    def _decode_round(self, first: StepRequestState, **kwargs: Any) -> None:
+        """Decode every request that ends with the present step: upstream asks for one at a time, and an autoencoder
+        takes several in little more time than one.
+        """
+        for state, velocity in self.under_way:
+            own = state.extra["rollout"]
+            if own.step == state.step_index and own.step + 1 == len(own.table.timesteps):
+                self._advance(own, {"x": velocity})
+        ending = [s for s, _ in self.under_way if s.extra["rollout"].done and _alike(s, first)]
+        for start in range(0, len(ending), DECODED_TOGETHER):
+            part = ending[start : start + DECODED_TOGETHER]
+            whole = copy.copy(first)
+            whole.latents = torch.cat([s.extra["rollout"].x["x"] for s in part]).to(self.od_config.dtype)
+            decoded = _decoded(super().post_decode(whole, **kwargs))  # type: ignore[misc]
+            for row, state in enumerate(part):
+                state.extra["media"] = {kind: value[row : row + 1] for kind, value in decoded.items()}
 
     # ------------------------------------------------------------------------------------------------------- shared
 
@@ -177,14 +215,21 @@ def _placeholder(kind: str, trajectory: torch.Tensor | None = None) -> Diffusion
     return DiffusionOutput(output=pixel, trajectory_latents=trajectory)
 
 
+def _alike(a: StepRequestState, b: StepRequestState) -> bool:
+    """Whether what upstream decodes by is the same."""
+    shapes = [state.extra["rollout"].x["x"].shape for state in (a, b)]
+    return shapes[0] == shapes[1] and (a.sampling.height, a.sampling.width) == (b.sampling.height, b.sampling.width)
+
+
 def _row(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     return value[None].to(device)
 
 
 def _decoded(output: DiffusionOutput) -> dict[str, torch.Tensor]:
     """Media in [0, 1] of one request, by kind, (1, ...): upstream decodes to [-1, 1]."""
-    if output.media is not None:
-        return {"video": output.media.video.tensor.movedim(1, 2) / 2 + 0.5}  # (1, C, F, H, W) to (1, F, C, H, W)
+    media = getattr(output, "media", None)  # vLLM-Omni 0.26 has none
+    if media is not None:
+        return {"video": media.video.tensor.movedim(1, 2) / 2 + 0.5}  # (1, C, F, H, W) to (1, F, C, H, W)
     pixels = output.output
     kind = {4: "image", 5: "video"}[pixels.ndim]
     return {kind: pixels / 2 + 0.5}

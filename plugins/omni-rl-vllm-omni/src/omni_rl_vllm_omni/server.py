@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from queue import SimpleQueue
 from typing import Any
 
@@ -26,12 +26,12 @@ class Server:
 
     def __init__(self, timeout_s: float, arguments: Mapping[str, Any]) -> None:
         self._timeout_s = timeout_s
+        self._omni = _started(arguments)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="omni-rl-vllm-omni", daemon=True)
         self._thread.start()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
-        self._omni = AsyncOmni(**arguments)
-        self._closed = False
+        self._closed = self._asleep = False
 
     def ask(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
         """Send a request; its answer comes through :meth:`answer`."""
@@ -60,20 +60,33 @@ class Server:
         Raises:
             RunError: it failed there; the message is the worker's.
         """
-        asked = self._omni.collective_rpc(method, args=arguments)
-        found = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        found = self._wait(self._omni.collective_rpc(method, args=arguments))
         while isinstance(found, list):
             found = found[0]
         if isinstance(found, dict) and (found.get("supported") is False or "error" in found):
             raise RunError(f"vLLM-Omni's worker failed in {method}: {found.get('error') or found.get('reason')}")
         return found
 
+    def sleep(self) -> None:
+        """Move the weights out of the accelerator's memory, until :meth:`wake`."""
+        self._wait(self._omni.sleep(level=1))
+        self._asleep = True
+
+    def wake(self) -> None:
+        """Move them back, if they are not there."""
+        if self._asleep:
+            self._wait(self._omni.wake_up())
+            self._asleep = False
+
+    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
     def close(self) -> None:
         """End the processes. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
+        self._wait(self._drop())
         self._omni.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -85,3 +98,22 @@ class Server:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _started(arguments: Mapping[str, Any]) -> AsyncOmni:
+    """Upstream's engine.
+
+    Raises:
+        RunError: it does not start; the message is that of the process that failed.
+    """
+    try:
+        return AsyncOmni(**arguments)
+    except Exception as error:
+        raise RunError(f"vLLM-Omni does not start: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised first, deepest in the chain."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return f"{type(error).__name__}: {error}"

@@ -29,8 +29,7 @@ class WeightReceiver(CustomPipelineWorkerExtension):
         """
         pipeline, landings = self._pipeline()
         weights = unpacked(chunk)
-        for name in weights.keys() - landings.keys():
-            landings[name] = locate(pipeline, name, weights[name].shape)
+        landings |= locate(pipeline, {name: w.shape for name, w in weights.items() if name not in landings})
         pipeline.load_weights(weights.items())
         return {name: str(_checked(pipeline, name, weights[name], landings[name])) for name in weights}
 
@@ -40,7 +39,7 @@ class WeightReceiver(CustomPipelineWorkerExtension):
 
     def omni_rl_version(self, policy_version: int) -> int:
         """Every weight has arrived: samples carry this version from now on."""
-        self.model_runner.pipeline.policy_version = policy_version
+        self.model_runner.pipeline.take(policy_version)
         return policy_version
 
     def _pipeline(self) -> tuple[Pipeline, dict[str, Landing]]:
