@@ -1,12 +1,13 @@
-"""What crosses the process border comes back as it went in."""
+"""A message comes back as it went in."""
 
 from __future__ import annotations
 
 import torch
 
+from omni_rl.engines.prepared import Asked
 from omni_rl.requests import NoiseKey, Request, Sde, Window
 from omni_rl.types import SigmaTable
-from omni_rl_vllm_omni.wire import KEY, Asked, asked_in, chunks, packed, unpacked
+from omni_rl_vllm_omni.wire import KEY, asked_in
 
 REQUEST = Request(
     uid=3,
@@ -37,17 +38,3 @@ def test_a_message_keeps_the_schedule_to_the_bit():
 def test_a_prompt_of_upstreams_own_holds_none():
     assert asked_in("dummy run") is None
     assert asked_in({"prompt": "dummy run"}) is None
-
-
-def test_tensors_travel_as_safetensors():
-    tensors = {"a/b": torch.randn(3, 2).T, "c": torch.arange(3), "d": torch.tensor(True)}
-    back = unpacked(packed(tensors))
-    assert back.keys() == tensors.keys()
-    assert all(torch.equal(back[name], value) for name, value in tensors.items())
-
-
-def test_chunks_hold_everything_once_in_order():
-    weights = {str(i): torch.zeros(n) for i, n in enumerate((1, 2, 50, 3, 4))}  # 4 bytes each
-    parts = list(chunks(weights, most=16))
-    assert [list(part) for part in parts] == [["0", "1"], ["2"], ["3"], ["4"]]
-    assert [name for part in parts for name in part] == list(weights)

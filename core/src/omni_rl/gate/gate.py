@@ -11,6 +11,7 @@ from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.rows import Row
 from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
+from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.plugins.manager import diffuse_reason, overridden
 
@@ -26,6 +27,7 @@ def run_gate(run: Run) -> list[Row]:
     return [
         *_hook_rows(run),
         *model_rows(run, probe),
+        *sampler_rows(run, probe),
         *replay_rows(run, probe),
         *weight_rows(run, probe),
         reward_row(run, probe),

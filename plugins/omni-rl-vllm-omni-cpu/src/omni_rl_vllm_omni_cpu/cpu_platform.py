@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import psutil
 import torch
-from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+from vllm.distributed.device_communicators import shm_broadcast
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.platforms.cpu import CpuPlatform
 from vllm_omni.platforms.interface import OmniPlatform, OmniPlatformEnum
 
-# Upstream's readers spin for a second after every message, in the driver as in the worker. An accelerator's host can
-# afford that; here they would take the cores away from the model.
-SpinCondition.__init__.__defaults__ = (0.0,)
+# For a second after every message upstream's readers spin, in the driver as in the worker. An accelerator's host can
+# afford that; here they would take the cores away from the model. (Without that second messages get lost: the sockets
+# that readers wait on afterwards drop a notice that follows another one closely.)
+shm_broadcast.sched_yield = lambda: time.sleep(PAUSE_S)
+
+PAUSE_S = 5e-4
 
 ATTENTION = "omni_rl_vllm_omni_cpu.attention.CpuAttentionBackend"
 

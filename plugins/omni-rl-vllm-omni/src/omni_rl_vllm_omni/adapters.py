@@ -9,8 +9,9 @@ import torch
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 
+from omni_rl.engines.weights import ADAPTER_SIDES
 from omni_rl_vllm_omni.landing import Landing, Pipeline, locate
-from omni_rl_vllm_omni.wire import ADAPTER_ID, ADAPTER_SIDES
+from omni_rl_vllm_omni.wire import ADAPTER_ID
 
 A, B = ADAPTER_SIDES
 
@@ -21,14 +22,13 @@ def activate(
     landings: dict[str, Landing],
     tensors: Mapping[str, torch.Tensor],
     rank: int,
-    alpha: float,
 ) -> dict[str, str]:
     """Put adapters in place of the previous ones and read them back; answers where each tensor landed.
 
     Args:
         manager: the worker's ``DiffusionLoRAManager``.
         landings: of the weights that the adapters stand beside; completed here.
-        tensors: ``<component>.<module>.lora_A.weight`` (rank, in) and ``lora_B.weight`` (out, rank).
+        tensors: ``<component>.<module>.lora_A.weight`` (rank, in) and ``lora_B.weight`` (out, rank), scale included.
 
     Raises:
         ValueError: upstream has no LoRA layer for one of the modules, or it does not hold what was sent.
@@ -36,9 +36,8 @@ def activate(
     modules = {m: (len(tensors[m + B]), tensors[m + A].shape[1]) for m in _modules(tensors)}  # (out, in)
     landings |= locate(pipeline, {f"{m}.weight": s for m, s in modules.items() if f"{m}.weight" not in landings})
     names = {m: _own_name(pipeline, landings[f"{m}.weight"], m) for m in modules}
-    sent = {f"{names[m]}{A}": tensors[m + A] for m in modules}
-    sent |= {f"{names[m]}{B}": tensors[m + B] * (alpha / rank) for m in modules}
-    # The scale is in B already, in fp32: upstream takes alpha as a whole number, and its scale is 1 with alpha = rank.
+    sent = {f"{names[m]}{side}": tensors[m + side] for m in modules for side in ADAPTER_SIDES}
+    # The scale is in B already: upstream takes alpha as a whole number, and its own scale is 1 with alpha = rank.
     helper = PEFTHelper(r=rank, lora_alpha=rank, target_modules=sorted({n.rsplit(".", 1)[-1] for n in names.values()}))
     model = LoRAModel.from_lora_tensors(ADAPTER_ID, dict(sent), helper, device="cpu", dtype=manager.dtype)
     manager._registered_adapters[ADAPTER_ID] = model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,15 +11,15 @@ from tensordict import TensorDict
 
 from omni_rl import trajectory
 from omni_rl.engines.base import Context
+from omni_rl.engines.prepared import Prepared, prepare
+from omni_rl.engines.weights import adapter_names, adapters, covers, packed, portions, trained, unpacked
 from omni_rl.errors import RunError
-from omni_rl.model.encoding import encode, encode_ahead, forget
-from omni_rl.model.loaded import frozen
+from omni_rl.model.encoding import encode_ahead, forget
 from omni_rl.requests import Request
-from omni_rl.types import Sample, SigmaTable, SyncReport, Tensors
-from omni_rl_vllm_omni.merging import adapter_names, adapters, covers, trained
+from omni_rl.types import Sample, SyncReport
 from omni_rl_vllm_omni.modes import mode_of
 from omni_rl_vllm_omni.options import VllmOmniConfig
-from omni_rl_vllm_omni.wire import ADAPTER_ID, KEY, Asked, chunks, packed, unpacked
+from omni_rl_vllm_omni.wire import ADAPTER_ID, KEY
 
 if TYPE_CHECKING:
     from omni_rl_vllm_omni.server import Server
@@ -32,10 +32,6 @@ DRIVER_HOOKS = frozenset({"build_scheduler", "encode_prompt", "prepare_latents",
 
 WORKER_HOOKS = frozenset({"step_scheduler"})
 """Answered in the worker, from the same plugins."""
-
-
-Plan = tuple[dict[str, tuple[int, ...]], SigmaTable]
-"""Of one sample: the latents' shape by stream, and the exact schedule."""
 
 
 class VllmOmniEngine:
@@ -80,7 +76,7 @@ class VllmOmniEngine:
             "request_batch_max_wait_ms": options.max_wait_ms,
             "worker_extension_cls": "omni_rl_vllm_omni.weights.WeightReceiver",
             "custom_pipeline_args": {
-                "pipeline_class": f"omni_rl_vllm_omni.pipelines.{model.architecture}",
+                "pipeline_class": f"omni_rl_vllm_omni.rollout.{model.architecture}",
                 "run_spec": context.spec.to_json(),
             },
             **options.engine_args,
@@ -97,14 +93,14 @@ class VllmOmniEngine:
 
     def completed(self) -> Iterator[Sample]:
         """Send everything, and hand over what comes back as it comes back."""
-        plans: dict[object, Plan] = {}
-        asked = {ticket: self._asking(request, plans) for ticket, request in self._numbered()}
+        waiting, self._waiting = self._waiting, []
+        asked = dict(enumerate(prepare(self._model, self._hooks, waiting)))
         self._send(asked)
         restarts = 0
         while asked:
             ticket, answer = self._server.answer()
             if not self._server.ended(answer):
-                yield asked.pop(ticket).sample(answer)
+                yield _sample(asked.pop(ticket), answer)
                 continue
             restarts += 1
             if restarts > RESTARTS:
@@ -114,28 +110,9 @@ class VllmOmniEngine:
         if self._options.sleep:
             self._server.sleep()
 
-    def _numbered(self) -> list[tuple[int, Request]]:
-        waiting, self._waiting = self._waiting, []
-        return list(enumerate(waiting))
-
-    def _asking(self, request: Request, plans: dict[object, Plan]) -> _Asking:
-        conditioning, tokens = encode(self._model, [request])
-        alike = (request.prompt, request.negative_prompt, request.steps, frozen(request.call))
-        if alike not in plans:
-            plans[alike] = self._plan(request, conditioning)
-        return _Asking(request, conditioning, tokens, *plans[alike])
-
-    def _plan(self, request: Request, conditioning: Tensors) -> Plan:
-        """What the members of a group share: shapes and the schedule."""
-        shapes = self._hooks.prepare_latents(model=self._model, conditioning=conditioning, call=request.call)
-        table: SigmaTable = self._hooks.set_timesteps(
-            model=self._model, steps=request.steps, shapes=shapes, conditioning=conditioning, call=request.call
-        )
-        return {n: tuple(s) for n, s in shapes.items()}, table
-
-    def _send(self, asked: Mapping[int, _Asking]) -> None:
+    def _send(self, asked: Mapping[int, Prepared]) -> None:
         """All at once, so that batches of whole requests fill up."""
-        messages = [(ticket, *self._message(asking)) for ticket, asking in asked.items()]
+        messages = [(ticket, *self._message(prepared)) for ticket, prepared in asked.items()]
         for message in messages:
             self._server.ask(*message)
 
@@ -145,13 +122,12 @@ class VllmOmniEngine:
         self._server = self._start()
         self.sync(self._version)
 
-    def _message(self, asking: _Asking) -> tuple[dict[str, Any], Any]:
-        request = asking.request
-        embeddings = {n: self._sent(v[0]) for n, v in asking.conditioning.items()}
-        asked = Asked(request, asking.shapes, asking.table)
+    def _message(self, prepared: Prepared) -> tuple[dict[str, Any], Any]:
+        request = prepared.asked.request
+        embeddings = {n: self._sent(v[0]) for n, v in prepared.conditioning.items()}
         # No text: embeddings stand in for it. An empty negative prompt says that there are negative ones.
         texts = {"prompt": ""} | ({"negative_prompt": ""} if request.negative_prompt is not None else {})
-        return {**texts, **embeddings, KEY: asked.to_json()}, _sampling(request, self._sends_adapters)
+        return {**texts, **embeddings, KEY: prepared.asked.to_json()}, _sampling(request, self._sends_adapters)
 
     def _sent(self, value: torch.Tensor) -> torch.Tensor:
         return (value.to(self._model.dtype) if value.is_floating_point() else value).cpu()
@@ -169,8 +145,7 @@ class VllmOmniEngine:
 
     def _sync_weights(self) -> dict[str, str]:
         places: dict[str, str] = {}
-        weights = trained(self._model, self._model.dtype)
-        for part in chunks(weights, int(self._options.sync_mib * 2**20)):
+        for part in portions(trained(self._model, self._model.dtype), int(self._options.sync_mib * 2**20)):
             places |= self._server.call("omni_rl_load", packed(part))
         inside = covers(self._model)
         return {name: place for sent, place in places.items() for name in inside[sent]}
@@ -178,7 +153,8 @@ class VllmOmniEngine:
     def _sync_adapters(self) -> dict[str, str]:
         lora = self._config.model.lora
         assert lora is not None
-        places = self._server.call("omni_rl_adapters", packed(adapters(self._model)), lora.rank, lora.alpha)
+        sent = packed(adapters(self._model, self._model.dtype, lora.alpha / lora.rank))
+        places = self._server.call("omni_rl_adapters", sent, lora.rank)
         names = adapter_names(self._model)
         return {names[sent]: place for sent, place in places.items()}
 
@@ -188,25 +164,16 @@ class VllmOmniEngine:
         self._server.close()
 
 
-@dataclass(frozen=True)
-class _Asking:
-    """A request under way, with the text and the schedule that it is sent with."""
-
-    request: Request
-    conditioning: Tensors
-    tokens: Tensors
-    shapes: dict[str, tuple[int, ...]]
-    table: SigmaTable
-
-    def sample(self, answer: Any) -> Sample:
-        """Upstream's answer as a sample."""
-        if isinstance(answer, BaseException):
-            return Sample(self.request, error=f"{type(answer).__name__}: {answer}")
-        rows = {tuple(name.split("/")): value for name, value in unpacked(answer.trajectory_latents).items()}
-        found = TensorDict(rows, batch_size=[])
-        text = trajectory.text_entries(self.conditioning, self.tokens)
-        found.update({name: _first(value) for name, value in text.items()})
-        return Sample(self.request, found)
+def _sample(prepared: Prepared, answer: Any) -> Sample:
+    """Upstream's answer as a sample."""
+    request = prepared.asked.request
+    if isinstance(answer, BaseException):
+        return Sample(request, error=f"{type(answer).__name__}: {answer}")
+    rows = {tuple(name.split("/")): value for name, value in unpacked(answer.trajectory_latents).items()}
+    found = TensorDict(rows, batch_size=[])
+    text = trajectory.text_entries(prepared.conditioning, prepared.tokens)
+    found.update({name: _first(value) for name, value in text.items()})
+    return Sample(request, found)
 
 
 def _sampling(request: Request, adapter: bool) -> Any:

@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import nn
 
-
 DIGITS = 200
 """bfloat16 holds whole numbers up to 256."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ from vllm_omni.diffusion.worker.input_batch import InputBatch
 from vllm_omni.diffusion.worker.utils import StepRequestState
 
 from omni_rl import denoise
+from omni_rl.engines.prepared import Asked
+from omni_rl.engines.weights import packed
 from omni_rl.media import quantise
 from omni_rl.plugins.manager import Hooks
 from omni_rl.plugins.runspec import RunSpec
 from omni_rl.types import DenoiseState, Streams
 from omni_rl_vllm_omni.scheduler import RolloutScheduler
-from omni_rl_vllm_omni.wire import Asked, asked_in, packed
+from omni_rl_vllm_omni.wire import asked_in
 
 DECODED_TOGETHER = 16
 """Most pictures in one call of the autoencoder."""
@@ -78,9 +81,11 @@ class Rollout:
         ]
         for state in states:
             self.prepare_encode(state)
-        running, outputs = states, {}
+        running = states
+        outputs: dict[int, DiffusionOutput] = {}
         while running:
             velocity = self.denoise_step(InputBatch.make_batch(running), states=running)
+            assert velocity is not None, "nothing interrupts whole requests"
             for row, state in enumerate(running):
                 self.step_scheduler(state, velocity[row : row + 1])
             outputs |= {id(state): self.post_decode(state) for state in running if state.denoise_completed}
@@ -235,13 +240,17 @@ def _decoded(output: DiffusionOutput) -> dict[str, torch.Tensor]:
     return {kind: pixels / 2 + 0.5}
 
 
+@lru_cache
 def pipeline_class(architecture: str) -> type:
     """The rollout pipeline of an architecture.
 
     Raises:
-        ValueError: upstream has no pipeline of this name.
+        AttributeError: upstream has no pipeline of this name.
     """
-    upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
+    upstream = None if architecture.startswith("_") else DiffusionModelRegistry._try_load_model_cls(architecture)
     if upstream is None:
-        raise ValueError(f"vLLM-Omni has no pipeline {architecture}")
+        raise AttributeError(f"vLLM-Omni has no pipeline {architecture}")
     return type(architecture, (Rollout, upstream), {"__module__": __name__})
+
+
+__getattr__ = pipeline_class  # upstream wants a dotted name: omni_rl_vllm_omni.rollout.<Architecture>

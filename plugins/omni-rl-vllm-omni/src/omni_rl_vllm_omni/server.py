@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Mapping
+from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,11 +15,31 @@ from omni_rl.errors import RunError
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
 
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm_omni.diffusion.executor.multiproc_executor import MultiprocDiffusionExecutor
 from vllm_omni.entrypoints.async_omni import AsyncOmni
 from vllm_omni.inputs.data import OmniDiffusionSamplingParams
 
 Answer = tuple[int, Any]
 """The ticket of a request, and what upstream answered: an ``OmniRequestOutput``, or the exception."""
+
+
+_finish_output = getattr(MultiprocDiffusionExecutor, "_finish_output", None)
+
+
+def _finish_also_split(executor: Any, output_id: str, result: Any, error: BaseException | None) -> None:
+    """Upstream (0.30) loses the output of a batch that it splits up while the output is being unpacked: looked up again
+    here, under the lock that both hold.
+    """
+    parts = executor._batch_split_map.pop(output_id, None)
+    if parts is None:
+        assert _finish_output is not None
+        _finish_output(executor, output_id, result, error)
+    else:
+        executor._deliver_batch_split(parts, result, None if error is None else str(error))
+
+
+if _finish_output is not None:
+    MultiprocDiffusionExecutor._finish_output = _finish_also_split
 
 
 class Server:
@@ -32,6 +53,7 @@ class Server:
         self._thread.start()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._closed = self._asleep = False
+        self._numbers = count()  # of requests: upstream may still be tidying up after an earlier one of the same name
 
     def ask(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
         """Send a request; its answer comes through :meth:`answer`."""
@@ -44,7 +66,9 @@ class Server:
     async def _one(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                asked = self._omni.generate(prompt, request_id=str(ticket), sampling_params_list=[sampling])
+                asked = self._omni.generate(
+                    prompt, request_id=str(next(self._numbers)), sampling_params_list=[sampling]
+                )
                 outputs = [output async for output in asked]
             self._answers.put((ticket, outputs[-1]))
         except BaseException as error:  # whatever happens to one request, somebody waits for its answer

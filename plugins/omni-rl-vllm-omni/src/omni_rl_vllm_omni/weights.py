@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from vllm_omni.diffusion.worker.diffusion_worker import CustomPipelineWorkerExtension
 
+from omni_rl.engines.weights import unpacked
 from omni_rl_vllm_omni.adapters import activate
 from omni_rl_vllm_omni.landing import Landing, Pipeline, locate
-from omni_rl_vllm_omni.wire import unpacked
 
 
 class WeightReceiver(CustomPipelineWorkerExtension):
@@ -22,7 +22,7 @@ class WeightReceiver(CustomPipelineWorkerExtension):
         """Load some weights and read them back; answers where each one landed.
 
         Args:
-            chunk: :func:`omni_rl_vllm_omni.wire.packed` weights by canonical name.
+            chunk: :func:`omni_rl.engines.weights.packed` weights by canonical name.
 
         Raises:
             ValueError: a weight landed nowhere, or is not what was sent.
@@ -33,9 +33,9 @@ class WeightReceiver(CustomPipelineWorkerExtension):
         pipeline.load_weights(weights.items())
         return {name: str(_checked(pipeline, name, weights[name], landings[name])) for name in weights}
 
-    def omni_rl_adapters(self, adapters: torch.Tensor, rank: int, alpha: float) -> dict[str, str]:
+    def omni_rl_adapters(self, adapters: torch.Tensor, rank: int) -> dict[str, str]:
         """Load all adapters, unmerged; see :func:`omni_rl_vllm_omni.adapters.activate`."""
-        return activate(self.lora_manager, *self._pipeline(), unpacked(adapters), rank, alpha)
+        return activate(self.lora_manager, *self._pipeline(), unpacked(adapters), rank)
 
     def omni_rl_version(self, policy_version: int) -> int:
         """Every weight has arrived: samples carry this version from now on."""
