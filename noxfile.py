@@ -107,7 +107,7 @@ def vllm_omni(session: nox.Session) -> None:
     session.install(*group("vllm-omni-itself"), "--no-deps")
     local = [arg for package in (CORE, *PLUGINS, *APART) for arg in ("-e", package)]
     session.install(*local, *group("test"), "--override", str(overrides))
-    session.env.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    session.env.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": None})
     session.run("pytest", "-m", "", "-W", "default", *(session.posargs or [f"{package}/tests" for package in APART]))
 
 

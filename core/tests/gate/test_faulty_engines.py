@@ -70,6 +70,35 @@ ENGINES = {
         """,
         {"weights": "the sampler reports policy version -1 after a sync to 0"},
     ),
+    "a model and a text of its own": (
+        """
+        from dataclasses import replace
+
+        class Faulty(EmbeddedEngine):
+            supplies = frozenset({"predict"})
+
+            def submit(self, requests):
+                self.asked = {r.sample_id: r for r in requests}
+                super().submit([replace(r, prompt=r.prompt + " a") for r in requests])
+
+            def completed(self):
+                for sample in super().completed():
+                    yield replace(sample, request=self.asked[sample.request.sample_id])
+        """,
+        {"sampler": "the engine's samples were drawn with another text: .* differs"},
+    ),
+    "a model of its own that is a percent off": (
+        """
+        class Faulty(EmbeddedEngine):
+            supplies = frozenset({"predict"})
+
+            def completed(self):
+                for sample in super().completed():
+                    sample.trajectory["latents", "x", "final"] *= 1.01
+                    yield sample
+        """,
+        {"sampler": r"the engine's samples lie within 0.01 of the trainer's for the same keys \(at most 0.0001\)"},
+    ),
     "no local hooks": (
         """
         class Faulty(EmbeddedEngine):

@@ -94,8 +94,8 @@ def test_the_error_of_a_request_is_its_own(pair):
 
 def test_an_engine_that_does_not_start_says_why(pair, monkeypatch):
     """The message is the one of the process that failed."""
-    monkeypatch.setenv("DIFFUSION_ATTENTION_BACKEND", "FLASH_ATTN")
     parts = pair("QwenImagePipeline", step_execution="required", max_num_seqs=2).parts
+    monkeypatch.setenv("DIFFUSION_ATTENTION_BACKEND", "FLASH_ATTN")
     context = replace(parts.context, options=VllmOmniConfig(), spec=RunSpec(core=CORE_HOOKS))
     with pytest.raises(RunError, match=r"vLLM-Omni does not start: .*the CPU has the attention backend TORCH_SDPA"):
         VllmOmniEngine(context)

@@ -42,7 +42,7 @@ def sampler_rows(run: Run, probe: Probe) -> Iterator[Row]:
     found = max(gap(final[n], x) for n, x in state.x.items())
     tolerance = min(max(TOLERANCE[run.model.dtype], 10 * floor), MOST[run.model.dtype])
     what = f"the engine's samples lie within {found:.2g} of the trainer's for the same keys"
-    yield judge("sampler", found <= tolerance, what + ("" if found <= tolerance else f" (at most {tolerance:.0e})"))
+    yield judge("sampler", found <= tolerance, what + ("" if found <= tolerance else f" (at most {tolerance:.1g})"))
 
 
 def _same(stored: Any, own: Any) -> bool:

@@ -34,9 +34,6 @@ from omni_rl_vllm_omni.wire import asked_in
 DECODED_TOGETHER = 16
 """Most pictures in one call of the autoencoder."""
 
-SPEC = "run_spec"
-"""Of ``custom_pipeline_args``: the RunSpec that rebuilds the run's hooks in this process."""
-
 
 class Rollout:
     """Mixed in front of an upstream pipeline, whose attributes these are; see :func:`pipeline_class`."""
@@ -49,7 +46,7 @@ class Rollout:
 
     def __init__(self, *, od_config: Any, prefix: str = "") -> None:
         super().__init__(od_config=od_config, prefix=prefix)  # type: ignore[call-arg]
-        spec = RunSpec.from_json(od_config.custom_pipeline_args[SPEC])
+        spec = RunSpec.from_json(od_config.custom_pipeline_args["run_spec"])
         self.rollout_hooks = Hooks(spec.rebuild())
         self.policy_version = -1
         self.under_way: list[tuple[StepRequestState, torch.Tensor]] = []
@@ -62,8 +59,6 @@ class Rollout:
         for name, module in self.named_children():
             for weight in module.parameters() if name.startswith("text_encoder") else ():
                 weight.data = weight.data.new_empty(0, dtype=self.od_config.dtype)
-
-    # ------------------------------------------------------------------------------------------------ whole requests
 
     def forward(self, req: Any) -> list[DiffusionOutput]:
         """Draw the samples of a batch of requests."""
@@ -112,8 +107,6 @@ class Rollout:
         finally:
             self.__dict__["scheduler"] = own
 
-    # ------------------------------------------------------------------------------------------------- step by step
-
     def prepare_encode(self, state: StepRequestState, **kwargs: Any) -> StepRequestState:
         """Upstream's preparation with the run's embeddings, latents and schedule."""
         asked = asked_in(state.prompt)
@@ -136,7 +129,7 @@ class Rollout:
         def given(**kwargs: Any) -> Any:
             sign = next(signs)
             names = ("prompt_embeds", "prompt_embeds_mask")
-            mine = {n: _row(prompt[sign + n], self.device) for n in names if sign + n in prompt}
+            mine = {n: prompt[sign + n][None].to(self.device) for n in names if sign + n in prompt}
             return encode(**{**kwargs, "prompt": None, **mine})
 
         self.__dict__["encode_prompt"] = given
@@ -195,8 +188,6 @@ class Rollout:
             for row, state in enumerate(part):
                 state.extra["media"] = {kind: value[row : row + 1] for kind, value in decoded.items()}
 
-    # ------------------------------------------------------------------------------------------------------- shared
-
     def _begin(self, asked: Sequence[Asked]) -> DenoiseState:
         requests = [a.request for a in asked]
         return denoise.begin(requests, asked[0].shapes, asked[0].table, self.device)
@@ -224,10 +215,6 @@ def _alike(a: StepRequestState, b: StepRequestState) -> bool:
     """Whether what upstream decodes by is the same."""
     shapes = [state.extra["rollout"].x["x"].shape for state in (a, b)]
     return shapes[0] == shapes[1] and (a.sampling.height, a.sampling.width) == (b.sampling.height, b.sampling.width)
-
-
-def _row(value: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return value[None].to(device)
 
 
 def _decoded(output: DiffusionOutput) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
+from omni_rl.engines.overheard import Overheard
 from omni_rl.errors import RunError
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
@@ -18,10 +19,6 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm_omni.diffusion.executor.multiproc_executor import MultiprocDiffusionExecutor
 from vllm_omni.entrypoints.async_omni import AsyncOmni
 from vllm_omni.inputs.data import OmniDiffusionSamplingParams
-
-Answer = tuple[int, Any]
-"""The ticket of a request, and what upstream answered: an ``OmniRequestOutput``, or the exception."""
-
 
 _finish_output = getattr(MultiprocDiffusionExecutor, "_finish_output", None)
 
@@ -51,7 +48,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="omni-rl-vllm-omni", daemon=True)
         self._thread.start()
-        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._closed = self._asleep = False
         self._numbers = count()  # of requests: upstream may still be tidying up after an earlier one of the same name
 
@@ -59,8 +56,8 @@ class Server:
         """Send a request; its answer comes through :meth:`answer`."""
         asyncio.run_coroutine_threadsafe(self._one(ticket, prompt, sampling), self._loop)
 
-    def answer(self) -> Answer:
-        """Wait for the next one."""
+    def answer(self) -> tuple[int, Any]:
+        """Wait for the next: the ticket of a request, and upstream's ``OmniRequestOutput`` or the exception."""
         return self._answers.get()
 
     async def _one(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
@@ -130,14 +127,10 @@ def _started(arguments: Mapping[str, Any]) -> AsyncOmni:
     Raises:
         RunError: it does not start; the message is that of the process that failed.
     """
+    workers = Overheard()
     try:
-        return AsyncOmni(**arguments)
+        with workers.listening():
+            return AsyncOmni(**arguments)
     except Exception as error:
-        raise RunError(f"vLLM-Omni does not start: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """What was raised first, deepest in the chain."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return f"{type(error).__name__}: {error}"
+        reason = workers.reason() or f"{type(error).__name__}: {error}"
+        raise RunError(f"vLLM-Omni does not start: {reason}") from error
