@@ -78,15 +78,21 @@ def test_a_template_with_another_token(parts, monkeypatch):
 
 
 def test_one_of_three_fused_adapters_dropped(parts, monkeypatch):
+    """As at the start of a run, where every B is 0 and no sample can tell."""
+
     def lossy(model, *rest):
         sent = adapters(model, *rest)
         lost = "transformer.transformer_blocks.0.attn.to_k.lora_B.weight"
         return {**sent, lost: torch.zeros_like(sent[lost])}
 
+    kept = {name: p.data for name, p in parts.model.parameters().items()}
+    for name, parameter in parts.model.parameters().items():
+        parameter.data = torch.zeros_like(parameter) if "lora_B" in name else parameter.data
     adapters = driver.adapters
     monkeypatch.setattr(driver, "adapters", lossy)
     parts.engine.sync(0)
     found = red(parts)
-    monkeypatch.undo()
-    parts.engine.sync(0)
-    assert "some do not reach the sampler" in found["weights"] or "sampler" in found
+    for name, parameter in parts.model.parameters().items():
+        parameter.data = kept[name]
+    assert found.keys() == {"weights"}
+    assert "some do not reach the sampler" in found["weights"]
