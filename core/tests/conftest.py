@@ -16,11 +16,4 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     """``tiny_folder("FluxPipeline")``: the folder of that architecture's tiny pipeline."""
     import tiny_pipelines
 
-    folders: dict[str, Path] = {}
-
-    def folder(architecture: str) -> Path:
-        if architecture not in folders:
-            folders[architecture] = tiny_pipelines.build(architecture, tmp_path_factory.mktemp(architecture))
-        return folders[architecture]
-
-    return folder
+    return tiny_pipelines.built_once(tmp_path_factory.mktemp)

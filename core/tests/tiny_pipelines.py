@@ -6,6 +6,7 @@ Each builder writes a folder that ``from_pretrained`` loads, in about a second, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -373,6 +374,16 @@ CALLS: dict[str, dict[str, object]] = {
     },
 }
 """Small sizes and short texts, guidance on: the hardest case of each architecture."""
+
+
+def built_once(new_folder: Callable[[str], Path]) -> Callable[[str], Path]:
+    """A function that answers the folder of an architecture's tiny pipeline, and builds it when it is first asked."""
+
+    @cache
+    def folder(architecture: str) -> Path:
+        return build(architecture, new_folder(architecture))
+
+    return folder
 
 
 def build(architecture: str, folder: Path, seed: int = 0) -> Path:
