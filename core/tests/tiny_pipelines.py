@@ -30,7 +30,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tiny_tokenizers import QWEN_SPECIALS, clip_tokenizer, gemma_tokenizer, qwen_tokenizer, t5_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -38,26 +38,15 @@ from transformers import (
     CLIPTokenizerFast,
     Gemma2Config,
     Gemma2Model,
-    GemmaTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2TokenizerFast,
     T5Config,
     T5EncoderModel,
-    T5TokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
 )
 
 WIDTH = 32
-WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
-
-
-def clip_tokenizer() -> CLIPTokenizerFast:
-    """One token for a character: a trained vocabulary would be in another order in every process."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    return CLIPTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
 def clip_config(tokenizer: CLIPTokenizerFast) -> CLIPTextConfig:
@@ -71,16 +60,6 @@ def clip_config(tokenizer: CLIPTokenizerFast) -> CLIPTextConfig:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
-    )
-
-
-def _t5_tokenizer() -> T5TokenizerFast:
-    letters = [(c, -2.0) for c in "▁abcdefghijklmnopqrstuvwxyz0123456789"]
-    raw = Tokenizer(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], unk_id=2))
-    raw.pre_tokenizer = pre_tokenizers.Metaspace()
-    raw.decoder = decoders.Metaspace()
-    return T5TokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", extra_ids=0, model_max_length=77
     )
 
 
@@ -101,7 +80,7 @@ def image_vae() -> AutoencoderKL:
 
 def stable_diffusion_3() -> DiffusionPipeline:
     """Batched CFG, two CLIP encoders and a T5, shift 3."""
-    clip, t5 = clip_tokenizer(), _t5_tokenizer()
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -132,7 +111,7 @@ def stable_diffusion_3() -> DiffusionPipeline:
 
 def flux() -> DiffusionPipeline:
     """Guidance embedding, packed latents, dynamic shift."""
-    clip, t5 = clip_tokenizer(), _t5_tokenizer()
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -177,7 +156,7 @@ def _wan_transformer() -> WanTransformer3DModel:
 
 def wan(**components: object) -> DiffusionPipeline:
     """Video, CFG in two passes, the published UniPC scheduler whose flow_shift a plain from_config drops."""
-    t5 = _t5_tokenizer()
+    t5 = t5_tokenizer()
     transformer = _wan_transformer()
     vae = AutoencoderKLWan(
         base_dim=3,
@@ -202,34 +181,10 @@ def wan_of_two_experts() -> DiffusionPipeline:
     return wan(transformer_2=_wan_transformer(), boundary_ratio=0.875)
 
 
-_QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-                  "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
-
-
-def _qwen_tokenizer() -> Qwen2TokenizerFast:
-    raw = Tokenizer(models.BPE())
-    raw.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"), "isolated")
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=_QWEN_SPECIALS,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    raw.train_from_iterator([WORDS] * 4, trainer)
-    return Qwen2TokenizerFast(
-        tokenizer_object=raw, unk_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-
-
 def qwen_image() -> DiffusionPipeline:
     """True CFG with norm preservation, a template prefix that is dropped, masks, shift_terminal."""
-    tokenizer = _qwen_tokenizer()
-    ids = {s: tokenizer.convert_tokens_to_ids(s) for s in _QWEN_SPECIALS}
+    tokenizer = qwen_tokenizer()
+    ids = {s: tokenizer.convert_tokens_to_ids(s) for s in QWEN_SPECIALS}
     text = {
         "hidden_size": WIDTH,
         "num_hidden_layers": 2,
@@ -297,11 +252,10 @@ def qwen_image() -> DiffusionPipeline:
 
 def sana() -> DiffusionPipeline:
     """Batched CFG, linear attention, attention masks, the published DPM-Solver whose flow_shift from_config drops."""
-    letters = "\u2581abcdefghijklmnopqrstuvwxyz0123456789"
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *letters])}
+    tokenizer = gemma_tokenizer()
     text_encoder = Gemma2Model(
         Gemma2Config(
-            vocab_size=len(vocabulary),
+            vocab_size=len(tokenizer),
             hidden_size=WIDTH,
             intermediate_size=WIDTH,
             num_hidden_layers=2,
@@ -335,7 +289,7 @@ def sana() -> DiffusionPipeline:
     }
     vae = AutoencoderDC(latent_channels=4, attention_head_dim=2, upsample_block_type="interpolate", **blocks)
     scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    return SanaPipeline(GemmaTokenizer(vocab=vocabulary, merges=[]), text_encoder, vae, transformer, scheduler)
+    return SanaPipeline(tokenizer, text_encoder, vae, transformer, scheduler)
 
 
 BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {

@@ -16,7 +16,8 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.torch_utils import randn_tensor
-from tiny_pipelines import WIDTH, clip_config, clip_tokenizer, image_vae
+from tiny_pipelines import WIDTH, clip_config, image_vae
+from tiny_tokenizers import clip_tokenizer
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
