@@ -131,8 +131,9 @@ def template(session: nox.Session, kind: str) -> None:
     with session.chdir(parent / "omni-rl-example"):
         session.install("-e", ".[test]")
         session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
-        session.run("ruff", "check")
-        session.run("ruff", "format", "--check")
+        everything = ("--no-respect-gitignore", "--config", "exclude = []")  # ruff passes over what lies under .nox
+        session.run("ruff", "check", *everything)
+        session.run("ruff", "format", "--check", *everything)
         session.run("mypy", "src")
         listed = session.run("omni-rl", "plugins", silent=True) or ""
         if "omni-rl-example" not in listed:

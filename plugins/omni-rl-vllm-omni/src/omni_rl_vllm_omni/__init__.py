@@ -2,10 +2,10 @@
 
 What runs where:
 
-* driver (:mod:`engine`, :mod:`server`, :mod:`merging`): encodes prompts once per group with the run's hooks, takes the
-  schedule, sends both with each request, and streams weights after every update;
-* worker (:mod:`rollout`, :mod:`scheduler`, :mod:`weights`): the upstream pipeline of the architecture, with core's
-  ``step_scheduler`` in place of its scheduler's step.
+* driver (:mod:`engine`, :mod:`server`): encodes prompts once per group with the run's hooks, takes the schedule, sends
+  both with each request, and streams weights after every update;
+* worker (:mod:`rollout`, :mod:`scheduler`, :mod:`weights`, :mod:`adapters`): the upstream pipeline of the architecture,
+  with core's ``step_scheduler`` in place of its scheduler's step.
 """
 
 from omni_rl_vllm_omni.engine import VllmOmniEngine

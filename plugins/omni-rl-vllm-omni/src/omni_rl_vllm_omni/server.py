@@ -16,27 +16,12 @@ from omni_rl.errors import RunError
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
 
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm_omni.diffusion.executor.multiproc_executor import MultiprocDiffusionExecutor
 from vllm_omni.entrypoints.async_omni import AsyncOmni
 from vllm_omni.inputs.data import OmniDiffusionSamplingParams
 
-_finish_output = getattr(MultiprocDiffusionExecutor, "_finish_output", None)
+from omni_rl_vllm_omni import repairs
 
-
-def _finish_also_split(executor: Any, output_id: str, result: Any, error: BaseException | None) -> None:
-    """Upstream (0.30) loses the output of a batch that it splits up while the output is being unpacked: looked up again
-    here, under the lock that both hold.
-    """
-    parts = executor._batch_split_map.pop(output_id, None)
-    if parts is None:
-        assert _finish_output is not None
-        _finish_output(executor, output_id, result, error)
-    else:
-        executor._deliver_batch_split(parts, result, None if error is None else str(error))
-
-
-if _finish_output is not None:
-    MultiprocDiffusionExecutor._finish_output = _finish_also_split
+repairs.make()
 
 
 class Server:
@@ -79,7 +64,7 @@ class Server:
         """Call a method of the worker extension; the first worker's answer.
 
         Raises:
-            RunError: it failed there; the message is the worker's.
+            RunError: it failed there (the message is the worker's), or did not answer in time.
         """
         found = self._wait(self._omni.collective_rpc(method, args=arguments))
         while isinstance(found, list):
@@ -100,7 +85,10 @@ class Server:
             self._asleep = False
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(self._timeout_s)
+        except TimeoutError as error:
+            raise RunError(f"vLLM-Omni has not answered for {self._timeout_s:g} s (rollout.timeout_s)") from error
 
     def close(self) -> None:
         """End the processes. Idempotent."""

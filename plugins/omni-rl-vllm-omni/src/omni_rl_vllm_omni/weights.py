@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from vllm_omni.diffusion.worker.diffusion_worker import CustomPipelineWorkerExtension
 
+from omni_rl.engines.landing import Landing, Pipeline, locate
 from omni_rl.engines.weights import unpacked
 from omni_rl_vllm_omni.adapters import activate
-from omni_rl_vllm_omni.landing import Landing, Pipeline, locate
 
 
 class WeightReceiver(CustomPipelineWorkerExtension):

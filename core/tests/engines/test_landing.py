@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from omni_rl_vllm_omni.landing import Landing, locate
+from omni_rl.engines.landing import Landing, locate
 
 
 class Fusing(nn.Module):

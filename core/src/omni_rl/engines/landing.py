@@ -1,7 +1,7 @@
-"""Where a weight stands in the worker's pipeline.
+"""Where a weight stands in the pipeline of an engine with a model of its own.
 
-Canonical names are diffusers': ``<component>.<parameter>``. Upstream fuses some of them (``to_q``, ``to_k``, ``to_v``
-into ``to_qkv``) and renames others; what it does with one is found out by loading a number under its name.
+Canonical names are diffusers': ``<component>.<parameter>``. Engines fuse some of them (``to_q``, ``to_k``, ``to_v``
+into ``to_qkv``) and rename others; what becomes of one is found out by loading a number under its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DIGITS = 200
 
 
 class Pipeline(Protocol):
-    """What of an upstream pipeline is used here."""
+    """What of an engine's pipeline is used here."""
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load by canonical name. What it answers differs from pipeline to pipeline."""
