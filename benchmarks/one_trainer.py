@@ -10,6 +10,7 @@ trainer. The log-prob gap is the gate's: stored by the engine against replayed b
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -30,18 +31,36 @@ from omni_rl.plugins.runspec import RunSpec
 from omni_rl.run import Run
 
 
-def measured(run: Run, iterations: int) -> dict[str, Any]:
+class Figures:
+    """Printed, and on request written, as soon as they are there: an accelerator may be gone before the end."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self.all: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), **versions(), "engines": {}}
+
+    def note(self, mode: str, **figures: Any) -> None:
+        """Add figures of an engine."""
+        self.all["engines"].setdefault(mode, {}).update(figures)
+        print(mode, json.dumps(figures), flush=True)
+        if self._file:
+            self._file.write_text(json.dumps(self.all, indent=1) + "\n")
+
+
+def measure(run: Run, mode: str, iterations: int, figures: Figures) -> None:
     """Rows of the gate and of the metrics with the engine that the run has now."""
+    started = time.perf_counter()
     probe = draw(run)
-    gate = [f"{r.verdict} {r.name}: {r.detail}" for r in [*replay_rows(run, probe), *weight_rows(run, probe)]]
-    rows = [one_iteration(run) for _ in range(iterations)]
+    figures.note(mode, probe_s=round(time.perf_counter() - started, 1))
+    gate: list[str] = []
+    for row in itertools.chain(replay_rows(run, probe), weight_rows(run, probe)):
+        gate.append(f"{row.verdict} {row.name}: {row.detail}")
+        figures.note(mode, gate=gate)
+    rows: list[Any] = []
     size = run.config.rollout.prompts * run.config.rollout.group_size
-    return {
-        "gate": gate,
-        "iterations": rows,
-        "images_per_rollout_s": [round(size / row["time/rollout_s"], 3) for row in rows],
-        "gpu_gib_in_use": gpu_gib_in_use(),
-    }
+    for _ in range(iterations):
+        rows.append(one_iteration(run))
+        speed = [round(size / row["time/rollout_s"], 3) for row in rows]
+        figures.note(mode, iterations=rows, images_per_rollout_s=speed, gpu_gib_in_use=gpu_gib_in_use())
 
 
 def gpu_gib_in_use() -> float | None:
@@ -63,7 +82,7 @@ def with_engine(run: Run, config: Path, overrides: Sequence[str]) -> float:
 
 
 def main() -> None:
-    """Print and, on request, write the figures of every engine as soon as they are there."""
+    """One engine after the other."""
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*")
@@ -72,18 +91,16 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), **versions(), "engines": {}}
+    figures = Figures(arguments.json)
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+        figures.all["gpu"] = torch.cuda.get_device_name()
     run = Run(resolve(arguments.config, [*MODES["embedded"], *arguments.overrides]), None)
     for mode in arguments.modes:
         own = [] if mode == "embedded" else arguments.engine_override
         run.engine.close()
         seconds = with_engine(run, arguments.config, [*MODES[mode], *own, *arguments.overrides])
-        found["engines"][mode] = {"start_s": round(seconds, 1), **measured(run, arguments.iterations)}
-        print(mode, json.dumps(found["engines"][mode], indent=1), flush=True)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        figures.note(mode, start_s=round(seconds, 1))
+        measure(run, mode, arguments.iterations, figures)
     run.close()
 
 

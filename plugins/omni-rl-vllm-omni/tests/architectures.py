@@ -23,6 +23,7 @@ COMPARED = {
     "StableDiffusion3Pipeline": "whole requests",
     "FluxPipeline": "whole requests",
     "WanPipeline": "whole requests",
+    "SanaPipeline": "whole requests",
 }
 """Held to the embedded engine by test_parity.py, and how."""
 
@@ -30,8 +31,9 @@ HEAD = """# What the engine does with each architecture
 
 Written by `tests/architectures.py` from vLLM-Omni {vllm_omni} and diffusers {diffusers}; a test keeps it true.
 *Stepwise* pipelines are batched step by step; the others draw whole requests, in batches where upstream's class takes
-them. What has been compared with the embedded engine, sample by sample, is said in the last column; for the rest the
-gate decides at the start of a run.
+them. Where vLLM-Omni has no pipeline, diffusers' own runs in its processes (loaded by its adapter) and is asked for
+velocities as the embedded engine asks. What has been compared with the embedded engine, sample by sample, is said in
+the last column; for the rest the gate decides at the start of a run.
 
 | architecture | how | compared |
 |---|---|---|
@@ -39,9 +41,9 @@ gate decides at the start of a run.
 
 
 def flow_matching() -> set[str]:
-    """diffusers' pipelines whose scheduler is a flow-matching one."""
+    """diffusers' pipelines whose scheduler is a flow-matching one, and Sana's, whose solver is set to be."""
     pipelines = {n: getattr(diffusers, n) for n in dir(diffusers) if n.endswith("Pipeline")}
-    return {n for n, cls in pipelines.items() if "FlowMatch" in str(_scheduler(cls))}
+    return {n for n, cls in pipelines.items() if "FlowMatch" in str(_scheduler(cls)) or n == "SanaPipeline"}
 
 
 def _scheduler(cls: type) -> object:
@@ -64,12 +66,14 @@ def how(architecture: str) -> str:
 def _in_words(mode: Mode) -> str:
     if mode.step:
         return "stepwise"
+    if not mode.native:
+        return "whole requests, diffusers' own pipeline"
     return "whole requests" if mode.together > 1 else "whole requests, one at a time"
 
 
 def page() -> str:
     """The whole file."""
-    names = sorted(flow_matching() | set(_DIFFUSION_MODELS), key=str.lower)
+    names = sorted((flow_matching() | set(_DIFFUSION_MODELS)) - {"DiffusersAdapterPipeline"}, key=str.lower)
     rows = [f"| `{name}` | {how(name)} | {COMPARED.get(name, '')} |" for name in names]
     versions = {"vllm_omni": metadata.version("vllm-omni"), "diffusers": metadata.version("diffusers")}
     return HEAD.format(**versions) + "\n".join(rows) + "\n"

@@ -23,8 +23,9 @@ CASES = [
     ("StableDiffusion3Pipeline", {}),
     ("FluxPipeline", {}),
     ("WanPipeline", {}),
+    ("SanaPipeline", {}),
 ]
-IDS = ["stepwise", "phases", "sd3", "flux", "wan"]
+IDS = ["stepwise", "phases", "sd3", "flux", "wan", "diffusers"]
 EXACT = ("timesteps", "sigmas", "uid", "sample_id", "policy_version")
 
 

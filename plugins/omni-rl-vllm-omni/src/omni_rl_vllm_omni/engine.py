@@ -68,7 +68,7 @@ class VllmOmniEngine:
         return {
             "model": str(model.path),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "enforce_eager": True,
+            "enforce_eager": self._mode.native,  # upstream's adapter of diffusers refuses to be told what it is
             "distributed_executor_backend": "mp",  # in processes of its own: what dies there can be started again
             "step_execution": self._mode.step,
             "max_num_seqs": self._mode.together,

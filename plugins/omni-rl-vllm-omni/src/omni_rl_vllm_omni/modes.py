@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import diffusers
+
 from omni_rl.errors import ConfigError, PluginError
 from omni_rl_vllm_omni.options import VllmOmniConfig
 
@@ -15,12 +17,13 @@ class Mode:
     """What the engine will do, and what its user should know about it.
 
     Attributes:
-        step: continuous batching. together: most samples under way.
+        step: continuous batching. together: most samples under way. native: upstream has a pipeline of its own.
     """
 
     step: bool
     together: int
     notices: tuple[str, ...] = ()
+    native: bool = True
 
 
 def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
@@ -28,7 +31,7 @@ def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
 
     Raises:
         PluginError: vLLM-Omni is not installed.
-        ConfigError: it has no such pipeline, or ``step_execution: required`` of one that cannot step.
+        ConfigError: neither it nor diffusers has such a pipeline, or one that cannot step is ``required`` to.
     """
     try:
         from vllm_omni.diffusion.registry import DiffusionModelRegistry
@@ -36,14 +39,19 @@ def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
         what = f"rollout.engine: vllm-omni needs vLLM-Omni, which cannot be imported: {error}"
         raise PluginError(what, "pip install vllm vllm-omni (on a CPU: see omni-rl-vllm-omni-cpu)") from error
     upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
-    if upstream is None:
-        raise ConfigError(f"vLLM-Omni has no pipeline {architecture}", "set rollout.engine to diffusers")
+    if upstream is None and not hasattr(diffusers, architecture):
+        what = f"neither vLLM-Omni nor diffusers has a pipeline {architecture}"
+        raise ConfigError(what, "set rollout.engine to diffusers")
     steps = all(hasattr(upstream, phase) for phase in PHASES)
     if options.step_execution == "required" and not steps:
         what = f"rollout.step_execution: required, and vLLM-Omni's {architecture} cannot be stepped"
         raise ConfigError(what, "set it to auto: whole requests, in batches")
     if steps and options.step_execution != "off":
         return Mode(True, options.max_num_seqs)
+    if upstream is None:
+        return Mode(
+            False, options.max_num_seqs, (f"vLLM-Omni has no {architecture}: diffusers' own runs in it",), False
+        )
     notices = [] if options.step_execution == "off" else [f"{architecture} cannot be stepped: whole requests"]
     together = options.max_num_seqs if steps or getattr(upstream, "supports_request_batch", False) else 1
     if together < options.max_num_seqs:

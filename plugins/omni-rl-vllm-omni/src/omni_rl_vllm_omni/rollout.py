@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import diffusers
 import torch
 from torch import nn
 from vllm_omni.diffusion.data import DiffusionOutput
@@ -41,11 +42,12 @@ class Rollout:
     od_config: Any
     device: torch.device
     scheduler: Any
+    supports_step_execution: bool
     encode_prompt: Callable[..., Any]
     named_children: Callable[[], Iterable[tuple[str, nn.Module]]]
 
-    def __init__(self, *, od_config: Any, prefix: str = "") -> None:
-        super().__init__(od_config=od_config, prefix=prefix)  # type: ignore[call-arg]
+    def __init__(self, *, od_config: Any, **arguments: Any) -> None:
+        super().__init__(od_config=od_config, **arguments)  # type: ignore[call-arg]
         spec = RunSpec.from_json(od_config.custom_pipeline_args["run_spec"])
         self.rollout_hooks = Hooks(spec.rebuild())
         self.policy_version = -1
@@ -65,7 +67,7 @@ class Rollout:
         asked = [asked_in(prompt) for prompt in req.prompts]
         if asked[0] is None:  # upstream's warm-up, with a text of its own
             return [_placeholder("image") for _ in asked]
-        if supports_step_execution(self):
+        if supports_step_execution(self) and self.supports_step_execution:
             return self._phases(req)
         return self._own_loop(req, [a for a in asked if a is not None])
 
@@ -232,12 +234,18 @@ def pipeline_class(architecture: str) -> type:
     """The rollout pipeline of an architecture.
 
     Raises:
-        AttributeError: upstream has no pipeline of this name.
+        AttributeError: neither upstream nor diffusers has a pipeline of this name.
     """
-    upstream = None if architecture.startswith("_") else DiffusionModelRegistry._try_load_model_cls(architecture)
-    if upstream is None:
-        raise AttributeError(f"vLLM-Omni has no pipeline {architecture}")
-    return type(architecture, (Rollout, upstream), {"__module__": __name__})
+    if architecture.startswith("_"):
+        raise AttributeError(architecture)
+    upstream = DiffusionModelRegistry._try_load_model_cls(architecture)
+    if upstream is not None:
+        return type(architecture, (Rollout, upstream), {"__module__": __name__})
+    if not hasattr(diffusers, architecture):
+        raise AttributeError(f"neither vLLM-Omni nor diffusers has a pipeline {architecture}")
+    from omni_rl_vllm_omni.diffusers_own import DiffusersRollout
+
+    return type(architecture, (DiffusersRollout,), {"__module__": __name__})
 
 
 __getattr__ = pipeline_class  # upstream wants a dotted name: omni_rl_vllm_omni.rollout.<Architecture>
