@@ -58,13 +58,15 @@ def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
 
     made: dict[Any, Pair] = {}
 
-    def make(architecture: str, guided: bool = True, rank: int | None = 2, **options: Any) -> Pair:
-        key = (architecture, guided, rank, *sorted(options.items()))
+    def make(
+        architecture: str, guided: bool = True, rank: int | None = 2, precision: str = "fp32", **options: Any
+    ) -> Pair:
+        key = (architecture, guided, rank, precision, *sorted(options.items()))
         if key not in made:
             while made:
                 made.popitem()[1].parts.engine.close()
             model = load_model(
-                tiny_folder(architecture), device=torch.device("cpu"), precision="fp32", full=rank is None
+                tiny_folder(architecture), device=torch.device("cpu"), precision=precision, full=rank is None
             )
             call = GUIDED[architecture] if guided else unguided(GUIDED[architecture])
             spec = RunSpec(core=CORE_HOOKS)

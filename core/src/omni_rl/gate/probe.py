@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from omni_rl import trajectory
 from omni_rl.collecting import finished_groups
 from omni_rl.errors import RunError
+from omni_rl.gate.rounding import nudged
 from omni_rl.planning import rollout_requests
 from omni_rl.requests import NO_STEPS, Request
 from omni_rl.types import DenoiseState, Sample, Streams
@@ -67,12 +68,19 @@ def sampled(run: Run, requests: Sequence[Request]) -> list[Sample]:
     return sorted(samples, key=lambda s: s.request.sample_id)
 
 
-def own_loop(run: Run, requests: Sequence[Request], noise: bool = True) -> tuple[Streams, DenoiseState]:
-    """(x_T, the finished state) of these requests through core's phases in this process; nothing is decoded."""
+def own_loop(
+    run: Run, requests: Sequence[Request], noise: bool = True, nudge: bool = False
+) -> tuple[Streams, DenoiseState]:
+    """(x_T, the finished state) of these requests through core's phases in this process; nothing is decoded.
+
+    ``nudge`` moves their text by the last bit of the model's precision (:mod:`omni_rl.gate.rounding`).
+    """
     model, hooks = run.model, run.hooks
     asked = list(requests) if noise else [replace(r, window=NO_STEPS) for r in requests]
     with torch.no_grad():
         state: DenoiseState = hooks.prepare_encode(model=model, requests=asked)
+        if nudge:
+            state.conditioning = nudged(state.conditioning, model.dtype)
         start = {name: x.clone() for name, x in state.x.items()}
         while not state.done:
             (velocity,) = hooks.denoise_step(model=model, states=[state])

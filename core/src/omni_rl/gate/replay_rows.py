@@ -13,6 +13,7 @@ from omni_rl import trajectory
 from omni_rl.denoise import noise_of
 from omni_rl.engines.embedded import EmbeddedEngine
 from omni_rl.gate.probe import Probe
+from omni_rl.gate.rounding import rounds_otherwise, with_nudged_text
 from omni_rl.gate.rows import Row, judge
 
 if TYPE_CHECKING:
@@ -31,16 +32,23 @@ class Gaps:
         replay: stored by the rollout against replayed in batches composed as the engine's.
         training: stored against replayed as training does it, in a micro-batch with gradients on.
         composition: replayed in those batches against replayed one by one. Nothing smaller can be asked.
+        rounding: replayed against replayed with text that moved by its last bit; 0 where that does not matter.
     """
 
     replay: float
     training: float
     composition: float
+    rounding: float
+
+    @property
+    def floor(self) -> float:
+        """Nothing smaller can be asked."""
+        return max(self.composition, self.rounding)
 
     @property
     def limit(self) -> float:
         """A gap above this is not rounding."""
-        return 10 * self.composition
+        return 10 * self.floor
 
 
 def replay_rows(run: Run, probe: Probe) -> Iterator[Row]:
@@ -64,11 +72,13 @@ def _measure(run: Run, batch: TensorDict) -> Gaps:
     ends = [0, len(batch) - 1]
     alone = torch.cat([_log_probs(run, batch[i : i + 1]) for i in ends])
     training = run.backend.policy.evaluate(train, 0).log_prob.detach()  # (M,)
+    other = _log_probs(run, with_nudged_text(train, run.model.dtype)) if rounds_otherwise(run) else None
     stored = batch["log_probs"].to(together.device)
     return Gaps(
         replay=_largest(together - stored),
         training=_largest(training - stored[: len(train), 0]),
         composition=_largest(together[ends] - alone),
+        rounding=0.0 if other is None else _largest(other - _log_probs(run, train)),
     )
 
 
@@ -96,7 +106,8 @@ def _replay(run: Run, probe: Probe, gaps: Gaps) -> Row:
         what = f"a sample's log-prob changes by {gaps.composition:.2g} with its neighbours in the batch"
         return judge("replay", False, what)
     what = f"stored log-probs replay to {gaps.replay:.2g}, in training's micro-batches to {gaps.training:.2g}"
-    return judge("replay", good, f"{what}; batches of one differ by {gaps.composition:.2g}")
+    rounded = f", text rounded otherwise by {gaps.rounding:.2g}" if gaps.rounding else ""
+    return judge("replay", good, f"{what}; batches of one differ by {gaps.composition:.2g}{rounded}")
 
 
 def _clip(run: Run, gaps: Gaps) -> Row:
@@ -133,6 +144,7 @@ def _sensitivity(run: Run, batch: TensorDict, gaps: Gaps) -> Row:
             outwards = (stored["all"][:, 1] - before.transitions[name].mean.cpu()).sign()
             stored["all"][:, 1] += PERTURBATION * outwards
         moved = float((policy.evaluate(changed, 0).log_prob - before.log_prob).abs().min())
-    good = moved > gaps.limit
+    least = 10 * gaps.composition  # both are the trainer's own answers
     detail = f"latents changed by {PERTURBATION:g} move the log-prob by {moved:.2g}"
-    return judge("sensitivity", good, detail + ("" if good else f", no more than the floor {gaps.limit:.2g}"))
+    good = moved > least
+    return judge("sensitivity", good, detail + ("" if good else f", no more than the floor {least:.2g}"))

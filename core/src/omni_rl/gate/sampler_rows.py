@@ -9,6 +9,7 @@ import torch
 
 from omni_rl import trajectory
 from omni_rl.gate.probe import Probe, own_loop
+from omni_rl.gate.rounding import rounds_otherwise
 from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.types import Streams
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from omni_rl.run import Run
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
-"""Of final latents, relative to the largest; ten times what another batch composition changes, if that is more."""
+"""Of final latents, relative to the largest; ten times what another batch composition or rounding changes, if more."""
 
 MOST = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 
@@ -37,8 +38,10 @@ def sampler_rows(run: Run, probe: Probe) -> Iterator[Row]:
         yield judge("sampler", False, f"the engine's samples were drawn with another text: {different[0]} differs")
         return
     final: Streams = {n: stored["latents", n, "final"].to(x.device) for n, x in state.x.items()}
-    _, alone = own_loop(run, probe.prompts[:1])
-    floor = max(gap(alone.x[n], x[:1]) for n, x in state.x.items())
+    others = [own_loop(run, probe.prompts[:1])[1]]
+    if rounds_otherwise(run):
+        others.append(own_loop(run, probe.prompts[:1], nudge=True)[1])
+    floor = max(gap(other.x[n], x[:1]) for n, x in state.x.items() for other in others)
     found = max(gap(final[n], x) for n, x in state.x.items())
     tolerance = min(max(TOLERANCE[run.model.dtype], 10 * floor), MOST[run.model.dtype])
     what = f"the engine's samples lie within {found:.2g} of the trainer's for the same keys"

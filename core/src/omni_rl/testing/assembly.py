@@ -47,6 +47,11 @@ class Assembly:
     prompts: PromptSet
     policy_version: int = 0
 
+    @property
+    def algorithm(self) -> object:
+        """The algorithm's instance."""
+        return self.context.plugins[-1]
+
     def requests(self, iteration: int = 0) -> list[Request]:
         """What one iteration asks for: ``rollout.group_size`` samples of every prompt."""
         return rollout_requests(self.config, self.hooks, self.prompts, iteration, self.policy_version)
