@@ -17,7 +17,7 @@ class VllmOmniConfig(BaseModel):
         description="continuous batching, one denoising step at a time: if possible, always, or never",
     )
     max_num_seqs: PositiveInt = Field(default=8, description="samples under way together")
-    max_wait_ms: float = Field(default=20.0, ge=0, description="how long a batch of whole requests waits to fill up")
+    max_wait_ms: float = Field(default=100.0, ge=0, description="how long a batch of whole requests waits to fill up")
     lora: Literal["merged", "adapter"] = Field(
         default="merged", description="a sync sends merged weights, or adapters for the engine's own LoRA layers"
     )
