@@ -35,8 +35,8 @@ MISTAKES: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]] = {
     ),
     "missing engine": ({"rollout": {"engine": "vlm"}}, ["run.yaml:17", "No engine 'vlm'", "diffusers"]),
     "unknown algorithm": (
-        {"algorithm": {"name": "flow_dppo"}},
-        ["run.yaml:5", "No algorithm 'flow_dppo'", "'flow_grpo'"],
+        {"algorithm": {"name": "flow_gpro"}},
+        ["run.yaml:5", "No algorithm 'flow_gpro'", "'flow_grpo'"],
     ),
     "window": (
         {"algorithm": {"window_size": 9}},

@@ -61,6 +61,22 @@ def test_a_continued_run_equals_an_uninterrupted_one(
     assert texts[0] == texts[1]
 
 
+def test_the_old_policy_goes_on_where_it_was(
+    recipe: dict[str, Any], tmp_path: Path, figures: Figures, weights: Weights
+) -> None:
+    """A peer's resume copies the trained weights over it, and loses what it had become."""
+    recipe["algorithm"] = {"name": "diffusion_nft", "decay": "linear_to_0_5", "beta": 1.0}
+    settings = ["validation.every=2"]
+    train(recipe, [*settings, "train.iterations=4"], tmp_path / "straight")
+    train(recipe, [*settings, "train.iterations=2"], tmp_path / "extended")
+    halfway = weights(tmp_path / "extended")
+    resume(tmp_path / "extended", ["train.iterations=4"])
+    assert figures(tmp_path / "extended") == figures(tmp_path / "straight")
+    assert_equal(weights(tmp_path / "extended"), weights(tmp_path / "straight"))
+    names = [name.removeprefix("old/") for name in halfway if name.startswith("old/")]
+    assert any(not torch.equal(halfway[f"old/{name}"], halfway[f"policy/{name}"]) for name in names)
+
+
 def test_a_finished_run_is_left_as_it_is(
     recipe: dict[str, Any], tmp_path: Path, figures: Figures, weights: Weights
 ) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_rl.advantages import group_advantages
+from omni_rl.advantages import AdvantageOptions, gdpo_advantages, group_advantages
 
 SCOPES = ("global", "group", "none")
 
@@ -74,3 +74,43 @@ def test_fp32_out_of_float64_arithmetic():
     found = ours(rewards, [0, 0, 0], "none")
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found, [-(2**-23), 0, 2**-23], rtol=1e-6, atol=1e-14)
+
+
+# ---------------------------------------------------------------------------------------------------------------- GDPO
+
+
+def test_gdpo_normalises_each_reward_before_they_are_summed():
+    """The paper's two steps in numpy: per reward and group, weighted sum, then the batch's standard deviation."""
+    rng = np.random.default_rng(0)
+    uid = np.repeat([4, 9, 2], 5)
+    components = {"small": rng.normal(size=15), "large": 1000 * rng.normal(size=15)}
+    weights = {"small": 1.0, "large": 0.5}
+    expected = np.zeros(15)
+    for label, values in components.items():
+        for group in (4, 9, 2):
+            member = values[uid == group]
+            expected[uid == group] += weights[label] * (member - member.mean()) / (member.std() + 1e-4)
+    expected /= expected.std() + 1e-4
+    tensors = {label: torch.tensor(values) for label, values in components.items()}
+    found = gdpo_advantages(tensors, weights, torch.tensor(uid), "group")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_reward_drowns_a_small_one_in_the_sum_and_not_in_gdpo():
+    uid = torch.zeros(8, dtype=torch.int64)
+    small = torch.tensor([0.0, 1.0] * 4)
+    large = torch.tensor([0.0, 0.0, 500.0, 500.0, 0.0, 0.0, 500.0, 500.0])
+    components, weights = {"small": small, "large": large}, {"small": 1.0, "large": 1.0}
+    options = {name: AdvantageOptions(combine=name, std="group") for name in ("sum", "gdpo")}
+    share = {}
+    for name, option in options.items():
+        found = option.advantages(small + large, uid, components, weights)
+        share[name] = float((found[small == 1].mean() - found[small == 0].mean()) / found.std())
+    assert share["sum"] < 0.01
+    assert share["gdpo"] > 1
+
+
+def test_gdpo_of_equal_rewards_is_exactly_zero():
+    components = {"a": torch.full((4,), 0.1), "b": torch.tensor([0.1, 0.1, 0.7, 0.7])}
+    found = gdpo_advantages(components, {"a": 1.0, "b": 1.0}, torch.tensor([0, 0, 1, 1]), "group")
+    assert not found.any()

@@ -10,7 +10,15 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl import trajectory
-from omni_rl.collecting import Collected, assemble, collect, components, finished_groups, reward_metrics
+from omni_rl.collecting import (
+    Collected,
+    assemble,
+    collect,
+    components,
+    finished_groups,
+    reward_metrics,
+    without_flat_groups,
+)
 from omni_rl.errors import RewardError, RunError
 from omni_rl.requests import NoiseKey, Request
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
@@ -125,3 +133,11 @@ def test_groups_without_signal_are_counted():
     scored = [Scored(drawn(r), 1.0 if r.uid else float(r.sample_id), {"level": 1.0}) for r in requests_of()]
     collected = Collected(scored, [], 0.0, 0.0)
     assert reward_metrics(scored, assemble(collected))["reward/zero_std_ratio"] == 0.5
+
+
+def test_groups_without_signal_can_be_left_out():
+    """Whole groups go, and of the others every row stays, those with an advantage of 0 included."""
+    batch = TensorDict({"uid": torch.tensor([3, 3, 3, 5, 5, 9]), "advantages": torch.zeros(6)}, [6])
+    batch["advantages"][0] = 1.0
+    assert without_flat_groups(batch)["uid"].tolist() == [3, 3, 3]
+    assert len(without_flat_groups(batch[3:])) == 0

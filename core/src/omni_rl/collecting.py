@@ -115,6 +115,12 @@ def components(scored: Sequence[Scored]) -> dict[str, torch.Tensor]:
     }
 
 
+def without_flat_groups(batch: TensorDict) -> TensorDict:
+    """The rows of groups that have an advantage other than 0: the others would only thin the mean."""
+    uid, found = batch["uid"], batch["advantages"] != 0
+    return batch[torch.isin(uid, uid[found].unique())]
+
+
 def reward_metrics(scored: Sequence[Scored], batch: TensorDict) -> dict[str, float]:
     """``reward/mean``, ``reward/std``, the share of groups without signal, of missing samples, and each component."""
     rewards, uid = batch["rewards"], batch["uid"]

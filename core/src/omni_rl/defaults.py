@@ -7,7 +7,7 @@ from tensordict import TensorDict
 from omni_rl import denoise
 from omni_rl.backends import policy
 from omni_rl.hookspecs import hookimpl
-from omni_rl.model import universal
+from omni_rl.model import media_encoding, universal
 from omni_rl.requests import Window, all_steps
 
 
@@ -29,6 +29,7 @@ prepare_condition = universal.prepare_condition
 prepare_latents = universal.prepare_latents
 set_timesteps = universal.set_timesteps
 predict = universal.predict
+encode_media = media_encoding.encode_media
 decode_latents = universal.decode_latents
 
 build_scheduler = denoise.build_scheduler

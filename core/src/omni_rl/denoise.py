@@ -48,12 +48,37 @@ class Recording:
 
 @hookimpl
 def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample]:
-    """The phases in a loop."""
-    state = model.hooks.prepare_encode(model=model, requests=requests)
+    """The phases in a loop; what samples of a group have in common is computed once."""
+    state = model.hooks.prepare_encode(model=model, requests=sharing(requests))
     while not state.done:
+        if len(state.requests) < len(requests) and state.step == min(r.window.start for r in requests):
+            state = fork(state, requests)
         (velocity,) = model.hooks.denoise_step(model=model, states=[state])
         model.hooks.step_scheduler(model=model, state=state, velocity=velocity)
     return model.hooks.post_decode(model=model, state=state)  # type: ignore[no-any-return]
+
+
+def sharing(requests: Sequence[Request]) -> list[Request]:
+    """One request of each group whose samples share their initial noise, while there is a step before their windows."""
+    if min(r.window.start for r in requests) == 0:
+        return list(requests)
+    return list({(r.uid, r.initial_key): r for r in reversed(requests)}.values())[::-1]
+
+
+def fork(state: DenoiseState, requests: Sequence[Request]) -> DenoiseState:
+    """``state`` at the same step, with a row for each of ``requests``, whose windows have yet to begin."""
+    places = {(r.uid, r.initial_key): i for i, r in enumerate(state.requests)}
+    rows = torch.tensor([places[r.uid, r.initial_key] for r in requests])
+
+    def spread(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+        return {n: v[rows.to(v.device)] for n, v in tensors.items()}
+
+    x = spread(state.x)
+    masks = {n: m if len(m) == 1 else spread({n: m})[n] for n, m in state.masks.items()}
+    recorded = _empty_recording(requests, x, state.table)
+    return DenoiseState(
+        list(requests), x, spread(state.conditioning), state.table, spread(state.tokens), masks, state.step, recorded
+    )
 
 
 @hookimpl
@@ -189,6 +214,8 @@ def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
         "timesteps": kept.timesteps,
         "sigmas": kept.sigmas,
         "media": media,
+        "draws": {n: _draws(state.requests, n) for n in latents},
+        "schedule": _schedule(state),
         **trajectory.text_entries(state.conditioning, state.tokens),
         **trajectory.identity(state.requests),
     }
@@ -197,6 +224,18 @@ def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
     if call := trajectory.numeric_call(state.requests[0].call, rows):
         entries["call"] = call
     return TensorDict(entries, batch_size=[rows]).cpu()
+
+
+def _draws(requests: Sequence[Request], stream: str) -> torch.Tensor:
+    """(B, T) int64, the seeds of the noise in each row's window."""
+    seeds = [[draw_seed(r.key, stream, i) for i in range(r.window.start, r.window.stop)] for r in requests]
+    return torch.tensor(seeds, dtype=torch.int64).view(len(requests), requests[0].window.size)
+
+
+def _schedule(state: DenoiseState) -> Tensors:
+    """The whole table, (B, steps) and (B, steps + 1)."""
+    rows = len(state.requests)
+    return {"timesteps": state.table.timesteps.expand(rows, -1), "sigmas": state.table.sigmas.expand(rows, -1)}
 
 
 @hookimpl

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from omni_rl.types import DenoiseState, LossOutput, Policy, Sample, SigmaTable, Streams, Tensors
 
 CONTRACT_MAJOR = 1
-CONTRACT_MINOR = 0
+CONTRACT_MINOR = 1
 
 hookspec = pluggy.HookspecMarker("omni_rl")
 hookimpl = pluggy.HookimplMarker("omni_rl")
@@ -145,6 +145,15 @@ def predict(
 
 
 @hookspec(firstresult=True)
+def encode_media(model: LoadedModel, media: Tensors, conditioning: Tensors, call: Mapping[str, Any]) -> Streams | None:
+    """Media to the final latents that ``decode_latents`` would make them of: (B, ...) fp32 per stream.
+
+    ``media`` holds one kind, as ``decode_latents`` returns it. For algorithms that learn from given media. Runs in the
+    trainer under no_grad. Since 1.1.
+    """
+
+
+@hookspec(firstresult=True)
 def decode_latents(
     model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Tensors | None:
@@ -244,22 +253,30 @@ def sde_window(iteration: int, group: int, steps: int, seed: int) -> Window | No
 
 @hookspec(firstresult=True)
 def compute_advantages(
-    rewards: torch.Tensor, uid: torch.Tensor, components: Mapping[str, torch.Tensor]
+    rewards: torch.Tensor, uid: torch.Tensor, components: Mapping[str, torch.Tensor], weights: Mapping[str, float]
 ) -> torch.Tensor | None:
     """Advantages (N,) fp32 from rewards (N,) fp32; ``uid`` (N,) int64 says which samples form a group.
 
-    Missing rewards never arrive here. ``components`` holds the single rewards (N,) that were combined. A group whose
-    rewards are all equal, and a group of one, give exactly 0. Runs in the driver. Since 1.0.
+    Missing rewards never arrive here. ``components`` holds the single rewards (N,) by label, and ``weights`` the
+    factors by which ``rewards`` is their sum. A group whose rewards are all equal, and a group of one, give exactly 0.
+    Runs in the driver. Since 1.0; ``weights`` since 1.1.
     """
 
 
 @hookspec(firstresult=True)
-def prepare_actor_batch(batch: TensorDict, iteration: int, seed: int) -> TensorDict | None:
+def prepare_actor_batch(policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict | None:
     """Last change to the iteration's batch before updates. The default returns it unchanged.
 
-    ``batch`` has batch size (N,), the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,). The number of training
-    steps is the second dimension of ``timesteps`` (N, T); a forward-process algorithm sets its own. Runs in the
-    trainer, once per iteration. Since 1.0.
+    ``batch`` has batch size (N,), the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,); its rows may become
+    fewer, even none, and something else than samples (pairs), but stay neighbours by ``uid``. The number of training
+    steps is the second dimension of ``timesteps`` (N, T); a forward-process algorithm sets its own. Optional entries:
+
+    * ``order`` (N, steps) int64: the stored step that each row is trained on at each training step;
+    * ``loss_weights`` (N, T) fp32: the loss of a mini-batch is the weighted mean over its rows and stored steps;
+    * ``metrics/<name>`` (N,): figures, averaged over rows; a name with a slash is logged as it is.
+
+    Runs in the trainer, once per iteration, before the first update. Since 1.0; ``policy`` and the optional entries
+    since 1.1.
     """
 
 
@@ -277,8 +294,10 @@ def compute_loss(policy: Policy, batch: TensorDict, step: int) -> LossOutput | N
 
 
 @hookspec
-def after_update(policy: Policy, iteration: int, update: int) -> None:
-    """After every optimizer step; ``update`` counts them over the whole run. Runs in the trainer. Since 1.0."""
+def after_update(policy: Policy, iteration: int, update: int, last: bool) -> None:
+    """After every optimizer step; ``update`` counts them over the whole run, ``last`` says that it is the iteration's
+    last one. Runs in the trainer. Since 1.0; ``last`` since 1.1.
+    """
 
 
 # ------------------------------------------------------------------------------------------------------ run observers

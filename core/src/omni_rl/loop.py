@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from omni_rl.collecting import assemble, collect, components, reward_metrics
 from omni_rl.errors import RunError
-from omni_rl.planning import rollout_requests
+from omni_rl.experience import gather
 from omni_rl.validation import validate
 
 if TYPE_CHECKING:
@@ -51,31 +50,22 @@ def one_iteration(run: Run) -> dict[str, float]:
     """Sample, score, update and sync once; returns the metrics row and leaves ``run.iteration`` one higher."""
     started = time.perf_counter()
     iteration = run.iteration
-    requests = rollout_requests(run.config, run.hooks, run.prompts, iteration, run.policy_version)
-    collected = collect(run.engine, run.rewards, requests)
-    for failure in collected.failures:
-        run.progress.note(failure)
-    batch = assemble(collected)
-    batch["advantages"] = run.hooks.compute_advantages(
-        rewards=batch["rewards"], uid=batch["uid"], components=components(collected.scored)
-    )
+    experience = gather(run)
     ready = time.perf_counter()
-    actor = run.backend.update(batch, iteration)
+    actor = run.backend.update(experience.batch, iteration)
     updated = time.perf_counter()
     sync_weights(run)
     run.iteration = iteration + 1
     ended = time.perf_counter()
     return {
         "iteration": run.iteration,
-        **reward_metrics(collected.scored, batch),
+        **experience.figures,
         **actor,
         "policy_version": run.policy_version,
-        "time/rollout_s": collected.rollout_s,
-        "time/reward_s": collected.reward_s,
         "time/update_s": updated - ready,
         "time/sync_s": ended - updated,
         "time/iteration_s": ended - started,
-        "perf/samples_per_s": len(requests) / (ended - started),
+        "perf/samples_per_s": experience.samples / (ended - started),
         **_device_memory(run),
     }
 
@@ -90,7 +80,7 @@ def _device_memory(run: Run) -> dict[str, float]:
 def sync_weights(run: Run) -> None:
     """Give the engine the new weights and check its receipt: every parameter landed, under the new version."""
     run.policy_version += 1
-    report = run.engine.sync(run.policy_version)
+    report = run.sync_engine()
     missing = run.model.parameters().keys() - report.landed.keys()
     if missing or report.policy_version != run.policy_version:
         what = f"{len(missing)} weights did not reach it, e.g. {min(missing)}" if missing else "it kept an old version"

@@ -21,6 +21,7 @@ from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
 from omni_rl.plugins.runspec import RunSpec
+from omni_rl.preferences import require_pictures
 from omni_rl.rewards.runner import RewardRunner, RewardSpec
 from omni_rl.types import Backend, Engine
 
@@ -56,6 +57,8 @@ def build_parts(resolved: Resolved) -> Parts:
     prompts = _prompts(config.data, resolved.dataset)
     validation_data = config.validation.data
     held_out = prompts if validation_data is None else _prompts(validation_data, resolved.validation_dataset)
+    if getattr(resolved.algorithm.object, "offline", False):
+        require_pictures(config.data.path, prompts.rows)
     rewards = _rewards(config.reward, resolved.rewards)
     validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
     trackers = [chosen.instance() for chosen in resolved.trackers]

@@ -20,7 +20,7 @@ from omni_rl.loop import run_loop
 from omni_rl.parts import Parts, build_parts
 from omni_rl.progress import Progress
 from omni_rl.run_directory import RunDirectory, default_path
-from omni_rl.types import Sample
+from omni_rl.types import Sample, SyncReport
 from omni_rl.validation import Validated
 
 T = TypeVar("T")
@@ -55,16 +55,27 @@ class Run(Parts):
         """The latest validation's samples."""
         return self.validations[-1].samples if self.validations else []
 
+    def sampling_weights(self) -> contextlib.AbstractContextManager[None]:
+        """The weights that rollouts are drawn with: the trained ones, or those that the algorithm ``samples_with``."""
+        name = getattr(self.algorithm, "samples_with", None)
+        return contextlib.nullcontext() if name is None else self.backend.policy.weights(name)
+
     @contextlib.contextmanager
     def evaluated_weights(self) -> Iterator[None]:
         """The weights that validation looks at, also in the engine: the average if there is one, else the trained."""
-        if self.config.train.ema is None:
+        averaged = self.config.train.ema is not None
+        if not averaged and getattr(self.algorithm, "samples_with", None) is None:
             yield
             return
-        with self.backend.policy.weights("ema"):
+        with self.backend.policy.weights("ema") if averaged else contextlib.nullcontext():
             self.engine.sync(self.policy_version)
             yield
-        self.engine.sync(self.policy_version)
+        self.sync_engine()
+
+    def sync_engine(self) -> SyncReport:
+        """Give the engine the weights to sample with."""
+        with self.sampling_weights():
+            return self.engine.sync(self.policy_version)
 
     def record_validation(self, validated: Validated) -> None:
         """Keep, write and announce a validation."""
@@ -113,7 +124,7 @@ class Run(Parts):
         if truncate:
             self.directory.truncate_metrics(self.iteration)
         self.metrics = self.directory.metrics()
-        self.engine.sync(self.policy_version)
+        self.sync_engine()
 
     def close(self) -> None:
         """Release engine, rewards and trackers. Idempotent."""

@@ -10,6 +10,8 @@ key                                shape               note
 ``mask/<stream>``                  broadcastable       elements that count; absent when all do
 ``log_probs``                      (B, T)              per unmasked element over all streams, constants included
 ``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact values used; replay never recomputes them
+``schedule/timesteps``, ``sigmas`` (B, steps), + 1     the whole table; the window's part of it stands above
+``draws/<stream>``                 (B, T) int64        seeds of the window's noise (``omni_rl.randomness.randn``)
 ``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L) and ``negative_*``; padded
 ``condition/<name>``               (B, ...)            other conditioning
 ``call/<name>``                    (B,) fp64           every numeric pipeline argument that shaped the sample
@@ -28,6 +30,7 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.errors import RunError
+from omni_rl.randomness import randn
 from omni_rl.requests import Request
 from omni_rl.types import Sample, Streams, Tensors
 
@@ -56,6 +59,34 @@ def conditioning_of(batch: TensorDict) -> Tensors:
 def masks_of(batch: TensorDict) -> Streams:
     """Masks per stream; empty when every element counts."""
     return dict(batch["mask"].items()) if "mask" in batch.keys() else {}
+
+
+def steps_of(batch: TensorDict) -> int:
+    """How many steps of each row are trained on."""
+    return int(batch["order" if "order" in batch.keys() else "timesteps"].shape[1])
+
+
+def at(batch: TensorDict, name: str | tuple[str, ...], step: int, ahead: int = 0) -> torch.Tensor:
+    """(B, ...) of the entry (B, T, ...) at training step ``step``, or ``ahead`` stored steps after it.
+
+    Training steps are the stored ones in order, unless ``order`` (B, steps) int64 names a stored step for each row.
+    """
+    values: torch.Tensor = batch[name]
+    if "order" not in batch.keys():
+        return values[:, step + ahead]
+    return values[torch.arange(len(values)), batch["order"][:, step] + ahead]
+
+
+def latents(batch: TensorDict, step: int, ahead: int = 0) -> Streams:
+    """(B, ...) fp32 per stream: the latents that enter training step ``step``, or (ahead = 1) the ones it led to."""
+    return {n: at(batch, ("latents", n, "all"), step, ahead) for n in batch["latents"].keys()}
+
+
+def drawn_noise(batch: TensorDict, step: int) -> Streams:
+    """The noise that the rollout drew at training step ``step``, (B, ...) fp32 on the CPU, from its seeds."""
+    shapes = {n: stored["final"].shape[1:] for n, stored in batch["latents"].items()}
+    seeds = {n: at(batch, ("draws", n), step).tolist() for n in shapes}
+    return {n: torch.stack([randn(seed, shapes[n]) for seed in seeds[n]]) for n in shapes}
 
 
 def numeric_call(call: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:

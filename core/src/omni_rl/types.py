@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,6 +119,14 @@ class Policy(Protocol):
     named: dict[str, Tensors]
     """Other values of the trained weights by canonical name: ``reference``, ``ema``, ``old``."""
 
+    @property
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        """The trained weights by canonical name."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
     def predict(
         self, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any] | None = None
     ) -> Streams:
@@ -129,6 +137,15 @@ class Policy(Protocol):
 
     def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
         """Replay stored step ``step`` of a trajectory batch under the current weights; differentiable."""
+
+    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor) -> Streams:
+        """:meth:`predict` with the conditioning and the pipeline's arguments of a batch (B,)."""
+
+    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
+        """(N, T) fp32 on the CPU of ``measure(part, step)`` (B,), by micro-batches and without gradient.
+
+        T is the number of stored steps, the second dimension of ``timesteps``.
+        """
 
     def weights(self, name: str) -> AbstractContextManager[None]:
         """Within the context the model holds the named weights: ``reference``, ``ema`` or ``old``; no gradient."""

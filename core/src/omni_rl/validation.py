@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from omni_rl.collecting import collect, without_trajectory
 from omni_rl.errors import RewardError
 from omni_rl.media import media_of
 from omni_rl.planning import validation_requests
+from omni_rl.preferences import held_out_figures
 from omni_rl.report import reward_figures, still
 from omni_rl.types import Sample
 
@@ -31,6 +32,7 @@ class Validated:
         components: mean of each reward by label.
         rewards: (N,) fp32, NaN where missing.
         samples: N samples in prompt order, media only.
+        pairs: figures on held-out pairs, of an algorithm that learns from pairs.
     """
 
     iteration: int
@@ -39,12 +41,14 @@ class Validated:
     components: dict[str, float]
     rewards: torch.Tensor
     samples: list[Sample]
+    pairs: dict[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
         """Metrics, prefixed ``val/``."""
         single = {f"val/reward/{label}/mean": value for label, value in self.components.items()}
         error = {} if math.isnan(self.stderr) else {"val/reward/stderr": self.stderr}
-        return {"val/reward/mean": self.mean, **error, **single}
+        judged = {f"val/pairs/{name}": value for name, value in self.pairs.items()}
+        return {"val/reward/mean": self.mean, **error, **single, **judged}
 
     def images(self) -> np.ndarray:
         """(N, H, W, 3) uint8; the middle frame of videos, black where the engine failed the sample."""
@@ -58,6 +62,7 @@ def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None)
     requests = validation_requests(run.config, run.validation_rows, run.policy_version, changes)
     with run.evaluated_weights():
         collected = collect(run.engine, run.validation_rewards, requests)
+        pairs = held_out_figures(run) if getattr(run.algorithm, "offline", False) else {}
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
     figures = reward_figures(values.numpy())
     if not figures:
@@ -65,7 +70,9 @@ def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None)
     labels = collected.scored[0].components
     means = {label: _mean([s.components[label] for s in collected.scored]) for label in labels}
     samples = [without_trajectory(s.sample) for s in collected.scored]
-    return Validated(iteration, figures["reward"], figures.get("reward_stderr", math.nan), means, values, samples)
+    return Validated(
+        iteration, figures["reward"], figures.get("reward_stderr", math.nan), means, values, samples, pairs
+    )
 
 
 def _mean(values: list[float | None]) -> float:

@@ -216,8 +216,9 @@ def test_a_clip_range_that_rounding_drowns(assert_red):
     assert_red({"clip range": r"1e-08 is lost in the floor \d\.?\d*e-07"}, algorithm={"clip_range": 1e-8})
 
 
-def test_steps_without_noise(assert_red):
-    """Their log-probs are 0 whatever the policy does."""
+def test_steps_without_noise(assert_red, monkeypatch):
+    """Their log-probs are 0 whatever the policy does. Nobody may ask for them, but an engine could draw them."""
+    monkeypatch.setattr("omni_rl.config.checks.conflicts", lambda *_: ())
     sentence = "latents changed by 0.001 move the log-prob by 0, no more than the floor 0"
     assert_red({"sensitivity": sentence}, rollout={"sde": {"noise_level": 0.0}})
 

@@ -53,7 +53,7 @@ manager = spec.rebuild()
 hooks = Hooks(manager)
 print(json.dumps({
     "answers": [list(each) for each in answers(manager)],
-    "advantages": hooks.compute_advantages(rewards=4.0, uid=None, components={}),
+    "advantages": hooks.compute_advantages(rewards=4.0, uid=None, components={}, weights={}),
     "predict": hooks.predict(model=None, x={"x": 1}, t=0, conditioning={}, call={}),
     "config": spec.config,
 }))
@@ -118,7 +118,7 @@ def test_a_local_file_may_provide_a_part(spec):
     part = Part.resolve(registry, "algorithms", "halving")
     assert part.distribution is None
     hooks = Hooks(spec.model_copy(update={"parts": (part,)}).rebuild())
-    assert hooks.compute_advantages(rewards=4.0, uid=None, components={}) == 2.0
+    assert hooks.compute_advantages(rewards=4.0, uid=None, components={}, weights={}) == 2.0
 
 
 def test_parts_without_hooks_are_recorded_and_loaded_on_demand(install):

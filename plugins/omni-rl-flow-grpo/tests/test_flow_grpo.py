@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from omni_rl.errors import ConfigError
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl.testing.linear_flow import LinearFlow
 from omni_rl.testing.toy import toy_model
 from omni_rl_flow_grpo import FlowGRPO, FlowGRPOConfig
 
@@ -53,14 +54,14 @@ def test_advantages_are_their_formula_with_the_population_deviation(scope):
         member = rewards[uid == group]
         std = {"global": rewards.std(ddof=0), "group": member.std(ddof=0), "none": 1 - 1e-4}[scope]
         expected[uid == group] = (member - member.mean()) / (std + 1e-4)
-    ours = algorithm(std=scope).compute_advantages(torch.tensor(rewards).float(), torch.tensor(uid))
+    ours = algorithm(std=scope).config.advantages(torch.tensor(rewards).float(), torch.tensor(uid), {}, {})
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_advantages_are_clipped():
     rewards, uid = torch.tensor([0.0] * 99 + [1.0]), torch.zeros(100, dtype=torch.int64)
-    assert algorithm(std="group").compute_advantages(rewards, uid).max() == 5  # 99 / sqrt(99) before
-    assert algorithm(std="group", advantage_clip=2).compute_advantages(rewards, uid).max() == 2
+    assert algorithm(std="group").config.advantages(rewards, uid, {}, {}).max() == 5  # 99 / sqrt(99) before
+    assert algorithm(std="group", advantage_clip=2).config.advantages(rewards, uid, {}, {}).max() == 2
 
 
 # --------------------------------------------------------------------------------------------------------------- loss
@@ -89,18 +90,18 @@ def expected_loss(theta, batch, step, clip, beta=0.0):
 
 
 @pytest.fixture
-def batch(linear_flow):
+def batch():
     """Sampled by slightly other weights than those that are trained: ratios on both sides of the clip."""
-    rows = linear_flow((0.55, -0.22)).rollout(40, SIGMAS, elements=3)
+    rows = LinearFlow((0.55, -0.22)).rollout(40, SIGMAS, elements=3)
     rows["advantages"] = torch.linspace(-2, 2, 40, dtype=torch.float64)[torch.randperm(40, generator=torch.Generator())]
     return rows
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_loss_and_gradient_are_those_of_the_definition(linear_flow, batch, step, beta):
+def test_loss_and_gradient_are_those_of_the_definition(batch, step, beta):
     """Values against numpy, gradients of every row against central differences of the same."""
-    clip, policy = 0.03, linear_flow(THETA, REFERENCE)
+    clip, policy = 0.03, LinearFlow(THETA, REFERENCE)
     ours = algorithm(clip_range=clip, kl_beta=beta).compute_loss(policy, batch, step).loss
     np.testing.assert_allclose(ours.detach(), expected_loss(THETA, batch, step, clip, beta), rtol=1e-9, atol=1e-12)
     gradients = np.stack([torch.autograd.grad(row, policy.theta, retain_graph=True)[0].numpy() for row in ours])
@@ -111,9 +112,9 @@ def test_loss_and_gradient_are_those_of_the_definition(linear_flow, batch, step,
         np.testing.assert_allclose(gradients[:, i], (up - down) / 2e-6, rtol=1e-5, atol=1e-7)
 
 
-def test_both_sides_of_the_clip_occur_and_have_no_gradient(linear_flow, batch):
+def test_both_sides_of_the_clip_occur_and_have_no_gradient(batch):
     """A clipped row pushes nowhere; a ratio on the wrong side of its advantage is never clipped."""
-    policy, clip = linear_flow(THETA), 0.03
+    policy, clip = LinearFlow(THETA), 0.03
     output = algorithm(clip_range=clip).compute_loss(policy, batch, 1)
     ratio, advantages = output.metrics["ratio_mean"], batch["advantages"]
     clipped = ((ratio > 1 + clip) & (advantages > 0)) | ((ratio < 1 - clip) & (advantages < 0))
@@ -125,14 +126,16 @@ def test_both_sides_of_the_clip_occur_and_have_no_gradient(linear_flow, batch):
         assert bool(gradient.any()) is not bool(clipped[row])
 
 
-def test_figures(linear_flow, batch):
+def test_figures(batch):
     change = density(THETA, batch, 1)[0] - batch["log_probs"][:, 1].numpy()
-    figures = algorithm(clip_range=0.03).compute_loss(linear_flow(THETA), batch, 1).metrics
+    figures = algorithm(clip_range=0.03).compute_loss(LinearFlow(THETA), batch, 1).metrics
     expected = {
         "ratio_mean": np.exp(change),
         "logp_absdiff_max": np.abs(change),
         "ppo_kl": -change,
         "pg_clipfrac": np.abs(np.exp(change) - 1) > 0.03,
+        "pg_clipfrac_higher": np.exp(change) > 1.03,
+        "pg_clipfrac_lower": np.exp(change) < 0.97,
     }
     assert figures.keys() == expected.keys()
     for name, values in expected.items():
@@ -142,9 +145,9 @@ def test_figures(linear_flow, batch):
 # ----------------------------------------------------------------------------------------------------- policy gradient
 
 
-def test_on_policy_gradient_in_closed_form(linear_flow):
+def test_on_policy_gradient_in_closed_form():
     """d log p / d v = -(x' - mean) (h + g^2 (1 - sigma) / (2 sigma) h) / std^2, times x for a and 1 for b."""
-    policy = linear_flow(THETA)
+    policy = LinearFlow(THETA)
     batch = policy.rollout(16, SIGMAS)
     batch["advantages"] = torch.linspace(-1, 1, 16, dtype=torch.float64)
     for step in range(3):
@@ -158,21 +161,21 @@ def test_on_policy_gradient_in_closed_form(linear_flow):
         np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
-def test_it_climbs_the_expected_reward(linear_flow):
-    """The gradient over 200,000 samples is that of E[x0 + x0^2], which a linear Gaussian chain gives exactly."""
-    policy, rows = linear_flow(THETA), 200_000
+def test_it_climbs_the_expected_reward():
+    """The gradient over 100,000 samples is that of E[x0 + x0^2], which a linear Gaussian chain gives exactly."""
+    policy, rows = LinearFlow(THETA), 100_000
     batch = policy.rollout(rows, SIGMAS)
     final = batch["latents", "x", "final"][:, 0]
     method = algorithm(std="none", advantage_clip=1e9)
     uid = torch.zeros(rows, dtype=torch.int64)
-    batch["advantages"] = method.compute_advantages((final + final**2).float(), uid).double()
+    batch["advantages"] = method.config.advantages((final + final**2).float(), uid, {}, {}).double()
     theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
     (exact,) = torch.autograd.grad(expected_reward(theta), theta)
     losses = torch.stack([method.compute_loss(policy, batch, step).loss for step in range(3)]).sum(0)  # (B,)
     (ours,) = torch.autograd.grad(losses.mean(), policy.theta, retain_graph=True)
     parts = [torch.autograd.grad(part.mean(), policy.theta, retain_graph=True)[0] for part in losses.chunk(50)]
     error = torch.stack(parts).std(0) / math.sqrt(50)
-    assert (error < 0.05 * exact.abs()).all()
+    assert (error < 0.08 * exact.abs()).all()
     assert ((-ours - exact).abs() < 4 * error).all()
 
 
@@ -192,8 +195,8 @@ def expected_reward(theta):
 # ------------------------------------------------------------------------------------------------------------------ KL
 
 
-def test_kl_is_that_of_torch_distributions(linear_flow, batch):
-    policy = linear_flow(THETA, REFERENCE)
+def test_kl_is_that_of_torch_distributions(batch):
+    policy = LinearFlow(THETA, REFERENCE)
     for step in range(3):
         ours = algorithm(kl_beta=0.1).compute_loss(policy, batch, step).metrics["kl"]
         (_, mean, std), (_, other, _) = density(THETA, batch, step), density(REFERENCE, batch, step)

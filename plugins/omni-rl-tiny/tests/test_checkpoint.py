@@ -72,9 +72,9 @@ def test_base_is_mediocre_by_construction(provenance: dict) -> None:
     assert scores["pictures of stage clean"] > 0.98
 
 
-def test_only_safetensors_and_text_of_less_than_6_mb() -> None:
+def test_only_safetensors_text_and_pictures_of_less_than_6_mb() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".png"}
     assert sum(path.stat().st_size for path in files) < 6e6
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,8 @@ class TorchPolicy:
         self.hooks = hooks
         self.sde = Sde(**config.rollout.sde.model_dump())
         _, self.call = split_call(effective_call(config.rollout.call))
-        self.parameters = model.parameters()
+        self._micro_batch_size = config.train.micro_batch_size
+        self.parameters: Mapping[str, torch.nn.Parameter] = model.parameters()
         self.named: dict[str, Tensors] = {}
 
     def predict(
@@ -46,6 +47,16 @@ class TorchPolicy:
             velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call)
         return {name: v.float() for name, v in velocity.items()}
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor) -> Streams:
+        """Velocity under a batch's conditioning; see :class:`omni_rl.types.Policy`."""
+        conditioning = {name: value.to(self.device) for name, value in trajectory.conditioning_of(batch).items()}
+        return self.predict(x, t, conditioning, call_of(batch, self.call))
+
     def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
         """Replay one stored step; see :class:`omni_rl.types.Policy`."""
         inputs = self.hooks.prepare_model_inputs(policy=self, batch=batch, step=step)
@@ -55,6 +66,16 @@ class TorchPolicy:
         return Evaluation(
             log_prob, {n: replace(_transition_at(self, batch, step, n, mean[n]), mean=mean[n]) for n in mean}
         )
+
+    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
+        """A figure of every stored step, (N, T); see :class:`omni_rl.types.Policy`."""
+        steps = range(batch["timesteps"].shape[1])
+        with torch.no_grad():
+            parts = [
+                torch.stack([measure(part, step) for step in steps], dim=1)
+                for part in batch.split(self._micro_batch_size)
+            ]
+        return torch.cat(parts).float().cpu()
 
     @contextlib.contextmanager
     def weights(self, name: str) -> Iterator[None]:
@@ -92,9 +113,9 @@ def call_of(batch: TensorDict, call: Mapping[str, Any]) -> dict[str, Any]:
 def prepare_model_inputs(policy: TorchPolicy, batch: TensorDict, step: int) -> Mapping[str, Any]:
     """x, t and conditioning of one stored step, on the policy's device."""
     device = policy.model.device
-    x = {name: stored["all"][:, step].to(device) for name, stored in batch["latents"].items()}
+    x = {name: value.to(device) for name, value in trajectory.latents(batch, step).items()}
     conditioning = {name: value.to(device) for name, value in trajectory.conditioning_of(batch).items()}
-    t = batch["timesteps"][:, step].to(device)
+    t = trajectory.at(batch, "timesteps", step).to(device)
     return {"x": x, "t": t, "conditioning": conditioning, "call": call_of(batch, policy.call)}
 
 
@@ -113,15 +134,15 @@ def forward_and_sample_previous_step(
 
 def next_latents(policy: TorchPolicy, batch: TensorDict, step: int) -> Streams:
     """Stored latents after ``step``, per stream, (B, ...) fp32 on the policy's device."""
-    return {n: stored["all"][:, step + 1].to(policy.model.device) for n, stored in batch["latents"].items()}
+    return {n: value.to(policy.model.device) for n, value in trajectory.latents(batch, step, ahead=1).items()}
 
 
 def _transition_at(
     policy: TorchPolicy, batch: TensorDict, step: int, stream: str, velocity: torch.Tensor
 ) -> Transition:
     device = policy.model.device
-    x = batch["latents", stream, "all"][:, step].to(device)
-    sigma, sigma_next = (batch["sigmas"][:, step + k].to(device) for k in (0, 1))  # (B,)
+    x = trajectory.latents(batch, step)[stream].to(device)
+    sigma, sigma_next = (trajectory.at(batch, "sigmas", step, ahead).to(device) for ahead in (0, 1))  # (B,)
     return transition(x, velocity, sigma, sigma_next, policy.sde.noise_level, policy.sde.type)
 
 

@@ -10,11 +10,12 @@ import torch
 from diffusers import ModelMixin
 from tensordict import TensorDict
 
+from omni_rl import trajectory
 from omni_rl.backends.lora import make_trainable
 from omni_rl.backends.offload import optimizer_state_on
 from omni_rl.backends.policy import TorchPolicy
 from omni_rl.engines.base import Context
-from omni_rl.errors import CheckpointError
+from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.types import Backend, LossOutput, Policy, Tensors
 
 VARIANTS = 64
@@ -53,26 +54,27 @@ class TorchBackend:
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration; metrics are means over updates, prefixed ``actor/``."""
-        batch = self._hooks.prepare_actor_batch(batch=batch, iteration=iteration, seed=self._seed)
-        rows = [
-            self._one_update(mini_batch, iteration)
-            for _ in range(self._config.inner_epochs)
-            for mini_batch in _by_prompts(batch, self._config.mini_batch_prompts)
-        ]
-        means = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
-        means |= {k: rows[0][k] for k in FIRST_UPDATE_ONLY & means.keys()}
-        return {f"actor/{k}": v for k, v in means.items()}
+        batch = self._hooks.prepare_actor_batch(policy=self.policy, batch=batch, iteration=iteration, seed=self._seed)
+        mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
+        parts = mini_batches * self._config.inner_epochs
+        rows = [self._one_update(part, iteration, n == len(parts)) for n, part in enumerate(parts, 1)]
+        figures = {k: float(v.double().mean()) for k, v in _figures(batch).items()}
+        if rows:
+            figures |= {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
+            figures |= {k: rows[0][k] for k in FIRST_UPDATE_ONLY & rows[0].keys()}
+        figures["updates"] = len(rows)
+        return {k if "/" in k else f"actor/{k}": v for k, v in figures.items()}
 
-    def _one_update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
+    def _one_update(self, batch: TensorDict, iteration: int, last: bool) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
-        steps = batch["timesteps"].shape[1]
-        terms = len(batch) * steps
+        terms = _terms(batch)
         meter = _Meter()
         for micro_batch in batch.split(self._config.micro_batch_size):
-            for step in range(steps):
+            for step in range(trajectory.steps_of(batch)):
                 output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, step=step)
-                (output.loss.sum() / terms).backward()
-                meter.add(output)
+                weights = _loss_weights(micro_batch, step, output.loss)
+                ((output.loss * weights).sum() / terms).backward()
+                meter.add(output, weights)
         norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm)
         lr = self._learning_rate()
         for group in self._optimizer.param_groups:
@@ -81,7 +83,7 @@ class TorchBackend:
             self._optimizer.step()
         self.updates += 1
         self._average_weights()
-        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates)
+        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
         return {**meter.means(terms), "grad_norm": float(norm), "lr": lr}
 
     def _learning_rate(self) -> float:
@@ -142,21 +144,45 @@ class _Meter:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
 
-    def add(self, output: LossOutput) -> None:
+    def add(self, output: LossOutput, weights: torch.Tensor) -> None:
         for name, values in {**output.metrics, "loss": output.loss.detach()}.items():
-            seen = values.detach().double().cpu()
+            seen = (values.detach() * weights).double().cpu()
             self._sums[name] = (
                 torch.maximum(self._sums[name], seen.max()) if name.endswith("_max") else self._sums[name] + seen.sum()
             )
 
-    def means(self, terms: int) -> dict[str, float]:
+    def means(self, terms: float) -> dict[str, float]:
         return {n: float(v if n.endswith("_max") else v / terms) for n, v in self._sums.items()}
 
 
+def _terms(batch: TensorDict) -> float:
+    """What the summed losses of a mini-batch are divided by: its rows and steps, or their weights."""
+    steps = range(trajectory.steps_of(batch))
+    if "loss_weights" not in batch.keys():
+        return len(batch) * len(steps)
+    return float(sum(trajectory.at(batch, "loss_weights", step).double().sum() for step in steps))
+
+
+def _loss_weights(batch: TensorDict, step: int, loss: torch.Tensor) -> torch.Tensor:
+    """(B,) beside ``loss`` (B,)."""
+    return trajectory.at(batch, "loss_weights", step).to(loss) if "loss_weights" in batch.keys() else loss.new_ones(())
+
+
+def _figures(batch: TensorDict) -> Tensors:
+    return dict(batch["metrics"].items()) if "metrics" in batch.keys() and len(batch) else {}
+
+
 def _kept_copies(context: Context) -> list[str]:
-    """The reference is kept when an algorithm says it uses one; the average when it is configured."""
-    reference = any(getattr(p, "uses_reference", False) for p in context.plugins)
-    return ["reference"] * reference + ["ema"] * (context.config.train.ema is not None)
+    """The reference and the old policy are kept when an algorithm says it uses them; the average when configured.
+
+    Raises:
+        ConfigError: the algorithm uses the average, and none is configured.
+    """
+    wanted = {n for n in ("reference", "old", "ema") for p in context.plugins if getattr(p, f"uses_{n}", False)}
+    if "ema" in wanted and context.config.train.ema is None:
+        name = context.config.algorithm.name
+        raise ConfigError(f"{name}, as configured, compares with the average of the weights", "set train.ema.decay")
+    return sorted(wanted | {"ema"} if context.config.train.ema is not None else wanted)
 
 
 def _prepare_modules(context: Context) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from omni_rl.compatibility import conflicts
 from omni_rl.config.call_arguments import SECTIONS, forbidden
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.layers import Tree
@@ -28,6 +29,9 @@ def cross_checks(config: Config, algorithm: Chosen | None, tree: Tree) -> Iterat
             what,
             "a group of one has no advantage: set rollout.group_size to 2 or more",
         )
+    if algorithm is not None:
+        for place, what, hint in conflicts(config, algorithm.key, algorithm.object):
+            yield at(tree, place, what, hint)
     small, prompts = config.train.mini_batch_prompts, config.rollout.prompts
     if small is not None and small > prompts:
         what = f"train.mini_batch_prompts is {small}, but an iteration has rollout.prompts = {prompts}"

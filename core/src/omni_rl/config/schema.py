@@ -145,6 +145,9 @@ class Train(PluginSection):
         default=None, description="prompts per update; null: all of the iteration"
     )
     inner_epochs: PositiveInt = Field(default=1, description="passes over the iteration's samples")
+    skip_flat_groups: bool = Field(
+        default=False, description="leave out groups whose rewards are all equal; they would thin the mean"
+    )
     micro_batch_size: PositiveInt = Field(
         default=16, description="samples per forward; memory only, results do not depend on it"
     )

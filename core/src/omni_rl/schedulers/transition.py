@@ -51,12 +51,14 @@ class Transition:
         sqrt_dt: (B,) same dtype; sqrt(h).
         std_dev_t: (B, 1, ..., 1) same dtype; the peers' per-type figure (``sde``: std / sqrt(h); others: std), for
             callers of the scheduler's public API and for nothing else.
+        slope: (B, 1, ..., 1) same dtype; d mean / d velocity, which is negative.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     sqrt_dt: torch.Tensor
     std_dev_t: torch.Tensor
+    slope: torch.Tensor
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
         """(B, ...) next latents for standard normal ``noise`` (B, ...)."""
@@ -136,7 +138,8 @@ def transition(
         pull = std**2 / (2 * sigma)
     x1 = x + (1 - sigma).to(dtype) * velocity  # predicted noise
     mean = x - h.to(dtype) * velocity - pull.to(dtype) * x1
-    return Transition(mean, std.to(dtype), h.sqrt().flatten().to(dtype), public.to(dtype))
+    slope = -(h + pull * (1 - sigma))
+    return Transition(mean, std.to(dtype), h.sqrt().flatten().to(dtype), public.to(dtype), slope.to(dtype))
 
 
 def joint_log_prob(
@@ -150,6 +153,13 @@ def joint_log_prob(
 def joint_kl(transitions: Mapping[str, Transition], others: Mapping[str, Transition], masks: Masks) -> torch.Tensor:
     """(B,) KL(transitions || others) in nats over all streams together, per unmasked element."""
     return _per_element([t.kl_sum(others[name], masks.get(name)) for name, t in transitions.items()], transitions)
+
+
+def joint_mean(values: Mapping[str, torch.Tensor], masks: Masks) -> torch.Tensor:
+    """(B,) mean of ``values`` (B, ...) over the unmasked elements of all streams together, in their dtype."""
+    sums = [_masked_sum(value, masks.get(name)) for name, value in values.items()]
+    total, count = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))  # (B,)
+    return (total / count.clamp(min=1)).to(next(iter(values.values())).dtype)
 
 
 def _check(noise_level: float | torch.Tensor, sde_type: str) -> None:
@@ -173,13 +183,22 @@ def _squared_distance(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | Non
         problem = f"{a.dtype} latents {tuple(a.shape)} do not fit a {b.dtype} transition {tuple(b.shape)}"
         raise UserError(problem, "a trajectory must be stored in fp32")
     difference = a - b  # (B, ...)
+    if mask is not None:  # before the square: keeps NaN out, gradients included
+        difference = difference.masked_fill(~_expanded(mask, b), 0.0)
+    return _masked_sum(difference**2, mask)
+
+
+def _masked_sum(values: torch.Tensor, mask: torch.Tensor | None) -> Sums:
     if mask is None:
-        count = torch.full((len(b),), math.prod(b.shape[1:]), device=b.device)
+        count = torch.full((len(values),), math.prod(values.shape[1:]), device=values.device)
     else:
-        mask = mask.to(b.device, torch.bool).expand_as(b)
-        difference = difference.masked_fill(~mask, 0.0)  # before the square: keeps NaN out, gradients included
-        count = mask.reshape(len(b), -1).sum(1)
-    return (difference**2).reshape(len(b), -1).sum(1, dtype=_wide(b)), count
+        mask = _expanded(mask, values)
+        values, count = values.masked_fill(~mask, 0.0), mask.reshape(len(values), -1).sum(1)
+    return values.reshape(len(values), -1).sum(1, dtype=_wide(values)), count
+
+
+def _expanded(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return mask.to(values.device, torch.bool).expand_as(values)
 
 
 def _per_element(sums: Sequence[Sums], transitions: Mapping[str, Transition]) -> torch.Tensor:

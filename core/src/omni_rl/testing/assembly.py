@@ -71,7 +71,7 @@ class Assembly:
         batch = batch.clone()
         batch["rewards"] = rewards
         batch["advantages"] = self.hooks.compute_advantages(
-            rewards=rewards, uid=batch["uid"], components={"reward": rewards}
+            rewards=rewards, uid=batch["uid"], components={"reward": rewards}, weights={"reward": 1.0}
         )
         return batch
 

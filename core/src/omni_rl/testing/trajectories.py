@@ -67,7 +67,11 @@ def check_documented(sample: Sample) -> None:
     assert {name: (rows[name].dtype, tuple(rows[name].shape)) for name in fixed} == fixed
     for stream, latents in rows["latents"].items():
         assert latents["all"].shape == (steps + 1, *latents["final"].shape), stream
-    others = {"latents", "mask", "condition", "call", "media", *trajectory.PROMPT_KEYS}
+        seeds = [draw_seed(sample.request.key, stream, sample.request.window.start + step) for step in range(steps)]
+        assert (rows["draws", stream].dtype, rows["draws", stream].tolist()) == (WHOLE, seeds), stream
+    whole = {"timesteps": (sample.request.steps,), "sigmas": (sample.request.steps + 1,)}
+    assert {name: tuple(value.shape) for name, value in rows["schedule"].items()} == whole
+    others = {"latents", "draws", "schedule", "mask", "condition", "call", "media", *trajectory.PROMPT_KEYS}
     assert set(rows.keys()) <= {*fixed, *others}
     for key, value in rows.items(include_nested=True, leaves_only=True):
         floating = torch.float64 if "call" in key else FLOAT

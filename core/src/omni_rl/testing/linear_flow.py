@@ -1,0 +1,119 @@
+"""A flow of numbers with velocity a x + b, in float64: its densities, divergences and gradients are known in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl import trajectory
+from omni_rl.randomness import randn, seed_of
+from omni_rl.requests import SdeType
+from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
+from omni_rl.types import Evaluation, Policy, Streams, Tensors
+
+
+class LinearFlow:
+    """``omni_rl.types.Policy`` with the weights ``theta`` = (a, b); every x is (B, elements) float64.
+
+    Args:
+        theta, reference: (a, b), trained and kept as the reference.
+        eta, sde: of every step.
+    """
+
+    def __init__(
+        self,
+        theta: Sequence[float],
+        reference: Sequence[float] = (0.0, 0.0),
+        *,
+        eta: float = 0.7,
+        sde: SdeType = "sde",
+    ) -> None:
+        self.theta = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+        self.device = torch.device("cpu")
+        self.parameters = {"theta": self.theta}
+        self.named = {"reference": {"theta": torch.tensor(reference, dtype=torch.float64)}}
+        self._eta, self._sde = eta, sde
+
+    def predict(
+        self, x: Streams, t: torch.Tensor | None, conditioning: Tensors, call: Mapping[str, Any] | None = None
+    ) -> Streams:
+        """A x + b."""
+        del t, conditioning, call
+        return {"x": self.theta[0] * x["x"] + self.theta[1]}
+
+    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor) -> Streams:
+        """Nothing conditions it."""
+        del batch
+        return self.predict(x, t, {})
+
+    def step(self, x: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> Transition:
+        """From x (B, elements), by sigmas (B,)."""
+        return transition(x, self.predict({"x": x}, None, {})["x"], sigma, sigma_next, self._eta, self._sde)
+
+    def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
+        """Replay of a stored step."""
+        x, following = (trajectory.latents(batch, step, ahead)["x"] for ahead in (0, 1))
+        sigma, sigma_next = (trajectory.at(batch, "sigmas", step, ahead) for ahead in (0, 1))
+        moved = {"x": self.step(x, sigma, sigma_next)}
+        return Evaluation(joint_log_prob(moved, {"x": following}, {}, "density"), moved)
+
+    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
+        """(N, T) float64."""
+        with torch.no_grad():
+            return torch.stack([measure(batch, i) for i in range(batch["timesteps"].shape[1])], dim=1)
+
+    @contextmanager
+    def weights(self, name: str) -> Iterator[None]:
+        """Other values of theta."""
+        trained = self.theta
+        self.theta = self.named[name]["theta"]
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.theta = trained
+
+    def rollout(self, rows: int, sigmas: Sequence[float], seed: int = 0, elements: int = 1) -> TensorDict:
+        """A batch of ``rows`` trajectories of ``elements`` independent numbers each, every step noisy."""
+        table = torch.tensor(sigmas, dtype=torch.float64).expand(rows, -1)
+        seeds = torch.tensor([[seed_of(seed, row, i) for i in range(len(sigmas))] for row in range(rows)])
+        noise = torch.stack([torch.stack([randn(s, [elements]) for s in row]) for row in seeds.tolist()]).double()
+        states = [noise[:, -1]]
+        with torch.no_grad():
+            for i in range(len(sigmas) - 1):
+                states.append(self.step(states[-1], table[:, i], table[:, i + 1]).sample(noise[:, i]))
+            batch = TensorDict(
+                {
+                    "latents": {"x": {"all": torch.stack(states, dim=1), "final": states[-1]}},
+                    "draws": {"x": seeds[:, :-1]},
+                    "sigmas": table,
+                    "timesteps": 1000 * table[:, :-1],
+                    "schedule": {"sigmas": table, "timesteps": 1000 * table[:, :-1]},
+                    "sample_id": torch.arange(rows),
+                },
+                [rows],
+            )
+            batch["log_probs"] = self.map_steps(batch, lambda part, step: self.evaluate(part, step).log_prob)
+        return batch
+
+
+def assert_gradient(policy: LinearFlow, losses: torch.Tensor, expected: Callable[[torch.Tensor], Any]) -> None:
+    """The losses (B,) and their gradients by theta are those of ``expected(theta)``, by central differences in float64.
+
+    Args:
+        expected: theta (2,) to (B,), written without omni-rl and without gradients.
+    """
+    theta = policy.theta.detach()
+    wanted = torch.as_tensor(expected(theta), dtype=torch.float64)
+    torch.testing.assert_close(losses.detach().double(), wanted, rtol=1e-8, atol=1e-12)
+    rows = [torch.autograd.grad(row, policy.theta, retain_graph=True)[0] for row in losses]
+    for i, offset in enumerate(1e-6 * torch.eye(len(theta), dtype=torch.float64)):
+        up, down = (torch.as_tensor(expected(theta + sign * offset), dtype=torch.float64) for sign in (1, -1))
+        torch.testing.assert_close(torch.stack(rows)[:, i], (up - down) / 2e-6, rtol=2e-5, atol=1e-7)
+
+
+_: type[Policy] = LinearFlow

@@ -1,0 +1,105 @@
+"""AWM, advantage-weighted matching (arXiv 2509.25050): the policy gradient on the forward process.
+
+Of a finished sample x0, noised to x_s = (1 - s) x0 + s n, the weighted flow-matching error stands for a log-prob,
+
+    l = -w(s) d(v, n - x0),        r = exp(l - l_old),        L = max(-A r, -A clip(r, 1 - c, 1 + c)) + regularisers
+
+with the same s and n for l_old, which is taken before the iteration's first update. The error d is the mean square e
+with w = 1 (``uniform``), s (``t``) or s^2 (``t2``), or (Huber) -s (sqrt(e) - 1e-5), or -s e^p / p (``ghuber``).
+
+The regularisers are mean((v - v_other)^2), from the reference (``kl_beta``) and from the average of the weights
+(``ema_beta``, which needs ``train.ema``). Every noise level has a ratio of its own.
+
+Assumptions: samples may come from any sampler, by default plain ODE steps; rewards have been compared within groups.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from tensordict import TensorDict
+
+from omni_rl import hookimpl
+from omni_rl.advantages import AdvantageOptions
+from omni_rl.compatibility import FORWARD_PROCESS
+from omni_rl.forward_process import ForwardOptions, Noised, noised_at
+from omni_rl.policy_gradient import clipped
+from omni_rl.requests import NO_STEPS, Window
+from omni_rl.types import LossOutput, Policy, Streams, Tensors
+
+
+class AWMConfig(AdvantageOptions, ForwardOptions):
+    """Options beside ``algorithm.name: awm``."""
+
+    clip_range: PositiveFloat = Field(1e-2, description="c: ratios are clipped to [1 - c, 1 + c]")
+    weighting: Literal["uniform", "t", "t2", "huber", "ghuber"] = Field("ghuber", description="how errors are weighed")
+    power: PositiveFloat = Field(0.5, description="p of ghuber")
+    kl_beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the distance to the reference")
+    ema_beta: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of the distance to the average (train.ema)"
+    )
+
+
+class AWM:
+    """The algorithm hooks of AWM."""
+
+    Config = AWMConfig
+    compatibility = FORWARD_PROCESS
+
+    def __init__(self, config: AWMConfig) -> None:
+        self.config = config
+        self.uses_reference, self.uses_ema = config.kl_beta > 0, config.ema_beta > 0
+
+    @hookimpl
+    def sde_window(self) -> Window:
+        """None: samples are drawn by ODE steps."""
+        return NO_STEPS
+
+    @hookimpl
+    def compute_advantages(
+        self, rewards: torch.Tensor, uid: torch.Tensor, components: Tensors, weights: dict[str, float]
+    ) -> torch.Tensor:
+        """Group-relative, clipped; (N,) fp32."""
+        return self.config.advantages(rewards, uid, components, weights)
+
+    @hookimpl
+    def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
+        """Noise levels and noise of every sample, and what stands for its log-probs before the first update."""
+        batch = self.config.noised(batch, iteration, seed)
+
+        def likeness(part: TensorDict, step: int) -> torch.Tensor:
+            at = noised_at(part, step, policy.device)
+            return self.likeness(at, policy.velocity(part, at.x, at.t))
+
+        batch["old_log_probs"] = policy.map_steps(batch, likeness)
+        return batch
+
+    @hookimpl
+    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+        """(B,) at one noise level of each row."""
+        at = noised_at(batch, step, policy.device)
+        velocity = policy.velocity(batch, at.x, at.t)
+        change = self.likeness(at, velocity) - batch["old_log_probs"][:, step].to(policy.device)  # (B,)
+        advantages = batch["advantages"].to(policy.device)
+        loss, metrics = clipped(advantages, change, self.config.clip_range, self.config.clip_range)
+        metrics["matching_error"] = at.error(velocity)
+        for name, beta in {"reference": self.config.kl_beta, "ema": self.config.ema_beta}.items():
+            if beta > 0:
+                with policy.weights(name):
+                    other = policy.velocity(batch, at.x, at.t)
+                metrics[f"{name}_distance"] = at.mean({n: (v - other[n]) ** 2 for n, v in velocity.items()})
+                loss = loss + beta * metrics[f"{name}_distance"]
+        return LossOutput(loss, {n: value.detach() for n, value in metrics.items()})
+
+    def likeness(self, at: Noised, velocity: Streams) -> torch.Tensor:
+        """L of (B,) rows."""
+        error, s, p = at.error(velocity), at.level, self.config.power
+        return {
+            "uniform": lambda: -error,
+            "t": lambda: -s * error,
+            "t2": lambda: -(s**2) * error,
+            "huber": lambda: -s * (error.sqrt() - 1e-5),
+            "ghuber": lambda: -s * error**p / p,
+        }[self.config.weighting]()

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from omni_rl.randomness import randn
+from omni_rl.testing.algorithm import AlgorithmContract, prepared
+from omni_rl.testing.assembly import assemble
+from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl.testing.toy import toy_model
+from omni_rl_diffusion_dpo import DiffusionDPO, DiffusionDPOConfig, paired
+
+THETA, REFERENCE = (0.6, -0.3), (0.5, -0.1)
+
+
+def algorithm(**options) -> DiffusionDPO:
+    return DiffusionDPO(DiffusionDPOConfig(**options))
+
+
+class TestDiffusionDPO(AlgorithmContract):
+    @pytest.fixture(params=[{}, {"levels": "schedule", "beta": 50.0}])
+    def algorithm(self, request):
+        return algorithm(**request.param)
+
+
+@pytest.fixture
+def pairs():
+    batch = LinearFlow(REFERENCE).rollout(24, (0.95, 0.6, 0.2), elements=5)
+    batch["uid"] = torch.arange(24) // 4
+    batch["rewards"] = torch.rand(24, generator=torch.Generator().manual_seed(0))
+    return batch
+
+
+def test_loss_and_gradient_are_those_of_the_definition(pairs):
+    """In numpy float64, one noise and one level for both sides; gradients by central differences."""
+    method, beta = algorithm(beta=30.0), 30.0
+    planned = method.prepare_actor_batch(pairs, iteration=3, seed=1)
+    assert len(planned) == 6
+    s = planned["noise_levels"][:, :1].double().numpy()
+    noise = torch.stack([randn(int(seed), [5]) for seed in planned["noise", "x"][:, 0]]).double().numpy()
+
+    def error(theta, side):
+        x0 = planned[side, "x", "final"].numpy()
+        x = (1 - s) * x0 + s * noise
+        return ((float(theta[0]) * x + float(theta[1]) - (noise - x0)) ** 2).mean(1)
+
+    def expected(theta):
+        won, lost = (error(theta, side) - error(REFERENCE, side) for side in ("latents", "rejected"))
+        return np.log1p(np.exp(beta / 2 * (won - lost)))
+
+    policy = LinearFlow(THETA, REFERENCE)
+    output = method.compute_loss(policy, planned, 0)
+    assert_gradient(policy, output.loss, expected)
+    np.testing.assert_array_equal(output.metrics["implicit_acc"], expected(np.array(THETA)) < math.log(2))
+
+
+def test_pairs_are_the_best_and_the_worst_of_each_group(pairs):
+    found = paired(pairs)
+    for row, group in enumerate(found["uid"].tolist()):
+        members = pairs[pairs["uid"] == group]
+        best, worst = members["rewards"].argmax(), members["rewards"].argmin()
+        assert torch.equal(found["latents", "x", "final"][row], members["latents", "x", "final"][best])
+        assert torch.equal(found["rejected", "x", "final"][row], members["latents", "x", "final"][worst])
+
+
+def test_a_tie_makes_no_pair(pairs):
+    """Peers train on an arbitrary pair then."""
+    pairs["rewards"][4:8] = 0.3
+    assert paired(pairs)["uid"].tolist() == [0, 2, 3, 4, 5]
+
+
+def test_an_iteration_of_ties_changes_nothing():
+    parts = assemble(toy_model(), algorithm=algorithm(), train={"weight_decay": 0.0})
+    before = {n: p.detach().clone() for n, p in parts.model.parameters().items()}
+    figures = parts.backend.update(parts.rewarded(parts.batch(), torch.ones(6)), 0)
+    assert figures == {"actor/updates": 0}
+    assert all(torch.equal(p, before[n]) for n, p in parts.model.parameters().items())
+
+
+def test_both_sides_of_a_pair_share_noise_and_level():
+    parts = assemble(toy_model(), algorithm=algorithm(), rollout={"group_size": 3})
+    batch = prepared(parts, parts.batch())
+    assert batch["noise", "x"].shape == batch["noise_levels"].shape == (3, 4)
+    same = batch.clone()
+    same["rejected"] = same["latents"]
+    parts.nudge()
+    output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=same, step=0)
+    assert output.metrics["rewards/margins"].tolist() == [0.0] * 3
+
+
+def test_logit_normal_levels():
+    """Half of them below 1/2, and between the quartiles of the logistic image of a normal."""
+    parts = assemble(toy_model(), algorithm=algorithm(levels_per_sample=50), rollout={"group_size": 3})
+    levels = prepared(parts, parts.batch())["noise_levels"].flatten()
+    assert (levels < 0.5).float().mean() == pytest.approx(0.5, abs=0.01)
+    quartile = 1 / (1 + math.exp(0.6745))
+    assert (levels < quartile).float().mean() == pytest.approx(0.25, abs=0.02)

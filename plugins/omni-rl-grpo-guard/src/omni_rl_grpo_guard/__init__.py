@@ -1,0 +1,50 @@
+"""GRPO-Guard (arXiv 2510.22319): a ratio that is centred at 1 in every step, and steps that weigh the same.
+
+The plain log-ratio of a Gaussian step with noise eps, mean mu and standard deviation s is
+
+    log r = mean(eps (mu - mu_old)) / s - mean((mu - mu_old)^2) / (2 s^2)
+
+whose second term pushes ratios below 1, so that only the lower clip is ever reached, and whose scale 1 / s differs from
+step to step. Guard removes both: multiplied by s and without the second term it is
+
+    log r_guard = mean(eps (mu - mu_old)),        L = 1 / h * max(-A r, -A clip(r, 1 - c, 1 + c))
+
+with h = sigma - sigma' of the step. eps is the very noise that the rollout drew, each row has its own s and h, and so
+this holds for ``sde``, ``dance_sde`` and ``cps``, and for rows of different windows in one batch.
+
+Assumptions: samples were drawn with noise, from stored keys; importance weights of a correction multiply L as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from omni_rl import hookimpl, trajectory
+from omni_rl.policy_gradient import ClippedOptions, PolicyGradient, Step, clipped
+from omni_rl.requests import Window
+from omni_rl.types import Tensors
+from omni_rl.windows import RandomWindow
+
+
+class GRPOGuardConfig(ClippedOptions, RandomWindow):
+    """Options beside ``algorithm.name: grpo_guard``."""
+
+
+class GRPOGuard(PolicyGradient):
+    """The algorithm hooks of GRPO-Guard."""
+
+    Config = GRPOGuardConfig
+    config: GRPOGuardConfig
+
+    @hookimpl
+    def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
+        """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
+        return self.config.window(iteration, group, steps, seed)
+
+    def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
+        """The clipped surrogate of the centred ratio, divided by h."""
+        noise = trajectory.drawn_noise(step.batch, step.index)
+        log_ratio = step.mean({n: noise[n].to(d) * d for n, d in step.shift().items()})  # (B,)
+        loss, metrics = clipped(step.advantages, log_ratio, *self.config.clip)
+        h = next(iter(step.now.transitions.values())).sqrt_dt ** 2  # (B,)
+        return loss / h.to(loss), metrics

@@ -1,0 +1,72 @@
+"""Write docs/compatibility.md: what every algorithm runs with, from what the plugins declare.
+
+python tools/compatibility.py           # write
+python tools/compatibility.py --check   # exit 1 when it is out of date
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import get_args
+
+from omni_rl.compatibility import Trained, compatibility_of
+from omni_rl.requests import SdeType
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/compatibility.md"
+
+HEAD = """# What runs with what
+
+Written by `python tools/compatibility.py` from what the plugins declare (`omni_rl.compatibility`); `omni-rl check`
+refuses the rest. Models do not appear: every algorithm runs with every one (`tests/test_every_pair.py`). Algorithms on
+the forward process learn from finished samples, drawn without noise, so transitions do not concern them.
+"""
+
+
+def keys(group: str) -> list[str]:
+    """The keys that core and the plugins of this checkout offer under an entry-point group."""
+    found: set[str] = set()
+    for path in [ROOT / "core/pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]:
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        found |= project.get("entry-points", {}).get(f"omni_rl.{group}", {}).keys()
+    return sorted(found)
+
+
+def page() -> str:
+    """The whole file."""
+    transitions, trained = get_args(SdeType), get_args(Trained)
+    engines, backends = keys("engines"), keys("backends")
+    columns = [*transitions, *engines, *backends, *trained]
+    lines = [HEAD, f"| algorithm | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for name in keys("algorithms"):
+        (entry,) = entry_points(group="omni_rl.algorithms", name=name)
+        able = compatibility_of(entry.load())
+        cells = ["n/a" if not able.sde else _mark(kind in able.sde) for kind in transitions]
+        cells += [_mark(able.engines is None or engine in able.engines) for engine in engines]
+        cells += [_mark(able.backends is None or backend in able.backends) for backend in backends]
+        cells += [_mark(kind in able.trained) for kind in trained]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mark(able: bool) -> str:
+    return "yes" if able else "no"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or with ``--check`` only compare it."""
+    wanted = page()
+    if arguments != ["--check"]:
+        PAGE.write_text(wanted, encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is out of date; run: python tools/compatibility.py")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
