@@ -34,7 +34,7 @@ class PolicyGradientOptions(AdvantageOptions):
     """Options that every policy gradient has, beside its name."""
 
     kl_beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the divergence from the reference")
-    kl: Divergence = Field("transition", description="how that divergence is measured (docs: algorithms)")
+    kl: Divergence = Field("transition", description="how that divergence is measured: see omni_rl.divergence")
     old_log_probs: OldLogProbs = Field(
         "rollout", description="the ratio's denominator: as stored by the engine, or recomputed by the trainer"
     )

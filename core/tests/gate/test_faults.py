@@ -214,6 +214,7 @@ def test_guidance_that_is_asked_for_and_off(call, sentence, plugin, assert_red):
 
 def test_a_clip_range_that_rounding_drowns(assert_red):
     assert_red({"clip range": r"1e-08 is lost in the floor \d\.?\d*e-07"}, algorithm={"clip_range": 1e-8})
+    assert_red({"clip range": "1e-08 is lost in the floor"}, algorithm={"clip_range": [1e-3, 1e-8]})
 
 
 def test_steps_without_noise(assert_red, monkeypatch):

@@ -112,6 +112,7 @@ def _replay(run: Run, probe: Probe, gaps: Gaps) -> Row:
 
 def _clip(run: Run, gaps: Gaps) -> Row:
     clip = getattr(getattr(run.algorithm, "config", None), "clip_range", None)
+    clip = min(clip) if isinstance(clip, tuple) else clip  # below, above
     if clip is None:
         return Row("clip range", "info", "this algorithm does not clip")
     floor = max(gaps.composition, gaps.training, torch.finfo(torch.float32).eps)  # ratios are fp32 numbers near 1

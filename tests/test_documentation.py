@@ -1,8 +1,10 @@
-"""The page of the field's bugs names tests that exist."""
+"""Pages of the documentation that say what tests and plugins say."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,3 +17,9 @@ def test_every_test_that_the_page_names_exists() -> None:
     defined = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
     assert len(named) > 40
     assert sorted(named - defined) == []
+
+
+def test_the_table_of_what_runs_with_what_is_up_to_date() -> None:
+    command = [sys.executable, ROOT / "tools/compatibility.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
