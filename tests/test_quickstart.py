@@ -17,6 +17,7 @@ from omni_rl.run_directory import RunDirectory
 from omni_rl_tiny import tiny_qwen_signs
 
 SEEDS = range(5)
+pytestmark = pytest.mark.timeout(3600)  # five runs of two minutes in one fixture
 ONE_WORKER = pytest.mark.xdist_group("quickstart")  # the five runs are made once
 
 

@@ -7,6 +7,7 @@ from diffusers.configuration_utils import FrozenDict
 import omni_rl_qwen_image as qwen
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.model import universal
+from omni_rl.model.loaded import load_model
 from omni_rl.testing.model import ModelContract
 
 PROMPTS = ("a", "a sign that says hello", "describe the image of a world with 9 signs and 12345678 users", "7" * 200)
@@ -200,3 +201,13 @@ def test_shapes_are_upstreams(model, upstream):
 def test_without_a_size_it_is_upstreams_own(model, upstream):
     pixels = upstream.default_sample_size * upstream.vae_scale_factor
     assert qwen.prepare_latents(model, {}) == qwen.prepare_latents(model, {"height": pixels, "width": pixels})
+
+
+def test_positions_of_thousands_of_tokens_are_exact_in_bf16(folder):
+    """Whole numbers above 256 are rounded in bf16, and a peer's rotary embedding was."""
+    rope = load_model(folder, device=torch.device("cpu"), precision="bf16", full=False).pipe.transformer.pos_embed
+    _, text = rope([(1, 64, 64)], device=torch.device("cpu"), max_txt_seq_len=3000)
+    place = 32 + torch.arange(3000, dtype=torch.float64)  # text begins where half of the picture ends
+    rates = torch.cat([10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim) for dim in rope.axes_dim])
+    expected = torch.polar(torch.ones(1, dtype=torch.float64), place[:, None] * rates)
+    assert (text - expected).abs().max() < 1e-3
