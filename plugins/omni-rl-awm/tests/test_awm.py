@@ -79,6 +79,24 @@ def test_on_policy_it_is_the_weighted_matching_loss(batch):
     torch.testing.assert_close(ours, matching)
 
 
+def test_the_expected_gradient_is_the_closed_form():
+    """Of A w (v - u)^2 over the noise, for v = a x + b and one x0: (x0 (1 + a (1 - s)) + b)^2 + (a s - 1)^2."""
+    rows, x0, (a, b) = 8_000, 0.7, THETA
+    batch = LinearFlow(THETA).rollout(rows, (0.95, 0.6))
+    batch["latents", "x", "final"] = torch.full((rows, 1), x0, dtype=torch.float64)
+    batch["advantages"] = torch.full((rows,), 1.5, dtype=torch.float64)
+    method, policy = algorithm(weighting="uniform"), LinearFlow(THETA)
+    planned = method.prepare_actor_batch(policy, batch, iteration=0, seed=0)
+    s = float(planned["noise_levels"][0, 0])
+    losses = method.compute_loss(policy, planned, 0).loss
+    parts = torch.stack([torch.autograd.grad(p.mean(), policy.theta, retain_graph=True)[0] for p in losses.chunk(50)])
+    inside = x0 * (1 + a * (1 - s)) + b
+    exact = 1.5 * torch.tensor([2 * inside * x0 * (1 - s) + 2 * (a * s - 1) * s, 2 * inside], dtype=torch.float64)
+    error = parts.std(0) / 50**0.5
+    assert (error < 0.1 * exact.norm()).all()
+    assert ((parts.mean(0) - exact).abs() < 4 * error + 1e-9).all()
+
+
 def test_distances_pull_towards_reference_and_average():
     """With nothing to learn, each regulariser alone moves the weights towards what it names."""
     for name, options in {"reference": {"kl_beta": 1.0}, "ema": {"ema_beta": 1.0}}.items():

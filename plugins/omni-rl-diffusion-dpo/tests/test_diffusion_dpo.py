@@ -57,6 +57,29 @@ def test_loss_and_gradient_are_those_of_the_definition(pairs):
     np.testing.assert_array_equal(output.metrics["implicit_acc"], expected(np.array(THETA)) < math.log(2))
 
 
+def test_the_expected_gradient_is_the_closed_form():
+    """At the reference z is 0, and the gradient b / 4 times that of e_w - e_l, whose noise cancels but for x0's."""
+    rows, won, lost, (a, b), beta = 8_000, 0.9, -0.2, THETA, 8.0
+    pairs = LinearFlow(THETA).rollout(rows, (0.95, 0.6))
+    pairs["latents", "x", "final"] = torch.full((rows, 1), won, dtype=torch.float64)
+    pairs["rejected"] = pairs["latents"].clone()
+    pairs["rejected", "x", "final"] = torch.full((rows, 1), lost, dtype=torch.float64)
+    method, policy = algorithm(beta=beta, levels="schedule"), LinearFlow(THETA, THETA)
+    planned = method.prepare_actor_batch(pairs, iteration=0, seed=0)
+    s = float(planned["noise_levels"][0, 0])
+    losses = method.compute_loss(policy, planned, 0).loss
+    parts = torch.stack([torch.autograd.grad(p.mean(), policy.theta, retain_graph=True)[0] for p in losses.chunk(50)])
+
+    def of_error(x0):
+        inside = x0 * (1 + a * (1 - s)) + b
+        return torch.tensor([2 * inside * x0 * (1 - s), 2 * inside], dtype=torch.float64)
+
+    exact = beta / 4 * (of_error(won) - of_error(lost))
+    error = parts.std(0) / 50**0.5
+    assert (error < 0.1 * exact.norm()).all()
+    assert ((parts.mean(0) - exact).abs() < 4 * error + 1e-9).all()
+
+
 def test_pairs_are_the_best_and_the_worst_of_each_group(pairs):
     found = paired(pairs)
     for row, group in enumerate(found["uid"].tolist()):

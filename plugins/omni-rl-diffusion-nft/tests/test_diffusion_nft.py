@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,26 @@ def batch():
     rows = LinearFlow(OLD).rollout(24, (0.95, 0.6, 0.2), elements=5)
     rows["advantages"] = torch.linspace(-7, 7, 24, dtype=torch.float64)
     return rows
+
+
+def test_the_expected_gradient_is_the_closed_form():
+    """At v = v_old, of one element: -2 s M (2 rho - 1) sign(u - v) dv, and u - v is normal over the noise."""
+    rows, x0, advantage, limit, (a, b) = 8_000, 0.7, 2.0, 5.0, THETA
+    batch = LinearFlow(THETA).rollout(rows, (0.95, 0.6))
+    batch["latents", "x", "final"] = torch.full((rows, 1), x0, dtype=torch.float64)
+    batch["advantages"] = torch.full((rows,), advantage, dtype=torch.float64)
+    policy = LinearFlow(THETA)
+    policy.named["old"] = {"theta": torch.tensor(THETA, dtype=torch.float64)}
+    method = algorithm(beta=0.3, advantage_clip=limit, reference_weight=0.0)
+    planned = method.prepare_actor_batch(batch, iteration=0, seed=0)
+    s = float(planned["noise_levels"][0, 0])
+    losses = method.compute_loss(policy, planned, 0).loss
+    parts = torch.stack([torch.autograd.grad(p.mean(), policy.theta, retain_graph=True)[0] for p in losses.chunk(50)])
+    mean, deviation = -x0 * (1 + a * (1 - s)) - b, abs(1 - a * s)
+    exact = -2 * s * advantage * math.erf(mean / deviation / math.sqrt(2))  # by b; M (2 rho - 1) is A
+    error = float(parts[:, 1].std()) / math.sqrt(50)
+    assert error < 0.1 * abs(exact)
+    assert abs(float(parts[:, 1].mean()) - exact) < 4 * error
 
 
 SHARES = {
