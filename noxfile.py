@@ -120,7 +120,7 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session
+@nox.session(reuse_venv=False)  # where it is installed already, its name is taken
 @nox.parametrize("kind", ["model", "algorithm", "reward"], ids=["model", "algorithm", "reward"])
 def template(session: nox.Session, kind: str) -> None:
     """`omni-rl new` gives a package that installs, passes its contract suite, is clean, and is listed."""
