@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
+from omni_rl.hookspecs import hookimpl
+
 StdScope = Literal["global", "group", "none"]
 Combination = Literal["sum", "gdpo"]
 EPS = 1e-4
@@ -38,6 +40,23 @@ class AdvantageOptions(BaseModel):
             found = group_advantages(rewards, uid, self.std)
         limit = self.advantage_clip
         return found if limit is None else found.clamp(-limit, limit)
+
+
+class GroupRelative:
+    """The hook of algorithms whose options are :class:`AdvantageOptions`."""
+
+    config: AdvantageOptions
+
+    @hookimpl
+    def compute_advantages(
+        self,
+        rewards: torch.Tensor,
+        uid: torch.Tensor,
+        components: Mapping[str, torch.Tensor],
+        weights: Mapping[str, float],
+    ) -> torch.Tensor:
+        """(N,) fp32, by the options."""
+        return self.config.advantages(rewards, uid, components, weights)
 
 
 def group_advantages(rewards: torch.Tensor, uid: torch.Tensor, std: StdScope = "global") -> torch.Tensor:

@@ -16,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from tensordict import TensorDict
 
 from omni_rl import trajectory
+from omni_rl.compatibility import FORWARD_PROCESS
+from omni_rl.hookspecs import hookimpl
 from omni_rl.randomness import randn, seed_of
+from omni_rl.requests import NO_STEPS, Window
 from omni_rl.schedulers.transition import joint_mean
 from omni_rl.types import Streams
 
@@ -71,6 +74,17 @@ class ForwardOptions(BaseModel):
         if self.levels == "uniform":
             return uniform.float()
         return torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(uniform)).float()
+
+
+class ForwardProcess:
+    """What algorithms on the forward process have in common."""
+
+    compatibility = FORWARD_PROCESS
+
+    @hookimpl
+    def sde_window(self) -> Window:
+        """None: samples are drawn by ODE steps."""
+        return NO_STEPS
 
 
 def timesteps_at(schedule: TensorDict, levels: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ small (1e-5 to 1e-3).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from tensordict import TensorDict
 
 from omni_rl import trajectory
-from omni_rl.advantages import AdvantageOptions
+from omni_rl.advantages import AdvantageOptions, GroupRelative
 from omni_rl.divergence import Divergence, divergence
 from omni_rl.hookspecs import hookimpl
 from omni_rl.rollout_correction import Correction, OldLogProbs, corrected
@@ -77,14 +78,18 @@ class Step:
     batch: TensorDict
     index: int
 
+    @cached_property
+    def noise(self) -> Streams:
+        """What the rollout drew, (B, ...) per stream, drawn once more from its seeds."""
+        return trajectory.drawn_noise(self.batch, self.index)
+
     def shift(self) -> Streams:
         """mu - mu_old per stream, (B, ...), with gradient: exactly 0 while the weights are the rollout's.
 
         mu_old is not stored: x' and the noise that made it are, so mu + std * noise - x' is the same difference.
         """
         following = trajectory.latents(self.batch, self.index, ahead=1)
-        noise = trajectory.drawn_noise(self.batch, self.index)
-        return {n: t.sample(noise[n]) - following[n].to(t.mean) for n, t in self.now.transitions.items()}
+        return {n: t.sample(self.noise[n]) - following[n].to(t.mean) for n, t in self.now.transitions.items()}
 
     def mean(self, values: Streams) -> torch.Tensor:
         """(B,) mean of (B, ...) per stream over the elements that count."""
@@ -96,21 +101,15 @@ class Step:
         return self.mean(squares)
 
 
-class PolicyGradient:
+class PolicyGradient(GroupRelative):
     """The hooks that policy gradients share."""
 
     Config: ClassVar[type[PolicyGradientOptions]]
+    config: PolicyGradientOptions
 
     def __init__(self, config: PolicyGradientOptions) -> None:
         self.config = config
         self.uses_reference = config.kl_beta > 0 and config.kl != "old_log_ratio"
-
-    @hookimpl
-    def compute_advantages(
-        self, rewards: torch.Tensor, uid: torch.Tensor, components: Tensors, weights: dict[str, float]
-    ) -> torch.Tensor:
-        """Group-relative, (N,) fp32."""
-        return self.config.advantages(rewards, uid, components, weights)
 
     @hookimpl
     def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from omni_rl.errors import ConfigError
+from omni_rl.hookspecs import hookimpl
 from omni_rl.randomness import seed_of
 from omni_rl.requests import Window
 
@@ -49,3 +50,14 @@ class RandomWindow(WindowOptions):
         scope = group if self.window_scope == "group" else "all"
         start = random.Random(seed_of(seed, "window", iteration, scope)).randint(first, last - size)
         return Window(start, start + size)
+
+
+class RandomlyPlaced:
+    """The hook of algorithms whose options are :class:`RandomWindow`."""
+
+    config: RandomWindow
+
+    @hookimpl
+    def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
+        """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
+        return self.config.window(iteration, group, steps, seed)

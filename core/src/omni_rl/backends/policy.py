@@ -141,7 +141,7 @@ def _transition_at(
     policy: TorchPolicy, batch: TensorDict, step: int, stream: str, velocity: torch.Tensor
 ) -> Transition:
     device = policy.model.device
-    x = trajectory.latents(batch, step)[stream].to(device)
+    x = trajectory.at(batch, ("latents", stream, "all"), step).to(device)
     sigma, sigma_next = (trajectory.at(batch, "sigmas", step, ahead).to(device) for ahead in (0, 1))  # (B,)
     return transition(x, velocity, sigma, sigma_next, policy.sde.noise_level, policy.sde.type)
 

@@ -22,12 +22,10 @@ from pydantic import Field, PositiveFloat
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.advantages import AdvantageOptions
-from omni_rl.compatibility import FORWARD_PROCESS
-from omni_rl.forward_process import ForwardOptions, Noised, noised_at
+from omni_rl.advantages import AdvantageOptions, GroupRelative
+from omni_rl.forward_process import ForwardOptions, ForwardProcess, Noised, noised_at
 from omni_rl.policy_gradient import clipped
-from omni_rl.requests import NO_STEPS, Window
-from omni_rl.types import LossOutput, Policy, Streams, Tensors
+from omni_rl.types import LossOutput, Policy, Streams
 
 
 class AWMConfig(AdvantageOptions, ForwardOptions):
@@ -42,27 +40,15 @@ class AWMConfig(AdvantageOptions, ForwardOptions):
     )
 
 
-class AWM:
+class AWM(GroupRelative, ForwardProcess):
     """The algorithm hooks of AWM."""
 
+    config: AWMConfig
     Config = AWMConfig
-    compatibility = FORWARD_PROCESS
 
     def __init__(self, config: AWMConfig) -> None:
         self.config = config
         self.uses_reference, self.uses_ema = config.kl_beta > 0, config.ema_beta > 0
-
-    @hookimpl
-    def sde_window(self) -> Window:
-        """None: samples are drawn by ODE steps."""
-        return NO_STEPS
-
-    @hookimpl
-    def compute_advantages(
-        self, rewards: torch.Tensor, uid: torch.Tensor, components: Tensors, weights: dict[str, float]
-    ) -> torch.Tensor:
-        """Group-relative, clipped; (N,) fp32."""
-        return self.config.advantages(rewards, uid, components, weights)
 
     @hookimpl
     def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:

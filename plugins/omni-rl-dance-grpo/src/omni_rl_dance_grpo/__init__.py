@@ -24,9 +24,8 @@ from omni_rl import hookimpl
 from omni_rl.advantages import StdScope
 from omni_rl.policy_gradient import ClippedOptions, PolicyGradient
 from omni_rl.randomness import seed_of
-from omni_rl.requests import Window
 from omni_rl.types import Policy
-from omni_rl.windows import RandomWindow
+from omni_rl.windows import RandomlyPlaced, RandomWindow
 
 
 class DanceGRPOConfig(ClippedOptions, RandomWindow):
@@ -38,7 +37,7 @@ class DanceGRPOConfig(ClippedOptions, RandomWindow):
     )
 
 
-class DanceGRPO(PolicyGradient):
+class DanceGRPO(RandomlyPlaced, PolicyGradient):
     """The algorithm hooks of DanceGRPO."""
 
     Config = DanceGRPOConfig
@@ -49,11 +48,6 @@ class DanceGRPO(PolicyGradient):
     def defaults() -> Mapping[str, Any]:
         """One eta for all steps, one x_T for a group."""
         return {"rollout": {"sde": {"type": "dance_sde", "noise_level": 0.3}, "share_initial_noise": True}}
-
-    @hookimpl
-    def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
-        """All steps but the last, unless a smaller window is asked for."""
-        return self.config.window(iteration, group, steps, seed)
 
     @hookimpl
     def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:

@@ -22,9 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from omni_rl import hookimpl
 from omni_rl.advantages import group_advantages
-from omni_rl.compatibility import FORWARD_PROCESS
-from omni_rl.forward_process import ForwardOptions, Levels, noised_at
-from omni_rl.requests import NO_STEPS, Window
+from omni_rl.forward_process import ForwardOptions, ForwardProcess, Levels, noised_at
 from omni_rl.types import LossOutput, Policy
 
 
@@ -35,20 +33,14 @@ class DiffusionDPOConfig(ForwardOptions):
     levels: Levels = Field("logit_normal", description="noise levels: the rollout's, or uniform or logit-normal draws")
 
 
-class DiffusionDPO:
+class DiffusionDPO(ForwardProcess):
     """The algorithm hooks of Diffusion-DPO."""
 
     Config = DiffusionDPOConfig
-    compatibility = FORWARD_PROCESS
     uses_reference = True
 
     def __init__(self, config: DiffusionDPOConfig) -> None:
         self.config = config
-
-    @hookimpl
-    def sde_window(self) -> Window:
-        """None: samples are drawn by ODE steps."""
-        return NO_STEPS
 
     @hookimpl
     def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:

@@ -22,38 +22,25 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.compatibility import FORWARD_PROCESS
-from omni_rl.forward_process import Noised, along, noised_at
-from omni_rl.requests import NO_STEPS, Window
-from omni_rl.types import LossOutput, Policy, Streams, Tensors
+from omni_rl.advantages import GroupRelative
+from omni_rl.forward_process import ForwardProcess, Noised, along, noised_at
+from omni_rl.types import LossOutput, Policy, Streams
 from omni_rl_diffusion_nft.options import DiffusionNFTConfig, decay_after
 
 LEAST_WEIGHT = 1e-5
 
 
-class DiffusionNFT:
+class DiffusionNFT(GroupRelative, ForwardProcess):
     """The algorithm hooks of DiffusionNFT."""
 
+    config: DiffusionNFTConfig
     Config = DiffusionNFTConfig
-    compatibility = FORWARD_PROCESS
     uses_old = True
     samples_with = "old"
 
     def __init__(self, config: DiffusionNFTConfig) -> None:
         self.config = config
         self.uses_reference = config.reference_weight > 0
-
-    @hookimpl
-    def sde_window(self) -> Window:
-        """None: samples are drawn by ODE steps."""
-        return NO_STEPS
-
-    @hookimpl
-    def compute_advantages(
-        self, rewards: torch.Tensor, uid: torch.Tensor, components: Tensors, weights: dict[str, float]
-    ) -> torch.Tensor:
-        """Group-relative, clipped; (N,) fp32."""
-        return self.config.advantages(rewards, uid, components, weights)
 
     @hookimpl
     def prepare_actor_batch(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:

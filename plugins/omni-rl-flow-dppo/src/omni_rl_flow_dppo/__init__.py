@@ -19,11 +19,9 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveFloat
 
-from omni_rl import hookimpl
 from omni_rl.policy_gradient import PolicyGradient, PolicyGradientOptions, Step
-from omni_rl.requests import Window
 from omni_rl.types import Tensors
-from omni_rl.windows import RandomWindow
+from omni_rl.windows import RandomlyPlaced, RandomWindow
 
 
 class FlowDPPOConfig(PolicyGradientOptions, RandomWindow):
@@ -34,16 +32,11 @@ class FlowDPPOConfig(PolicyGradientOptions, RandomWindow):
     scale: Literal["variance", "none"] = Field("variance", description="what the divergence is divided by")
 
 
-class FlowDPPO(PolicyGradient):
+class FlowDPPO(RandomlyPlaced, PolicyGradient):
     """The algorithm hooks of Flow-DPPO."""
 
     Config = FlowDPPOConfig
     config: FlowDPPOConfig
-
-    @hookimpl
-    def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
-        """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
-        return self.config.window(iteration, group, steps, seed)
 
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
         """-A r of the steps that are kept."""

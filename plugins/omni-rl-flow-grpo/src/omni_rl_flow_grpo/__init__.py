@@ -13,23 +13,16 @@ same for every SDE type. With ``rollout.share_initial_noise`` the steps before t
 
 from __future__ import annotations
 
-from omni_rl import hookimpl
 from omni_rl.policy_gradient import ClippedOptions, PolicyGradient
-from omni_rl.requests import Window
-from omni_rl.windows import RandomWindow
+from omni_rl.windows import RandomlyPlaced, RandomWindow
 
 
 class FlowGRPOConfig(ClippedOptions, RandomWindow):
     """Options beside ``algorithm.name: flow_grpo``."""
 
 
-class FlowGRPO(PolicyGradient):
+class FlowGRPO(RandomlyPlaced, PolicyGradient):
     """The algorithm hooks of FlowGRPO."""
 
     Config = FlowGRPOConfig
     config: FlowGRPOConfig
-
-    @hookimpl
-    def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
-        """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
-        return self.config.window(iteration, group, steps, seed)

@@ -19,32 +19,24 @@ from __future__ import annotations
 
 import torch
 
-from omni_rl import hookimpl, trajectory
 from omni_rl.policy_gradient import ClippedOptions, PolicyGradient, Step, clipped
-from omni_rl.requests import Window
 from omni_rl.types import Tensors
-from omni_rl.windows import RandomWindow
+from omni_rl.windows import RandomlyPlaced, RandomWindow
 
 
 class GRPOGuardConfig(ClippedOptions, RandomWindow):
     """Options beside ``algorithm.name: grpo_guard``."""
 
 
-class GRPOGuard(PolicyGradient):
+class GRPOGuard(RandomlyPlaced, PolicyGradient):
     """The algorithm hooks of GRPO-Guard."""
 
     Config = GRPOGuardConfig
     config: GRPOGuardConfig
 
-    @hookimpl
-    def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
-        """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
-        return self.config.window(iteration, group, steps, seed)
-
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
         """The clipped surrogate of the centred ratio, divided by h."""
-        noise = trajectory.drawn_noise(step.batch, step.index)
-        log_ratio = step.mean({n: noise[n].to(d) * d for n, d in step.shift().items()})  # (B,)
+        log_ratio = step.mean({n: step.noise[n].to(d) * d for n, d in step.shift().items()})  # (B,)
         loss, metrics = clipped(step.advantages, log_ratio, *self.config.clip)
         h = next(iter(step.now.transitions.values())).sqrt_dt ** 2  # (B,)
         return loss / h.to(loss), metrics
