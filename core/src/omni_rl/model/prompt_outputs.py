@@ -24,7 +24,7 @@ from omni_rl.model.loaded import LoadedModel, frozen
 
 NEEDS_PLUGIN = "this model needs a plugin: omni-rl new model"
 
-_SHORT, _LONG = "a", "a " * 64
+_SHORT, _LONG = "a", "a " * 36
 """Two texts of different length in every tokenizer and in every bucket of lengths."""
 
 

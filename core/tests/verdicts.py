@@ -1,0 +1,250 @@
+"""Whether the universal adapter trains an architecture: what "passes" means, asked of its tiny pipeline.
+
+* The gate is green, and every row that a healthy run has was judged.
+* With noise off, core's latents are those of the pipeline as diffusers loads it, with its own scheduler, one prompt at a
+  time.
+* The velocity's gradient is its slope: a part of the model that hides from autograd would show here.
+* After two iterations of FlowGRPO every adapter has moved, and when everything trains, every weight that the velocity
+  depends on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_pipelines
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from model_cases import OneWindow, own_loop, still
+
+from omni_rl import train
+from omni_rl.config.resolve import resolve
+from omni_rl.errors import UserError
+from omni_rl.gate.rows import gap
+from omni_rl.model import universal
+from omni_rl.model.loaded import load_model
+from omni_rl.run import Run
+from omni_rl.testing.assembly import Assembly, assemble
+
+PROMPTS = ("a sign that says 7", "hello world")
+JUDGED = {
+    "schedule", "text", "own loop", "timesteps", "replay", "clip range", "transition", "sensitivity", "encoders", "mode",
+    "gradient", "weights", "rewards",
+}  # fmt: skip
+"""The gate's rows that have to be ok."""
+
+LATENTS = 5e-6
+"""Of noise-off latents, relative to the largest: prompts share a batch here and are alone there."""
+
+SLOPE = 0.05
+"""Of a directional derivative against a central difference in fp32."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table.
+
+    Attributes:
+        verdict: ``pass`` or ``fails``.
+        reason: why it fails; empty otherwise.
+        media: kinds that it makes, as far as it came.
+    """
+
+    verdict: str
+    reason: str = ""
+    media: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "media": list(self.media)}
+
+
+class _Refused(Exception):
+    """A requirement does not hold."""
+
+
+def judge(architecture: str, folder: Path, work: Path) -> Verdict:
+    """The verdict on the tiny pipeline in ``folder``; ``work`` is an empty folder for the runs."""
+    call = tiny_pipelines.CALLS[architecture]
+    media: tuple[str, ...] = ()
+    try:
+        media = _own_loops_agree(folder, call)
+        _gradients_are_slopes(folder, call)
+        _everything_moves(folder, call, work)
+    except (_Refused, UserError) as refused:
+        return Verdict("fails", _sentence(refused), media)
+    return Verdict("pass", media=media)
+
+
+def _sentence(error: Exception) -> str:
+    """The first thing that is wrong, without what to do about it."""
+    what = error.what if isinstance(error, UserError) else str(error)
+    lines = [line.strip() for line in what.splitlines() if line.strip()]
+    return lines[1] if "checks fail" in lines[0] and len(lines) > 1 else lines[0]
+
+
+def _require(good: bool, what: str) -> None:
+    if not good:
+        raise _Refused(what)
+
+
+# ------------------------------------------------------------------------------------------------ the pipeline's loop
+
+
+class EulerOver:
+    """Euler steps over the table of another scheduler, which stays in charge of everything else."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+        self.set_timesteps = own.set_timesteps
+        self.index = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["own"], name)
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        dt = self.own.sigmas[self.index + 1] - self.own.sigmas[self.index]
+        self.index += 1
+        return (sample + dt * model_output,)
+
+
+def _assembled(folder: Path, call: Mapping[str, Any], prompts: Sequence[str] = PROMPTS) -> Assembly:
+    model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=True)
+    return assemble(model, algorithm=OneWindow(), prompts=prompts, model={"lora": None}, rollout={"call": dict(call)})
+
+
+def _own_loops_agree(folder: Path, call: Mapping[str, Any]) -> tuple[str, ...]:
+    assembly = _assembled(folder, call)
+    requests = still(assembly, PROMPTS)
+    start, state = own_loop(assembly, requests)
+    samples = assembly.hooks.post_decode(model=assembly.model, state=state)
+    for row, prompt in enumerate(PROMPTS):
+        one = {name: x[row : row + 1] for name, x in start.items()}
+        conditioning = {name: value[row : row + 1] for name, value in state.conditioning.items()}
+        given = universal.latent_arguments(assembly.model, one, conditioning, requests[0].call)
+        final = _by_diffusers(folder, call, prompt, given)
+        found = max(gap(state.x[name][row : row + 1], x) for name, x in zip(start, final, strict=True))
+        _require(found <= LATENTS, f"noise-off latents lie {found:.1g} from those of the pipeline's own loop")
+    return tuple(sorted(samples[0].trajectory["media"].keys()))
+
+
+def _by_diffusers(folder: Path, call: Mapping[str, Any], prompt: str, latents: Mapping[str, Any]) -> list[torch.Tensor]:
+    """What the last step gave, per stream, in a plain call of the plain pipeline."""
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    if not isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler):
+        pipe.scheduler = EulerOver(copy.deepcopy(pipe.scheduler))
+    with _stepped(type(pipe.scheduler)) as outputs:
+        pipe(prompt=prompt, **call, **latents, num_inference_steps=4, output_type="latent")
+    return outputs[-len(latents) :]
+
+
+@contextmanager
+def _stepped(cls: type) -> Iterator[list[torch.Tensor]]:
+    outputs: list[torch.Tensor] = []
+    original = cls.step
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        outputs.append(result[0].clone())
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cls, "step", step)
+        yield outputs
+
+
+# ------------------------------------------------------------------------------------------------ gradients, updates
+
+
+def _gradients_are_slopes(folder: Path, call: Mapping[str, Any]) -> None:
+    """Against central differences along the gradient, where it is steepest, at the first step of a sample."""
+    assembly = _assembled(folder, call, PROMPTS[:1])
+    policy, batch = assembly.backend.policy, assembly.batch()[:1]
+
+    def loss() -> torch.Tensor:
+        inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=batch, step=0)
+        velocity = policy.predict(**inputs)
+        generator = torch.Generator().manual_seed(0)
+        weighted = [(v * torch.randn(v.shape, generator=generator)).mean() for v in velocity.values()]
+        return torch.stack(weighted).sum().double()
+
+    loss().backward()
+    gradients = {p: p.grad for p in assembly.model.parameters().values() if p.grad is not None}
+    length = float(torch.stack([g.double().square().sum() for g in gradients.values()]).sum().sqrt())
+    _require(length > 0, "the velocity has no gradient")
+    off = min(abs(_slope(loss, gradients, length, h) / length - 1) for h in (1e-2, 1e-3))
+    _require(off <= SLOPE, f"the velocity's gradient is not its slope: off by {off:.0%}")
+
+
+def _slope(loss: Any, gradients: Mapping[Any, torch.Tensor], length: float, h: float) -> float:
+    kept, values = {p: p.data for p in gradients}, []
+    for sign in (1, -1):
+        for parameter, gradient in gradients.items():
+            parameter.data = kept[parameter] + sign * h / length * gradient
+        with torch.no_grad():
+            values.append(float(loss()))
+    for parameter, data in kept.items():
+        parameter.data = data
+    return (values[0] - values[1]) / (2 * h)
+
+
+def recipe(folder: Path, call: Mapping[str, Any], data: Path, lora: bool) -> dict[str, Any]:
+    return {
+        "model": {"path": str(folder), "plugin": "universal", "lora": {"rank": 2, "alpha": 4} if lora else None},
+        "algorithm": {"name": "flow_grpo"},
+        "rollout": {"steps": 3, "prompts": 2, "group_size": 3, "batch_size": 6, "call": dict(call)},
+        "reward": "brightness",
+        "data": {"path": str(data)},
+        "train": {"iterations": 2, "micro_batch_size": 4, "lr": 1e-3, "weight_decay": 0.0},
+        "validation": {"every": 0},
+        "device": "cpu",
+    }
+
+
+def _everything_moves(folder: Path, call: Mapping[str, Any], work: Path) -> None:
+    data = work / "prompts.txt"
+    data.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    for lora in (True, False):
+        config = recipe(folder, call, data, lora)
+        fresh = Run(resolve(config), None)
+        before = {n: p.detach().clone() for n, p in fresh.model.parameters().items()}
+        run = train(config, run_dir=work / ("lora" if lora else "full"))
+        missing = JUDGED - {row.name for row in run.gate if row.verdict == "ok"}
+        _require(not missing, f"the gate does not judge: {', '.join(sorted(missing))}")
+        after = run.model.parameters()
+        still_there = [n for n, value in before.items() if torch.equal(value, after[n])]
+        idle = [n for n in still_there if not lora and not _matters(fresh, n)]
+        stuck = sorted(set(still_there) - set(idle))
+        what = f"{len(stuck)} of {len(before)} trained tensors do not move, e.g. {stuck[:1]}"
+        _require(not stuck and len(idle) < len(before) / 4, what)
+        fresh.close()
+
+
+def _matters(run: Run, name: str) -> bool:
+    """Whether the velocity of the first sample at either end of the schedule depends on a weight."""
+    parameter = run.model.parameters()[name]
+    kept, before = parameter.data, _velocities(run)
+    parameter.data = kept + 0.1 * (kept.abs().mean() + 1)
+    after = _velocities(run)
+    parameter.data = kept
+    return any(gap(a, b) > 1e-6 for a, b in zip(after, before, strict=True))
+
+
+def _velocities(run: Run) -> list[torch.Tensor]:
+    from omni_rl.planning import rollout_requests
+
+    (request, *_) = rollout_requests(run.config, run.hooks, run.prompts, 0, 0)
+    with torch.no_grad():
+        state = run.hooks.prepare_encode(model=run.model, requests=[request])
+        ends = state.table.timesteps[[0, -1]]
+        answers = [
+            run.hooks.predict(model=run.model, x=state.x, t=t[None], conditioning=state.conditioning, call=request.call)
+            for t in ends
+        ]
+    return [v for answer in answers for v in answer.values()]
