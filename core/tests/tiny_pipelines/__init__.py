@@ -59,6 +59,16 @@ BUILDERS: dict[str, Builder] = {
     "HunyuanVideoPipeline": _of("hunyuan_video", "hunyuan_video"),
     "CogView4Pipeline": _of("cogview4", "cogview4"),
     "HiDreamImagePipeline": _of("hidream", "hidream"),
+    "OvisImagePipeline": _of("ovis_image", "ovis_image"),
+    "PRXPipeline": _of("prx", "prx"),
+    "MochiPipeline": _of("mochi", "mochi"),
+    "SkyReelsV2Pipeline": _of("skyreels_v2", "skyreels_v2"),
+    "SanaVideoPipeline": _of("sana_video", "sana_video"),
+    "BriaPipeline": _of("bria", "bria"),
+    "ErnieImagePipeline": _of("ernie_image", "ernie_image"),
+    "LuminaPipeline": _of("lumina", "lumina"),
+    "AnyFlowPipeline": _of("anyflow", "anyflow"),
+    "LongCatImagePipeline": _of("longcat_image", "longcat_image"),
 }
 
 

@@ -28,7 +28,7 @@ def _transformer(guidance_embeds: bool) -> Flux2Transformer2DModel:
     )
 
 
-def _vae() -> AutoencoderKLFlux2:
+def flux2_vae() -> AutoencoderKLFlux2:
     return AutoencoderKLFlux2(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -44,7 +44,7 @@ def flux2_klein() -> DiffusionPipeline:
     tokenizer = qwen_tokenizer()
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=_vae(),
+        vae=flux2_vae(),
         text_encoder=qwen3_for_causal_lm(tokenizer),
         tokenizer=tokenizer,
         transformer=_transformer(guidance_embeds=False),
@@ -56,7 +56,7 @@ def flux2() -> DiffusionPipeline:
     tokenizer = mistral_tokenizer()
     return Flux2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=_vae(),
+        vae=flux2_vae(),
         text_encoder=mistral3(tokenizer),
         tokenizer=tokenizer,
         transformer=_transformer(guidance_embeds=True),

@@ -12,6 +12,8 @@ from transformers import (
     Gemma2Model,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    GemmaConfig,
+    GemmaModel,
     GlmConfig,
     GlmModel,
     LlamaConfig,
@@ -27,9 +29,11 @@ from transformers import (
     Qwen3Model,
     T5Config,
     T5EncoderModel,
+    T5GemmaConfig,
     UMT5Config,
     UMT5EncoderModel,
 )
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 WIDTH = 32
 
@@ -81,6 +85,10 @@ def decoder_sizes(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> dict[s
     }
 
 
+def gemma(tokenizer: PreTrainedTokenizerBase) -> GemmaModel:
+    return GemmaModel(GemmaConfig(**decoder_sizes(tokenizer)))
+
+
 def gemma2(tokenizer: PreTrainedTokenizerBase) -> Gemma2Model:
     return Gemma2Model(Gemma2Config(**decoder_sizes(tokenizer)))
 
@@ -105,6 +113,14 @@ def mistral3(tokenizer: PreTrainedTokenizerBase) -> Mistral3ForConditionalGenera
     text = {"model_type": "mistral", **decoder_sizes(tokenizer)}
     vision = {"model_type": "pixtral", **_VISION, "head_dim": 8}
     return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision, image_token_index=0))
+
+
+def t5gemma(tokenizer: PreTrainedTokenizerBase) -> T5GemmaEncoder:
+    sizes = decoder_sizes(tokenizer)
+    config = T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False)
+    model = T5GemmaEncoder(config.encoder)
+    model.config = config  # what diffusers looks for when it loads one
+    return model
 
 
 def llama(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> LlamaModel:

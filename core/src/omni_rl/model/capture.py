@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -30,13 +31,26 @@ class Answered(BaseException):
     """Leaves a pipeline's ``__call__`` once the answer is known. A BaseException, so no pipeline swallows it."""
 
 
+Stepped = SchedulerOutput | tuple[torch.Tensor]
+
+
+def _stepped(sample: torch.Tensor, return_dict: bool) -> Stepped:
+    return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
+
+
 class StandIn:
-    """Delegates everything it does not define to the pipeline's own scheduler."""
+    """Delegates everything it does not define to the pipeline's own scheduler.
+
+    Attributes:
+        sign: -1 where the own sigmas rise from noise at 0 to data at 1: there omni-rl's sigma is 1 minus that one, and
+            its velocity the negative of what is handed to ``step``.
+    """
 
     order = 1
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
+        self.sign = -1 if scheduler.config.get("invert_sigmas") else 1
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -92,14 +106,14 @@ class OneStep(StandIn):
         self.num_inference_steps = 1
 
     def step(
-        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor]:
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, return_dict: bool = True, **__: Any
+    ) -> Stepped:
         """Record, and leave once every stream was stepped (never, when ``streams`` is None: then the call returns)."""
-        self.velocities.append(model_output)
+        self.velocities.append(self.sign * model_output)
         self.samples.append(sample)
         if len(self.velocities) == self._streams:
             raise Answered
-        return (sample if self._instead is None else self._instead[len(self.samples) - 1],)
+        return _stepped(sample if self._instead is None else self._instead[len(self.samples) - 1], return_dict)
 
 
 class Table(StandIn):
@@ -146,15 +160,15 @@ class Euler(StandIn):
         self.num_inference_steps = len(self.timesteps)
 
     def step(
-        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor]:
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *_: Any, return_dict: bool = True, **__: Any
+    ) -> Stepped:
         """x + (sigma' - sigma) v; streams take turns."""
         index, stream = divmod(self._calls, len(self.latents))
         self._calls += 1
         kept = self.latents[stream]
         x = kept if torch.equal(kept.to(sample.dtype), sample) else sample.float()
-        self.latents[stream] = x - (self.sigmas[index] - self.sigmas[index + 1]).item() * model_output.float()
-        return (self.latents[stream].to(sample.dtype),)
+        self.latents[stream] = x - (self.sigmas[index] - self.sigmas[index + 1]).item() * self.sign * model_output.float()
+        return _stepped(self.latents[stream].to(sample.dtype), return_dict)
 
 
 @contextlib.contextmanager
@@ -295,14 +309,17 @@ def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except (TypeError, LookupError, AttributeError, NameError, ArithmeticError, RuntimeError) as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
 
 
-def minimal(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call that is to take one step and decode nothing."""
-    return {**call, "num_inference_steps": 1, "output_type": "latent", "return_dict": False}
+def minimal(call: Mapping[str, Any], steps: int = 1) -> dict[str, Any]:
+    """The arguments of a call that is to take one step and decode nothing.
+
+    ``steps``: what the pipeline is told; some divide by all but the first.
+    """
+    return {**call, "num_inference_steps": steps, "output_type": "latent", "return_dict": False}
 
 
 def discarded(seed: int = 0) -> torch.Generator:

@@ -40,15 +40,13 @@ def named_outputs(
         raise ModelError(
             f"{model.architecture} has no encode_prompt whose outputs its __call__ takes back", NEEDS_PLUGIN
         )
-    text = text_arguments(prompts, negative_prompts)
-    with (
-        capture.leave_at_denoiser(model.denoisers),
-        capture.recording_method(model.pipe, "encode_prompt") as calls,
-        capture.first_asked(model.pipe),
-        model.encoders_on_device(),
-    ):
-        idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-        capture.ask(model.pipe, idle, generator=capture.discarded(), **text, **capture.minimal(call))
+    arguments = {**text_arguments(prompts, negative_prompts), "generator": capture.discarded()}
+    with capture.first_asked(model.pipe), model.encoders_on_device():
+        try:
+            calls = _encode_calls(model, {**arguments, **capture.minimal(call, least_steps(model))})
+        except ZeroDivisionError:
+            model.memo["least steps"] = 2
+            calls = _encode_calls(model, {**arguments, **capture.minimal(call, least_steps(model))})
     taken = inspect.signature(type(model.pipe).__call__).parameters
     found: dict[str, Any] = {}
     for index, recorded in enumerate(calls):
@@ -56,6 +54,21 @@ def named_outputs(
         names = _names(model, recorded, len(values), taken, second=index > 0)
         found |= {name: value for name, value in zip(names, values, strict=True) if name in taken}
     return found
+
+
+def least_steps(model: LoadedModel) -> int:
+    """The number of steps that the pipeline must be told at least, for it to take one."""
+    return int(model.memo.get("least steps", 1))
+
+
+def _encode_calls(model: LoadedModel, arguments: Mapping[str, Any]) -> list[capture.Recorded]:
+    with (
+        capture.leave_at_denoiser(model.denoisers),
+        capture.recording_method(model.pipe, "encode_prompt") as calls,
+    ):
+        idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
+        capture.ask(model.pipe, idle, **arguments)
+    return calls
 
 
 def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> dict[str, list[str]]:
@@ -87,6 +100,8 @@ def _names(
     if len(assigned) == count and any(name in taken for name in assigned):
         return assigned
     negative = second and "negative_prompt" not in recorded.arguments
+    if count == 1 and assigned and "prompt_embeds" in taken:
+        return ("negative_prompt_embeds" if negative else "prompt_embeds",)  # there is nothing else that it can be
     names = return_names(type(model.pipe).encode_prompt)
     if len(names) != count:
         raise ModelError(

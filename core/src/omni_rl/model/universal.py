@@ -25,7 +25,7 @@ from omni_rl.model import capture, streams
 from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, take
 from omni_rl.model.embeddings import as_returned, by_width, to_rows
 from omni_rl.model.loaded import LoadedModel, frozen
-from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, forms_of, named_outputs
+from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, forms_of, least_steps, named_outputs
 from omni_rl.model.streams import Ask, Stream, find_streams
 from omni_rl.randomness import ForbiddenGenerator
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
@@ -116,6 +116,8 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
     """
 
     def asked(**arguments: Any) -> capture.OneStep:
+        if "generator" in arguments:
+            return ask(**arguments)
         try:
             return ask(**arguments)
         except (AssertionError, TypeError):
@@ -152,7 +154,8 @@ def _ask_table(
     x = {stream: torch.zeros((1, *shape), device=model.device) for stream, shape in shapes.items()}
     arguments = {**call_arguments(model, row, call), "num_inference_steps": steps}
     capture.ask(model.pipe, table, **latent_arguments(model, x, row, call), **arguments)
-    made = SigmaTable(table.timesteps.float().cpu(), table.sigmas.float().cpu())
+    sigmas = table.sigmas.float().cpu()
+    made = SigmaTable(table.timesteps.float().cpu(), sigmas if table.sign > 0 else 1 - sigmas)
     FlowMatchSDEDiscreteScheduler().set_table(made.timesteps, made.sigmas)  # refuses what is no flow-matching schedule
     return made
 
@@ -210,7 +213,7 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
     given = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()})
     negative = {name.startswith("negative_") for name in given}
     texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in _taken(model)]
-    return {"generator": _generator(model, call), **dict.fromkeys(texts), **given, **capture.minimal(call)}
+    return {"generator": _generator(model, call), **dict.fromkeys(texts), **given, **capture.minimal(call, least_steps(model))}
 
 
 def _taken(model: LoadedModel) -> Mapping[str, inspect.Parameter]:

@@ -1,0 +1,214 @@
+"""Write docs/coverage.md: which pipelines of diffusers the universal adapter trains, and why it does not train others.
+
+python tools/coverage_table.py --run [ARCHITECTURE ...]   # judge tiny pipelines (all by default), then write
+python tools/coverage_table.py                            # write the page from the recorded verdicts
+python tools/coverage_table.py --check                    # exit 1 when the page is out of date
+
+Verdicts come from runs (core/tests/verdicts.py), everything else from diffusers' own signatures and sources. Both are
+recorded, with the version of diffusers, in benchmarks/results/universal_coverage.json.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+import sys
+import tempfile
+import typing
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/coverage.md"
+RECORD = ROOT / "benchmarks/results/universal_coverage.json"
+TESTS = ROOT / "core/tests"  # tiny_pipelines, verdicts
+
+Entry = dict[str, Any]
+
+INPUT = re.compile(
+    r"Img2Img|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|V2V|Inpaint|Control|Edit|Kontext|Fill|Condition|Layered"
+    r"|Refin|SR|VACE|Animate|Transfer|Redux|InContext|Cloze|HDR|DFR|KV|VideoToWorld|AudioToAudio|Upsampl|WM|Framepack"
+)
+"""Says in a pipeline's name that it starts from a picture, a video or a sound; its signature may make it optional."""
+
+MEDIA_ARGUMENTS = {"image", "images", "video", "control_image", "controls", "mask_image", "input_images"}
+
+FLOW_IN_TEXT = re.compile(r"flow_shift|flow_prediction|use_flow_sigmas|flow[- ]matching|rectified flow", re.IGNORECASE)
+
+FLOW_BY_CHECKPOINT = {
+    name: "its published scheduler predicts a flow"
+    for name in (
+        "SanaPipeline",
+        "SanaPAGPipeline",
+        "SanaControlNetPipeline",
+        "SanaVideoPipeline",
+        "Cosmos2_5_PredictBasePipeline",
+        "Cosmos2_5_TransferPipeline",
+        "Cosmos3OmniPipeline",
+        "WanAnimatePipeline",
+        "MotifVideoPipeline",
+        "MotifVideoImage2VideoPipeline",
+    )
+}
+"""Annotated with a solver that can do both; which one it does, only the published ``scheduler_config.json`` says."""
+
+SOUND = "makes sound alone; rewards and reports for sound are not there yet"
+NOT_TRIED: dict[str, str] = {}
+"""Flow matching from text alone, and without a tiny pipeline so far: why."""
+
+NOTES: dict[str, str] = {}
+"""What is behind a failure, where the recorded sentence does not say it."""
+
+HEAD = """# Which pipelines can be trained
+
+Written by `python tools/coverage_table.py` for diffusers {diffusers} (torch {torch}, transformers {transformers}); the
+verdicts come from runs, the rest from diffusers' own signatures.
+
+Each architecture below was built tiny and random from diffusers' own classes, with its text encoders and autoencoder,
+and trained by the universal adapter without a line of its own. **pass** means: the gate is green, with adapters and with
+all weights; without noise, core's latents are those of the plain pipeline's own loop; the velocity's gradient is its
+slope; and two iterations of FlowGRPO move every adapter and every weight that the velocity depends on
+(`core/tests/verdicts.py`). Most of them have no plugin and need none.
+
+{counts}
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Judge, write or compare."""
+    if arguments[:1] == ["--run"]:
+        record(judged(arguments[1:]))
+    content = page(json.loads(RECORD.read_text(encoding="utf-8")))
+    if list(arguments) != ["--check"]:
+        PAGE.write_text(content, encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == content:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is out of date; run: python tools/coverage_table.py")
+    return 1
+
+
+# ----------------------------------------------------------------------------------------------------------- verdicts
+
+
+def judged(architectures: Sequence[str]) -> dict[str, Entry]:
+    """Run the tiny pipelines of ``architectures``, or all; verdicts by architecture."""
+    sys.path.insert(0, str(TESTS))
+    import diffusers
+    import tiny_pipelines
+    import verdicts
+
+    found = {}
+    for name in architectures or [n for n in tiny_pipelines.BUILDERS if hasattr(diffusers, n)]:
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder, "runs")
+            work.mkdir()
+            verdict = verdicts.judge(name, tiny_pipelines.build(name, Path(folder, "model")), work)
+        found[name] = verdict.as_json()
+        print(f"{name}: {verdict.verdict} {verdict.reason}", flush=True)
+    return found
+
+
+def record(verdicts: dict[str, Entry]) -> None:
+    """Facts about every pipeline, with the new verdicts over those on record."""
+    known = json.loads(RECORD.read_text(encoding="utf-8"))["pipelines"] if RECORD.exists() else {}
+    kept = {n: {k: e[k] for k in ("verdict", "reason", "media")} for n, e in known.items() if "verdict" in e}
+    pipelines = {name: {**facts, **{**kept, **verdicts}.get(name, {})} for name, facts in all_facts().items()}
+    versions = {name: version(name) for name in ("diffusers", "torch", "transformers")}
+    content = {"versions": versions, "pipelines": pipelines}
+    RECORD.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------------------------------- facts
+
+
+def all_facts() -> dict[str, Entry]:
+    """What signatures and sources of the installed diffusers say about each of its pipelines."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.ERROR)
+    return {name: facts(cls) for name, cls in pipelines()}
+
+
+def pipelines() -> Iterator[tuple[str, type]]:
+    """Every pipeline class that diffusers exports, by name."""
+    import diffusers
+
+    for name in sorted(dir(diffusers)):
+        cls = getattr(diffusers, name) if "Pipeline" in name else None
+        if not (inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline)):
+            continue
+        if cls is not diffusers.DiffusionPipeline and cls.__module__.startswith("diffusers.pipelines."):
+            yield name, cls
+
+
+def facts(cls: type) -> Entry:
+    """Schedulers by annotation, whether they match flows, and whether something else than text goes in."""
+    init = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    schedulers = _class_names(init["scheduler"].annotation) if "scheduler" in init else []
+    call = inspect.signature(cls.__call__).parameters  # type: ignore[operator]
+    text = inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
+    open_solver = any(name in {"UniPCMultistepScheduler", "SchedulerMixin"} for name in schedulers)
+    by_text = open_solver and bool(FLOW_IN_TEXT.search(text))
+    flow = any("Flow" in name or "Helios" in name or "RF" in name for name in schedulers)
+    needed = {n for n, p in call.items() if p.default is p.empty and n in MEDIA_ARGUMENTS}
+    return {
+        "schedulers": schedulers,
+        "flow_matching": flow or by_text or cls.__name__ in FLOW_BY_CHECKPOINT,
+        "needs_input": bool(needed or INPUT.search(cls.__name__)),
+    }
+
+
+def _class_names(annotation: Any) -> list[str]:
+    if annotation is inspect.Parameter.empty or annotation in (None, type(None)):
+        return []
+    if isinstance(annotation, str):
+        return [name.strip() for name in annotation.split("|") if name.strip() != "None"]
+    if parts := typing.get_args(annotation):
+        return [name for part in parts for name in _class_names(part)]
+    return [annotation.__name__]
+
+
+# --------------------------------------------------------------------------------------------------------------- page
+
+
+def page(content: Entry) -> str:
+    """The whole file.
+
+    Raises:
+        KeyError: a flow-matching pipeline is neither judged nor listed in ``NOT_TRIED``.
+    """
+    lines: dict[str, list[str]] = {"pass": [], "fails": [], "needs an input": [], "not tried": []}
+    others: Counter[str] = Counter()
+    for name, entry in content["pipelines"].items():
+        if "verdict" in entry:
+            reason = " ".join(filter(None, [entry["reason"], NOTES.get(name, "")]))
+            verdict = entry["verdict"] + (f": {reason}" if reason else "")
+            lines[entry["verdict"]].append(f"| {name} | {_kind(entry['media'])} | {verdict} |")
+        elif not entry["flow_matching"]:
+            others[", ".join(entry["schedulers"]) or "no scheduler"] += 1
+        elif entry["needs_input"]:
+            lines["needs an input"].append(f"| {name} | from a picture, a video or a sound | needs an input image |")
+        else:
+            lines["not tried"].append(f"| {name} | from text | not tried: {NOT_TRIED[name]} |")
+    counts = ", ".join(f"{len(rows)} {name}" for name, rows in lines.items())
+    total = f"Of {len(content['pipelines'])} pipelines, {counts}, {others.total()} not flow matching."
+    rows = [row for part in lines.values() for row in part]
+    table = ["| architecture | kind | verdict |", "|---|---|---|", *rows]
+    tail = ["", "## Not flow matching", "", "By the schedulers that they are annotated with:", ""]
+    tail += [f"* {count}: {schedulers}" for schedulers, count in sorted(others.items())]
+    return HEAD.format(**content["versions"], counts=total) + "\n" + "\n".join([*table, *tail]) + "\n"
+
+
+def _kind(media: Sequence[str]) -> str:
+    made = " and ".join(sorted(media, key=["image", "video", "audio"].index))
+    return f"text to {made}" if made else "text"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
