@@ -32,8 +32,8 @@ TESTS = ROOT / "core/tests"  # tiny_pipelines, verdicts
 Entry = dict[str, Any]
 
 INPUT = re.compile(
-    r"Img2Img|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|V2V|Inpaint|Control|Edit|Kontext|Fill|Condition|Layered"
-    r"|Refin|SR|VACE|Animate|Transfer|Redux|InContext|Cloze|HDR|DFR|KV|VideoToWorld|AudioToAudio|Upsampl|WM|Framepack"
+    r"Img2Img|ImageToVideo|Image2Video|VideoToVideo|(?<!T)I2V|I2I|V2V|Inpaint|Control|Edit|Kontext|Fill|Condition|Layered"
+    r"|Refin|SR|VACE|(?<!Easy)Animate|Transfer|Redux|InContext|Cloze|HDR|DFR|KV|VideoToWorld|AudioToAudio|Upsampl|WM|Framepack"
 )
 """Says in a pipeline's name that it starts from a picture, a video or a sound; its signature may make it optional."""
 
@@ -140,7 +140,7 @@ def pipelines() -> Iterator[tuple[str, type]]:
     import diffusers
 
     for name in sorted(dir(diffusers)):
-        cls = getattr(diffusers, name) if "Pipeline" in name else None
+        cls = getattr(diffusers, name, None) if "Pipeline" in name else None
         if not (inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline)):
             continue
         if cls is not diffusers.DiffusionPipeline and cls.__module__.startswith("diffusers.pipelines."):

@@ -62,7 +62,8 @@ class Oracle:
         The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
         """
         together = torch.arange(len(self.prompts))
-        groups = together.split(1) if one_by_one(self.conditioning) else [together]
+        alone = one_by_one(self.conditioning) or universal.takes_one_row(self.model, self.call)
+        groups = together.split(1) if alone else [together]
         return in_groups(groups, lambda rows: self._final(take(start, rows), rows))
 
     def _final(self, start: Streams, rows: torch.Tensor) -> Streams:

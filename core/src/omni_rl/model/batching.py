@@ -15,6 +15,9 @@ import torch
 from omni_rl.types import Streams, Tensors
 
 Mode = Literal["vector", "grouped", "single"]
+NOT_TAKEN = (RuntimeError, ValueError, TypeError, IndexError)
+"""What a pipeline raises when it cannot take a batch in some form."""
+
 SingleStep = Callable[[Streams, torch.Tensor, Tensors], Streams]
 
 
@@ -63,7 +66,9 @@ def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Te
     for mode in modes:
         try:
             found = in_rows(step, x, t, conditioning, mode)
-        except (RuntimeError, ValueError, TypeError, IndexError):
+        except torch.OutOfMemoryError:
+            raise
+        except NOT_TAKEN:
             continue  # the pipeline cannot take this form: exactly what is being asked
         if all(_close(found[n], reference[n], tolerance) for n in x):
             return mode

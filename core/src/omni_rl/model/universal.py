@@ -22,7 +22,7 @@ import torch
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model import capture, streams
-from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, take
+from omni_rl.model.batching import NOT_TAKEN, Mode, SingleStep, fastest_mode, in_groups, in_rows, take
 from omni_rl.model.embeddings import as_returned, by_width, to_rows
 from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, forms_of, least_steps, named_outputs
@@ -164,9 +164,23 @@ def _ask_table(
 def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]) -> Streams:
     """One undecorated single-step call of the pipeline, in the largest batches that it takes (see ``batching``)."""
     step = single_step(model, call)
-    if bool((t == t[0]).all()):
+    if takes_one_row(model, call):
+        return in_rows(step, x, t, conditioning, "single")
+    if not bool((t == t[0]).all()):
+        return in_rows(step, x, t, conditioning, batching_mode(model, step, x, t, conditioning, call))
+    try:
         return step(x, t[0], conditioning)
-    return in_rows(step, x, t, conditioning, batching_mode(model, step, x, t, conditioning, call))
+    except NOT_TAKEN as error:
+        if len(t) == 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        answer = in_rows(step, x, t, conditioning, "single")
+        model.memo["batching", frozen(call)] = "single"  # upstream meant it for one prompt at a time
+        return answer
+
+
+def takes_one_row(model: LoadedModel, call: Mapping[str, Any]) -> bool:
+    """Whether it was found that the pipeline cannot take several rows in a call with these arguments."""
+    return bool(model.memo.get(("batching", frozen(call))) == "single")
 
 
 def batching_mode(
