@@ -25,7 +25,7 @@ from model_cases import OneWindow, own_loop, still
 
 from omni_rl import train
 from omni_rl.config.resolve import resolve
-from omni_rl.errors import UserError
+from omni_rl.errors import RunError, UserError
 from omni_rl.gate.rows import gap
 from omni_rl.model import universal
 from omni_rl.model.loaded import load_model
@@ -76,7 +76,7 @@ def judge(architecture: str, folder: Path, work: Path) -> Verdict:
         media = _own_loops_agree(folder, call)
         _gradients_are_slopes(folder, call)
         _everything_moves(folder, call, work)
-    except (_Refused, UserError) as refused:
+    except (_Refused, RunError, UserError) as refused:
         return Verdict("fails", _sentence(refused), media)
     return Verdict("pass", media=media)
 
@@ -219,7 +219,7 @@ def _everything_moves(folder: Path, call: Mapping[str, Any], work: Path) -> None
         _require(not missing, f"the gate does not judge: {', '.join(sorted(missing))}")
         after = run.model.parameters()
         still_there = [n for n, value in before.items() if torch.equal(value, after[n])]
-        idle = [n for n in still_there if not lora and not _matters(fresh, n)]
+        idle = [n for n in still_there if not _matters(fresh, n)]
         stuck = sorted(set(still_there) - set(idle))
         what = f"{len(stuck)} of {len(before)} trained tensors do not move, e.g. {stuck[:1]}"
         _require(not stuck and len(idle) < len(before) / 4, what)
@@ -227,8 +227,13 @@ def _everything_moves(folder: Path, call: Mapping[str, Any], work: Path) -> None
 
 
 def _matters(run: Run, name: str) -> bool:
-    """Whether the velocity of the first sample at either end of the schedule depends on a weight."""
-    parameter = run.model.parameters()[name]
+    """Whether the velocity of the first sample at either end of the schedule depends on a weight, or on the one that an
+    adapter stands beside.
+    """
+    component, _, path = name.partition(".")
+    if ".lora_" in path:
+        path = path.partition(".lora_")[0] + ".base_layer.weight"
+    parameter = run.model.denoisers[component].get_parameter(path)
     kept, before = parameter.data, _velocities(run)
     parameter.data = kept + 0.1 * (kept.abs().mean() + 1)
     after = _velocities(run)

@@ -69,6 +69,11 @@ BUILDERS: dict[str, Builder] = {
     "LuminaPipeline": _of("lumina", "lumina"),
     "AnyFlowPipeline": _of("anyflow", "anyflow"),
     "LongCatImagePipeline": _of("longcat_image", "longcat_image"),
+    "HunyuanImagePipeline": _of("hunyuan_image", "hunyuan_image"),
+    "Kandinsky5T2VPipeline": _of("kandinsky5", "kandinsky5_t2v"),
+    "Krea2Pipeline": _of("krea2", "krea2"),
+    "StableDiffusion3PAGPipeline": _of("stable_diffusion_3", "stable_diffusion_3_pag"),
+    "PRXPixelPipeline": _of("prx", "prx_pixel"),
 }
 
 

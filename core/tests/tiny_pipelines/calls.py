@@ -50,4 +50,9 @@ CALLS: dict[str, Call] = {
     "LuminaPipeline": {**_SMALL, **_CFG, "max_sequence_length": 48, "clean_caption": False},
     "AnyFlowPipeline": {**_CLIP, **_CFG, **_SHORT},
     "LongCatImagePipeline": {**_SMALL, **_CFG, "enable_prompt_rewrite": False},
+    "HunyuanImagePipeline": {**_SMALL, "negative_prompt": "hello"},
+    "Kandinsky5T2VPipeline": {**_CLIP, **_CFG, "max_sequence_length": 512},
+    "Krea2Pipeline": {**_SMALL, **_CFG, **_SHORT},
+    "StableDiffusion3PAGPipeline": {**_SMALL, **_CFG, **_SHORT, "pag_scale": 1.5},
+    "PRXPixelPipeline": {**_SMALL, **_CFG, "use_resolution_binning": False},
 }

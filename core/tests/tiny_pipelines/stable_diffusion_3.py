@@ -6,6 +6,7 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
+    StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
 )
 from tiny_pipelines.autoencoders import image_vae
@@ -41,3 +42,12 @@ def stable_diffusion_3() -> DiffusionPipeline:
         tokenizer_2=clip,
         tokenizer_3=t5,
     )
+
+
+def _parts(pipe: DiffusionPipeline) -> dict[str, object]:
+    return {name: part for name, part in pipe.components.items() if name not in ("image_encoder", "feature_extractor")}
+
+
+def stable_diffusion_3_pag() -> DiffusionPipeline:
+    """The same with perturbed attention: another attention processor for the length of a call."""
+    return StableDiffusion3PAGPipeline(**_parts(stable_diffusion_3()), pag_applied_layers=["blocks.1"])

@@ -220,17 +220,26 @@ def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
     One answer for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
     """
 
-    def silent(hidden_states: Any, *_: Any, **kwargs: Any) -> tuple[Any, ...]:
+    def answer(hidden_states: Any, *_: Any, **kwargs: Any) -> _Silence:
         others = [v for n, v in kwargs.items() if n.endswith("_hidden_states") and "encoder" not in n]
-        return tuple(_zeros(x) for x in (hidden_states, *others))
+        return _Silence(_zeros(x) for x in (hidden_states, *others))
 
     for denoiser in denoisers.values():
-        denoiser.__dict__["forward"] = silent
+        denoiser.__dict__["forward"] = answer
     try:
         yield
     finally:
         for denoiser in denoisers.values():
             del denoiser.__dict__["forward"]
+
+
+class _Silence(tuple[Any, ...]):
+    """What a denoiser returns, whether the pipeline takes its ``[0]`` or its ``.sample``."""
+
+    @property
+    def sample(self) -> Any:
+        """The first."""
+        return self[0]
 
 
 def _zeros(x: Any) -> Any:

@@ -9,6 +9,7 @@ names of the rows tell the form, so that any process can give back what the pipe
 ``NAME``, ``NAME_list_mask``   a list of (L_i, ...): rows are padded to (B, L, ...), the mask (B, L) tells L_i
 ``NAME``, ``NAME_width_mask``  (B, L_i, ...), equal L_i in a call: rows are padded, and calls are made width by width
 ``NAME@1``                   the batch stands second, (N, B, ...): rows are (B, N, ...)
+``NAME@ends``                (B + 1,) where each prompt's tokens end, from 0 on: rows (B,) are their numbers
 ===========================  ==================================================================================
 """
 
@@ -23,9 +24,9 @@ import torch
 from omni_rl.types import Tensors
 
 _SUFFIXES = {"list": "_list_mask", "width": "_width_mask"}
-_SECOND = "@1"
+_SECOND, _ENDS = "@1", "@ends"
 
-Kind = Literal["rows", "list", "width", "second", "fixed"]
+Kind = Literal["rows", "list", "width", "second", "ends", "fixed"]
 """``fixed``: it is the same for any number of prompts, so that it holds no rows."""
 
 
@@ -52,11 +53,18 @@ def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Kind:
         return "list"
     if not _tensors([alone, pair]) or alone.ndim != pair.ndim:
         return "rows"  # None, where there is no padding or no guidance
+    if _are_ends(alone, 1) and _are_ends(pair, 2):
+        return "ends"
     grown = [d for d, sizes in enumerate(zip(alone.shape, pair.shape, strict=True)) if sizes == (1, 2)]
     if 0 not in grown:
         return "second" if 1 in grown else "fixed"
     wider = alone.shape[1:] != pair.shape[1:]
     return "width" if wider and "mask" not in name and not _masked(name, pair, two) else "rows"
+
+
+def _are_ends(value: torch.Tensor, rows: int) -> bool:
+    """Cumulative lengths, as attention over packed sequences takes them."""
+    return value.shape == (rows + 1,) and int(value[0]) == 0 and bool((value.diff() > 0).all())
 
 
 def _tensors(values: Sequence[Any]) -> bool:
@@ -85,6 +93,8 @@ def to_rows(name: str, values: Sequence[Any], kind: Kind) -> Tensors:
         return {name: torch.nn.utils.rnn.pad_sequence(rows, True), name + _SUFFIXES[kind]: mask}
     if kind == "second":
         return {name + _SECOND: torch.cat([value.transpose(0, 1) for value in values])}
+    if kind == "ends":
+        return {name + _ENDS: torch.cat([value.diff() for value in values])}
     return {name: torch.cat(list(values))}
 
 
@@ -102,6 +112,9 @@ def as_returned(conditioning: Tensors) -> dict[str, Any]:
             continue
         if name.endswith(_SECOND):
             found[name.removesuffix(_SECOND)] = value.transpose(0, 1)
+        elif name.endswith(_ENDS):
+            ends = torch.nn.functional.pad(value.cumsum(0), (1, 0))
+            found[name.removesuffix(_ENDS)] = ends.to(value.dtype)
         elif name + _SUFFIXES["list"] in conditioning:
             assert mask is not None
             found[name] = [row[: int(count)] for row, count in zip(value, mask.sum(1), strict=True)]

@@ -59,11 +59,13 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     """Every stream by name.
 
     Raises:
-        ModelError: a stream has no argument, or its latents do not reach the loop unchanged.
+        ModelError: a stream has no argument, its latents do not reach the loop unchanged, or it does not start from
+            standard normal noise, which is what core draws.
     """
     with capture.drawn_shapes() as drawn:
         probe = ask(streams=None, generator=capture.discarded())
     stepped = [tuple(s.shape[1:]) for s in probe.samples]
+    _check_noise(model, probe.samples)
     parameters = _parameters(model, len(stepped))
     packed = _as_drawn(stepped, drawn)
     try:
@@ -80,6 +82,15 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
     found = zip(names, parameters, stepped, packed, orders, strict=True)
     return {n: Stream(p, s, s) if order is None else Stream(p, s, given, order) for n, p, s, given, order in found}
+
+
+def _check_noise(model: LoadedModel, samples: Sequence[torch.Tensor]) -> None:
+    """Mean and standard deviation within six of their standard errors."""
+    for sample in samples:
+        size, std, mean = sample.numel(), float(sample.float().std()), float(sample.float().mean())
+        if abs(std - 1) > 6 / math.sqrt(2 * size) or abs(mean) > 6 / math.sqrt(size):
+            what = f"{model.architecture} starts from noise of mean {mean:.2g} and deviation {std:.2g}, not 0 and 1"
+            raise ModelError(what, NEEDS_PLUGIN)
 
 
 def _parameters(model: LoadedModel, count: int) -> list[str]:
