@@ -42,19 +42,16 @@ MEDIA_ARGUMENTS = {"image", "images", "video", "control_image", "controls", "mas
 FLOW_IN_TEXT = re.compile(r"flow_shift|flow_prediction|use_flow_sigmas|flow[- ]matching|rectified flow", re.IGNORECASE)
 
 FLOW_BY_CHECKPOINT = {
-    name: "its published scheduler predicts a flow"
-    for name in (
-        "SanaPipeline",
-        "SanaPAGPipeline",
-        "SanaControlNetPipeline",
-        "SanaVideoPipeline",
-        "Cosmos2_5_PredictBasePipeline",
-        "Cosmos2_5_TransferPipeline",
-        "Cosmos3OmniPipeline",
-        "WanAnimatePipeline",
-        "MotifVideoPipeline",
-        "MotifVideoImage2VideoPipeline",
-    )
+    "SanaPipeline",
+    "SanaPAGPipeline",
+    "SanaControlNetPipeline",
+    "SanaVideoPipeline",
+    "Cosmos2_5_PredictBasePipeline",
+    "Cosmos2_5_TransferPipeline",
+    "Cosmos3OmniPipeline",
+    "WanAnimatePipeline",
+    "MotifVideoPipeline",
+    "MotifVideoImage2VideoPipeline",
 }
 """Annotated with a solver that can do both; which one it does, only the published ``scheduler_config.json`` says."""
 
@@ -70,10 +67,10 @@ HEAD = """# Which pipelines can be trained
 Written by `python tools/coverage_table.py` for diffusers {diffusers} (torch {torch}, transformers {transformers}); the
 verdicts come from runs, the rest from diffusers' own signatures.
 
-Each architecture below was built tiny and random from diffusers' own classes, with its text encoders and autoencoder,
-and trained by the universal adapter without a line of its own. **pass** means: the gate is green, with adapters and with
-all weights; without noise, core's latents are those of the plain pipeline's own loop; the velocity's gradient is its
-slope; and two iterations of FlowGRPO move every adapter and every weight that the velocity depends on
+Each architecture with a verdict was built tiny and random from diffusers' own classes, with its text encoders and
+autoencoder, and trained by the universal adapter without a line of its own. **pass** means: the gate is green, with
+adapters and with all weights; without noise, core's latents are those of the plain pipeline's own loop; the velocity's
+gradient is its slope; and two iterations of FlowGRPO move every adapter and every weight that the velocity depends on
 (`core/tests/verdicts.py`). Most of them have no plugin and need none.
 
 {counts}
@@ -151,7 +148,7 @@ def facts(cls: type) -> Entry:
     """Schedulers by annotation, whether they match flows, and whether something else than text goes in."""
     init = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     schedulers = _class_names(init["scheduler"].annotation) if "scheduler" in init else []
-    call = inspect.signature(cls.__call__).parameters  # type: ignore[operator]
+    call = inspect.signature(cls.__call__).parameters
     text = inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
     open_solver = any(name in {"UniPCMultistepScheduler", "SchedulerMixin"} for name in schedulers)
     by_text = open_solver and bool(FLOW_IN_TEXT.search(text))

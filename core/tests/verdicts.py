@@ -1,8 +1,8 @@
 """Whether the universal adapter trains an architecture: what "passes" means, asked of its tiny pipeline.
 
 * The gate is green, and every row that a healthy run has was judged.
-* With noise off, core's latents are those of the pipeline as diffusers loads it, with its own scheduler, one prompt at a
-  time.
+* With noise off, core's latents are those of the pipeline as diffusers loads it, with its own scheduler, one prompt at
+  a time.
 * The velocity's gradient is its slope: a part of the model that hides from autograd would show here.
 * After two iterations of FlowGRPO every adapter has moved, and when everything trains, every weight that the velocity
   depends on.
@@ -34,8 +34,8 @@ from omni_rl.testing.assembly import Assembly, assemble
 
 PROMPTS = ("a sign that says 7", "hello world")
 JUDGED = {
-    "schedule", "text", "own loop", "timesteps", "replay", "clip range", "transition", "sensitivity", "encoders", "mode",
-    "gradient", "weights", "rewards",
+    "schedule", "text", "own loop", "timesteps", "replay", "clip range", "transition", "sensitivity", "encoders",
+    "mode", "gradient", "weights", "rewards",
 }  # fmt: skip
 """The gate's rows that have to be ok."""
 
@@ -64,7 +64,7 @@ class Verdict:
         return {**asdict(self), "media": list(self.media)}
 
 
-class _Refused(Exception):
+class _RefusalError(Exception):
     """A requirement does not hold."""
 
 
@@ -76,7 +76,7 @@ def judge(architecture: str, folder: Path, work: Path) -> Verdict:
         media = _own_loops_agree(folder, call)
         _gradients_are_slopes(folder, call)
         _everything_moves(folder, call, work)
-    except (_Refused, RunError, UserError) as refused:
+    except (_RefusalError, RunError, UserError) as refused:
         return Verdict("fails", _sentence(refused), media)
     return Verdict("pass", media=media)
 
@@ -90,7 +90,7 @@ def _sentence(error: Exception) -> str:
 
 def _require(good: bool, what: str) -> None:
     if not good:
-        raise _Refused(what)
+        raise _RefusalError(what)
 
 
 # ------------------------------------------------------------------------------------------------ the pipeline's loop

@@ -17,8 +17,8 @@ from tensordict import TensorDict
 from omni_rl import trajectory
 from omni_rl.hookspecs import hookimpl
 from omni_rl.media import quantise
-from omni_rl.model.encoding import encode, lossless
-from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.encoding import encode
+from omni_rl.model.loaded import LoadedModel, lossless
 from omni_rl.randomness import INITIAL, draw_seed, randn, randn_rows
 from omni_rl.requests import Request
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler

@@ -16,7 +16,7 @@ from torch import nn
 from omni_rl import hookimpl
 from omni_rl.backends.lora import make_trainable
 from omni_rl.errors import ModelError
-from omni_rl.model import capture
+from omni_rl.model import stand_ins
 from omni_rl.model.loaded import from_pipe, load_model
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.types import SigmaTable
@@ -229,9 +229,9 @@ def test_the_stand_ins_answer_for_the_pipelines_scheduler():
     t = torch.tensor(250.0)
     table = SigmaTable(torch.tensor([1000.0]), torch.tensor([1.0, 0.0]))
     for stand_in in (
-        capture.OneStep(scheduler, t, streams=1),
-        capture.Table(scheduler),
-        capture.Euler(scheduler, table, [torch.zeros(1)]),
+        stand_ins.OneStep(scheduler, t, streams=1),
+        stand_ins.Table(scheduler),
+        stand_ins.Euler(scheduler, table, [torch.zeros(1)]),
     ):
         assert stand_in.config.shift == 2.0
         assert stand_in.order == 1
@@ -242,12 +242,12 @@ def test_the_stand_ins_answer_for_the_pipelines_scheduler():
 
 
 def test_one_step_is_where_the_pipeline_is_asked():
-    one = capture.OneStep(toy_two_streams.pipeline().scheduler, torch.tensor(250.0), streams=2)
+    one = stand_ins.OneStep(toy_two_streams.pipeline().scheduler, torch.tensor(250.0), streams=2)
     one.set_timesteps(50, device="cpu", mu=0.7)
     assert one.timesteps.tolist() == [250.0]
     assert one.sigmas.tolist() == [0.25, 0.0]
     one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
-    with pytest.raises(capture.Answered):
+    with pytest.raises(stand_ins.Answered):
         one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
     assert len(one.velocities) == 2
 

@@ -69,6 +69,7 @@ BUILDERS: dict[str, Builder] = {
     "LuminaPipeline": _of("lumina", "lumina"),
     "AnyFlowPipeline": _of("anyflow", "anyflow"),
     "LongCatImagePipeline": _of("longcat_image", "longcat_image"),
+    "OmniGenPipeline": _of("omnigen", "omnigen"),
     "HunyuanImagePipeline": _of("hunyuan_image", "hunyuan_image"),
     "Kandinsky5T2VPipeline": _of("kandinsky5", "kandinsky5_t2v"),
     "Krea2Pipeline": _of("krea2", "krea2"),

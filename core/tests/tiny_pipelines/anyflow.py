@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import AnyFlowPipeline, AnyFlowTransformer3DModel, DiffusionPipeline, FlowMapEulerDiscreteScheduler
+from tiny_tokenizers import t5_tokenizer
+
 from tiny_pipelines.autoencoders import wan_vae
 from tiny_pipelines.text_encoders import WIDTH, umt5_encoder
-from tiny_tokenizers import t5_tokenizer
 
 
 def anyflow() -> DiffusionPipeline:

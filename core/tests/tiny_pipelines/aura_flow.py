@@ -8,9 +8,10 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
 )
+from tiny_tokenizers import t5_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, umt5_encoder
-from tiny_tokenizers import t5_tokenizer
 
 
 def aura_flow() -> DiffusionPipeline:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
 
 
-def image_vae(channels: int = 4, attention: bool = True) -> AutoencoderKL:
-    """Pictures at half their size, in ``channels`` channels."""
+def image_vae(widths: tuple[int, ...] = (4, 8), attention: bool = True) -> AutoencoderKL:
+    """Pictures in four channels, halved in size for every width but the first."""
     return AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
         layers_per_block=1,
-        latent_channels=channels,
+        latent_channels=4,
         norm_num_groups=1,
         use_quant_conv=False,
         use_post_quant_conv=False,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from diffusers import BriaPipeline, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.models.transformers.transformer_bria import BriaTransformer2DModel
+from tiny_tokenizers import t5_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, t5_encoder
-from tiny_tokenizers import t5_tokenizer
 
 
 def bria() -> DiffusionPipeline:

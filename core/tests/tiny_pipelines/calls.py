@@ -1,4 +1,4 @@
-"""How each architecture's tiny pipeline is called: small sizes and short texts, guidance on, the hardest case of each."""
+"""How each tiny pipeline is called: small sizes and short texts, guidance on, the hardest case of each."""
 
 from __future__ import annotations
 
@@ -55,4 +55,5 @@ CALLS: dict[str, Call] = {
     "Krea2Pipeline": {**_SMALL, **_CFG, **_SHORT},
     "StableDiffusion3PAGPipeline": {**_SMALL, **_CFG, **_SHORT, "pag_scale": 1.5},
     "PRXPixelPipeline": {**_SMALL, **_CFG, "use_resolution_binning": False},
+    "OmniGenPipeline": {"height": 32, "width": 32, "guidance_scale": 2.5},
 }

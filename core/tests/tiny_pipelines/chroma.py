@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from tiny_tokenizers import t5_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, t5_encoder
-from tiny_tokenizers import t5_tokenizer
 
 
 def chroma() -> DiffusionPipeline:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import CogView4Pipeline, CogView4Transformer2DModel, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, glm
-from tiny_tokenizers import qwen_tokenizer
 
 
 def cogview4() -> DiffusionPipeline:

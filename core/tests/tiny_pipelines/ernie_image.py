@@ -8,9 +8,10 @@ from diffusers import (
     ErnieImageTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
 )
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.flux2 import flux2_vae
 from tiny_pipelines.text_encoders import WIDTH, mistral3
-from tiny_tokenizers import qwen_tokenizer
 
 
 def ernie_image() -> DiffusionPipeline:

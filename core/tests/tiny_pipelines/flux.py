@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from tiny_pipelines.autoencoders import image_vae
-from tiny_pipelines.text_encoders import WIDTH, clip_config, t5_encoder
 from tiny_tokenizers import clip_tokenizer, t5_tokenizer
 from transformers import CLIPTextModel
+
+from tiny_pipelines.autoencoders import image_vae
+from tiny_pipelines.text_encoders import WIDTH, clip_config, t5_encoder
 
 
 def flux() -> DiffusionPipeline:

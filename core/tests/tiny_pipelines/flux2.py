@@ -10,8 +10,9 @@ from diffusers import (
     Flux2Pipeline,
     Flux2Transformer2DModel,
 )
-from tiny_pipelines.text_encoders import WIDTH, mistral3, qwen3_for_causal_lm
 from tiny_tokenizers import mistral_tokenizer, qwen_tokenizer
+
+from tiny_pipelines.text_encoders import WIDTH, mistral3, qwen3_for_causal_lm
 
 
 def _transformer(guidance_embeds: bool) -> Flux2Transformer2DModel:

@@ -8,10 +8,11 @@ from diffusers import (
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
 )
-from tiny_pipelines.autoencoders import image_vae
-from tiny_pipelines.text_encoders import WIDTH, clip_config, llama_for_causal_lm, t5_encoder
 from tiny_tokenizers import clip_tokenizer, llama_tokenizer, t5_tokenizer
 from transformers import CLIPTextModelWithProjection
+
+from tiny_pipelines.autoencoders import image_vae
+from tiny_pipelines.text_encoders import WIDTH, clip_config, llama_for_causal_lm, t5_encoder
 
 
 def hidream() -> DiffusionPipeline:

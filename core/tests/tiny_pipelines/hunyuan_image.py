@@ -10,9 +10,10 @@ from diffusers import (
     HunyuanImageTransformer2DModel,
 )
 from diffusers.guiders import AdaptiveProjectedMixGuidance
-from tiny_pipelines.text_encoders import WIDTH, qwen_vl, t5_encoder
 from tiny_tokenizers import qwen_tokenizer
 from transformers import ByT5Tokenizer
+
+from tiny_pipelines.text_encoders import WIDTH, qwen_vl, t5_encoder
 
 
 def hunyuan_image() -> DiffusionPipeline:

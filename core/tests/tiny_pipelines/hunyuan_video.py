@@ -9,9 +9,10 @@ from diffusers import (
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
-from tiny_pipelines.text_encoders import WIDTH, clip_config, llama
 from tiny_tokenizers import clip_tokenizer, llama_tokenizer
 from transformers import CLIPTextModel
+
+from tiny_pipelines.text_encoders import WIDTH, clip_config, llama
 
 
 def video_vae() -> AutoencoderKLHunyuanVideo:

@@ -8,10 +8,11 @@ from diffusers import (
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
 )
-from tiny_pipelines.hunyuan_video import video_vae
-from tiny_pipelines.text_encoders import WIDTH, clip_config, qwen_vl
 from tiny_tokenizers import clip_tokenizer, qwen_tokenizer
 from transformers import CLIPTextModel, Qwen2Tokenizer
+
+from tiny_pipelines.hunyuan_video import video_vae
+from tiny_pipelines.text_encoders import WIDTH, clip_config, qwen_vl
 
 
 class _WithoutPictures(Qwen2Tokenizer):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.autoencoders import qwen_image_vae
 from tiny_pipelines.text_encoders import WIDTH, qwen3_vl
-from tiny_tokenizers import qwen_tokenizer
 
 
 def krea2() -> DiffusionPipeline:

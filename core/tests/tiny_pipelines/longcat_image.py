@@ -8,9 +8,10 @@ from diffusers import (
     LongCatImagePipeline,
     LongCatImageTransformer2DModel,
 )
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, qwen_vl
-from tiny_tokenizers import qwen_tokenizer
 
 
 def longcat_image() -> DiffusionPipeline:

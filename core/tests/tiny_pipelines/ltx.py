@@ -9,8 +9,9 @@ from diffusers import (
     LTXPipeline,
     LTXVideoTransformer3DModel,
 )
-from tiny_pipelines.text_encoders import WIDTH, t5_encoder
 from tiny_tokenizers import t5_tokenizer
+
+from tiny_pipelines.text_encoders import WIDTH, t5_encoder
 
 
 def ltx() -> DiffusionPipeline:

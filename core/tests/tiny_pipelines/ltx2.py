@@ -11,8 +11,9 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
-from tiny_pipelines.text_encoders import WIDTH, gemma3
 from tiny_tokenizers import gemma_tokenizer
+
+from tiny_pipelines.text_encoders import WIDTH, gemma3
 
 
 def _transformer() -> LTX2VideoTransformer3DModel:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, LuminaNextDiT2DModel, LuminaPipeline
+from tiny_tokenizers import gemma_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, gemma
-from tiny_tokenizers import gemma_tokenizer
 
 
 def lumina() -> DiffusionPipeline:

@@ -8,9 +8,10 @@ from diffusers import (
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
 )
+from tiny_tokenizers import gemma_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, gemma2
-from tiny_tokenizers import gemma_tokenizer
 
 
 def lumina2() -> DiffusionPipeline:

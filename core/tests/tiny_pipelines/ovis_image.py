@@ -8,9 +8,10 @@ from diffusers import (
     OvisImagePipeline,
     OvisImageTransformer2DModel,
 )
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, qwen3
-from tiny_tokenizers import qwen_tokenizer
 
 
 def ovis_image() -> DiffusionPipeline:

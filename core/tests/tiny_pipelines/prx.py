@@ -9,9 +9,10 @@ from diffusers import (
     PRXPixelPipeline,
     PRXTransformer2DModel,
 )
+from tiny_tokenizers import gemma_tokenizer, qwen_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, qwen3, t5gemma
-from tiny_tokenizers import gemma_tokenizer, qwen_tokenizer
 
 
 def _transformer(in_channels: int, **sizes: int) -> PRXTransformer2DModel:

@@ -8,9 +8,10 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.autoencoders import qwen_image_vae
 from tiny_pipelines.text_encoders import WIDTH, qwen_vl
-from tiny_tokenizers import qwen_tokenizer
 
 
 def qwen_image() -> DiffusionPipeline:

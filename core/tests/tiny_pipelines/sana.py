@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderDC, DiffusionPipeline, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
-from tiny_pipelines.text_encoders import WIDTH, gemma2
+from diffusers import (
+    AutoencoderDC,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+)
 from tiny_tokenizers import gemma_tokenizer
+
+from tiny_pipelines.text_encoders import WIDTH, gemma2
 
 
 def sana() -> DiffusionPipeline:

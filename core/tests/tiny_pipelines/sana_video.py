@@ -8,9 +8,10 @@ from diffusers import (
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
+from tiny_tokenizers import gemma_tokenizer
+
 from tiny_pipelines.autoencoders import wan_vae
 from tiny_pipelines.text_encoders import WIDTH, gemma2
-from tiny_tokenizers import gemma_tokenizer
 
 
 def sana_video() -> DiffusionPipeline:
@@ -33,7 +34,5 @@ def sana_video() -> DiffusionPipeline:
         text_encoder=gemma2(tokenizer),
         vae=wan_vae(),
         transformer=transformer,
-        scheduler=DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
-        ),
+        scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0),
     )

@@ -8,9 +8,10 @@ from diffusers import (
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
 )
+from tiny_tokenizers import t5_tokenizer
+
 from tiny_pipelines.autoencoders import wan_vae
 from tiny_pipelines.text_encoders import WIDTH, umt5_encoder
-from tiny_tokenizers import t5_tokenizer
 
 
 def skyreels_v2() -> DiffusionPipeline:

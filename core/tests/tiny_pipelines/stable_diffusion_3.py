@@ -9,10 +9,11 @@ from diffusers import (
     StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
 )
-from tiny_pipelines.autoencoders import image_vae
-from tiny_pipelines.text_encoders import WIDTH, clip_config, t5_encoder
 from tiny_tokenizers import clip_tokenizer, t5_tokenizer
 from transformers import CLIPTextModelWithProjection
+
+from tiny_pipelines.autoencoders import image_vae
+from tiny_pipelines.text_encoders import WIDTH, clip_config, t5_encoder
 
 
 def stable_diffusion_3() -> DiffusionPipeline:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import DiffusionPipeline, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from tiny_tokenizers import t5_tokenizer
+
 from tiny_pipelines.autoencoders import wan_vae
 from tiny_pipelines.text_encoders import WIDTH, umt5_encoder
-from tiny_tokenizers import t5_tokenizer
 
 
 def _wan_transformer() -> WanTransformer3DModel:

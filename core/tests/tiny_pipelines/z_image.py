@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from tiny_tokenizers import qwen_tokenizer
+
 from tiny_pipelines.autoencoders import image_vae
 from tiny_pipelines.text_encoders import WIDTH, qwen3
-from tiny_tokenizers import qwen_tokenizer
 
 
 def z_image() -> DiffusionPipeline:

@@ -11,11 +11,10 @@ import torch
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
-from omni_rl.model import capture, universal
+from omni_rl.model import capture, stand_ins, universal
 from omni_rl.model.batching import in_groups, take
 from omni_rl.model.embeddings import mask_of, one_by_one
-from omni_rl.model.encoding import lossless
-from omni_rl.model.loaded import frozen
+from omni_rl.model.loaded import frozen, lossless
 from omni_rl.model.prompt_outputs import text_arguments
 from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
 
@@ -68,7 +67,7 @@ class Oracle:
 
     def _final(self, start: Streams, rows: torch.Tensor) -> Streams:
         model = self.model
-        euler = capture.Euler(model.pipe.scheduler, self.table, list(start.values()))
+        euler = stand_ins.Euler(model.pipe.scheduler, self.table, list(start.values()))
         prompts = [self.prompts[i] for i in rows]
         negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {

@@ -75,5 +75,17 @@ def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Te
     return "single"
 
 
+def rows_are_apart(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, tolerance: float) -> bool:
+    """Whether rows at one timestep get the same velocities together as alone, as :func:`fastest_mode` compares them."""
+    alone = in_rows(step, x, t, conditioning, "single")
+    try:
+        together = step(x, t[0], conditioning)
+    except torch.OutOfMemoryError:
+        raise
+    except NOT_TAKEN:
+        return False
+    return all(_close(together[n], alone[n], tolerance) for n in x)
+
+
 def _close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     return bool((a - b).abs().max() <= tolerance * b.abs().max())

@@ -9,6 +9,7 @@ names of the rows tell the form, so that any process can give back what the pipe
 ``NAME``, ``NAME_list_mask``   a list of (L_i, ...): rows are padded to (B, L, ...), the mask (B, L) tells L_i
 ``NAME``, ``NAME_width_mask``  (B, L_i, ...), equal L_i in a call: rows are padded, and calls are made width by width
 ``NAME@1``                   the batch stands second, (N, B, ...): rows are (B, N, ...)
+``NAME@text``                texts for an argument ``NAME``: UTF-8, padded, with ``NAME@text_mask``
 ``NAME@ends``                (B + 1,) where each prompt's tokens end, from 0 on: rows (B,) are their numbers
 ===========================  ==================================================================================
 """
@@ -24,7 +25,7 @@ import torch
 from omni_rl.types import Tensors
 
 _SUFFIXES = {"list": "_list_mask", "width": "_width_mask"}
-_SECOND, _ENDS = "@1", "@ends"
+_SECOND, _ENDS, _TEXT = "@1", "@ends", "@text"
 
 Kind = Literal["rows", "list", "width", "second", "ends", "fixed"]
 """``fixed``: it is the same for any number of prompts, so that it holds no rows."""
@@ -98,6 +99,15 @@ def to_rows(name: str, values: Sequence[Any], kind: Kind) -> Tensors:
     return {name: torch.cat(list(values))}
 
 
+def text_rows(argument: str, texts: Sequence[str]) -> Tensors:
+    """Texts for an argument of ``__call__``, as rows."""
+    values = [torch.tensor(list(text.encode()), dtype=torch.long) for text in texts]
+    mask = [torch.ones_like(value) for value in values]
+    name = argument + _TEXT
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {name: pad(values, True), f"{name}_mask": pad(mask, True)}
+
+
 def mask_of(name: str, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """(B, L) of the padding that :func:`to_rows` added to ``name``, or None."""
     return next((conditioning[name + s] for s in _SUFFIXES.values() if name + s in conditioning), None)
@@ -108,10 +118,15 @@ def as_returned(conditioning: Tensors) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in conditioning.items():
         mask = mask_of(name, conditioning)
-        if name.endswith(tuple(_SUFFIXES.values())):
+        if name.endswith((*_SUFFIXES.values(), f"{_TEXT}_mask")):
             continue
         if name.endswith(_SECOND):
             found[name.removesuffix(_SECOND)] = value.transpose(0, 1)
+        elif name.endswith(_TEXT):
+            counts = conditioning[f"{name}_mask"].sum(1).tolist()
+            found[name.removesuffix(_TEXT)] = [
+                bytes(row[:n]).decode() for row, n in zip(value.tolist(), counts, strict=True)
+            ]
         elif name.endswith(_ENDS):
             ends = torch.nn.functional.pad(value.cumsum(0), (1, 0))
             found[name.removesuffix(_ENDS)] = ends.to(value.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model.loaded import LoadedModel, frozen
+from omni_rl.model.loaded import LoadedModel, frozen, lossless
 from omni_rl.requests import Request
 from omni_rl.types import Tensors
 
@@ -85,11 +85,6 @@ def _negative(tensors: Tensors) -> Tensors:
 
 def _on_device(model: LoadedModel, tensors: Tensors) -> Tensors:
     return {name: lossless(value.to(model.device)) for name, value in tensors.items()}
-
-
-def lossless(value: torch.Tensor) -> torch.Tensor:
-    """fp32, so that rollout and replay start from the same tensor whatever the encoder's precision."""
-    return value.float() if value.is_floating_point() else value
 
 
 def _stacked(rows: Sequence[Tensors]) -> Tensors:

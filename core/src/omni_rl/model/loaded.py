@@ -200,3 +200,8 @@ def _add_one(counts: dict[str, int], name: str) -> None:
 def frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """A pipeline's arguments as a key of ``LoadedModel.memo``."""
     return tuple(sorted((name, repr(value)) for name, value in call.items()))
+
+
+def lossless(value: torch.Tensor) -> torch.Tensor:
+    """fp32, so that rollout and replay start from the same tensor whatever the encoder's precision."""
+    return value.float() if value.is_floating_point() else value

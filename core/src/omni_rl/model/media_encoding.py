@@ -15,7 +15,7 @@ import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
-from omni_rl.model import capture
+from omni_rl.model import capture, stand_ins
 from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.randomness import randn
 from omni_rl.types import Streams, Tensors
@@ -115,7 +115,7 @@ class _Caught:
     def decode(self, latents: torch.Tensor, *_: Any, **__: Any) -> None:
         """Keep them, and leave."""
         self.latents = latents
-        raise capture.Answered
+        raise stand_ins.Answered
 
 
 def _reaches_vae(model: LoadedModel, latents: torch.Tensor, row: Tensors, call: Mapping[str, Any]) -> torch.Tensor:
@@ -124,7 +124,7 @@ def _reaches_vae(model: LoadedModel, latents: torch.Tensor, row: Tensors, call: 
 
     own = model.pipe.vae
     caught = _Caught(own)
-    step = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=[latents])
+    step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=[latents])
     arguments = {**latent_arguments(model, {"x": latents}, row, call), **call_arguments(model, row, call)}
     model.pipe.__dict__["vae"] = caught
     try:

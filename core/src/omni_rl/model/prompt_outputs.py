@@ -18,35 +18,28 @@ from typing import Any
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model import capture
+from omni_rl.model import capture, stand_ins
 from omni_rl.model.embeddings import Forms, forms
 from omni_rl.model.loaded import LoadedModel, frozen
 
 NEEDS_PLUGIN = "this model needs a plugin: omni-rl new model"
 
-_SHORT, _LONG = "a", "a " * 36
-"""Two texts of different length in every tokenizer and in every bucket of lengths."""
+TWO_TEXTS = ["a", "a " * 36]
+"""Of different length in every tokenizer and in every bucket of lengths."""
 
 
-def named_outputs(
-    model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
-) -> dict[str, Any]:
+def named_outputs(model: LoadedModel, texts: Mapping[str, list[str]], call: Mapping[str, Any]) -> dict[str, Any]:
     """Run ``__call__`` up to the first denoiser call; what its own ``encode_prompt`` calls returned, by name.
 
     Raises:
-        ModelError: the pipeline has no ``encode_prompt``, its outputs have no names, or it fails with these arguments.
+        ModelError: the outputs of ``encode_prompt`` have no names, or it fails with these arguments.
     """
-    if not hasattr(model.pipe, "encode_prompt"):
-        raise ModelError(
-            f"{model.architecture} has no encode_prompt whose outputs its __call__ takes back", NEEDS_PLUGIN
-        )
-    arguments = {**text_arguments(prompts, negative_prompts), "generator": capture.discarded()}
     with capture.first_asked(model.pipe), model.encoders_on_device():
         try:
-            calls = _encode_calls(model, {**arguments, **capture.minimal(call, least_steps(model))})
+            calls = _encode_calls(model, texts, call)
         except ZeroDivisionError:
             model.memo["least steps"] = 2
-            calls = _encode_calls(model, {**arguments, **capture.minimal(call, least_steps(model))})
+            calls = _encode_calls(model, texts, call)
     taken = inspect.signature(type(model.pipe).__call__).parameters
     found: dict[str, Any] = {}
     for index, recorded in enumerate(calls):
@@ -61,12 +54,16 @@ def least_steps(model: LoadedModel) -> int:
     return int(model.memo.get("least steps", 1))
 
 
-def _encode_calls(model: LoadedModel, arguments: Mapping[str, Any]) -> list[capture.Recorded]:
+def _encode_calls(
+    model: LoadedModel, texts: Mapping[str, list[str]], call: Mapping[str, Any]
+) -> list[capture.Recorded]:
+    copies = {name: list(given) for name, given in texts.items()}  # some pipelines write their templates into the list
+    idle = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
+    arguments = {**copies, "generator": capture.discarded(), **capture.minimal(call, least_steps(model))}
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
     ):
-        idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
         capture.ask(model.pipe, idle, **arguments)
     return calls
 
@@ -83,7 +80,8 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
     if key not in model.memo:
         with capture.silent(model.pipe):  # the long text may well be truncated
             one, two = (
-                named_outputs(model, texts, texts if negative else None, call) for texts in ([_SHORT], [_SHORT, _LONG])
+                named_outputs(model, text_arguments(texts, texts if negative else None), call)
+                for texts in (TWO_TEXTS[:1], TWO_TEXTS)
             )
         model.memo[key] = forms(one, two)
     return model.memo[key]  # type: ignore[no-any-return]
@@ -139,7 +137,9 @@ def return_names(function: Any) -> tuple[str, ...]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except OSError as error:
-        raise ModelError(f"{function.__qualname__} has no source that tells its outputs' names", NEEDS_PLUGIN) from error
+        raise ModelError(
+            f"{function.__qualname__} has no source that tells its outputs' names", NEEDS_PLUGIN
+        ) from error
     returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)][-1:]
     nodes = [n for value in returned if value is not None for n in _elements(value)]
     names = tuple(name for name in map(_variable, nodes) if name)

@@ -1,7 +1,7 @@
 """Which latents a pipeline steps, and how its ``__call__`` takes them.
 
-Found by letting the pipeline draw its own latents once, for one row: what reaches ``scheduler.step`` are the streams, in
-that order. Given as arguments they must reach it unchanged. Some pipelines take them as they draw them and pack them
+Found by letting the pipeline draw its own latents once, for one row: what reaches ``scheduler.step`` are the streams,
+in that order. Given as arguments they must reach it unchanged. Some pipelines take them as they draw them and pack them
 themselves; that moves elements and does nothing else, so it can be read off and undone.
 """
 
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model import capture
+from omni_rl.model import capture, stand_ins
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN
 from omni_rl.types import Streams
 
-Ask = Callable[..., capture.OneStep]
+Ask = Callable[..., stand_ins.OneStep]
 """Takes a single step of one row with these latents (and generator) as arguments."""
 
 _DIGITS = 128

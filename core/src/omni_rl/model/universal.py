@@ -21,13 +21,20 @@ import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
-from omni_rl.model import capture, streams
-from omni_rl.model.batching import NOT_TAKEN, Mode, SingleStep, fastest_mode, in_groups, in_rows, take
-from omni_rl.model.embeddings import as_returned, by_width, to_rows
-from omni_rl.model.loaded import LoadedModel, frozen
-from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, forms_of, least_steps, named_outputs
+from omni_rl.model import capture, stand_ins, streams
+from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, rows_are_apart, take
+from omni_rl.model.embeddings import as_returned, by_width, text_rows, to_rows
+from omni_rl.model.loaded import LoadedModel, frozen, lossless
+from omni_rl.model.prompt_outputs import (
+    NEEDS_PLUGIN,
+    TWO_TEXTS,
+    forms_of,
+    least_steps,
+    named_outputs,
+    text_arguments,
+)
 from omni_rl.model.streams import Ask, Stream, find_streams
-from omni_rl.randomness import ForbiddenGenerator
+from omni_rl.randomness import ForbiddenGenerator, randn
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
 
@@ -48,20 +55,28 @@ def prepare_condition() -> Tensors:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> Tensors:
-    """(B, ...) tensors by the names under which ``__call__`` takes them back (see ``embeddings``)."""
-    forms = forms_of(model, negative_prompts is not None, call)
-    parts = [slice(i, i + 1) for i in range(len(prompts))] if forms.one_by_one else [slice(None)]
-    outputs = [
-        _present(named_outputs(model, prompts[p], None if negative_prompts is None else negative_prompts[p], call))
-        for p in parts
-    ]
+    """(B, ...) tensors by the names under which ``__call__`` takes them back (see ``embeddings``).
+
+    A pipeline without an ``encode_prompt``, whose denoiser reads tokens itself, is told the texts in every call.
+    """
+    _measure_rows(model, negative_prompts is not None, call)
+    return _encoded(model, text_arguments(prompts, negative_prompts), call)
+
+
+def _encoded(model: LoadedModel, texts: Mapping[str, Sequence[str]], call: Mapping[str, Any]) -> Tensors:
+    if not hasattr(model.pipe, "encode_prompt"):
+        return {n: v for argument, given in texts.items() for n, v in text_rows(argument, given).items()}
+    rows = len(texts["prompt"])
+    forms = forms_of(model, "negative_prompt" in texts, call)
+    parts = [slice(i, i + 1) for i in range(rows)] if forms.one_by_one else [slice(None)]
+    outputs = [_present(named_outputs(model, {n: list(t[part]) for n, t in texts.items()}, call)) for part in parts]
     found: Tensors = {}
     for name in outputs[0]:
         kind = forms.kinds.get(name, "rows")
         if kind == "fixed":
             raise ModelError(f"{model.architecture}.encode_prompt gives a {name} of no prompt's own", NEEDS_PLUGIN)
         found |= to_rows(name, [output[name] for output in outputs], kind)
-    return _checked_rows(model, found, len(prompts))
+    return _checked_rows(model, found, rows)
 
 
 def _present(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +111,8 @@ def _streams(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any])
     if key not in model.memo:
         row = {n: v[:1] for n, v in conditioning.items()}
 
-        def ask(**arguments: Any) -> capture.OneStep:
-            one = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), arguments.pop("streams"))
+        def ask(**arguments: Any) -> stand_ins.OneStep:
+            one = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), arguments.pop("streams"))
             capture.ask(model.pipe, one, **{**call_arguments(model, row, call), **arguments})
             return one
 
@@ -115,7 +130,7 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
         AssertionError: it draws noise that counts.
     """
 
-    def asked(**arguments: Any) -> capture.OneStep:
+    def asked(**arguments: Any) -> stand_ins.OneStep:
         if "generator" in arguments:
             return ask(**arguments)
         try:
@@ -150,7 +165,7 @@ def set_timesteps(
 def _ask_table(
     model: LoadedModel, steps: int, row: Tensors, shapes: Mapping[str, Sequence[int]], call: Mapping[str, Any]
 ) -> SigmaTable:
-    table = capture.Table(model.pipe.scheduler)
+    table = stand_ins.Table(model.pipe.scheduler)
     x = {stream: torch.zeros((1, *shape), device=model.device) for stream, shape in shapes.items()}
     arguments = {**call_arguments(model, row, call), "num_inference_steps": steps}
     capture.ask(model.pipe, table, **latent_arguments(model, x, row, call), **arguments)
@@ -166,21 +181,38 @@ def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tenso
     step = single_step(model, call)
     if takes_one_row(model, call):
         return in_rows(step, x, t, conditioning, "single")
-    if not bool((t == t[0]).all()):
-        return in_rows(step, x, t, conditioning, batching_mode(model, step, x, t, conditioning, call))
-    try:
+    if bool((t == t[0]).all()):
         return step(x, t[0], conditioning)
-    except NOT_TAKEN as error:
-        if len(t) == 1 or isinstance(error, torch.OutOfMemoryError):
-            raise
-        answer = in_rows(step, x, t, conditioning, "single")
-        model.memo["batching", frozen(call)] = "single"  # upstream meant it for one prompt at a time
-        return answer
+    return in_rows(step, x, t, conditioning, batching_mode(model, step, x, t, conditioning, call))
 
 
 def takes_one_row(model: LoadedModel, call: Mapping[str, Any]) -> bool:
-    """Whether it was found that the pipeline cannot take several rows in a call with these arguments."""
+    """Whether rows of different prompts have to go one by one (see :func:`_measure_rows`)."""
     return bool(model.memo.get(("batching", frozen(call))) == "single")
+
+
+def _measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> None:
+    """Two prompts of different length in one call against a call for each; once for each set of arguments.
+
+    Some pipelines were written for one prompt at a time: they fail with two, or let the shorter one see its padding.
+    """
+    key = ("rows measured", negative, frozen(call))
+    if key in model.memo:
+        return
+    model.memo[key] = True
+    with torch.no_grad(), capture.silent(model.pipe), capture.first_asked(model.pipe):
+        texts = text_arguments(TWO_TEXTS, TWO_TEXTS if negative else None)
+        conditioning = {n: lossless(v.to(model.device)) for n, v in _encoded(model, texts, call).items()}
+        found = _streams(model, conditioning, call)
+        x = {n: randn(0, (2, *stream.shape)).to(model.device) for n, stream in found.items()}
+        half = torch.full((2,), model.pipe.scheduler.config.num_train_timesteps / 2, device=model.device)
+        with model.compute():
+            if not rows_are_apart(single_step(model, call), x, half, conditioning, _tolerance(model)):
+                model.memo["batching", frozen(call)] = "single"
+
+
+def _tolerance(model: LoadedModel) -> float:
+    return 1e-4 if model.dtype == torch.float32 else 5e-2
 
 
 def batching_mode(
@@ -190,7 +222,7 @@ def batching_mode(
     key = ("batching", frozen(call))
     if key not in model.memo:
         with torch.no_grad():
-            model.memo[key] = fastest_mode(step, x, t, conditioning, 1e-4 if model.dtype == torch.float32 else 5e-2)
+            model.memo[key] = fastest_mode(step, x, t, conditioning, _tolerance(model))
     return model.memo[key]  # type: ignore[no-any-return]
 
 
@@ -198,7 +230,7 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
     """The pipeline's velocity as a function of x, one timestep (0-d, or (B,) where it allows that) and conditioning."""
 
     def step(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
-        one = capture.OneStep(model.pipe.scheduler, t, streams=len(x))
+        one = stand_ins.OneStep(model.pipe.scheduler, t, streams=len(x))
         given = latent_arguments(model, x, conditioning, call)
         capture.ask(model.pipe, one, **given, **call_arguments(model, conditioning, call))
         return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
@@ -227,7 +259,12 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
     given = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()})
     negative = {name.startswith("negative_") for name in given}
     texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in _taken(model)]
-    return {"generator": _generator(model, call), **dict.fromkeys(texts), **given, **capture.minimal(call, least_steps(model))}
+    return {
+        "generator": _generator(model, call),
+        **dict.fromkeys(texts),
+        **given,
+        **capture.minimal(call, least_steps(model)),
+    }
 
 
 def _taken(model: LoadedModel) -> Mapping[str, inspect.Parameter]:
@@ -241,7 +278,7 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
     arguments = {**latent_arguments(model, latents, conditioning, call), **call_arguments(model, conditioning, call)}
 
     def decoded(**generator: Any) -> Tensors:
-        step = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
+        step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
         with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
             outputs = capture.ask(model.pipe, step, **{**arguments, **generator, "output_type": "pt"})
         return dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))

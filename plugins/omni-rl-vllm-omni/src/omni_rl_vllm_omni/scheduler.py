@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from omni_rl.model.capture import StandIn
+from omni_rl.model.stand_ins import StandIn
 from omni_rl.types import DenoiseState, Streams
 
 Step = Callable[[DenoiseState, Streams], None]
@@ -45,7 +45,7 @@ class RolloutScheduler(StandIn):
     def step(self, model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any) -> tuple[Any]:
         """The next latents of every stream, a tensor or a tuple of tensors as the pipeline's."""
         outputs = model_output if isinstance(model_output, tuple) else (model_output,)
-        velocity = {name: v.float() for name, v in zip(self.state.x, outputs, strict=True)}
+        velocity = {name: self.sign * v.float() for name, v in zip(self.state.x, outputs, strict=True)}
         self._advance(self.state, velocity)
         dtypes = [s.dtype for s in (sample if isinstance(sample, tuple) else (sample,))]
         following = tuple(x.to(dtype) for x, dtype in zip(self.state.x.values(), dtypes, strict=True))

@@ -1,0 +1,89 @@
+"""Every architecture that has a tiny pipeline, without a line of its own: the verdicts of docs/coverage.md are true."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import diffusers
+import pytest
+import tiny_pipelines
+import verdicts
+
+from omni_rl import train
+
+pytestmark = pytest.mark.ci
+
+ROOT = Path(__file__).parents[3]
+RECORD = json.loads((ROOT / "benchmarks/results/universal_coverage.json").read_text())
+INSTALLED = [name for name in tiny_pipelines.BUILDERS if hasattr(diffusers, name)]
+BRIGHTER = {
+    "ZImagePipeline": "an image, lists of embeddings",
+    "Flux2KleinPipeline": "an image, latents that the pipeline packs itself",
+    "AuraFlowPipeline": "an image, timesteps between 0 and 1",
+    "LTXPipeline": "a video",
+    "MochiPipeline": "a video, inverted sigmas",
+    "OmniGenPipeline": "an image, a denoiser that reads the text",
+}
+ITERATIONS = 10
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("architecture", INSTALLED)
+def test_the_recorded_verdict(architecture, tiny_folder, tmp_path):
+    recorded = RECORD["pipelines"][architecture]
+    verdict = verdicts.judge(architecture, tiny_folder(architecture), tmp_path)
+    found = (verdict.verdict, _without_numbers(verdict.reason), list(verdict.media))
+    assert found == (recorded["verdict"], _without_numbers(recorded["reason"]), recorded["media"]), verdict.reason
+
+
+def _without_numbers(sentence: str) -> str:
+    return re.sub(r"\d[\d.e+-]*", "#", sentence)
+
+
+def test_many_pass():
+    passing = [name for name in INSTALLED if RECORD["pipelines"][name]["verdict"] == "pass"]
+    assert len(passing) >= 25
+    assert {kind for name in passing for kind in RECORD["pipelines"][name]["media"]} == {"image", "video", "audio"}
+
+
+@pytest.mark.skipif(version("diffusers") != RECORD["versions"]["diffusers"], reason="recorded for another diffusers")
+def test_the_recorded_facts():
+    """About every pipeline that the installed diffusers exports, those without a verdict included."""
+    found = _tool().all_facts()
+    recorded = {
+        name: {key: entry[key] for key in ("schedulers", "flow_matching", "needs_input")}
+        for name, entry in RECORD["pipelines"].items()
+    }
+    assert found == recorded
+
+
+def _tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("coverage_table", ROOT / "tools/coverage_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("architecture", BRIGHTER)
+def test_brightness_rises(architecture, tiny_folder, tmp_path):
+    data = tmp_path / "prompts.txt"
+    data.write_text("a sign that says 7\nhello world\n")
+    config = verdicts.recipe(tiny_folder(architecture), tiny_pipelines.CALLS[architecture], data, lora=False)
+    config["rollout"] |= {"group_size": 8, "batch_size": 16, "sde": {"noise_level": 1.0}}
+    config["train"] |= {"iterations": ITERATIONS, "lr": 3e-3, "micro_batch_size": 16}
+    config |= {"gate": "off", "seed": 0, "algorithm": {"name": "flow_grpo", "clip_range": 1e-3}}
+    run = train(config, run_dir=tmp_path / "run")
+    means = [row["reward/mean"] for row in run.metrics]
+    spread = [row["reward/std"] for row in run.metrics]
+    assert sum(means[-3:]) / 3 - sum(means[:3]) / 3 > max(spread[:3]), means
