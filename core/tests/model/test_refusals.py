@@ -42,19 +42,24 @@ def draw(assembly: Assembly):
 # ------------------------------------------------------------------------------------------------ prompts
 
 
-class Unnamed(Toy):
-    def encode_prompt(self, *args, **kwargs):
-        return tuple(super().encode_prompt(*args, **kwargs))
-
-
-class WithoutEncodePrompt(Toy):
-    encode_prompt = property()
-
-
-class NotTakenBack(Toy):
-    def encode_prompt(self, *args, **kwargs):
-        text, text_mask, negative, negative_mask = super().encode_prompt(*args, **kwargs)
-        return text, text_mask, negative, negative_mask
+class TakesTextsOnly(Toy):
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt=None,
+        negative_prompt=None,
+        height=8,
+        width=8,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        generator=None,
+        latents=None,
+        audio_latents=None,
+        output_type="pt",
+        return_dict=False,
+    ):
+        arguments = {n: v for n, v in locals().items() if n != "self" and not n.startswith("__")}
+        return Toy.__call__(self, **arguments)
 
 
 class OneRowMore(Toy):
@@ -65,18 +70,20 @@ class OneRowMore(Toy):
         return prompt_embeds, mask, negative, negative_mask
 
 
-class WithoutSource(Toy):
-    exec(compile("def encode_prompt(self, *args): return Toy.encode_prompt(self, *args)", "nowhere.py", "exec"))
+class OneForAll(Toy):
+    """The negative prompt's embeddings, however many prompts there are, stand there once."""
+
+    def encode_prompt(self, *args, **kwargs):
+        prompt_embeds, mask, negative, negative_mask = super().encode_prompt(*args, **kwargs)
+        return prompt_embeds, mask, negative[:1], negative_mask[:1]
 
 
 @pytest.mark.parametrize(
     ("cls", "sentence"),
     [
-        (Unnamed, r"Unnamed\.encode_prompt does not return plain names, so its outputs cannot be passed back"),
-        (WithoutEncodePrompt, "WithoutEncodePrompt has no encode_prompt whose outputs its __call__ takes back"),
-        (NotTakenBack, r"NotTakenBack\.encode_prompt gives no embeddings that its __call__ takes back"),
+        (TakesTextsOnly, r"TakesTextsOnly\.encode_prompt gives no embeddings that its __call__ takes back"),
         (OneRowMore, r"OneRowMore\.encode_prompt gives embeddings of unexpected shape \{'prompt_embeds': \(4, "),
-        (WithoutSource, "encode_prompt has no source that tells its outputs' names"),
+        (OneForAll, r"OneForAll\.encode_prompt gives a negative_prompt_embeds of no prompt's own"),
     ],
 )
 def test_prompts_that_cannot_be_passed_back(cls, sentence):
@@ -95,12 +102,23 @@ def test_noise_that_a_pipeline_draws_by_itself_fails_loudly():
 
 class Scaling(Toy):
     def _latents(self, shape, given, generator):
-        return super()._latents(shape, given, generator) * 14.6
+        return super()._latents(shape, given, generator) * (1 if given is None else 14.6)
 
 
 def test_latents_that_the_pipeline_changes_first():
     with pytest.raises(ModelError, match="Scaling changes the latents it is given as latents= before it steps them"):
         draw(assembled(Scaling))
+
+
+class Louder(Toy):
+    def _latents(self, shape, given, generator):
+        latents = super()._latents(shape, given, generator)
+        return latents if given is not None else 3 * latents
+
+
+def test_noise_that_is_not_standard_normal():
+    with pytest.raises(ModelError, match=r"Louder starts from noise of mean -?0\.\d+ and deviation [23].*, not 0 and 1"):
+        draw(assembled(Louder))
 
 
 class TakesPicturesOnly(Toy):

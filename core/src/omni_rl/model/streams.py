@@ -65,7 +65,7 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     with capture.drawn_shapes() as drawn:
         probe = ask(streams=None, generator=capture.discarded())
     stepped = [tuple(s.shape[1:]) for s in probe.samples]
-    _check_noise(model, probe.samples)
+    _check_noise(model, probe.samples, ask(streams=None, generator=capture.discarded(1)).samples)
     parameters = _parameters(model, len(stepped))
     packed = _as_drawn(stepped, drawn)
     try:
@@ -84,11 +84,12 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     return {n: Stream(p, s, s) if order is None else Stream(p, s, given, order) for n, p, s, given, order in found}
 
 
-def _check_noise(model: LoadedModel, samples: Sequence[torch.Tensor]) -> None:
-    """Mean and standard deviation within six of their standard errors."""
-    for sample in samples:
-        size, std, mean = sample.numel(), float(sample.float().std()), float(sample.float().mean())
-        if abs(std - 1) > 6 / math.sqrt(2 * size) or abs(mean) > 6 / math.sqrt(size):
+def _check_noise(model: LoadedModel, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
+    """Mean and deviation, within six standard errors, of the elements that two generators draw differently."""
+    for sample, different in zip(one, other, strict=True):
+        drawn = sample[sample != different].float()
+        size, std, mean = drawn.numel(), float(drawn.std()), float(drawn.mean())
+        if size > 1 and (abs(std - 1) > 6 / math.sqrt(2 * size) or abs(mean) > 6 / math.sqrt(size)):
             what = f"{model.architecture} starts from noise of mean {mean:.2g} and deviation {std:.2g}, not 0 and 1"
             raise ModelError(what, NEEDS_PLUGIN)
 
