@@ -1,5 +1,5 @@
 """What some pipelines do otherwise than most, each on the toy with picture and sound: draws that count for nothing,
-latents packed after they are given, prompts one at a time, time running the other way.
+latents packed after they are given, prompts that cannot share a call, time running the other way.
 """
 
 from __future__ import annotations
@@ -12,8 +12,178 @@ import toy_two_streams
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from model_cases import OneWindow, own_loop, still
-from test_two_streams import assembled as plain_assembled
 
-from omni_rl.errors import ModelError
+from omni_rl.model import capture, stand_ins
 from omni_rl.model.loaded import from_pipe, frozen
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl.types import SigmaTable
+
+Toy = toy_two_streams.ToyTwoStreamsPipeline
+CALL = toy_two_streams.CALL
+
+
+class DrawsForNothing(Toy):
+    """As LTX-2 does: noise times its scale, which is 0, is added to the latents that it is given."""
+
+    def _latents(self, shape, given, generator):
+        latents = super()._latents(shape, given, generator)
+        return latents if given is None else 0.0 * randn_tensor(shape, generator=generator) + 1.0 * latents
+
+
+class Packs(Toy):
+    """As FLUX.2 does: latents are drawn, and taken, in another form than the one that is stepped."""
+
+    def _latents(self, shape, given, generator):
+        if len(shape) == 3:
+            return super()._latents(shape, given, generator)
+        return super()._latents((*shape[:2], shape[3], shape[2]), given, generator).transpose(2, 3)
+
+
+class MixesRows(Toy):
+    """Whatever prompts share a call influence each other."""
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        return [x + 0.1 * embeds.mean() for x in super()._data(streams, schedulers, i, t, embeds, mask)]
+
+
+class TakesOneRow(Toy):
+    """As PRX does with guidance: several prompts are an error deep inside."""
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        return super()._data(streams, schedulers, i, t, embeds.view(1, -1, embeds.shape[-1]), mask)
+
+
+class WithoutMasks(Toy):
+    """As CogView4 does: prompts are padded to the longest of a call, and the padding is read as text."""
+
+    def encode_prompt(self, *args, **kwargs):
+        prompt_embeds, _, negative_prompt_embeds, _ = super().encode_prompt(*args, **kwargs)
+        return prompt_embeds, None, negative_prompt_embeds, None
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        return super()._data(streams, schedulers, i, t, embeds, torch.ones_like(embeds[..., 0]))
+
+
+def pipeline(cls: type[Toy]) -> Toy:
+    pipe = cls(**toy_two_streams.pipeline().components)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def assembled(cls: type[Toy]) -> Assembly:
+    model = from_pipe(pipeline(cls), path=Path("toy"), device=torch.device("cpu"))
+    return assemble(model, algorithm=OneWindow(), model={"lora": None}, rollout={"call": dict(CALL)})
+
+
+@pytest.mark.parametrize("cls", [DrawsForNothing, Packs, MixesRows, TakesOneRow, WithoutMasks])
+def test_noise_off_latents_are_those_of_a_call_for_each_prompt(cls):
+    assembly = assembled(cls)
+    start, state = own_loop(assembly, still(assembly))
+    for row, prompt in enumerate(PROMPTS):
+        own = pipeline(cls)
+        given = {"latents": start["x"][row : row + 1], "audio_latents": start["audio"][row : row + 1]}
+        if cls is Packs:
+            given["latents"] = given["latents"].transpose(2, 3)
+        texts = {"prompt": [prompt], "negative_prompt": [CALL["negative_prompt"]]}
+        picture, sound = own(**{**CALL, **texts}, **given, output_type="latent")
+        torch.testing.assert_close(state.x["x"][row], picture[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(state.x["audio"][row], sound[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [DrawsForNothing, Packs, MixesRows, TakesOneRow, WithoutMasks])
+def test_log_probs_replay_and_samples_decode(cls):
+    assembly = assembled(cls)
+    samples = assembly.draw(assembly.requests())
+    assert {sample.error for sample in samples} == {None}
+    batch, policy = assembly.batch(), assembly.backend.policy
+    for step in range(batch["timesteps"].shape[1]):
+        assert torch.equal(policy.evaluate(batch, step).log_prob.detach(), batch["log_probs"][:, step])
+
+
+@pytest.mark.parametrize(("cls", "single"), [(MixesRows, True), (TakesOneRow, True), (Packs, False), (Toy, False)])
+def test_pipelines_that_cannot_take_several_prompts_are_found(cls, single):
+    assembly = assembled(cls)
+    own_loop(assembly, still(assembly))
+    call = assembly.requests()[0].call
+    assert (assembly.model.memo.get(("batching", frozen(call))) == "single") == single
+
+
+def test_rows_of_one_width_share_a_call():
+    assembly = assembled(WithoutMasks)
+    _, state = own_loop(assembly, still(assembly, (PROMPTS[0], PROMPTS[2], PROMPTS[0])))
+    seen = []
+    handle = assembly.model.pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    t = state.table.timesteps[:1].expand(3)
+    assembly.hooks.predict(
+        model=assembly.model, x=state.x, t=t, conditioning=state.conditioning, call=state.requests[0].call
+    )
+    handle.remove()
+    assert sorted(seen) == [1, 1, 2, 2], "with and without guidance, for the width of one prompt and of the other"
+
+
+# -------------------------------------------------------------------------------------------------------- stand-ins
+
+
+def inverted() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+
+
+def test_where_time_runs_the_other_way_velocities_change_their_sign():
+    one = stand_ins.OneStep(inverted(), torch.tensor(250.0), streams=None)
+    one.step(torch.ones(1), torch.tensor(250.0), torch.zeros(1))
+    assert one.velocities == [-torch.ones(1)]
+
+
+def test_euler_steps_where_time_runs_the_other_way_are_diffusers_own():
+    own = inverted()
+    own.set_timesteps(3)
+    table = SigmaTable(own.timesteps, 1 - own.sigmas)
+    x = torch.tensor([0.5])
+    euler = stand_ins.Euler(inverted(), table, [x])
+    euler.set_timesteps(3)
+    for i, t in enumerate(own.timesteps):
+        velocity = torch.tensor([i + 1.0])
+        x = own.step(velocity, t, x, return_dict=False)[0]
+        stepped = euler.step(velocity, t, euler.latents[0], return_dict=False)[0]
+        torch.testing.assert_close(stepped, x)
+
+
+def test_a_step_answers_as_schedulers_do():
+    one = stand_ins.OneStep(FlowMatchEulerDiscreteScheduler(), torch.tensor(250.0), streams=None)
+    sample = torch.zeros(1)
+    assert one.step(torch.ones(1), 250.0, sample).prev_sample is sample
+    assert one.step(torch.ones(1), 250.0, sample, return_dict=False)[0] is sample
+    assert isinstance(one, FlowMatchEulerDiscreteScheduler), "for pipelines that ask which scheduler they have"
+
+
+def test_silent_denoisers_answer_lists_with_lists():
+    denoiser = toy_two_streams.ToyTwoStreamsTransformer()
+    with capture.denoisers_silenced({"transformer": denoiser}):
+        (answer,) = denoiser([torch.ones(2), torch.ones(3)])
+        output = denoiser(torch.ones(2), audio_hidden_states=torch.ones(3), encoder_hidden_states=torch.ones(4))
+    assert [x.tolist() for x in answer] == [[0, 0], [0, 0, 0]]
+    assert output.sample.tolist() == [0, 0]
+    assert [x.tolist() for x in output] == [[0, 0], [0, 0, 0]]
+
+
+def test_a_pipeline_warns_about_texts_and_about_nothing_else(caplog):
+    import logging
+
+    class Warns(Toy):
+        def encode_prompt(self, *args, **kwargs):
+            logging.getLogger(type(self).__module__).warning("something")
+            return super().encode_prompt(*args, **kwargs)
+
+    Warns.__module__ = "omni_rl_test_pipeline"
+    assembly = assembled(Warns)
+    with caplog.at_level("WARNING"):
+        _, state = own_loop(assembly, still(assembly))
+    told = len(caplog.records)
+    assert told > 0
+    with torch.no_grad():
+        assembly.hooks.decode_latents(
+            model=assembly.model, latents=state.x, conditioning=state.conditioning, call=state.requests[0].call
+        )
+    assert len(caplog.records) == told

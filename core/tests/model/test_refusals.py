@@ -117,7 +117,9 @@ class Louder(Toy):
 
 
 def test_noise_that_is_not_standard_normal():
-    with pytest.raises(ModelError, match=r"Louder starts from noise of mean -?0\.\d+ and deviation [23].*, not 0 and 1"):
+    with pytest.raises(
+        ModelError, match=r"Louder starts from noise of mean -?0\.\d+ and deviation [23].*, not 0 and 1"
+    ):
         draw(assembled(Louder))
 
 

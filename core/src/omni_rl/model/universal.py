@@ -23,7 +23,7 @@ from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model import capture, stand_ins, streams
 from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, rows_are_apart, take
-from omni_rl.model.embeddings import as_returned, by_width, text_rows, to_rows
+from omni_rl.model.embeddings import Forms, as_returned, by_width, text_rows, to_rows
 from omni_rl.model.loaded import LoadedModel, frozen, lossless
 from omni_rl.model.prompt_outputs import (
     NEEDS_PLUGIN,
@@ -69,7 +69,9 @@ def _encoded(model: LoadedModel, texts: Mapping[str, Sequence[str]], call: Mappi
     rows = len(texts["prompt"])
     forms = forms_of(model, "negative_prompt" in texts, call)
     parts = [slice(i, i + 1) for i in range(rows)] if forms.one_by_one else [slice(None)]
-    outputs = [_present(named_outputs(model, {n: list(t[part]) for n, t in texts.items()}, call)) for part in parts]
+    outputs = [
+        _present(named_outputs(model, {n: list(t[part]) for n, t in texts.items()}, call), forms) for part in parts
+    ]
     found: Tensors = {}
     for name in outputs[0]:
         kind = forms.kinds.get(name, "rows")
@@ -79,15 +81,17 @@ def _encoded(model: LoadedModel, texts: Mapping[str, Sequence[str]], call: Mappi
     return _checked_rows(model, found, rows)
 
 
-def _present(found: Mapping[str, Any]) -> dict[str, Any]:
+def _present(found: Mapping[str, Any], forms: Forms) -> dict[str, Any]:
     """Without what is None or empty: there is none (negative embeddings without guidance). A mask that is None beside
-    its embeddings says that all tokens count.
+    embeddings of one width says that all tokens count.
     """
     present = {n: v for n, v in found.items() if isinstance(v, torch.Tensor) or (isinstance(v, list) and v)}
-    for name, value in found.items():
-        embeds = present.get(name.replace("_attention_mask", "_embeds").removesuffix("_mask"))
-        if name.endswith("_mask") and value is None and isinstance(embeds, torch.Tensor):
-            present[name] = torch.ones_like(embeds[..., 0], dtype=torch.long)  # (B, L)
+    for mask, value in found.items():
+        name = mask.replace("_attention_mask", "_embeds").removesuffix("_mask")
+        embeds = present.get(name)
+        padded = isinstance(embeds, torch.Tensor) and forms.kinds.get(name, "rows") == "rows"
+        if mask.endswith("_mask") and value is None and padded:
+            present[mask] = torch.ones_like(present[name][..., 0], dtype=torch.long)  # (B, L)
     return present
 
 
