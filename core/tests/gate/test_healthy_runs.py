@@ -50,7 +50,7 @@ def assert_healthy(rows: dict[str, Row]) -> None:
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize(
     ("architecture", "plugin"),
-    [("QwenImagePipeline", None), *((a, "universal") for a in tiny_pipelines.BUILDERS)],
+    [("QwenImagePipeline", None), *((a, "universal") for a in tiny_pipelines.REPRESENTATIVES)],
 )
 def test_every_architecture(architecture, plugin, lora, judged):
     rows = judged(architecture, model={"plugin": plugin, "lora": {"rank": 2} if lora else None})
@@ -63,7 +63,7 @@ def test_every_architecture(architecture, plugin, lora, judged):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("architecture", list(tiny_pipelines.BUILDERS))
+@pytest.mark.parametrize("architecture", list(tiny_pipelines.REPRESENTATIVES))
 def test_every_architecture_in_bf16(architecture, lora, judged):
     assert_healthy(judged(architecture, model={"lora": {"rank": 2} if lora else None}, precision="bf16"))
 
