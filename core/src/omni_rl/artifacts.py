@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from omni_rl import report
+from omni_rl import report, video_files
 from omni_rl.durable import write_atomic
 from omni_rl.gate.rows import Row
+from omni_rl.media import media_of
 from omni_rl.run_directory import RunDirectory
 from omni_rl.validation import Validated, validate
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SHOWN, COLUMNS = 24, 8
 """Pictures in a grid, and in one of its rows."""
+
+PLAYED = 8
+"""Clips written at each validation."""
 
 
 def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
@@ -37,8 +41,20 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     report.grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
         directory.images / f"validation-{validated.iteration:06d}.png"
     )
+    _write_videos(directory, validated)
     if validated.iteration == 0:
         save_file({"images": torch.from_numpy(images), "rewards": validated.rewards}, _before_file(directory))
+
+
+def _write_videos(directory: RunDirectory, validated: Validated) -> None:
+    """``videos/<iteration>-<sample>.mp4`` of the first samples, where they are clips and PyAV is installed."""
+    drawn = [(i, s.trajectory) for i, s in enumerate(validated.samples[:PLAYED]) if s.trajectory is not None]
+    clips = {i: media for i, found in drawn if "video" in (media := media_of(dict(found["media"].items())))}
+    if not clips or not video_files.available():
+        return
+    directory.videos.mkdir(exist_ok=True)
+    for number, media in clips.items():
+        video_files.write(directory.videos / f"validation-{validated.iteration:06d}-{number:02d}.mp4", media)
 
 
 def validations(directory: RunDirectory) -> list[dict[str, Any]]:

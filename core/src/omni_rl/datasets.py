@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt and the other columns of its row, which rewards receive; ``metadata`` is plain JSON data."""
+    """A prompt and the other columns of its row, which rewards receive; ``metadata`` is plain JSON data.
+
+    ``media`` (files) and ``call`` (values) are arguments for the pipeline that ``data.media`` and ``data.call`` found
+    among the columns; readers leave them empty.
+    """
 
     prompt: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    media: dict[str, str | list[str]] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
 
 
 Reader = Callable[[Path, str], list[PromptRow]]
@@ -84,7 +90,38 @@ def load(data: Data, find_reader: Callable[[str], Reader]) -> PromptSet:
     stranger = next((row for row in rows if not isinstance(row, PromptRow)), None)
     if stranger is not None:
         raise PluginError(f"the reader of {name!r} returned a {type(stranger).__name__}, not a PromptRow.")
-    return PromptSet(_some(path, rows))
+    return PromptSet([_with_arguments(data, path, i, row) for i, row in enumerate(_some(path, rows), 1)])
+
+
+def _with_arguments(data: Data, path: Path, number: int, row: PromptRow) -> PromptRow:
+    """The row with what ``data.media`` and ``data.call`` take from its columns."""
+    if not data.media and not data.call:
+        return row
+    where = f"{path}: row {number}"
+    media = {
+        argument: _files(where, path, column, _column(where, row, column)) for argument, column in data.media.items()
+    }
+    return replace(row, media=media, call={column: _column(where, row, column) for column in data.call})
+
+
+def _column(where: str, row: PromptRow, column: str) -> Any:
+    if column not in row.metadata:
+        found = ", ".join(map(repr, row.metadata)) or "none besides the prompt"
+        raise DataError(f"{where}: no column {column!r}; it has {found}.{did_you_mean(column, row.metadata)}")
+    return row.metadata[column]
+
+
+def _files(where: str, path: Path, column: str, value: Any) -> str | list[str]:
+    """Absolute paths of the files that ``value`` names."""
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: column {column!r} must hold a path or a list of paths, not {_shown(value)}.")
+    files = [path.parent / name for name in names]
+    absent = next((file for file in files if not file.is_file()), None)
+    if absent is not None:
+        raise DataError(f"{where}: {absent} does not exist.", "Paths are relative to the data file.")
+    found = [str(file.resolve()) for file in files]
+    return found if isinstance(value, list) else found[0]
 
 
 class PromptSet:

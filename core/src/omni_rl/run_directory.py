@@ -1,7 +1,7 @@
 """The folder that a run leaves behind.
 
 Inside it: ``config.resolved.yaml`` (every effective value), ``metrics.jsonl`` (one JSON object per iteration),
-``images/``, ``checkpoints/`` (see :mod:`omni_rl.checkpoint`), ``report.html``.
+``images/``, ``videos/`` (of models that make some), ``checkpoints/`` (see :mod:`omni_rl.checkpoint`), ``report.html``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RunDirectory:
 
     Attributes:
         path: the folder, as the user gave it.
-        config_file, metrics_file, images, checkpoints: paths inside it.
+        config_file, metrics_file, images, videos, checkpoints: paths inside it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -35,6 +35,7 @@ class RunDirectory:
         self.config_file = self.path / "config.resolved.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.images = self.path / "images"
+        self.videos = self.path / "videos"
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod

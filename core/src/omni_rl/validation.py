@@ -15,7 +15,7 @@ from omni_rl.errors import RewardError
 from omni_rl.media import media_of
 from omni_rl.planning import validation_requests
 from omni_rl.preferences import held_out_figures
-from omni_rl.report import reward_figures, still
+from omni_rl.report import reward_figures, strip
 from omni_rl.types import Sample
 
 if TYPE_CHECKING:
@@ -51,10 +51,15 @@ class Validated:
         return {"val/reward/mean": self.mean, **error, **single, **judged}
 
     def images(self) -> np.ndarray:
-        """(N, H, W, 3) uint8; the middle frame of videos, black where the engine failed the sample."""
+        """(N, H, W, 3) uint8; frames of videos side by side. Smaller pictures stand in the upper left corner of a black
+        one, and all is black where the engine failed the sample.
+        """
         drawn = {i: picture(s) for i, s in enumerate(self.samples) if s.trajectory is not None}
-        black = np.zeros_like(next(iter(drawn.values())))
-        return np.stack([drawn.get(i, black) for i in range(len(self.samples))])
+        height, width = (max(p.shape[axis] for p in drawn.values()) for axis in (0, 1))
+        images = np.zeros((len(self.samples), height, width, 3), np.uint8)
+        for i, found in drawn.items():
+            images[i, : found.shape[0], : found.shape[1]] = found
+        return images
 
 
 def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None) -> Validated:
@@ -81,9 +86,9 @@ def _mean(values: list[float | None]) -> float:
 
 
 def picture(sample: Sample) -> np.ndarray:
-    """(H, W, 3) uint8: the sample's image, or the middle frame of its video."""
+    """(H, W, 3) uint8: the sample's image, or frames of its video side by side."""
     assert sample.trajectory is not None
     media = media_of(dict(sample.trajectory["media"].items()))
     if "video" in media:
-        return still(media["video"].data)
+        return strip(media["video"].data)
     return media["image"].data

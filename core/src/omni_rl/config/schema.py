@@ -120,6 +120,16 @@ class Data(PluginSection):
         default=None, description="txt, jsonl, parquet or a plugin's; default: the file's suffix"
     )
     prompt_column: str = Field(default="prompt", description="column that holds the text")
+    media: dict[str, str] = Field(
+        default_factory=dict,
+        description="pipeline argument -> column with the file (or list of files) given for it; relative to the data",
+        examples=["{image: source}"],
+    )
+    call: list[str] = Field(
+        default_factory=list,
+        description="columns that are pipeline arguments of their row, over those of rollout.call",
+        examples=["[height, width]"],
+    )
     shuffle: bool = Field(default=True, description="new order every epoch, a function of the seed")
 
 

@@ -11,6 +11,7 @@ import torch
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
+from omni_rl.media_files import load
 from omni_rl.model import capture, universal
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
@@ -34,8 +35,9 @@ class Oracle:
 
     def __init__(self, run: Run, probe: Probe) -> None:
         self.model = run.model
-        self.requests = probe.prompts
-        self.call = self.requests[0].call
+        media = load(probe.prompts[0].media)
+        self.requests = probe.prompts[:1] if media else probe.prompts  # pipelines take one prompt's media at a time
+        self.call = {**self.requests[0].call, **media}
         self.prompts = [r.prompt for r in self.requests]
         negatives = [r.negative_prompt for r in self.requests]
         self.negatives = None if negatives[0] is None else [n or "" for n in negatives]
@@ -44,14 +46,13 @@ class Oracle:
                 model=run.model, prompts=self.prompts, negative_prompts=self.negatives, call=self.call
             )
             self.conditioning: Tensors = {n: lossless(v) for n, v in found.items()}
-            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.conditioning, call=self.call)
+            call = self.requests[0].call
+            given = self.conditioning | universal.prepare_condition(model=run.model, requests=self.requests)
+            self.shapes = universal.prepare_latents(model=run.model, conditioning=given, call=call)
             self.table: SigmaTable = universal.set_timesteps(
-                model=run.model,
-                steps=self.requests[0].steps,
-                shapes=self.shapes,
-                conditioning=self.conditioning,
-                call=self.call,
+                model=run.model, steps=self.requests[0].steps, shapes=self.shapes, conditioning=given, call=call
             )
+            self.parameters = universal.latent_parameters(run.model, given, call)
 
     def final(self, start: Streams) -> Streams:
         """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table.
@@ -62,7 +63,7 @@ class Oracle:
         euler = capture.Euler(model.pipe.scheduler, self.table, list(start.values()))
         arguments = {
             **universal.call_arguments(model, {}, self.call),
-            **universal.latent_arguments(model, start, self.conditioning, self.call),
+            **{self.parameters[stream]: x for stream, x in start.items()},
             **universal.text_arguments(self.prompts, self.negatives),
             "num_inference_steps": self.requests[0].steps,
         }
@@ -81,7 +82,8 @@ def model_rows(run: Run, probe: Probe) -> Iterator[Row]:
         yield Row("own pipeline", "info", f"not comparable: {error.what}")
     else:
         yield _schedule(probe, state.table, oracle)
-        yield _text(run, state.conditioning, oracle.conditioning)
+        ours = {n: v[: len(oracle.requests)] for n, v in state.conditioning.items()}
+        yield _text(run, ours, oracle.conditioning)
         yield _own_loop(run, oracle, start, state)
     yield _guidance(run, probe, start, state.conditioning)
     yield _per_row_timesteps(run, probe, start, state.conditioning)
@@ -141,9 +143,10 @@ def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> 
     if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
         what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
         return Row("own loop", "info", what)
-    final, own = state.x, oracle.final(start)
+    rows = len(oracle.requests)
+    final, own = {n: x[:rows] for n, x in state.x.items()}, oracle.final({n: x[:rows] for n, x in start.items()})
     for name, mask in state.masks.items():  # the pipeline restores frozen elements after the last step, out of sight
-        own[name] = torch.where(mask, own[name], final[name])
+        own[name] = torch.where(mask[:rows], own[name], final[name])
     found = max(gap(final[n], own[n]) for n in final)
     _, alone = own_loop(run, oracle.requests[:1], noise=False)
     floor = max(gap(alone.x[n], final[n][:1]) for n in final)

@@ -2,6 +2,6 @@
 
 from omni_rl.report.health import health, reward_figures
 from omni_rl.report.page import write_report
-from omni_rl.report.pictures import before_after, grid, still
+from omni_rl.report.pictures import before_after, grid, still, strip
 
-__all__ = ["before_after", "grid", "health", "reward_figures", "still", "write_report"]
+__all__ = ["before_after", "grid", "health", "reward_figures", "still", "strip", "write_report"]

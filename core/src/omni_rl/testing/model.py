@@ -170,10 +170,10 @@ class ModelContract:
 
     def test_a_prompt_that_is_too_long_is_refused(self, parts: Assembly) -> None:
         """Words that are cut off cannot be rewarded; a plugin that tokenises raises DataError."""
-        if not parts.hooks.tokenize(model=parts.model, prompts=["a"]):
+        if not parts.hooks.tokenize(model=parts.model, prompts=["a"], call={}):
             pytest.skip("the pipeline tokenises by itself")
         with pytest.raises(DataError):
-            parts.hooks.tokenize(model=parts.model, prompts=["a", " ".join(["sign"] * 20_000)])
+            parts.hooks.tokenize(model=parts.model, prompts=["a", " ".join(["sign"] * 20_000)], call={})
 
     def test_listing_plugins_imports_neither_torch_nor_the_plugin(self, plugin: ModuleType | None) -> None:
         """``omni-rl plugins`` reads metadata."""
