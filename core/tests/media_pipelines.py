@@ -31,7 +31,7 @@ PIXELS = 32 * 32
 
 def qwen_image_edit_plus() -> DiffusionPipeline:
     """True CFG, one or more pictures seen by the text encoder and appended as tokens."""
-    pipe = tiny_pipelines.qwen_image()
+    pipe = tiny_pipelines.BUILDERS["QwenImagePipeline"]()
     pictures = {
         "patch_size": 14,
         "merge_size": 2,
@@ -57,7 +57,7 @@ def qwen_image_edit_plus() -> DiffusionPipeline:
 
 def flux_kontext() -> DiffusionPipeline:
     """Guidance embedding, the picture's tokens beside the sample's."""
-    pipe = tiny_pipelines.flux()
+    pipe = tiny_pipelines.BUILDERS["FluxPipeline"]()
     return FluxKontextPipeline(
         **{n: c for n, c in pipe.components.items() if n not in ("image_encoder", "feature_extractor")}
     )
@@ -65,7 +65,7 @@ def flux_kontext() -> DiffusionPipeline:
 
 def wan_image_to_video() -> DiffusionPipeline:
     """Wan 2.1: the first frame as further channels, and as CLIP sees it."""
-    pipe = tiny_pipelines.wan()
+    pipe = tiny_pipelines.BUILDERS["WanPipeline"]()
     transformer = WanTransformer3DModel(
         **{**pipe.transformer.config, "in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24}
     )

@@ -22,7 +22,7 @@ from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl.testing.toy import PolicyGradient
 
 GUIDED: dict[str, dict[str, Any]] = {
-    **tiny_pipelines.CALLS,
+    **{name: tiny_pipelines.CALLS[name] for name in tiny_pipelines.REPRESENTATIVES},
     "FluxPipeline": {**tiny_pipelines.CALLS["FluxPipeline"], "true_cfg_scale": 2.0, "negative_prompt": "hello"},
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTokenizerFast, GemmaTokenizer, Qwen2TokenizerFast, T5TokenizerFast
+from transformers import CLIPTokenizerFast, GemmaTokenizer, LlamaTokenizer, Qwen2TokenizerFast, T5TokenizerFast
 
 WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
 QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
                   "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 
@@ -33,6 +34,19 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return GemmaTokenizer(vocab=vocabulary, merges=[])
 
 
+def llama_tokenizer() -> LlamaTokenizer:
+    letters = "\u2581abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    return LlamaTokenizer(vocab=vocabulary, merges=[], pad_token="</s>", model_max_length=77)
+
+
+def mistral_tokenizer() -> Qwen2TokenizerFast:
+    """Takes messages in the form in which multimodal processors do."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = CHAT.replace("m.content", "m.content[0].text")
+    return tokenizer
+
+
 def qwen_tokenizer() -> Qwen2TokenizerFast:
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
@@ -49,5 +63,9 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
     )
     raw.train_from_iterator([WORDS] * 4, trainer)
     return Qwen2TokenizerFast(
-        tokenizer_object=raw, unk_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=raw,
+        unk_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT,
     )

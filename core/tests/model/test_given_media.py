@@ -15,7 +15,6 @@ from model_cases import own_loop as drawn_without_noise
 from PIL import Image
 
 from omni_rl import trajectory
-from omni_rl.datasets import PromptRow, PromptSet
 from omni_rl.errors import ModelError
 from omni_rl.media_files import load
 from omni_rl.model import given_media
@@ -42,18 +41,16 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def assembly(folder: Path) -> Assembly:
     """Two samples of two prompts, each with media of its own: two pictures where a model takes several."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
-    parts = assemble(
+    several = model.architecture == "QwenImageEditPlusPipeline"
+    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
+    return assemble(
         model,
         algorithm=OneWindow(),
         prompts=TEXTS,
+        media=[{"image": [names[i], names[i + 2]] if several else names[i]} for i in range(2)],
         model={"lora": {"rank": 2, "alpha": 2}},
         rollout={"call": media_pipelines.CALLS[model.architecture]},
     )
-    several = model.architecture == "QwenImageEditPlusPipeline"
-    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
-    files = [[names[i], names[i + 2]] if several else names[i] for i in range(2)]
-    rows = [PromptRow(text, media={"image": file}) for text, file in zip(TEXTS, files, strict=True)]
-    return replace(parts, prompts=PromptSet(rows))
 
 
 def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(folder: Path, assembly: Assembly):

@@ -16,7 +16,7 @@ from torch import nn
 from omni_rl import hookimpl
 from omni_rl.backends.lora import make_trainable
 from omni_rl.errors import ModelError
-from omni_rl.model import capture
+from omni_rl.model import capture, prompt_outputs
 from omni_rl.model.loaded import from_pipe, load_model
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.types import SigmaTable
@@ -79,7 +79,9 @@ class WithoutSource(Toy):
         (WithoutSource, "encode_prompt has no source that tells its outputs' names"),
     ],
 )
-def test_prompts_that_cannot_be_passed_back(cls, sentence):
+def test_prompts_that_cannot_be_passed_back(cls, sentence, monkeypatch):
+    """By a pipeline whose ``__call__`` assigns them to no variables that would name them."""
+    monkeypatch.setattr(prompt_outputs, "assigned_names", lambda *_: ())
     with pytest.raises(ModelError, match=sentence) as raised:
         draw(assembled(cls))
     assert raised.value.hint == "this model needs a plugin: omni-rl new model"

@@ -13,8 +13,12 @@ from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.media_files import load
 from omni_rl.model import capture, universal
+from omni_rl.model.asking import call_arguments, latent_arguments
+from omni_rl.model.batching import in_groups, take
+from omni_rl.model.embeddings import mask_of, one_by_one
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
+from omni_rl.model.prompt_outputs import text_arguments
 from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
 
 if TYPE_CHECKING:
@@ -47,24 +51,30 @@ class Oracle:
             )
             self.conditioning: Tensors = {n: lossless(v) for n, v in found.items()}
             call = self.requests[0].call
-            given = self.conditioning | universal.prepare_condition(model=run.model, requests=self.requests)
-            self.shapes = universal.prepare_latents(model=run.model, conditioning=given, call=call)
+            self.given = self.conditioning | universal.prepare_condition(model=run.model, requests=self.requests)
+            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.given, call=call)
             self.table: SigmaTable = universal.set_timesteps(
-                model=run.model, steps=self.requests[0].steps, shapes=self.shapes, conditioning=given, call=call
+                model=run.model, steps=self.requests[0].steps, shapes=self.shapes, conditioning=self.given, call=call
             )
-            self.parameters = universal.latent_parameters(run.model, given, call)
 
     def final(self, start: Streams) -> Streams:
         """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table.
 
         The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
         """
+        together = torch.arange(len(self.prompts))
+        groups = together.split(1) if one_by_one(self.conditioning) else [together]
+        return in_groups(groups, lambda rows: self._final(take(start, rows), rows))
+
+    def _final(self, start: Streams, rows: torch.Tensor) -> Streams:
         model = self.model
         euler = capture.Euler(model.pipe.scheduler, self.table, list(start.values()))
+        prompts = [self.prompts[i] for i in rows]
+        negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {
-            **universal.call_arguments(model, {}, self.call),
-            **{self.parameters[stream]: x for stream, x in start.items()},
-            **universal.text_arguments(self.prompts, self.negatives),
+            **call_arguments(model, {}, self.call),
+            **latent_arguments(model, start, self.given, self.requests[0].call),
+            **text_arguments(prompts, negatives),
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
@@ -133,7 +143,8 @@ def _text(run: Run, ours: Tensors, own: Tensors) -> Row:
 def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
     """The embeddings of real tokens (tokens, D) where a mask says which they are; all of the tensor otherwise."""
     value = conditioning[name]
-    masks = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
+    named = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
+    masks = (mask_of(name, conditioning), *named)
     mask = next((m for m in masks if m is not None and m is not value and m.shape == value.shape[:2]), None)
     return value.flatten(0, 1) if mask is None and value.ndim > 2 else value if mask is None else value[mask.bool()]
 

@@ -10,6 +10,7 @@ pipeline does with its encoders' answers (packing, concatenation, repetition) is
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,12 @@ def _black(size: list[int]) -> Image.Image:
 def signature(conditioning: Tensors) -> tuple[Any, ...]:
     """The sizes of the media, as a part of keys of ``LoadedModel.memo``."""
     return tuple((n, str(v[0].tolist())) for n, v in sorted(conditioning.items()) if n.startswith(SIZE))
+
+
+def modes(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
+    """(B, C, ...) of every call of an autoencoder, for plugins: the modes of the distributions that it answered."""
+    moments = (conditioning.get(f"{_place(encoder, number)}0") for number in itertools.count())
+    return [DiagonalGaussianDistribution(m).mode() for m in itertools.takewhile(lambda m: m is not None, moments)]
 
 
 @dataclass

@@ -120,7 +120,7 @@ class _Caught:
 
 def _reaches_vae(model: LoadedModel, latents: torch.Tensor, row: Tensors, call: Mapping[str, Any]) -> torch.Tensor:
     """(1, ...) what ``vae.decode`` is called with when the final latents are ``latents`` (1, ...)."""
-    from omni_rl.model.universal import ask, latent_arguments
+    from omni_rl.model.asking import ask, latent_arguments
 
     own = model.pipe.vae
     caught = _Caught(own)

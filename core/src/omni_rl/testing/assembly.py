@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -88,6 +88,7 @@ def assemble(
     plugin: object = None,
     algorithm: object = None,
     prompts: Sequence[str] = PROMPTS,
+    media: Sequence[Mapping[str, str | list[str]]] = (),
     backend: Callable[[Context], Backend] = TorchBackend,
     engine: Callable[[Context], Engine] = EmbeddedEngine,
     **sections: dict[str, Any],
@@ -98,6 +99,7 @@ def assemble(
         model: as loaded; ``backend`` chooses what trains in it.
         plugin: the model plugin; None leaves every hook to the universal adapter.
         algorithm: the algorithm's instance; by default the policy gradient of :mod:`omni_rl.testing.toy`.
+        media: the files of each prompt, as ``Request.media``.
         sections: the configuration, over the plugins' defaults and this module's.
     """
     algorithm = PolicyGradient() if algorithm is None else algorithm
@@ -108,7 +110,8 @@ def assemble(
     hooks = model.hooks = Hooks(build_manager(layers))
     context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]])
     trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
-    rows = PromptSet([PromptRow(prompt) for prompt in prompts])
+    files = media or [{}] * len(prompts)
+    rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
     return Assembly(config, model, hooks, trainer, engine(context), context, rows)
 
 

@@ -28,6 +28,7 @@ from omni_rl.types import Streams
 
 LISTING = "import sys; from omni_rl.plugins.listing import rows; rows(); print([m for m in {!r} if m in sys.modules])"
 GROUP_SIZE = 2
+Media = Mapping[str, str | list[str]]
 LOUD = 10.0
 
 
@@ -39,6 +40,7 @@ class ModelContract:
     ``plugin``: the plugin's module; None tests the universal adapter on this pipeline.
     ``call``: arguments for the pipeline's ``__call__`` besides the plugin's own defaults, small sizes above all.
     ``prompts``: three or more, of different length.
+    ``media``: the files of each prompt, as ``Request.media``, of equal sizes.
 
     Attributes:
         rounding: largest difference between batch compositions, relative to the largest value.
@@ -62,11 +64,22 @@ class ModelContract:
 
     @pytest.fixture(scope="module")
     @classmethod
+    def media(cls) -> Sequence[Media]:
+        """None: nothing but text."""
+        return ()
+
+    @pytest.fixture(scope="module")
+    @classmethod
     def parts(
-        cls, pipeline_folder: Path, plugin: ModuleType | None, call: dict[str, Any], prompts: Sequence[str]
+        cls,
+        pipeline_folder: Path,
+        plugin: ModuleType | None,
+        call: dict[str, Any],
+        prompts: Sequence[str],
+        media: Sequence[Media],
     ) -> Assembly:
         """A run's parts on the CPU in fp32; adapters where the plugin puts them, moved off zero."""
-        return assembled(pipeline_folder, plugin, call, prompts)
+        return assembled(pipeline_folder, plugin, call, prompts, media)
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -189,11 +202,13 @@ class ModelContract:
         assert max(gaps.values()) <= tolerance, gaps
 
 
-def assembled(folder: Path, plugin: object, call: dict[str, Any], prompts: Sequence[str]) -> Assembly:
+def assembled(
+    folder: Path, plugin: object, call: dict[str, Any], prompts: Sequence[str], media: Sequence[Media] = ()
+) -> Assembly:
     """The parts of a run of the pipeline in ``folder``; a batch is the samples of one prompt."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
     rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}
     lora = {"lora": {"rank": 2, "alpha": 4.0}}
-    parts = assemble(model, plugin=plugin, prompts=prompts, rollout=rollout, model=lora)
+    parts = assemble(model, plugin=plugin, prompts=prompts, media=media, rollout=rollout, model=lora)
     parts.nudge()
     return parts
