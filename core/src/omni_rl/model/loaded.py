@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,12 @@ class LoadedModel:
         """Trainable parameters by canonical name: ``<component>.<diffusers parameter name>``."""
         named = ((f"{c}.{n}", p) for c, m in self.denoisers.items() for n, p in m.named_parameters())
         return {n: p for n, p in named if p.requires_grad}
+
+    def argument(self, call: Mapping[str, Any], name: str) -> Any:
+        """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
+        if name in call:
+            return call[name]
+        return inspect.signature(type(self.pipe).__call__).parameters[name].default
 
     def compute(self) -> contextlib.AbstractContextManager[Any]:
         """The precision context that rollout and replay share."""
