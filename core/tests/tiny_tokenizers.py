@@ -6,6 +6,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import CLIPTokenizerFast, GemmaTokenizer, Qwen2TokenizerFast, T5TokenizerFast
 
 WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
 QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
                   "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 
@@ -49,5 +50,9 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
     )
     raw.train_from_iterator([WORDS] * 4, trainer)
     return Qwen2TokenizerFast(
-        tokenizer_object=raw, unk_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=raw,
+        unk_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT,
     )

@@ -12,8 +12,11 @@ from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.model import capture, universal
+from omni_rl.model.batching import in_groups, take
+from omni_rl.model.embeddings import by_width, mask_of
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
+from omni_rl.model.prompt_outputs import text_arguments
 from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
 
 if TYPE_CHECKING:
@@ -58,12 +61,19 @@ class Oracle:
 
         The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
         """
+        widths = by_width(self.conditioning, len(self.prompts))
+        alone = [torch.tensor([i]) for i in range(len(self.prompts))]  # together they would be padded to one width
+        return in_groups(widths if len(widths) == 1 else alone, lambda rows: self._final(take(start, rows), rows))
+
+    def _final(self, start: Streams, rows: torch.Tensor) -> Streams:
         model = self.model
         euler = capture.Euler(model.pipe.scheduler, self.table, list(start.values()))
+        prompts = [self.prompts[i] for i in rows]
+        negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {
             **universal.call_arguments(model, {}, self.call),
             **universal.latent_arguments(model, start, self.conditioning, self.call),
-            **universal.text_arguments(self.prompts, self.negatives),
+            **text_arguments(prompts, negatives),
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
@@ -131,7 +141,8 @@ def _text(run: Run, ours: Tensors, own: Tensors) -> Row:
 def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
     """The embeddings of real tokens (tokens, D) where a mask says which they are; all of the tensor otherwise."""
     value = conditioning[name]
-    masks = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
+    named = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
+    masks = (mask_of(name, conditioning), *named)
     mask = next((m for m in masks if m is not None and m is not value and m.shape == value.shape[:2]), None)
     return value.flatten(0, 1) if mask is None and value.ndim > 2 else value if mask is None else value[mask.bool()]
 

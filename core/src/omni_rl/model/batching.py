@@ -7,7 +7,7 @@ measured by the first call that needs to know, so that a run goes the same way w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -25,10 +25,15 @@ def in_rows(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors
         return step(x, t[0], conditioning)
     if mode == "vector":
         return step(x, t, conditioning)
-    rows = [torch.tensor([i]) for i in range(len(t))] if mode == "single" else _rows_by_value(t)
-    parts = [step(_take(x, r), t[r[0]], _take(conditioning, r)) for r in rows]
-    back = torch.argsort(torch.cat(rows))
-    return {name: torch.cat([p[name] for p in parts])[back.to(x[name].device)] for name in x}
+    groups = [torch.tensor([i]) for i in range(len(t))] if mode == "single" else _rows_by_value(t)
+    return in_groups(groups, lambda rows: step(take(x, rows), t[rows[0]], take(conditioning, rows)))
+
+
+def in_groups(groups: Sequence[torch.Tensor], answer: Callable[[torch.Tensor], Streams]) -> Streams:
+    """What ``answer`` gives for each group of row indices (b,), with the rows in their order again."""
+    parts = [answer(rows) for rows in groups]
+    back = torch.argsort(torch.cat(list(groups)))
+    return {name: torch.cat([p[name] for p in parts])[back.to(value.device)] for name, value in parts[0].items()}
 
 
 def _rows_by_value(t: torch.Tensor) -> list[torch.Tensor]:
@@ -36,7 +41,8 @@ def _rows_by_value(t: torch.Tensor) -> list[torch.Tensor]:
     return [(host == value).nonzero().flatten() for value in host.unique()]
 
 
-def _take(tensors: Tensors, rows: torch.Tensor) -> Tensors:
+def take(tensors: Tensors, rows: torch.Tensor) -> Tensors:
+    """The rows (b,) of every tensor."""
     return {name: value[rows.to(value.device)] for name, value in tensors.items()}
 
 
@@ -51,7 +57,7 @@ def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Te
     other = int((t != t[0]).nonzero()[0])
     beside = next((i for i in range(1, len(t)) if i != other), other)
     rows = torch.tensor([0, beside, other])
-    x, t, conditioning = _take(x, rows), t[[0, 0, other]], _take(conditioning, rows)
+    x, t, conditioning = take(x, rows), t[[0, 0, other]], take(conditioning, rows)
     reference = in_rows(step, x, t, conditioning, "single")
     modes: tuple[Mode, ...] = ("vector", "grouped")
     for mode in modes:

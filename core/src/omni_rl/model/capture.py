@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +35,11 @@ class StandIn:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The scheduler's, for pipelines that ask ``isinstance(self.scheduler, ...)``."""
+        return type(self._scheduler)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_scheduler"], name)
@@ -180,9 +188,9 @@ def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
     One answer for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
     """
 
-    def silent(hidden_states: torch.Tensor, *_: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+    def silent(hidden_states: Any, *_: Any, **kwargs: Any) -> tuple[Any, ...]:
         others = [v for n, v in kwargs.items() if n.endswith("_hidden_states") and "encoder" not in n]
-        return tuple(torch.zeros_like(x) for x in (hidden_states, *others))
+        return tuple(_zeros(x) for x in (hidden_states, *others))
 
     for denoiser in denoisers.values():
         denoiser.__dict__["forward"] = silent
@@ -193,16 +201,37 @@ def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
             del denoiser.__dict__["forward"]
 
 
+def _zeros(x: Any) -> Any:
+    """Some denoisers take a list of samples in place of a batch."""
+    return [torch.zeros_like(each) for each in x] if isinstance(x, list) else torch.zeros_like(x)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One call of a pipeline method.
+
+    Attributes:
+        caller: the code that called it, and the line in its file.
+        arguments: bound to the method's parameters.
+    """
+
+    caller: tuple[types.CodeType, int]
+    arguments: dict[str, Any]
+    result: Any
+
+
 @contextlib.contextmanager
-def recording_method(pipe: DiffusionPipeline, name: str) -> Iterator[list[tuple[dict[str, Any], Any]]]:
-    """Record (bound arguments, result) of every call of a pipeline method."""
+def recording_method(pipe: DiffusionPipeline, name: str) -> Iterator[list[Recorded]]:
+    """Record every call of a pipeline method."""
     method = getattr(pipe, name)
     signature = inspect.signature(method)
-    calls: list[tuple[dict[str, Any], Any]] = []
+    calls: list[Recorded] = []
 
     def recorded(*args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1)
         result = method(*args, **kwargs)
-        calls.append((dict(signature.bind(*args, **kwargs).arguments), result))
+        bound = dict(signature.bind(*args, **kwargs).arguments)
+        calls.append(Recorded((caller.f_code, caller.f_lineno), bound, result))
         return result
 
     pipe.__dict__[name] = recorded
@@ -251,6 +280,16 @@ def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
     except (TypeError, LookupError, AttributeError, RuntimeError) as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
+
+
+def minimal(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that is to take one step and decode nothing."""
+    return {**call, "num_inference_steps": 1, "output_type": "latent", "return_dict": False}
+
+
+def discarded(seed: int = 0) -> torch.Generator:
+    """For latents that a pipeline draws before it can be stopped: nothing but their shape is looked at."""
+    return torch.Generator().manual_seed(seed)
 
 
 def ask(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:

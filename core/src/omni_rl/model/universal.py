@@ -13,11 +13,8 @@ One question is asked in several ways: "run your ``__call__`` up to here" (:mod:
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,13 +22,13 @@ import torch
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model import capture
-from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_rows
+from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, take
+from omni_rl.model.embeddings import as_returned, by_width, to_rows
 from omni_rl.model.loaded import LoadedModel, frozen
+from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, forms_of, named_outputs
 from omni_rl.randomness import ForbiddenGenerator
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
-
-_PLUGIN = "this model needs a plugin: omni-rl new model"
 
 
 @hookimpl
@@ -50,92 +47,39 @@ def prepare_condition() -> Tensors:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> Tensors:
-    """(B, ...) tensors by the names under which ``__call__`` takes them back."""
-    if not hasattr(model.pipe, "encode_prompt"):
-        raise ModelError(f"{model.architecture} has no encode_prompt whose outputs its __call__ takes back", _PLUGIN)
-    text = text_arguments(prompts, negative_prompts)
-    with (
-        capture.leave_at_denoiser(model.denoisers),
-        capture.recording_method(model.pipe, "encode_prompt") as calls,
-        capture.first_asked(model.pipe),
-        model.encoders_on_device(),
-    ):
-        idle = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-        capture.ask(model.pipe, idle, generator=_discarded(), **text, **_minimal(call))
-    parameters = inspect.signature(type(model.pipe).__call__).parameters
-    found: dict[str, Any] = {}
-    for index, (arguments, result) in enumerate(calls):
-        second = index > 0 and "negative_prompt" not in arguments  # a call of its own for the negative prompts
-        negative = second and arguments.get("prompt") == text.get("negative_prompt", ())
-        named = _named_outputs(model, result, "negative_" if negative else "")
-        found |= {name: value for name, value in named if name in parameters}
-    return _checked_rows(model, _with_masks(found), len(prompts))
+    """(B, ...) tensors by the names under which ``__call__`` takes them back (see ``embeddings``)."""
+    forms = forms_of(model, negative_prompts is not None, call)
+    parts = [slice(i, i + 1) for i in range(len(prompts))] if forms.one_by_one else [slice(None)]
+    outputs = [
+        _present(named_outputs(model, prompts[p], None if negative_prompts is None else negative_prompts[p], call))
+        for p in parts
+    ]
+    found: Tensors = {}
+    for name in outputs[0]:
+        kind = forms.kinds.get(name, "rows")
+        if kind == "fixed":
+            raise ModelError(f"{model.architecture}.encode_prompt gives a {name} of no prompt's own", NEEDS_PLUGIN)
+        found |= to_rows(name, [output[name] for output in outputs], kind)
+    return _checked_rows(model, found, len(prompts))
 
 
-def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> dict[str, list[str]]:
-    """Prompts as ``__call__`` takes them."""
-    text = {"prompt": list(prompts)}
-    return text if negative_prompts is None else {**text, "negative_prompt": list(negative_prompts)}
-
-
-def _with_masks(found: Mapping[str, Any]) -> Tensors:
-    """Tensors only; a mask that is None beside its embeddings says that all tokens count, other Nones that there are
-    none (negative embeddings without guidance).
+def _present(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is None or empty: there is none (negative embeddings without guidance). A mask that is None beside
+    its embeddings says that all tokens count.
     """
-    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    present = {n: v for n, v in found.items() if isinstance(v, torch.Tensor) or (isinstance(v, list) and v)}
     for name, value in found.items():
-        embeds = name.replace("_attention_mask", "_embeds").removesuffix("_mask")
-        if name.endswith("_mask") and value is None and embeds in tensors:
-            tensors[name] = torch.ones_like(tensors[embeds][..., 0], dtype=torch.long)  # (B, L)
-    return tensors
-
-
-def _discarded() -> torch.Generator:
-    """For latents that a pipeline draws before it can be stopped: nothing but their shape is looked at."""
-    return torch.Generator().manual_seed(0)
-
-
-def _minimal(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {**call, "num_inference_steps": 1, "output_type": "latent", "return_dict": False}
-
-
-def _named_outputs(model: LoadedModel, result: Any, prefix: str) -> list[tuple[str, Any]]:
-    names = return_names(type(model.pipe).encode_prompt)
-    values = result if isinstance(result, tuple) else (result,)
-    if len(names) != len(values):
-        raise ModelError(
-            f"{model.architecture}.encode_prompt returns {len(values)} values but names {len(names)}: {names}", _PLUGIN
-        )
-    return [(prefix + n, v) for n, v in zip(names, values, strict=True)]
-
-
-@lru_cache
-def return_names(function: Any) -> tuple[str, ...]:
-    """The variable names in a function's last return statement: ``return a, b`` gives ``("a", "b")``.
-
-    diffusers names these variables as its ``__call__`` names the arguments that take them back.
-
-    Raises:
-        ModelError: the statement returns something other than plain names, or there is no source to read.
-    """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except OSError as error:
-        raise ModelError(f"{function.__qualname__} has no source that tells its outputs' names", _PLUGIN) from error
-    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)][-1:]
-    nodes = [n for value in returned for n in (value.elts if isinstance(value, ast.Tuple) else [value])]
-    names = tuple(n.id for n in nodes if isinstance(n, ast.Name))
-    if not names or len(names) < len(nodes):
-        what = f"{function.__qualname__} does not return plain names, so its outputs cannot be passed back"
-        raise ModelError(what, _PLUGIN)
-    return names
+        embeds = present.get(name.replace("_attention_mask", "_embeds").removesuffix("_mask"))
+        if name.endswith("_mask") and value is None and isinstance(embeds, torch.Tensor):
+            present[name] = torch.ones_like(embeds[..., 0], dtype=torch.long)  # (B, L)
+    return present
 
 
 def _checked_rows(model: LoadedModel, found: Tensors, rows: int) -> Tensors:
     wrong = {n: tuple(v.shape) for n, v in found.items() if v.shape[:1] != (rows,)}
     if wrong or not found:
         what = f"embeddings of unexpected shape {wrong}" if wrong else "no embeddings that its __call__ takes back"
-        raise ModelError(f"{model.architecture}.encode_prompt gives {what}", _PLUGIN)
+        raise ModelError(f"{model.architecture}.encode_prompt gives {what}", NEEDS_PLUGIN)
     return found
 
 
@@ -159,13 +103,13 @@ def _streams(
 def _find_streams(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Stream name -> (``__call__`` parameter, shape of one sample)."""
     probe = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-    capture.ask(model.pipe, probe, **{**call_arguments(model, row, call), "generator": _discarded()})
-    parameters = inspect.signature(type(model.pipe).__call__).parameters
+    capture.ask(model.pipe, probe, **{**call_arguments(model, row, call), "generator": capture.discarded()})
+    parameters = _taken(model)
     others = [p for p in parameters if p.endswith("_latents") and not p.startswith(("image", "init", "cond"))]
     names = [n for n in ("latents", *others) if n in parameters][: len(probe.samples)]
     if len(names) < len(probe.samples) or not names:
         what = f"{model.architecture} steps {len(probe.samples)} latent streams but __call__ takes {names}"
-        raise ModelError(what, _PLUGIN)
+        raise ModelError(what, NEEDS_PLUGIN)
     streams = {
         ("x" if n == "latents" else n.removesuffix("_latents")): (n, tuple(s.shape[1:]))
         for n, s in zip(names, probe.samples, strict=True)
@@ -179,13 +123,43 @@ def _check_taken_back(
 ) -> None:
     """Latents given as arguments must reach the denoising loop unchanged, or replay would be of something else."""
     given = {param: torch.full((1, *shape), 0.5, device=model.device) for param, shape in streams.values()}
-    probe = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=len(streams))
-    capture.ask(model.pipe, probe, **given, **call_arguments(model, row, call))
-    for (param, _), sample in zip(streams.values(), probe.samples, strict=True):
+    probe = _stepped(model, row, call, given)
+    for param, sample in zip(given, probe.samples, strict=True):
         if sample.shape != given[param].shape or not torch.allclose(sample.float(), given[param]):
             raise ModelError(
-                f"{model.architecture} changes the latents it is given as {param}= before it steps them", _PLUGIN
+                f"{model.architecture} changes the latents it is given as {param}= before it steps them", NEEDS_PLUGIN
             )
+
+
+def _stepped(
+    model: LoadedModel, row: Tensors, call: Mapping[str, Any], given: Mapping[str, torch.Tensor]
+) -> capture.OneStep:
+    """One step from given latents, after which it is known whether the pipeline draws noise all the same.
+
+    Some draw noise and multiply it by 0. That may be: two generators must then make no difference.
+
+    Raises:
+        AssertionError: it draws noise that counts.
+    """
+
+    def stepped(**generator: Any) -> capture.OneStep:
+        probe = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=len(given))
+        capture.ask(model.pipe, probe, **given, **{**call_arguments(model, row, call), **generator})
+        return probe
+
+    try:
+        return stepped()
+    except (AssertionError, TypeError):
+        first, second = (stepped(generator=capture.discarded(seed)) for seed in (0, 1))
+        pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
+        if not all(torch.equal(a, b) for a, b in pairs):
+            raise
+        model.memo["idle draws", frozen(call)] = True
+        return first
+
+
+def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
+    return capture.discarded() if ("idle draws", frozen(call)) in model.memo else ForbiddenGenerator()
 
 
 @hookimpl
@@ -245,7 +219,13 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
         capture.ask(model.pipe, one, **given, **call_arguments(model, conditioning, call))
         return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
 
-    return step
+    def width_by_width(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
+        groups = by_width(conditioning, len(next(iter(x.values()))))
+        if len(groups) == 1:
+            return step(x, t, conditioning)
+        return in_groups(groups, lambda rows: step(take(x, rows), t[rows] if t.ndim else t, take(conditioning, rows)))
+
+    return width_by_width
 
 
 def latent_arguments(
@@ -260,20 +240,35 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
 
     Embeddings stand in for the texts, which are None then: some pipelines have another default.
     """
-    cast = {n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()}
-    texts = [n for n in ("prompt", "negative_prompt") if f"{n}_embeds" in conditioning]
-    return {"generator": ForbiddenGenerator(), **dict.fromkeys(texts), **cast, **_minimal(call)}
+    given = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()})
+    negative = {name.startswith("negative_") for name in given}
+    texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in _taken(model)]
+    return {"generator": _generator(model, call), **dict.fromkeys(texts), **given, **capture.minimal(call)}
+
+
+def _taken(model: LoadedModel) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(model.pipe).__call__).parameters
 
 
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
     """The pipeline's own decoding, reached by one step whose outcome is the final latents."""
     final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
-    step = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
     arguments = {**latent_arguments(model, latents, conditioning, call), **call_arguments(model, conditioning, call)}
-    with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
-        outputs = capture.ask(model.pipe, step, **{**arguments, "output_type": "pt"})
-    return dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
+
+    def decoded(**generator: Any) -> Tensors:
+        step = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
+        with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
+            outputs = capture.ask(model.pipe, step, **{**arguments, **generator, "output_type": "pt"})
+        return dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
+
+    media = decoded()
+    if model.memo.get(("idle draws", frozen(call))) is True:  # of the loop; the decoder's have yet to be seen
+        other = decoded(generator=capture.discarded(1))
+        if not all(torch.equal(value, other[kind]) for kind, value in media.items()):
+            raise ModelError(f"{model.architecture} draws noise of its own while it decodes", "see rollout.call")
+        model.memo["idle draws", frozen(call)] = "of the decoder too"
+    return media
 
 
 def _medium(output: torch.Tensor) -> tuple[str, torch.Tensor]:

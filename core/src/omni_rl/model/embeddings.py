@@ -1,0 +1,119 @@
+"""Text embeddings in rows: the form in which a trajectory keeps what a pipeline's ``encode_prompt`` returned, and back.
+
+A trajectory keeps tensors (B, ...). Pipelines also return a list with a tensor for every prompt, tensors whose second
+dimension is the batch, and tensors as wide as a prompt is long, with no mask that would let them share a batch. The
+names of the rows tell the form, so that any process can give back what the pipeline takes:
+
+===========================  ==================================================================================
+``NAME``                     (B, ...) as it is
+``NAME``, ``NAME_list_mask``   a list of (L_i, ...): rows are padded to (B, L, ...), the mask (B, L) tells L_i
+``NAME``, ``NAME_width_mask``  (B, L_i, ...), equal L_i in a call: rows are padded, and calls are made width by width
+``NAME@1``                   the batch stands second, (N, B, ...): rows are (B, N, ...)
+===========================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from omni_rl.types import Tensors
+
+_SUFFIXES = {"list": "_list_mask", "width": "_width_mask"}
+_SECOND = "@1"
+
+Kind = Literal["rows", "list", "width", "second", "fixed"]
+"""``fixed``: it is the same for any number of prompts, so that it holds no rows."""
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How the outputs of a pipeline's ``encode_prompt`` hold their rows, by name."""
+
+    kinds: Mapping[str, Kind]
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a prompt's embeddings depend on what else is in the call: then each is encoded alone."""
+        return "width" in self.kinds.values()
+
+
+def forms(one: Mapping[str, Any], two: Mapping[str, Any]) -> Forms:
+    """Read off what ``encode_prompt`` gave for one short text, and for two texts of which the second is long."""
+    return Forms({name: _kind(name, value, two) for name, value in one.items() if name in two})
+
+
+def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Kind:
+    pair = two[name]
+    if isinstance(pair, list):
+        return "list"
+    if not _tensors([alone, pair]) or alone.ndim != pair.ndim:
+        return "rows"  # None, where there is no padding or no guidance
+    grown = [d for d, sizes in enumerate(zip(alone.shape, pair.shape, strict=True)) if sizes == (1, 2)]
+    if 0 not in grown:
+        return "second" if 1 in grown else "fixed"
+    wider = alone.shape[1:] != pair.shape[1:]
+    return "width" if wider and "mask" not in name and not _masked(name, pair, two) else "rows"
+
+
+def _tensors(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, torch.Tensor) for v in values)
+
+
+def _masked(name: str, value: torch.Tensor, others: Mapping[str, Any]) -> bool:
+    """Whether a mask (B, L) of the same sign goes with it."""
+    masks = [o for n, o in others.items() if "mask" in n and _negative(n) == _negative(name) and _tensors([o])]
+    return any(mask.shape == value.shape[:2] for mask in masks)
+
+
+def _negative(name: str) -> bool:
+    return name.startswith("negative_")
+
+
+def to_rows(name: str, values: Sequence[Any], kind: Kind) -> Tensors:
+    """One output of one or more calls, as rows under the names that tell its form.
+
+    Args:
+        values: what each call returned for ``name``; B rows together.
+    """
+    if kind in ("list", "width"):
+        rows = [row for value in values for row in value]
+        mask = torch.nn.utils.rnn.pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in rows], True)
+        return {name: torch.nn.utils.rnn.pad_sequence(rows, True), name + _SUFFIXES[kind]: mask}
+    if kind == "second":
+        return {name + _SECOND: torch.cat([value.transpose(0, 1) for value in values])}
+    return {name: torch.cat(list(values))}
+
+
+def mask_of(name: str, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """(B, L) of the padding that :func:`to_rows` added to ``name``, or None."""
+    return next((conditioning[name + s] for s in _SUFFIXES.values() if name + s in conditioning), None)
+
+
+def as_returned(conditioning: Tensors) -> dict[str, Any]:
+    """The inverse of :func:`to_rows`, for rows of one width (see :func:`by_width`)."""
+    found: dict[str, Any] = {}
+    for name, value in conditioning.items():
+        mask = mask_of(name, conditioning)
+        if name.endswith(tuple(_SUFFIXES.values())):
+            continue
+        if name.endswith(_SECOND):
+            found[name.removesuffix(_SECOND)] = value.transpose(0, 1)
+        elif name + _SUFFIXES["list"] in conditioning:
+            assert mask is not None
+            found[name] = [row[: int(count)] for row, count in zip(value, mask.sum(1), strict=True)]
+        else:
+            found[name] = value if mask is None else value[:, : int(mask.sum(1).max())]
+    return found
+
+
+def by_width(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
+    """Indices (b,) of the rows that a pipeline can take in one call, over all ``rows``."""
+    masks = [m for n, m in conditioning.items() if n.endswith(_SUFFIXES["width"])]
+    if not masks:
+        return [torch.arange(rows)]
+    widths = torch.stack([m.sum(1) for m in masks], dim=1).cpu()  # (B, outputs)
+    return [(widths == each).all(1).nonzero().flatten() for each in widths.unique(dim=0)]

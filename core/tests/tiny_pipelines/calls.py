@@ -1,0 +1,25 @@
+"""How each architecture's tiny pipeline is called: small sizes and short texts, guidance on, the hardest case of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Call = dict[str, Any]
+
+_CFG: Call = {"guidance_scale": 4.5, "negative_prompt": "hello"}
+_SHORT: Call = {"max_sequence_length": 32}
+_SMALL: Call = {"height": 16, "width": 16}
+_CLIP: Call = {**_SMALL, "num_frames": 5}
+
+CALLS: dict[str, Call] = {
+    "QwenImagePipeline": {"height": 16, "width": 32, "true_cfg_scale": 4.0, "negative_prompt": " "},
+    "StableDiffusion3Pipeline": {**_SMALL, **_CFG, **_SHORT},
+    "FluxPipeline": {**_SMALL, "guidance_scale": 3.5, **_SHORT},
+    "WanPipeline": {**_CLIP, **_CFG, **_SHORT, "guidance_scale": 5.0},
+    "SanaPipeline": {"height": 32, "width": 32, **_CFG, **_SHORT, "use_resolution_binning": False},
+    "ZImagePipeline": {**_SMALL, **_CFG, **_SHORT},
+    "Flux2KleinPipeline": {**_SMALL, "guidance_scale": 4.0, **_SHORT, "text_encoder_out_layers": [1, 2]},
+    "ChromaPipeline": {**_SMALL, **_CFG, **_SHORT},
+    "Lumina2Pipeline": {"height": 32, "width": 32, **_CFG, "max_sequence_length": 48, "system_prompt": "a"},
+    "AuraFlowPipeline": {"height": 32, "width": 32, **_CFG, **_SHORT},
+}
