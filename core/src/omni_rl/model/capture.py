@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from omni_rl.errors import ModelError, UserError
 from omni_rl.types import SigmaTable
@@ -164,6 +165,22 @@ def scheduler_replaced(pipe: DiffusionPipeline, scheduler: Any) -> Iterator[None
         yield
     finally:
         pipe.__dict__["scheduler"] = own
+
+
+@contextlib.contextmanager
+def drawn_shapes() -> Iterator[list[tuple[int, ...]]]:
+    """Record the shape of every tensor that ``torch.randn`` draws."""
+    shapes: list[tuple[int, ...]] = []
+
+    class Recording(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func is torch.randn:
+                shapes.append(tuple(result.shape))
+            return result
+
+    with Recording():
+        yield shapes
 
 
 @contextlib.contextmanager

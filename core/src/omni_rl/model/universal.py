@@ -21,11 +21,12 @@ import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
-from omni_rl.model import capture
+from omni_rl.model import capture, streams
 from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, take
 from omni_rl.model.embeddings import as_returned, by_width, to_rows
 from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, forms_of, named_outputs
+from omni_rl.model.streams import Ask, Stream, find_streams
 from omni_rl.randomness import ForbiddenGenerator
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
@@ -86,55 +87,27 @@ def _checked_rows(model: LoadedModel, found: Tensors, rows: int) -> Tensors:
 @hookimpl
 def prepare_latents(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes per stream, found by letting the pipeline draw its own latents once for one row."""
-    return {name: shape for name, (_, shape) in _streams(model, conditioning, call).items()}
+    return {name: stream.shape for name, stream in _streams(model, conditioning, call).items()}
 
 
-def _streams(
-    model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Stream name -> (``__call__`` parameter, shape of one sample); found once, by whichever hook is called first."""
+def _streams(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Stream]:
+    """By name; found once, by whichever hook is called first."""
     key = ("streams", frozen(call))
     if key not in model.memo:
+        row = {n: v[:1] for n, v in conditioning.items()}
+
+        def ask(**arguments: Any) -> capture.OneStep:
+            one = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), arguments.pop("streams"))
+            capture.ask(model.pipe, one, **{**call_arguments(model, row, call), **arguments})
+            return one
+
         with torch.no_grad(), capture.first_asked(model.pipe):
-            model.memo[key] = _find_streams(model, {n: v[:1] for n, v in conditioning.items()}, call)
+            model.memo[key] = find_streams(model, _minding_idle_draws(model, ask, call))
     return model.memo[key]  # type: ignore[no-any-return]
 
 
-def _find_streams(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Stream name -> (``__call__`` parameter, shape of one sample)."""
-    probe = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-    capture.ask(model.pipe, probe, **{**call_arguments(model, row, call), "generator": capture.discarded()})
-    parameters = _taken(model)
-    others = [p for p in parameters if p.endswith("_latents") and not p.startswith(("image", "init", "cond"))]
-    names = [n for n in ("latents", *others) if n in parameters][: len(probe.samples)]
-    if len(names) < len(probe.samples) or not names:
-        what = f"{model.architecture} steps {len(probe.samples)} latent streams but __call__ takes {names}"
-        raise ModelError(what, NEEDS_PLUGIN)
-    streams = {
-        ("x" if n == "latents" else n.removesuffix("_latents")): (n, tuple(s.shape[1:]))
-        for n, s in zip(names, probe.samples, strict=True)
-    }
-    _check_taken_back(model, row, call, streams)
-    return streams
-
-
-def _check_taken_back(
-    model: LoadedModel, row: Tensors, call: Mapping[str, Any], streams: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> None:
-    """Latents given as arguments must reach the denoising loop unchanged, or replay would be of something else."""
-    given = {param: torch.full((1, *shape), 0.5, device=model.device) for param, shape in streams.values()}
-    probe = _stepped(model, row, call, given)
-    for param, sample in zip(given, probe.samples, strict=True):
-        if sample.shape != given[param].shape or not torch.allclose(sample.float(), given[param]):
-            raise ModelError(
-                f"{model.architecture} changes the latents it is given as {param}= before it steps them", NEEDS_PLUGIN
-            )
-
-
-def _stepped(
-    model: LoadedModel, row: Tensors, call: Mapping[str, Any], given: Mapping[str, torch.Tensor]
-) -> capture.OneStep:
-    """One step from given latents, after which it is known whether the pipeline draws noise all the same.
+def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -> Ask:
+    """``ask``, which also finds out whether the pipeline draws noise although it is given latents.
 
     Some draw noise and multiply it by 0. That may be: two generators must then make no difference.
 
@@ -142,20 +115,18 @@ def _stepped(
         AssertionError: it draws noise that counts.
     """
 
-    def stepped(**generator: Any) -> capture.OneStep:
-        probe = capture.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=len(given))
-        capture.ask(model.pipe, probe, **given, **{**call_arguments(model, row, call), **generator})
-        return probe
+    def asked(**arguments: Any) -> capture.OneStep:
+        try:
+            return ask(**arguments)
+        except (AssertionError, TypeError):
+            first, second = (ask(**arguments, generator=capture.discarded(seed)) for seed in (0, 1))
+            pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
+            if not all(torch.equal(a, b) for a, b in pairs):
+                raise
+            model.memo["idle draws", frozen(call)] = True
+            return first
 
-    try:
-        return stepped()
-    except (AssertionError, TypeError):
-        first, second = (stepped(generator=capture.discarded(seed)) for seed in (0, 1))
-        pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
-        if not all(torch.equal(a, b) for a, b in pairs):
-            raise
-        model.memo["idle draws", frozen(call)] = True
-        return first
+    return asked
 
 
 def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
@@ -178,16 +149,12 @@ def _ask_table(
     model: LoadedModel, steps: int, row: Tensors, shapes: Mapping[str, Sequence[int]], call: Mapping[str, Any]
 ) -> SigmaTable:
     table = capture.Table(model.pipe.scheduler)
-    latents = {p: torch.zeros((1, *shapes[s]), device=model.device) for s, p in _parameters(model, row, call).items()}
+    x = {stream: torch.zeros((1, *shape), device=model.device) for stream, shape in shapes.items()}
     arguments = {**call_arguments(model, row, call), "num_inference_steps": steps}
-    capture.ask(model.pipe, table, **latents, **arguments)
+    capture.ask(model.pipe, table, **latent_arguments(model, x, row, call), **arguments)
     made = SigmaTable(table.timesteps.float().cpu(), table.sigmas.float().cpu())
     FlowMatchSDEDiscreteScheduler().set_table(made.timesteps, made.sigmas)  # refuses what is no flow-matching schedule
     return made
-
-
-def _parameters(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, str]:
-    return {stream: param for stream, (param, _) in _streams(model, conditioning, call).items()}
 
 
 @hookimpl
@@ -232,7 +199,7 @@ def latent_arguments(
     model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Latents under the names by which ``__call__`` takes them."""
-    return {parameter: x[stream] for stream, parameter in _parameters(model, conditioning, call).items()}
+    return streams.arguments(_streams(model, conditioning, call), x)
 
 
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
