@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from omni_rl.model.encoding import pad_width
 from omni_rl.types import Streams, Tensors
 
 NEGATIVE = "negative_"
@@ -54,4 +55,12 @@ def twice(tensors: Tensors) -> Tensors:
 
 
 def _joined(first: Tensors, second: Tensors) -> Tensors:
-    return {n: torch.cat([v, second[n]]) for n, v in first.items()}
+    """Texts of different width are padded on the right, and so are the masks that say where they end."""
+    return {n: _one_below_the_other(v, second[n]) for n, v in first.items()}
+
+
+def _one_below_the_other(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    if first.shape[1:] == second.shape[1:]:
+        return torch.cat([first, second])
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([pad_width(first, width), pad_width(second, width)])

@@ -155,9 +155,9 @@ class ModelContract:
         assert all(v.isfinite().all() and v.any() for v in together.values())
 
     def test_velocities_are_the_pipelines_own(self, parts: Assembly, probe: Probe) -> None:
-        """At timesteps that differ from row to row, off the table and far apart, as the universal adapter finds them."""
+        """As the universal adapter finds them, at timesteps that differ from row to row, off the table too."""
         batch = probe.batch[:4]
-        given = {
+        given: dict[str, Any] = {
             "model": parts.model,
             "x": final(batch),
             "t": torch.tensor([311.0, 702.5, 12.5, 950.25]),
