@@ -66,6 +66,14 @@ def test_one_call_whatever_the_timesteps(point, rows, scale, expected):
     assert rows == expected
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1.5, 7.0])
+def test_every_scale_is_the_pipelines(point, scale):
+    call = {**CALL, "guidance_scale": scale}
+    with torch.no_grad():
+        ours, own = sd3.predict(**point, call=call)["x"], universal.predict(**point, call=call)["x"]
+    assert (ours - own).abs().max() <= 1e-5 * own.abs().max()
+
+
 def test_guidance_is_its_formula(parts, point):
     """In float64 from two calls of the transformer."""
     text = point["conditioning"]
