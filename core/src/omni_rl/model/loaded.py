@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,7 @@ class LoadedModel:
 
     def argument(self, call: Mapping[str, Any], name: str) -> Any:
         """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
-        if name in call:
-            return call[name]
-        return inspect.signature(type(self.pipe).__call__).parameters[name].default
+        return call[name] if name in call else _arguments(type(self.pipe).__call__)[name].default
 
     def compute(self) -> contextlib.AbstractContextManager[Any]:
         """The precision context that rollout and replay share."""
@@ -136,6 +135,11 @@ def from_pipe(
     _place(model)
     _count_encoder_calls(model)
     return model
+
+
+@lru_cache
+def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def _check_flow_matching(model: LoadedModel) -> None:

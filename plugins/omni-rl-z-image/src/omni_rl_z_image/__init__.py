@@ -1,9 +1,9 @@
 """Z-Image (``ZImagePipeline``): the velocity, stated once for rollout and training.
 
-Follows ``diffusers.ZImagePipeline``; the tests hold it to that pipeline. Latents are (B, C, h, w). The transformer takes
-lists instead of batches, counts time from noise to picture, and answers the velocity the other way round. A trajectory
-keeps the embeddings padded, with a mask. Schedule, shapes, embeddings and decoding are core's defaults: the pipeline's
-own, asked once.
+Follows ``diffusers.ZImagePipeline``; the tests hold it to that pipeline. Latents are (B, C, h, w). The transformer
+takes lists instead of batches, counts time from noise to picture, and answers the velocity the other way round. A
+trajectory keeps the embeddings padded, with a mask. Schedule, shapes, embeddings and decoding are core's defaults: the
+pipeline's own, asked once.
 """
 
 from __future__ import annotations
