@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTokenizerFast, GemmaTokenizer, Qwen2TokenizerFast, T5TokenizerFast
+from transformers import CLIPTokenizerFast, GemmaTokenizer, LlamaTokenizer, Qwen2TokenizerFast, T5TokenizerFast
 
 WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
@@ -32,6 +32,19 @@ def gemma_tokenizer() -> GemmaTokenizer:
     letters = "\u2581abcdefghijklmnopqrstuvwxyz0123456789"
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *letters])}
     return GemmaTokenizer(vocab=vocabulary, merges=[])
+
+
+def llama_tokenizer() -> LlamaTokenizer:
+    letters = "\u2581abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    return LlamaTokenizer(vocab=vocabulary, merges=[], pad_token="</s>", model_max_length=77)
+
+
+def mistral_tokenizer() -> Qwen2TokenizerFast:
+    """Takes messages in the form in which multimodal processors do."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = CHAT.replace("m.content", "m.content[0].text")
+    return tokenizer
 
 
 def qwen_tokenizer() -> Qwen2TokenizerFast:

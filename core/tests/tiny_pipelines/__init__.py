@@ -53,6 +53,12 @@ BUILDERS: dict[str, Builder] = {
     "ChromaPipeline": _of("chroma", "chroma"),
     "Lumina2Pipeline": _of("lumina2", "lumina2"),
     "AuraFlowPipeline": _of("aura_flow", "aura_flow"),
+    "Flux2Pipeline": _of("flux2", "flux2"),
+    "LTXPipeline": _of("ltx", "ltx"),
+    "LTX2Pipeline": _of("ltx2", "ltx2"),
+    "HunyuanVideoPipeline": _of("hunyuan_video", "hunyuan_video"),
+    "CogView4Pipeline": _of("cogview4", "cogview4"),
+    "HiDreamImagePipeline": _of("hidream", "hidream"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
 
 
-def image_vae(channels: int = 4) -> AutoencoderKL:
+def image_vae(channels: int = 4, attention: bool = True) -> AutoencoderKL:
     """Pictures at half their size, in ``channels`` channels."""
     return AutoencoderKL(
         block_out_channels=(4, 8),
@@ -16,6 +16,7 @@ def image_vae(channels: int = 4) -> AutoencoderKL:
         norm_num_groups=1,
         use_quant_conv=False,
         use_post_quant_conv=False,
+        mid_block_add_attention=attention,
         shift_factor=0.06,
         scaling_factor=1.5,
     )

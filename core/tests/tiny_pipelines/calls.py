@@ -22,4 +22,22 @@ CALLS: dict[str, Call] = {
     "ChromaPipeline": {**_SMALL, **_CFG, **_SHORT},
     "Lumina2Pipeline": {"height": 32, "width": 32, **_CFG, "max_sequence_length": 48, "system_prompt": "a"},
     "AuraFlowPipeline": {"height": 32, "width": 32, **_CFG, **_SHORT},
+    "Flux2Pipeline": {
+        **_SMALL,
+        "guidance_scale": 4.0,
+        "max_sequence_length": 512,
+        "text_encoder_out_layers": [1, 2],
+    },
+    "LTXPipeline": {**_CLIP, "height": 32, "width": 32, **_CFG, **_SHORT},
+    "LTX2Pipeline": {**_CLIP, "height": 32, "width": 32, **_CFG, **_SHORT, "spatio_temporal_guidance_blocks": [1]},
+    "HunyuanVideoPipeline": {
+        **_CLIP,
+        "true_cfg_scale": 2.0,
+        "negative_prompt": "hello",
+        "guidance_scale": 6.0,
+        "max_sequence_length": 32,
+        "prompt_template": {"template": "say {} ", "crop_start": 4},
+    },
+    "CogView4Pipeline": {**_SMALL, **_CFG, **_SHORT},
+    "HiDreamImagePipeline": {"height": 256, "width": 256, **_CFG, **_SHORT},
 }

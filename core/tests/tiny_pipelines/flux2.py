@@ -7,10 +7,11 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
 )
-from tiny_pipelines.text_encoders import WIDTH, qwen3
-from tiny_tokenizers import qwen_tokenizer
+from tiny_pipelines.text_encoders import WIDTH, mistral3, qwen3_for_causal_lm
+from tiny_tokenizers import mistral_tokenizer, qwen_tokenizer
 
 
 def _transformer(guidance_embeds: bool) -> Flux2Transformer2DModel:
@@ -44,7 +45,19 @@ def flux2_klein() -> DiffusionPipeline:
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=_vae(),
-        text_encoder=qwen3(tokenizer),
+        text_encoder=qwen3_for_causal_lm(tokenizer),
         tokenizer=tokenizer,
         transformer=_transformer(guidance_embeds=False),
+    )
+
+
+def flux2() -> DiffusionPipeline:
+    """Guidance embedding, packed latents, layers of the text encoder side by side."""
+    tokenizer = mistral_tokenizer()
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_vae(),
+        text_encoder=mistral3(tokenizer),
+        tokenizer=tokenizer,
+        transformer=_transformer(guidance_embeds=True),
     )

@@ -10,10 +10,20 @@ from transformers import (
     CLIPTokenizerFast,
     Gemma2Config,
     Gemma2Model,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GlmConfig,
+    GlmModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -75,8 +85,46 @@ def gemma2(tokenizer: PreTrainedTokenizerBase) -> Gemma2Model:
     return Gemma2Model(Gemma2Config(**decoder_sizes(tokenizer)))
 
 
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def gemma3(tokenizer: PreTrainedTokenizerBase) -> Gemma3ForConditionalGeneration:
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=decoder_sizes(tokenizer), vision_config=_VISION, mm_tokens_per_image=1)
+    )
+
+
+def mistral3(tokenizer: PreTrainedTokenizerBase) -> Mistral3ForConditionalGeneration:
+    text = {"model_type": "mistral", **decoder_sizes(tokenizer)}
+    vision = {"model_type": "pixtral", **_VISION, "head_dim": 8}
+    return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision, image_token_index=0))
+
+
+def llama(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> LlamaModel:
+    return LlamaModel(LlamaConfig(**decoder_sizes(tokenizer, layers)))
+
+
+def llama_for_causal_lm(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(**decoder_sizes(tokenizer)))
+
+
+def glm(tokenizer: PreTrainedTokenizerBase) -> GlmModel:
+    return GlmModel(GlmConfig(**decoder_sizes(tokenizer), pad_token_id=0))
+
+
 def qwen3(tokenizer: PreTrainedTokenizerBase) -> Qwen3Model:
     return Qwen3Model(Qwen3Config(**decoder_sizes(tokenizer)))
+
+
+def qwen3_for_causal_lm(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM(Qwen3Config(**decoder_sizes(tokenizer)))
 
 
 def qwen_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLForConditionalGeneration:

@@ -13,7 +13,7 @@ from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.model import capture, universal
 from omni_rl.model.batching import in_groups, take
-from omni_rl.model.embeddings import by_width, mask_of
+from omni_rl.model.embeddings import mask_of, one_by_one
 from omni_rl.model.encoding import lossless
 from omni_rl.model.loaded import frozen
 from omni_rl.model.prompt_outputs import text_arguments
@@ -61,9 +61,9 @@ class Oracle:
 
         The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
         """
-        widths = by_width(self.conditioning, len(self.prompts))
-        alone = [torch.tensor([i]) for i in range(len(self.prompts))]  # together they would be padded to one width
-        return in_groups(widths if len(widths) == 1 else alone, lambda rows: self._final(take(start, rows), rows))
+        together = torch.arange(len(self.prompts))
+        groups = together.split(1) if one_by_one(self.conditioning) else [together]
+        return in_groups(groups, lambda rows: self._final(take(start, rows), rows))
 
     def _final(self, start: Streams, rows: torch.Tensor) -> Streams:
         model = self.model

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import logging
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -309,13 +310,27 @@ def discarded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@contextlib.contextmanager
+def silent(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Without the pipeline's warnings, which are about arguments that no user gave."""
+    logger = logging.getLogger(type(pipe).__module__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def ask(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
     """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early.
+
+    The pipeline may warn about texts (that it truncates them), and about nothing else.
 
     Raises:
         ModelError: the pipeline refuses its arguments.
     """
-    with scheduler_replaced(pipe, scheduler), contextlib.suppress(Answered):
+    heard = contextlib.nullcontext() if arguments.get("prompt") else silent(pipe)
+    with scheduler_replaced(pipe, scheduler), contextlib.suppress(Answered), heard:
         try:
             return undecorated_call(pipe)(**arguments)
         except UserError:

@@ -110,6 +110,11 @@ def as_returned(conditioning: Tensors) -> dict[str, Any]:
     return found
 
 
+def one_by_one(conditioning: Tensors) -> bool:
+    """Whether each prompt was encoded alone: together with others the pipeline would pad it to their width."""
+    return any(name.endswith(_SUFFIXES["width"]) for name in conditioning)
+
+
 def by_width(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
     """Indices (b,) of the rows that a pipeline can take in one call, over all ``rows``."""
     masks = [m for n, m in conditioning.items() if n.endswith(_SUFFIXES["width"])]

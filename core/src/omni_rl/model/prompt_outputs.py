@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import logging
 import textwrap
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -70,25 +68,12 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
     """How the outputs hold their rows; asked once for each set of arguments, of one text and of two."""
     key = ("forms of embeddings", negative, frozen(call))
     if key not in model.memo:
-        with _without_warnings():  # the long text may well be truncated
+        with capture.silent(model.pipe):  # the long text may well be truncated
             one, two = (
                 named_outputs(model, texts, texts if negative else None, call) for texts in ([_SHORT], [_SHORT, _LONG])
             )
         model.memo[key] = forms(one, two)
     return model.memo[key]  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _names(
