@@ -51,6 +51,7 @@ class Case:
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """No dynamic shift: schedules are not what is measured."""
     return FlowMatchEulerDiscreteScheduler(shift=3.0)
 
 
@@ -68,6 +69,7 @@ def image_vae() -> AutoencoderKL:
 
 
 def qwen_image() -> DiffusionPipeline:
+    """True CFG, two calls."""
     transformer = QwenImageTransformer2DModel(
         in_channels=64,
         out_channels=16,
@@ -82,6 +84,7 @@ def qwen_image() -> DiffusionPipeline:
 
 
 def stable_diffusion_3() -> DiffusionPipeline:
+    """CFG."""
     transformer = SD3Transformer2DModel(
         sample_size=SIDE // 8,
         in_channels=16,
@@ -99,6 +102,7 @@ def stable_diffusion_3() -> DiffusionPipeline:
 
 
 def flux() -> DiffusionPipeline:
+    """A guidance embedding."""
     transformer = FluxTransformer2DModel(
         in_channels=64,
         num_layers=1,
@@ -114,6 +118,7 @@ def flux() -> DiffusionPipeline:
 
 
 def wan() -> DiffusionPipeline:
+    """Video with CFG."""
     transformer = WanTransformer3DModel(
         num_attention_heads=4, attention_head_dim=64, text_dim=WIDTH, ffn_dim=1024, num_layers=2
     )
@@ -122,6 +127,7 @@ def wan() -> DiffusionPipeline:
 
 
 def z_image() -> DiffusionPipeline:
+    """Lists in place of batches, CFG."""
     transformer = ZImageTransformer2DModel(
         dim=256, n_layers=2, n_refiner_layers=1, n_heads=4, n_kv_heads=4, cap_feat_dim=WIDTH, axes_dims=[16, 24, 24]
     )
@@ -142,7 +148,5 @@ CASES: dict[str, Case] = {
         flux, {**PICTURE, "guidance_scale": 3.5}, {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)}, guided=False
     ),
     "WanPipeline": Case(wan, {"height": 64, "width": 64, "num_frames": 9, "guidance_scale": 5.0}, EMBEDS),
-    "ZImagePipeline": Case(
-        z_image, {**PICTURE, "guidance_scale": 4.0}, {**EMBEDS, "prompt_embeds_list_mask": (TEXT,)}
-    ),
+    "ZImagePipeline": Case(z_image, {**PICTURE, "guidance_scale": 4.0}, {**EMBEDS, "prompt_embeds_list_mask": (TEXT,)}),
 }
