@@ -30,6 +30,7 @@ ARCHITECTURES = [
     "FluxPipeline",
     "WanPipeline",
     "SanaPipeline",
+    "ZImagePipeline",
 ]
 
 

@@ -173,7 +173,8 @@ def _guidance(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> 
     scale = float(first.call.get("true_cfg_scale") or 0)
     if rows == 1 and (first.negative_prompt is not None or scale > 1):
         given = "a negative prompt is given" if first.negative_prompt is not None else f"true_cfg_scale is {scale:g}"
-        hint = "set the guidance scale above 1" if first.negative_prompt is not None else "add negative_prompt"
+        asked = first.negative_prompt is not None
+        hint = "set the guidance scale above 1, or negative_prompt to null," if asked else "add negative_prompt"
         what = f"{given}, but the denoiser sees each sample once: guidance is off ({hint} in rollout.call)"
         return judge("guidance", False, what)
     return Row(

@@ -167,6 +167,19 @@ class ModelContract:
         self.assert_close(together, {n: torch.cat([each[n] for each in alone]) for n in together}, self.rounding)
         assert all(v.isfinite().all() and v.any() for v in together.values())
 
+    def test_velocities_are_the_pipelines_own(self, parts: Assembly, probe: Probe) -> None:
+        """As the universal adapter finds them, at timesteps that differ from row to row, off the table too."""
+        batch = probe.batch[:4]
+        given: dict[str, Any] = {
+            "model": parts.model,
+            "x": final(batch),
+            "t": torch.tensor([311.0, 702.5, 12.5, 950.25]),
+            "conditioning": trajectory.conditioning_of(batch),
+            "call": probe.requests[0].call,
+        }
+        with torch.no_grad():
+            self.assert_close(parts.hooks.predict(**given), universal.predict(**given), self.rounding)
+
     # ------------------------------------------------------------------------------------------------- weights and text
 
     def test_weights_get_gradients_and_reach_samples(self, parts: Assembly, probe: Probe) -> None:
