@@ -65,6 +65,8 @@ def _checked(where: str, row: PromptRow) -> PromptRow:
         raise DataError(f"{where}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}", hint) from None
     for place, entry in enumerate(scene.include):
         if entry.position is not None and entry.position[1] >= place:
-            what = f"{where}: include.{place}.position refers to entry {entry.position[1]}, which does not come before it"
+            what = (
+                f"{where}: include.{place}.position refers to entry {entry.position[1]}, which does not come before it"
+            )
             raise DataError(what, "entries count from 0")
     return row

@@ -51,5 +51,7 @@ def _built(cls: type, folder: Path) -> nn.Module:
             module: nn.Module = cls.from_config(cls.load_config(folder))  # type: ignore[attr-defined]
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: this is no configuration of {cls.__name__}: {reason}", "check model.path") from error
+        raise ModelError(
+            f"{folder}: this is no configuration of {cls.__name__}: {reason}", "check model.path"
+        ) from error
     return module
