@@ -172,10 +172,10 @@ FORESEEN: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]] = {
     "argument": ({"rollout": {"call": {"hieght": 32}}}, ["run.yaml:", "no argument 'hieght'", "'height'"]),
     "argument of validation": ({"validation": {"call": {"hieght": 32}}}, ["run.yaml:", "validation.call", "'height'"]),
     "window": ({"algorithm": {"window_size": 9}}, ["algorithm.window_size 9", "3 steps", "rollout.steps"]),
-    "adapters": ({"model": {"lora": {"targets": ["qkv"]}}}, ["run.yaml:4", "of transformer ends in ['qkv']"]),
+    "adapters": ({"model": {"lora": {"targets": ["qkv"]}}}, ["run.yaml:5", "of transformer ends in ['qkv']"]),
     "one of the adapters": (
         {"model": {"lora": {"targets": ["to_q", "to_out.1"]}}},
-        ["run.yaml:4", "no linear module of transformer ends in 'to_out.1'. Did you mean 'to_out.0'?"],
+        ["run.yaml:5", "no linear module of transformer ends in 'to_out.1'. Did you mean 'to_out.0'?"],
     ),
 }
 

@@ -1,10 +1,10 @@
 """Prompts of GenEval (arXiv 2310.11513): which objects a picture should hold, how many, in which colour, and where.
 
-The layout is that of ``evaluation_metadata.jsonl`` in https://github.com/djghosh13/geneval, in which Flow-GRPO keeps its
-training prompts too:
+The layout is that of ``evaluation_metadata.jsonl`` in https://github.com/djghosh13/geneval, in which Flow-GRPO keeps
+its training prompts too; every scene is one line:
 
-    {"tag": "position", "include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1, "position": ["above", 0]}],
-     "prompt": "a photo of a cat above a dog"}
+    {"tag": "position", "prompt": "a photo of a cat above a dog",
+     "include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1, "position": ["above", 0]}]}
 """
 
 from __future__ import annotations
@@ -65,8 +65,6 @@ def _checked(where: str, row: PromptRow) -> PromptRow:
         raise DataError(f"{where}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}", hint) from None
     for place, entry in enumerate(scene.include):
         if entry.position is not None and entry.position[1] >= place:
-            what = (
-                f"{where}: include.{place}.position refers to entry {entry.position[1]}, which does not come before it"
-            )
-            raise DataError(what, "entries count from 0")
+            what = f"include.{place}.position refers to entry {entry.position[1]}, which does not come before it"
+            raise DataError(f"{where}: {what}", "entries count from 0")
     return row

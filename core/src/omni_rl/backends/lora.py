@@ -49,7 +49,7 @@ def _inject(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
 
 
 def refuse_untargeted(name: str, denoiser: nn.Module, targets: list[str] | str, place: str = "") -> None:
-    """Raise ConfigError when no adapter finds a module in the denoiser ``name``; ``place`` is where targets were set."""
+    """Raise ConfigError when no adapter finds a module in the denoiser ``name``; ``place``: where targets were set."""
     if not _targets(denoiser, targets):
         raise ConfigError(
             f"{place}{': ' if place else ''}model.lora.targets: no linear module of {name} ends in {targets}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -29,7 +30,7 @@ def pipeline_class(architecture: str, folder: Path) -> type:
 
 
 def denoisers(folder: Path) -> dict[str, nn.Module]:
-    """The denoisers by name, on the meta device: the real model's names and shapes, half a second for 20 billion weights.
+    """The denoisers by name, on the meta device: the real model's names and shapes, in half a second for 20 B weights.
 
     Empty when one of them has no ``config.json`` in ``folder`` (a hub's snapshot may hold the index alone), or is of a
     class that diffusers does not export.
@@ -39,19 +40,18 @@ def denoisers(folder: Path) -> dict[str, nn.Module]:
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     named = {n: each for n, each in index.items() if n.startswith(DENOISER_PREFIXES) and isinstance(each, list)}
-    classes = {n: getattr(diffusers, name, None) for n, (_, name) in named.items() if name is not None}
+    classes: dict[str, Any] = {n: getattr(diffusers, cls, None) for n, (_, cls) in named.items() if cls is not None}
     if not all(cls is not None and (folder / n / cls.config_name).is_file() for n, cls in classes.items()):
         return {}
     return {name: _built(cls, folder / name) for name, cls in classes.items()}
 
 
-def _built(cls: type, folder: Path) -> nn.Module:
+def _built(cls: Any, folder: Path) -> nn.Module:
     try:
         with torch.device("meta"):
-            module: nn.Module = cls.from_config(cls.load_config(folder))  # type: ignore[attr-defined]
+            module: nn.Module = cls.from_config(cls.load_config(folder))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{folder}: this is no configuration of {cls.__name__}: {reason}", "check model.path"
-        ) from error
+        what = f"{folder}: this is no configuration of {cls.__name__}: {reason}"
+        raise ModelError(what, "check model.path") from error
     return module
