@@ -1,7 +1,8 @@
 """Prompts: files to rows, and which rows an iteration samples.
 
 A format is a callable ``(path, prompt_column) -> list[PromptRow]`` under the entry-point group ``omni_rl.datasets``;
-its name there is what ``data.format`` calls it, by default the file's suffix. Rows with equal text stay separate rows: groups are told apart by uid.
+its name there is what ``data.format`` calls it, by default the file's suffix. Rows with equal text stay separate rows:
+groups are told apart by uid.
 """
 
 from __future__ import annotations
