@@ -1,7 +1,8 @@
 """Prompts: files to rows, and which rows an iteration samples.
 
 A format is a callable ``(path, prompt_column) -> list[PromptRow]`` under the entry-point group ``omni_rl.datasets``;
-its name there is the suffix it reads. Rows with equal text stay separate rows: groups are told apart by uid.
+its name there is what ``data.format`` calls it, by default the file's suffix. Rows with equal text stay separate rows:
+groups are told apart by uid.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Reader = Callable[[Path, str], list[PromptRow]]
 def read_text(path: Path, prompt_column: str) -> list[PromptRow]:
     """``txt``: one prompt a line, without the space around it; blank lines are skipped, there are no columns."""
     del prompt_column
-    return _some(path, [PromptRow(line) for _, line in _lines(path)])
+    return _some(path, [PromptRow(line) for _, line in numbered_lines(path)])
 
 
 def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
@@ -52,8 +53,7 @@ def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
     Raises:
         DataError: naming file and line, for broken JSON, a line that is no object, and an unusable prompt.
     """
-    rows = [_row(f"{path}:{number}", _object(path, number, line), prompt_column) for number, line in _lines(path)]
-    return _some(path, rows)
+    return _some(path, [row for _, row in placed_rows(path, prompt_column)])
 
 
 def read_parquet(path: Path, prompt_column: str) -> list[PromptRow]:
@@ -159,8 +159,23 @@ class PromptSet:
         return np.argsort(raw, kind="stable")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered (from 1) lines that are not blank, stripped. Only newlines end a line: a prompt may hold U+2028."""
+def placed_rows(path: Path, prompt_column: str) -> Iterator[tuple[str, PromptRow]]:
+    """The rows of a ``jsonl`` file and where each stands (``prompts.jsonl:3``), for formats that ask more of them.
+
+    Raises:
+        DataError: as :func:`read_json_lines`.
+    """
+    for number, line in numbered_lines(path):
+        where = f"{path}:{number}"
+        yield where, _row(where, _object(path, number, line), prompt_column)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered (from 1) lines that are not blank, stripped. Only newlines end a line: a prompt may hold U+2028.
+
+    Raises:
+        DataError: there is no such file, or it is not UTF-8.
+    """
     _check_exists(path)
     data = path.read_bytes()
     try:

@@ -117,7 +117,7 @@ class Data(PluginSection):
         description="file; relative to the configuration, or <shipped checkpoint>/<file>", examples=["prompts.txt"]
     )
     format: str | None = Field(
-        default=None, description="txt, jsonl, parquet or a plugin's; default: the file's suffix"
+        default=None, description="txt, jsonl, parquet, geneval or a plugin's; default: the file's suffix"
     )
     prompt_column: str = Field(default="prompt", description="column that holds the text")
     media: dict[str, str] = Field(
