@@ -1,4 +1,4 @@
-"""ImageReward: BLIP reads the prompt while it looks at the picture, and a head rates what it read (arXiv 2304.05977)."""
+"""ImageReward (arXiv 2304.05977): BLIP reads the prompt while it looks at the picture, a head rates what it read."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ class Clip:
         limit = self._model.config.text_config.max_position_embeddings
         tokens = tokenize(tokenizer, different, limit, long_prompts)
         parts = [
-            self._model.get_text_features(**{name: ids[start : start + at_once].to(self._device) for name, ids in tokens.items()})
+            self._model.get_text_features(
+                **{name: ids[start : start + at_once].to(self._device) for name, ids in tokens.items()}
+            )
             for start in range(0, len(different), at_once)
         ]
         unit = torch.cat([F.normalize(part.pooler_output).cpu() for part in parts])

@@ -49,7 +49,13 @@ def hps_v2(
     from omni_rl_preference_rewards.open_clip import clip_weights
 
     config, tokenizer = _base(CLIPConfig, base), _base(CLIPTokenizer, base)
-    tensors = clip_weights(_inside(_read(checkpoint), "state_dict"))
+    if {config.text_config.hidden_act, config.vision_config.hidden_act} != {"gelu"}:
+        raise ModelError(
+            f"--base: {base} is another CLIP than HPSv2's: its activation is not gelu",
+            "take laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        )
+    published = _read(checkpoint)
+    tensors = clip_weights(published.get("state_dict", published))
     _write_model(CLIPModel, config, tokenizer, tensors, checkpoint, folder)
 
 
@@ -89,7 +95,7 @@ def aesthetic(
 
 
 @app.command("transformers")
-def transformers(checkpoint: Source) -> None:
+def transformers_folder(checkpoint: Source) -> None:
     """A pytorch_model.bin of transformers (CLIP, PickScore): writes model.safetensors beside it."""
     _save(_read(checkpoint), checkpoint.with_name("model.safetensors"))
 
@@ -107,11 +113,6 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ModelError(f"{checkpoint} holds a {type(content).__name__}, not a table of tensors", "check the file")
     return dict(content)
-
-
-def _inside(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    inside = content.get(key, content)
-    return inside if isinstance(inside, Mapping) else content
 
 
 def _base(kind: Any, folder: Path) -> Any:
@@ -146,11 +147,13 @@ def _check(wanted: Mapping[str, Any], tensors: Mapping[str, Any], checkpoint: Pa
 
 
 def _save(tensors: Mapping[str, Any], file: Path) -> None:
-    from safetensors.torch import save
-
-    from omni_rl.durable import write_atomic
+    import torch
+    from safetensors.torch import save_file
 
     if file.exists():
         raise ModelError(f"{file} exists already", "name another, or delete it")
-    write_atomic(file, save({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, {"format": "pt"}))
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}  # no views
+    temporary = file.with_name(f".{file.name}.tmp")
+    save_file(own, temporary, {"format": "pt"})
+    temporary.replace(file)
     print(f"wrote {file}")

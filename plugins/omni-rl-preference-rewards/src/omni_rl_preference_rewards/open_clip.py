@@ -29,7 +29,7 @@ _TRANSPOSED = ("visual.proj", "text_projection")  # open_clip multiplies from th
 
 
 def clip_weights(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict of ``transformers.CLIPModel`` from that of ``open_clip.CLIP``; what it does not know keeps its name."""
+    """The state dict of ``transformers.CLIPModel`` from that of ``open_clip.CLIP``; an unknown name stays as it is."""
     return {name: tensor for key, value in published.items() for name, tensor in _converted(key, value)}
 
 

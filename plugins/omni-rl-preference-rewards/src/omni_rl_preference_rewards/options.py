@@ -37,9 +37,7 @@ class PromptOptions(PictureOptions):
 class ClipScoreOptions(PromptOptions):
     """Options of ``clip_score``."""
 
-    path: Path = Field(
-        description="folder of a transformers CLIP model", examples=["./clip-vit-large-patch14"]
-    )
+    path: Path = Field(description="folder of a transformers CLIP model", examples=["./clip-vit-large-patch14"])
     scale: Literal["clip_s", "percent", "cosine"] = Field(
         "clip_s", description="clip_s: 2.5 max(cos, 0), as published; percent: 100 max(cos, 0); cosine: cos"
     )
