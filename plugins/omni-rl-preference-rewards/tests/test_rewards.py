@@ -33,8 +33,11 @@ def build(clip_folder: Path, head_file: Path, image_reward_folder: Path) -> Buil
     """``build(PickScore, scale="unit")``: the reward on its tiny model, on the CPU."""
     paths = {Aesthetic: {"path": clip_folder, "head": head_file}, ImageReward: {"path": image_reward_folder}}
 
+    built = []  # as long as they are held, further rewards on the same weights need not load them again
+
     def make(kind: Any, **options: Any) -> Any:
-        return kind(kind.Config(**{"device": "cpu", **paths.get(kind, {"path": clip_folder}), **options}))
+        built.append(kind(kind.Config(**{"device": "cpu", **paths.get(kind, {"path": clip_folder}), **options})))
+        return built[-1]
 
     return make
 
@@ -45,7 +48,7 @@ class PreferenceContract(RewardContract):
     kind: Any
     options: dict[str, Any] = {}  # noqa: RUF012
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def reward(self, build: Build) -> Any:
         return build(self.kind, **self.options)
 

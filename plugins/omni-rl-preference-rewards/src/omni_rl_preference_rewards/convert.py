@@ -46,8 +46,11 @@ def hps_v2(
     """HPS_v2_compressed.pt or HPS_v2.1_compressed.pt of xswu/HPSv2, for the reward hps_v2."""
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+    from omni_rl_preference_rewards.folders import CLIP_TOKENIZER
     from omni_rl_preference_rewards.open_clip import clip_weights
+    from omni_rl_preference_rewards.rewards import HPSv2
 
+    HPSv2.files.tokenizer(base, CLIP_TOKENIZER)
     config, tokenizer = _base(CLIPConfig, base), _base(CLIPTokenizer, base)
     if {config.text_config.hidden_act, config.vision_config.hidden_act} != {"gelu"}:
         raise ModelError(
@@ -69,8 +72,11 @@ def image_reward(
     from transformers import BertTokenizer
 
     from omni_rl_preference_rewards.blip import ImageRewardModel
+    from omni_rl_preference_rewards.folders import BERT_TOKENIZER
     from omni_rl_preference_rewards.original_blip import blip_config, blip_weights
+    from omni_rl_preference_rewards.rewards import ImageReward
 
+    ImageReward.files.tokenizer(base, BERT_TOKENIZER)
     tokenizer, published = _base(BertTokenizer, base), _read(checkpoint)
     try:
         config = blip_config(published)
@@ -116,8 +122,6 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 
 def _base(kind: Any, folder: Path) -> Any:
-    if not folder.is_dir():
-        raise ModelError(f"--base: there is no folder {folder}", "omni-rl-convert-reward KIND --help says what to give")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
