@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
+from omni_rl.config.schema import RewardEntry
 from omni_rl.errors import ConfigError, DataError, ModelError, RewardError
 from omni_rl.media import Media
 from omni_rl.rewards.base import RewardBatch
@@ -272,7 +277,7 @@ def test_pickscore_takes_its_processor_from_another_folder(
 ) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(clip_folder / name, tmp_path)
-    with pytest.raises(ModelError, match=r"no file .*preprocessor_config\.json[\s\S]*set `processor`"):
+    with pytest.raises(ModelError, match=r"no file .*preprocessor_config\.json[\s\S]*processor: "):
         build(PickScore, path=tmp_path)
     apart = build(PickScore, path=tmp_path, processor=clip_folder)
     assert apart.score(samples) == build(PickScore).score(samples)
@@ -352,3 +357,21 @@ def test_config_refuses(options: dict[str, Any], clip_folder: Path) -> None:
 def test_the_tiny_models_are_the_same_every_time(clip_folder: Path, tmp_path: Path) -> None:
     again = load_file(tiny.build_clip(tmp_path) / "model.safetensors")
     assert all(torch.equal(again[name], value) for name, value in load_file(clip_folder / "model.safetensors").items())
+
+
+def test_the_readmes_yaml_is_valid() -> None:
+    package = Path(__file__).parents[1]
+    text = (package / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    entries = [RewardEntry.model_validate(entry) for entry in yaml.safe_load(block)["reward"]]
+    kinds = {"pickscore": PickScore, "hps_v2": HPSv2, "clip_score": ClipScore, "aesthetic": Aesthetic}
+    kinds["image_reward"] = ImageReward
+    for entry in entries:
+        kinds.pop(entry.name).Config.model_validate(entry.options())
+    assert kinds == {}
+
+
+def test_entry_points_resolve() -> None:
+    declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
+    rewards = {name: EntryPoint(name, value, "").load() for name, value in declared["omni_rl.rewards"].items()}
+    assert rewards == {kind.files.reward: kind for kind in (Aesthetic, ClipScore, HPSv2, ImageReward, PickScore)}

@@ -20,11 +20,11 @@ class Files:
 
     Attributes:
         reward: its key, for messages.
-        get: how to come by the files, shown as the hint of every error.
+        get: how to come by the files, line by line; shown as the hint of every error.
     """
 
     reward: str
-    get: str
+    get: tuple[str, ...]
 
     def model(self, folder: Path, family: str) -> None:
         """``folder`` holds a transformers model of ``family`` (its ``model_type``) with safetensors weights.
@@ -57,7 +57,7 @@ class Files:
 
     def error(self, what: str) -> ModelError:
         """An error that names the reward and says what to download and type."""
-        return ModelError(f"reward {self.reward!r}: {what}", self.get)
+        return ModelError(f"reward {self.reward!r}: {what}", "\n  ".join(self.get))
 
     def _family(self, config: Path) -> object:
         self.file(config)

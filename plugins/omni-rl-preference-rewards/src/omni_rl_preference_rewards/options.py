@@ -37,7 +37,10 @@ class PromptOptions(PictureOptions):
 class ClipScoreOptions(PromptOptions):
     """Options of ``clip_score``."""
 
-    path: Path = Field(description="folder of a transformers CLIP model", examples=["./clip-vit-large-patch14"])
+    path: Path = Field(
+        description="folder of a CLIP model in transformers' layout, such as openai/clip-vit-large-patch14",
+        examples=["./clip-vit-large-patch14"],
+    )
     scale: Literal["clip_s", "percent", "cosine"] = Field(
         "clip_s", description="clip_s: 2.5 max(cos, 0), as published; percent: 100 max(cos, 0); cosine: cos"
     )
@@ -47,7 +50,9 @@ class ClipScoreOptions(PromptOptions):
 class PickScoreOptions(PromptOptions):
     """Options of ``pickscore``."""
 
-    path: Path = Field(description="folder of PickScore_v1", examples=["./PickScore_v1"])
+    path: Path = Field(
+        description="folder of yuvalkirstain/PickScore_v1 in transformers' layout", examples=["./PickScore_v1"]
+    )
     processor: Path | None = Field(
         None, description="folder with the tokenizer and preprocessor_config.json; null: they are in `path`"
     )
@@ -60,11 +65,11 @@ class HPSv2Options(PromptOptions):
     """Options of ``hps_v2``."""
 
     path: Path = Field(
-        description="folder that omni-rl-convert-reward made of HPS_v2_compressed.pt or HPS_v2.1_compressed.pt",
+        description="folder that omni-rl-convert-reward made of a checkpoint of xswu/HPSv2, v2.0 or v2.1",
         examples=["./hps-v2.1"],
     )
     scale: Literal["cosine", "percent"] = Field(
-        "cosine", description="cosine: as hpsv2.score answers (about 0.28); percent: 100 times that, as in its tables"
+        "cosine", description="cosine: as hpsv2.score answers (about 0.3); percent: 100 times that, as in its tables"
     )
 
 
@@ -72,7 +77,8 @@ class AestheticOptions(PictureOptions):
     """Options of ``aesthetic``."""
 
     path: Path = Field(
-        description="folder of the CLIP model that the head was trained on", examples=["./clip-vit-large-patch14"]
+        description="folder of the CLIP model that the head was trained on, openai/clip-vit-large-patch14",
+        examples=["./clip-vit-large-patch14"],
     )
     head: Path = Field(
         description="safetensors file of the predictor, made by omni-rl-convert-reward",
@@ -84,5 +90,6 @@ class ImageRewardOptions(PromptOptions):
     """Options of ``image_reward``."""
 
     path: Path = Field(
-        description="folder that omni-rl-convert-reward made of ImageReward.pt", examples=["./image-reward"]
+        description="folder that omni-rl-convert-reward made of ImageReward.pt of THUDM/ImageReward",
+        examples=["./image-reward"],
     )

@@ -116,8 +116,11 @@ class ClipScore(_CosineReward):
     Config = ClipScoreOptions
     files = Files(
         "clip_score",
-        "hf download openai/clip-vit-large-patch14 config.json model.safetensors preprocessor_config.json "
-        "tokenizer.json vocab.json merges.txt --local-dir clip-vit-large-patch14, then set `path` to that folder",
+        (
+            "hf download openai/clip-vit-large-patch14 config.json model.safetensors preprocessor_config.json "
+            "tokenizer.json --local-dir clip-vit-large-patch14",
+            "path: clip-vit-large-patch14",
+        ),
     )
 
     def __init__(self, config: ClipScoreOptions) -> None:
@@ -134,7 +137,7 @@ class ClipScore(_CosineReward):
 
 
 class PickScore(_CosineReward):
-    """``pickscore``: exp(logit_scale) cos, about 17 to 24 for PickScore_v1.
+    """``pickscore``: exp(logit_scale) cos, about 20 for PickScore_v1.
 
     arXiv 2305.01569, equation 1; ``calc_probs`` of its model card before the softmax.
     """
@@ -142,9 +145,12 @@ class PickScore(_CosineReward):
     Config = PickScoreOptions
     files = Files(
         "pickscore",
-        "hf download yuvalkirstain/PickScore_v1 --local-dir PickScore_v1, then set `path` to that folder; if it lacks "
-        "the tokenizer or preprocessor_config.json, take these from laion/CLIP-ViT-H-14-laion2B-s32B-b79K and set "
-        "`processor` to their folder",
+        (
+            "hf download yuvalkirstain/PickScore_v1 --local-dir PickScore_v1",
+            "path: PickScore_v1",
+            "processor: where tokenizer.json and preprocessor_config.json are, should it lack them; those of "
+            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K are the same",
+        ),
     )
 
     def __init__(self, config: PickScoreOptions) -> None:
@@ -160,7 +166,7 @@ class PickScore(_CosineReward):
 
 
 class HPSv2(_CosineReward):
-    """``hps_v2``: cos, about 0.2 to 0.3; of HPSv2 or HPSv2.1, whichever was converted.
+    """``hps_v2``: cos, about 0.25 to 0.33; of HPSv2 or HPSv2.1, whichever was converted.
 
     arXiv 2306.09341; ``hpsv2.score``, which unlike the other two shrinks the whole picture instead of cropping it.
     """
@@ -168,9 +174,12 @@ class HPSv2(_CosineReward):
     Config = HPSv2Options
     files = Files(
         "hps_v2",
-        "hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir . and hf download "
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K config.json tokenizer.json --local-dir clip-h, then "
-        "omni-rl-convert-reward hps_v2 HPS_v2.1_compressed.pt hps-v2.1 --base clip-h, and set `path: hps-v2.1`",
+        (
+            "hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir .",
+            "hf download laion/CLIP-ViT-H-14-laion2B-s32B-b79K config.json tokenizer.json --local-dir clip-h",
+            "omni-rl-convert-reward hps_v2 HPS_v2.1_compressed.pt hps-v2.1 --base clip-h",
+            "path: hps-v2.1",
+        ),
     )
 
     def __init__(self, config: HPSv2Options) -> None:
@@ -197,10 +206,14 @@ class Aesthetic(_ClipReward):
     Config = AestheticOptions
     files = Files(
         "aesthetic",
-        "path: hf download openai/clip-vit-large-patch14 config.json model.safetensors preprocessor_config.json "
-        "--local-dir clip-vit-large-patch14\n  head: take sac+logos+ava1-l14-linearMSE.pth from the GitHub repository "
-        "christophschuhmann/improved-aesthetic-predictor, then omni-rl-convert-reward aesthetic "
-        "sac+logos+ava1-l14-linearMSE.pth aesthetic.safetensors",
+        (
+            "hf download openai/clip-vit-large-patch14 config.json model.safetensors preprocessor_config.json "
+            "--local-dir clip-vit-large-patch14",
+            "omni-rl-convert-reward aesthetic sac+logos+ava1-l14-linearMSE.pth aesthetic.safetensors",
+            "(that .pth is in the GitHub repository christophschuhmann/improved-aesthetic-predictor)",
+            "path: clip-vit-large-patch14",
+            "head: aesthetic.safetensors",
+        ),
     )
 
     def __init__(self, config: AestheticOptions) -> None:
@@ -235,9 +248,12 @@ class ImageReward(_PictureReward):
     Config = ImageRewardOptions
     files = Files(
         "image_reward",
-        "hf download THUDM/ImageReward ImageReward.pt --local-dir . and hf download google-bert/bert-base-uncased "
-        "tokenizer.json tokenizer_config.json vocab.txt --local-dir bert, then "
-        "omni-rl-convert-reward image_reward ImageReward.pt image-reward --base bert, and set `path: image-reward`",
+        (
+            "hf download THUDM/ImageReward ImageReward.pt --local-dir .",
+            "hf download google-bert/bert-base-uncased tokenizer.json tokenizer_config.json --local-dir bert",
+            "omni-rl-convert-reward image_reward ImageReward.pt image-reward --base bert",
+            "path: image-reward",
+        ),
     )
 
     def __init__(self, config: ImageRewardOptions) -> None:
