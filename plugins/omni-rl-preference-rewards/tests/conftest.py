@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from omni_rl.media import Media
 from omni_rl.rewards.base import RewardBatch
-from omni_rl_preference_rewards import tiny
+from omni_rl_preference_rewards import Aesthetic, ImageReward, tiny
 
 sys.path.insert(0, str(Path(__file__).parent))  # published_models
 
@@ -40,3 +42,17 @@ def samples() -> RewardBatch:
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
     media = [{"image": Media("image", picture)} for picture in pictures]
     return RewardBatch(media, PROMPTS, [{} for _ in media], [0, 0, 1, 1, 2, 2])
+
+
+@pytest.fixture(scope="session")
+def build(clip_folder: Path, head_file: Path, image_reward_folder: Path) -> Callable[..., Any]:
+    """``build(PickScore, scale="unit")``: the reward on its tiny model, on the CPU."""
+    paths = {Aesthetic: {"path": clip_folder, "head": head_file}, ImageReward: {"path": image_reward_folder}}
+
+    built = []  # as long as they are held, further rewards on the same weights need not load them again
+
+    def make(kind: Any, **options: Any) -> Any:
+        built.append(kind(kind.Config(**{"device": "cpu", **paths.get(kind, {"path": clip_folder}), **options})))
+        return built[-1]
+
+    return make

@@ -1,4 +1,4 @@
-"""The published checkpoints' own models, from their own parameter names, in float64: what the rewards are held to.
+"""The published checkpoints' own models and preparation of pictures in float64: what the rewards are held to.
 
 Written from open_clip's ``CLIP`` and from ``ImageReward`` on the original BLIP; they share no code with transformers.
 """
@@ -7,11 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 Weights = dict[str, torch.Tensor]
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # ImageReward.mean, ImageReward.std
+
+
+def normalised(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) in [0, 1] -> (3, H, W) float64."""
+    return ((pixels - CLIP_MEAN) / CLIP_STD).transpose(2, 0, 1)
+
+
+def cropped(picture: np.ndarray, size: int = 32) -> np.ndarray:
+    """CLIP's preparation with Pillow alone: bicubic, shorter side ``size``, the middle."""
+    image = Image.fromarray(picture)
+    width, height = (int(size * side / min(image.size)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    return normalised(resized[top : top + size, left : left + size] / 255)
+
+
+def fitted(picture: np.ndarray, size: int = 32) -> np.ndarray:
+    """hpsv2's preparation, channel by channel with Pillow's own floating-point resampling."""
+    height, width = (round(side * size / max(picture.shape[:2])) for side in picture.shape[:2])
+    channels = [Image.fromarray(channel) for channel in (picture / 255).astype(np.float32).transpose(2, 0, 1)]
+    resized = np.stack([np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels], -1)
+    square = np.zeros((size, size, 3))
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = resized
+    return normalised(square)
 
 
 def random_weights(shapes: dict[str, Sequence[int]], seed: int = 0) -> Weights:

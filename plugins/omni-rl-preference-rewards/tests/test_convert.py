@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ import pytest
 import torch
 from published_models import (
     Weights,
+    cropped,
+    fitted,
     image_reward_shapes,
     image_rewards,
     open_clip_cosines,
@@ -21,7 +22,6 @@ from published_models import (
     random_weights,
 )
 from safetensors.torch import load_file
-from test_rewards import cropped, fitted
 from transformers import BertTokenizer, CLIPModel, CLIPTokenizer
 
 from omni_rl.rewards.base import RewardBatch
@@ -136,12 +136,12 @@ class Trap:
         return Path.touch, (Path("sprung"),)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning:torch")
 def test_a_pickle_runs_no_code(convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"layers.0.weight": Trap()}, "trap.pth")
-    Path("plain.pth").write_bytes(pickle.dumps(Trap()))
-    for name in ("trap.pth", "plain.pth"):
+    torch.save({"layers.0.weight": Trap()}, "old.pth", _use_new_zipfile_serialization=False)
+    Path("empty.pth").touch()
+    for name in ("trap.pth", "old.pth", "empty.pth"):
         assert "cannot be read as tensors alone" in convert("aesthetic", name, "out.safetensors")
     assert not Path("sprung").exists()
     assert not Path("out.safetensors").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tomllib
@@ -15,36 +14,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
-from pydantic import ValidationError
+from published_models import cropped, fitted
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from omni_rl.config.schema import RewardEntry
-from omni_rl.errors import ConfigError, DataError, ModelError, RewardError
+from omni_rl.errors import DataError, ModelError, RewardError
 from omni_rl.media import Media
 from omni_rl.rewards.base import RewardBatch
 from omni_rl.testing.reward import RewardContract, take
-from omni_rl_preference_rewards import Aesthetic, ClipScore, HPSv2, ImageReward, PickScore, tiny
+from omni_rl_preference_rewards import Aesthetic, ClipScore, HPSv2, ImageReward, PickScore
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LONG = "a very long prompt " * 6
 
 Build = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def build(clip_folder: Path, head_file: Path, image_reward_folder: Path) -> Build:
-    """``build(PickScore, scale="unit")``: the reward on its tiny model, on the CPU."""
-    paths = {Aesthetic: {"path": clip_folder, "head": head_file}, ImageReward: {"path": image_reward_folder}}
-
-    built = []  # as long as they are held, further rewards on the same weights need not load them again
-
-    def make(kind: Any, **options: Any) -> Any:
-        built.append(kind(kind.Config(**{"device": "cpu", **paths.get(kind, {"path": clip_folder}), **options})))
-        return built[-1]
-
-    return make
 
 
 class PreferenceContract(RewardContract):
@@ -80,31 +63,6 @@ class TestImageReward(PreferenceContract):
 
 
 # --------------------------------------------------------------------------------------------------------- figures
-
-
-def normalised(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) in [0, 1] -> (3, H, W) float64."""
-    return ((pixels - CLIP_MEAN) / CLIP_STD).transpose(2, 0, 1)
-
-
-def cropped(picture: np.ndarray, size: int = 32) -> np.ndarray:
-    """CLIP's preparation with Pillow alone: bicubic, shorter side ``size``, the middle."""
-    image = Image.fromarray(picture)
-    width, height = (int(size * side / min(image.size)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    return normalised(resized[top : top + size, left : left + size] / 255)
-
-
-def fitted(picture: np.ndarray, size: int = 32) -> np.ndarray:
-    """hpsv2's preparation, channel by channel with Pillow's own floating-point resampling."""
-    height, width = (round(side * size / max(picture.shape[:2])) for side in picture.shape[:2])
-    channels = [Image.fromarray(channel) for channel in (picture / 255).astype(np.float32).transpose(2, 0, 1)]
-    resized = np.stack([np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels], -1)
-    square = np.zeros((size, size, 3))
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = resized
-    return normalised(square)
 
 
 def model_logits(folder: Path, pixels: list[np.ndarray], texts: list[str]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -281,82 +239,6 @@ def test_pickscore_takes_its_processor_from_another_folder(
         build(PickScore, path=tmp_path)
     apart = build(PickScore, path=tmp_path, processor=clip_folder)
     assert apart.score(samples) == build(PickScore).score(samples)
-
-
-# ---------------------------------------------------------------------------------------------------------- errors
-
-DOWNLOADS = {
-    ClipScore: "openai/clip-vit-large-patch14",
-    PickScore: "yuvalkirstain/PickScore_v1",
-    HPSv2: "xswu/HPSv2",
-    Aesthetic: "improved-aesthetic-predictor",
-    ImageReward: "THUDM/ImageReward",
-}
-
-
-@pytest.mark.parametrize("kind", DOWNLOADS)
-def test_a_missing_folder_says_what_to_download(kind: Any, build: Build, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=rf"reward '\w+': there is no folder [\s\S]*{DOWNLOADS[kind]}"):
-        build(kind, path=tmp_path / "absent")
-
-
-@pytest.mark.parametrize("kind", DOWNLOADS)
-def test_another_model_is_refused(kind: Any, build: Build, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    with pytest.raises(ModelError, match=r"type 'siglip', and this reward takes '(clip|blip)'"):
-        build(kind, path=tmp_path)
-
-
-@pytest.mark.parametrize(("text", "what"), [("{", "not the configuration"), ("[]", "not the configuration")])
-def test_a_broken_configuration_is_refused(text: str, what: str, build: Build, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=what):
-        build(HPSv2, path=tmp_path)
-
-
-def test_a_folder_without_a_tokenizer_is_refused(build: Build, clip_folder: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(clip_folder / name, tmp_path)
-    with pytest.raises(ModelError, match=r"no tokenizer \(tokenizer\.json or vocab\.json and merges\.txt\)"):
-        build(HPSv2, path=tmp_path)
-
-
-def test_pickled_weights_are_refused_with_the_way_out(build: Build, clip_folder: Path, tmp_path: Path) -> None:
-    shutil.copy(clip_folder / "config.json", tmp_path)
-    (tmp_path / "pytorch_model.bin").touch()
-    command = rf"omni-rl-convert-reward transformers {tmp_path}/pytorch_model\.bin"
-    with pytest.raises(ModelError, match=rf"no model\.safetensors; it has pytorch_model\.bin[\s\S]*{command}"):
-        build(PickScore, path=tmp_path)
-
-
-def test_a_head_for_another_clip_is_refused(build: Build, head_file: Path, tmp_path: Path) -> None:
-    weights = load_file(head_file)
-    weights["layers.0.weight"] = torch.zeros(1024, 768)
-    save_file(weights, tmp_path / "head.safetensors")
-    with pytest.raises(ModelError, match=r"takes embeddings of width 768, and the CLIP in .* has 32"):
-        build(Aesthetic, head=tmp_path / "head.safetensors")
-
-
-def test_a_head_that_is_a_pickle_is_refused(build: Build, tmp_path: Path) -> None:
-    torch.save({"layers.0.weight": torch.zeros(2, 2)}, tmp_path / "head.pth")
-    with pytest.raises(ModelError, match="not an aesthetic predictor in safetensors"):
-        build(Aesthetic, head=tmp_path / "head.pth")
-
-
-def test_a_device_that_is_not_there(build: Build) -> None:
-    with pytest.raises(ConfigError, match="cuda:99 is not on this machine"):
-        build(Aesthetic, device="cuda:99")
-
-
-@pytest.mark.parametrize("options", [{"device": "gpu"}, {"scale": "logit"}, {"frames": 0}, {"long_prompts": "cut"}])
-def test_config_refuses(options: dict[str, Any], clip_folder: Path) -> None:
-    with pytest.raises(ValidationError):
-        PickScore.Config(path=clip_folder, **options)
-
-
-def test_the_tiny_models_are_the_same_every_time(clip_folder: Path, tmp_path: Path) -> None:
-    again = load_file(tiny.build_clip(tmp_path) / "model.safetensors")
-    assert all(torch.equal(again[name], value) for name, value in load_file(clip_folder / "model.safetensors").items())
 
 
 def test_the_readmes_yaml_is_valid() -> None:

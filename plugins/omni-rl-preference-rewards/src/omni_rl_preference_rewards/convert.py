@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated, Any
 
 import typer
@@ -113,8 +112,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         raise ModelError(f"there is no file {checkpoint}", "give the published checkpoint file")
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # what a damaged or malicious file raises has no common class
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{checkpoint} cannot be read as tensors alone: {reason}", "download it again") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{checkpoint} holds a {type(content).__name__}, not a table of tensors", "check the file")
