@@ -42,22 +42,47 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, needed: int) -> Iterator[None]:
-    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError that says both."""
+def new_folder(final: Path) -> Iterator[Path]:
+    """A hidden folder to fill. When the context ends it is on disk whole, and takes the name ``final``.
+
+    A folder of that name stays complete until then and is deleted afterwards. When the context raises, nothing is left;
+    what a killed process left is removed by the next attempt.
+    """
+    temporary, replaced = (final.with_name(f".{final.name}.{end}") for end in ("tmp", "replaced"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            os.replace(final, replaced)
+        os.replace(temporary, final)
+        sync(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume RUN_DIRECTORY") -> Iterator[None]:
+    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError that says both, and what to do ``then``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise RunError(_explain(path, needed, error)) from error
+        raise RunError(_explain(path, needed, error, then)) from error
 
 
-def _explain(path: Path, needed: int, error: Exception) -> str:
+def _explain(path: Path, needed: int, error: Exception, then: str) -> str:
     number = _errno(error)
     reason = str(error) if number is None else os.strerror(number)
     text = f"cannot write {path}: {reason}; it needs {readable(needed)} ({needed} bytes)"
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return text
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
-    return f"{text} and {readable(free)} are free\n  make room there, then continue with: omni-rl resume RUN_DIRECTORY"
+    return f"{text} and {readable(free)} are free\n  make room there, then {then}"
 
 
 def _errno(error: Exception) -> int | None:
