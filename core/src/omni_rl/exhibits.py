@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from omni_rl.durable import write_atomic
+from omni_rl.errors import CheckpointError
 from omni_rl.media import media_of
 from omni_rl.randomness import INITIAL, randn_rows
 from omni_rl.report import still
@@ -89,9 +90,13 @@ def read(directory: RunDirectory, iteration: int) -> list[Exhibit]:
     path = _file(directory, iteration)
     if not path.exists():
         return []
-    with safe_open(path, framework="np") as file:
-        pictures = [file.get_tensor(name) for name in sorted(file.keys())]
-        sheet = json.loads(file.metadata()["exhibits"])
+    try:
+        with safe_open(path, framework="np") as file:
+            pictures = [file.get_tensor(name) for name in sorted(file.keys())]
+            sheet = json.loads(file.metadata()["exhibits"])
+    except SafetensorError as error:
+        hint = "resume the finished run: it is validated again"
+        raise CheckpointError(f"{path} is damaged: {error}", hint) from error
     return [
         Exhibit(
             pixels,

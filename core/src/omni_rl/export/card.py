@@ -82,14 +82,16 @@ def _front_matter(model: Mapping[str, Any], *, adapter: bool) -> str:
 def _title(source: Source, model: Mapping[str, Any], *, adapter: bool) -> str:
     config = source.resolved.config
     lora = source.lora
-    trained = f"LoRA of rank {lora.rank} and alpha {lora.alpha:g}" if lora else "the whole denoiser"
-    kind = "A LoRA" if adapter else "A pipeline"
+    adapters = f"LoRA (rank {lora.rank}, alpha {lora.alpha:g})" if lora else ""
+    merged = f"with a {adapters} merged into its denoiser" if lora else "with its whole denoiser trained"
+    pipeline = f"diffusers' `{model['architecture']}`"
+    what = f"A {adapters} for {pipeline}" if adapter else f"A pipeline folder of {pipeline}, {merged}"
     rewards = ", ".join(f"{r.label or r.name} (weight {r.weight:g})" for r in config.reward)
     weights = "the average of the weights" if source.weights == "ema" else f"the weights `{source.weights}`"
     return (
         f"# {model['name'].rpartition('/')[2]}, trained with {config.algorithm.name}\n\n"
-        f"{kind} for diffusers' `{model['architecture']}`: {trained}, after {source.iteration} iterations of "
-        f"{config.algorithm.name} with omni-rl; {weights}.\n\nReward: {rewards}."
+        f"{what}: {weights} after {source.iteration} iterations of {config.algorithm.name} with omni-rl.\n\n"
+        f"Reward: {rewards}."
     )
 
 
@@ -97,7 +99,7 @@ def _usage(source: Source, model: Mapping[str, Any], dtype: str, lora: Sequence[
     """Code that runs as it stands, but for what stands in a folder of the reader's."""
     config = source.resolved.config
     call = {"num_inference_steps": config.validation.steps or config.rollout.steps, **source.resolved.validation_call()}
-    words = ", ".join(f"{name}={value!r}" for name, value in call.items())
+    words = ", ".join(f"{name}={_python(value)}" for name, value in call.items())
     base = json.dumps(model["name"] if model["hub"] else f"path/to/{model['name']}")
     revision = f', revision="{model["commit"]}"' if model["hub"] else ""
     pipeline = f"base{revision}" if lora else "folder"
@@ -110,11 +112,19 @@ def _usage(source: Source, model: Mapping[str, Any], dtype: str, lora: Sequence[
         'prompt = "..."',
         "",
         f"pipe = DiffusionPipeline.from_pretrained({pipeline}, dtype=torch.{dtype})",
-        *(f"pipe.load_lora_weights(folder, {', '.join(f'{k}={v!r}' for k, v in each.items())})" for each in lora),
+        *(
+            f"pipe.load_lora_weights(folder, {', '.join(f'{k}={_python(v)}' for k, v in each.items())})"
+            for each in lora
+        ),
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
         f"result = pipe(prompt=prompt, {words}).{'frames' if video else 'images'}[0]",
     ]
     return "## Use\n\n```python\n{}\n```".format("\n".join(lines))
+
+
+def _python(value: Any) -> str:
+    """A literal; texts in the quotes of the code around it."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _results(history: Sequence[Mapping[str, float]], pictures: bool) -> str:

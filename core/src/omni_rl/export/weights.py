@@ -15,7 +15,7 @@ from diffusers import AutoModel
 from omni_rl.config.paths import INDEX
 from omni_rl.config.schema import Lora
 from omni_rl.engines.weights import ADAPTER_SIDES
-from omni_rl.errors import UserError
+from omni_rl.errors import ModelError, UserError
 from omni_rl.export.source import Source
 from omni_rl.types import Tensors
 
@@ -80,7 +80,7 @@ def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype)
     """The base's folder with the run's denoisers; adapters are merged in fp32. What was not trained is copied.
 
     Raises:
-        CheckpointError: the checkpoint keeps no such weights.
+        CheckpointError: the checkpoint keeps no such weights. ModelError: the base cannot be loaded.
     """
     found = source.tensors()
     index = json.loads((base / INDEX).read_text(encoding="utf-8"))
@@ -89,12 +89,19 @@ def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype)
         if name not in found and (base / name).is_dir():
             shutil.copytree(base / name, folder / name, ignore=_PICKLED)
     for name, tensors in found.items():
-        denoiser = AutoModel.from_pretrained(
-            base, subfolder=name, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        denoiser = _load(base, name, dtype)
         _place(denoiser, tensors, source.lora)
         denoiser.register_to_config(_name_or_path=source.resolved.architecture)  # else the folder on this disk
         denoiser.save_pretrained(folder / name, safe_serialization=True)
+
+
+def _load(base: Path, name: str, dtype: torch.dtype) -> Any:
+    try:
+        return AutoModel.from_pretrained(
+            str(base), subfolder=name, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"diffusers cannot load {base / name}: {error}") from error
 
 
 def _place(denoiser: torch.nn.Module, tensors: Tensors, lora: Lora | None) -> None:

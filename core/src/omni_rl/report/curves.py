@@ -33,18 +33,19 @@ def _rank(name: str) -> tuple[int, bool, str]:
 
 
 def sheet(metrics: Sequence[Row], style: str) -> str:
-    """Everything that :func:`sections` draws, two curves a row, as an SVG file of its own; ``style`` is its CSS."""
-    names = [name for members in sections(metrics).values() for name in members]
+    """The curves of rewards and actor, two a row, as an SVG file of its own; ``style`` is its CSS."""
+    found = sections(metrics)
+    names = [name for section in ("reward", "actor") for name in found.get(section, [])]
     width, height = 2 * _WIDTH + _GAP, max(1, -(-len(names) // 2)) * (_HEIGHT + _GAP) - _GAP
     cells = "".join(
         f'<svg x="{i % 2 * (_WIDTH + _GAP):.0f}" y="{i // 2 * (_HEIGHT + _GAP):.0f}" width="{_WIDTH:.0f}" '
         f'height="{_HEIGHT:.0f}" style="width: {_WIDTH:.0f}px">{curve(name, metrics)}</svg>'
         for i, name in enumerate(names)
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" style="width: {width:.0f}px"><style>{escape(style, quote=False)}</style>{cells}</svg>\n'
-    )
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
+    own = f"width: {width:.0f}px; font-family: sans-serif"
+    css = f"<style>{escape(style, quote=False)}</style>"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="{own}">{css}{cells}</svg>\n'
 
 
 def constants(metrics: Sequence[Row]) -> dict[str, float]:
