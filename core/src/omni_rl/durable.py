@@ -45,24 +45,29 @@ def sync(path: Path) -> None:
 def new_folder(final: Path) -> Iterator[Path]:
     """A hidden folder to fill. When the context ends it is on disk whole, and takes the name ``final``.
 
-    A folder of that name stays complete until then and is deleted afterwards. When the context raises, nothing is left;
-    what a killed process left is removed by the next attempt.
+    A folder of that name stays as it is until then, and is deleted afterwards. When the context raises, nothing is left
+    of the new one; what a killed process left is removed by the next attempt.
     """
-    temporary, replaced = (final.with_name(f".{final.name}.{end}") for end in ("tmp", "replaced"))
+    temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
             sync(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            os.replace(final, replaced)
-        os.replace(temporary, final)
-        sync(final.parent)
-    except BaseException:
+        _exchange(temporary, final)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _exchange(new: Path, final: Path) -> None:
+    """``new`` becomes ``final``; what had that name is deleted once it is free."""
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(new, final)
+    sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
