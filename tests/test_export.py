@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[1] / "core/tests"))  # tiny_pipelines
 
 pytestmark = [
     pytest.mark.ci,
+    pytest.mark.timeout(1800),  # half a dozen processes that import torch, on a busy machine
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),  # diffusers
 ]
 
@@ -105,32 +106,23 @@ def before(run: Path) -> np.ndarray:
 
 
 def test_a_lora_of_the_shipped_model(call: Callable[..., Any], checkout: Path, tmp_path: Path) -> None:
-    """Alpha is five times the rank; as a LoRA and merged."""
+    """Alpha is five times the rank. What the card says works, and so does the script beside it."""
     lora = ["model.lora.rank=4", "model.lora.alpha=20", "train.lr=1e-2"]
     done = call("train", checkout / "examples/quickstart.yaml", *QUICK, *lora, "--run-dir", "run")
     assert done.code == 0, done.err
     pictures = kept(tmp_path / "run")
     assert np.abs(pictures.astype(int) - before(tmp_path / "run")).max() > 20
-    for name, options in (("lora", ()), ("merged", ("--format", "pipeline"))):
-        done = call("export", "run", "--output", name, *options)
-        assert done.code == 0, done.err
-        assert "6 pictures by plain diffusers differ from the run's by at most " in done.out
-        assert done.out.splitlines()[-1] == name
-        code = code_of(tmp_path / name / "README.md", tmp_path / name)
-        assert ("load_lora_weights" in code) == (name == "lora")
-        assert gap(drawn_outside(code, tmp_path), pictures) <= 1 / 255
-    reproduce_runs_without_omni_rl(tmp_path / "lora" / "reproduce.py")
+    done = call("export", "run", "--output", "out")
+    assert done.code == 0, done.err
+    assert "6 pictures by plain diffusers differ from the run's by at most " in done.out
+    assert done.out.splitlines()[-1] == "out"
+    assert gap(drawn_outside(code_of(tmp_path / "out" / "README.md", tmp_path / "out"), tmp_path), pictures) <= 1 / 255
 
-
-def reproduce_runs_without_omni_rl(script: Path) -> None:
-    words = [sys.executable, "-c", WITHOUT_OMNI_RL, str(script)]
-    base = ["--base", str(tiny_qwen_signs()), "--device", "cpu"]
-    done = subprocess.run([*words, *base], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"6 pictures: largest difference [01]/255, mean 0\.\d{3}/255", done.stdout.splitlines()[-1])
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 2
-    assert "--base is needed" in done.stderr
+    script = tmp_path / "out" / "reproduce.py"
+    words = [sys.executable, "-c", WITHOUT_OMNI_RL, str(script), "--base", str(tiny_qwen_signs()), "--device", "cpu"]
+    alone = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert alone.returncode == 0, alone.stderr
+    assert re.fullmatch(r"6 pictures: largest difference [01]/255, mean 0\.\d{3}/255", alone.stdout.splitlines()[-1])
 
 
 def test_a_full_fine_tuning_of_the_shipped_model_with_an_average(

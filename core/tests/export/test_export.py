@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from omni_rl import checkpoint, exhibits, train
 from omni_rl.errors import CheckpointError, RunError, UserError
-from omni_rl.export import SHEET, Wanted, export_run, weights
+from omni_rl.export import SHEET, Wanted, export_run, reproduce, weights
 from omni_rl.export.card import without_paths
 from omni_rl.run import Run
 from omni_rl.run_directory import RunDirectory
@@ -290,3 +290,39 @@ def test_samples_are_whole_pictures(run: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(folder / "samples" / row["picture"])), exhibit.picture)
         noise = load_file(folder / "samples" / row["noise"])
         assert torch.equal(noise["latents"], exhibit.start()["x"])
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``given(folder, "--device", "cpu")``: the export's own script, in this process."""
+
+    def run(folder: Path, *arguments: str) -> None:
+        monkeypatch.setattr(reproduce, "HERE", folder)
+        monkeypatch.setattr(reproduce, "SAMPLES", folder / "samples")
+        monkeypatch.setattr("sys.argv", ["reproduce.py", *arguments])
+        reproduce.main()
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+@pytest.mark.parametrize("layout", ["lora", "pipeline"])
+def test_plain_diffusers_draws_the_runs_pictures(
+    layout: str,
+    run: Path,
+    given: Callable[..., None],
+    tiny_folder: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = export_run(run, wanted=Wanted(format=layout, verify=False))
+    given(folder, "--json", "--device", "cpu", "--base", str(tiny_folder("StableDiffusion3Pipeline")))
+    found = json.loads(capsys.readouterr().out)
+    assert found["pictures"] == 4
+    assert found["largest"] <= 1
+
+
+def test_adapters_need_their_base(run: Path, given: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export_run(run, wanted=UNVERIFIED)
+    with pytest.raises(SystemExit):
+        given(folder)
+    assert "--base is needed" in capsys.readouterr().err
