@@ -22,12 +22,16 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """Plain data: ``model``, ``data``, ``seed``, ``device``, ``versions``. It holds no path of this machine."""
+    """Plain data: ``model``, ``data``, ``plugins``, ``seed``, ``device``, ``versions``; no path of this machine.
+
+    Of data and of local plugin files the name and the sha256; of a folder, that of its files' names and bytes.
+    """
     return {
         "model": model(run.resolved, run.fingerprint),
         "data": _data(run.resolved),
+        "plugins": [_identity(Path(str(module.__file__))) for module in run.resolved.local],
         "seed": run.config.seed,
-        "device": _device(run.model.device),
+        "device": device_name(run.model.device),
         "versions": _versions(run.resolved),
     }
 
@@ -45,19 +49,23 @@ def model(resolved: Resolved, fingerprint: str) -> dict[str, Any]:
 
 
 def _data(resolved: Resolved) -> dict[str, dict[str, str]]:
-    """Prompt files by their use, each with the sha256 of its bytes."""
+    """Prompt files by their use."""
     config = resolved.config
     held_out = {} if config.validation.data is None else {"validation": config.validation.data}
     files = {use: Path(data.path) for use, data in {"training": config.data, **held_out}.items()}
-    return {use: {"file": file.name, "sha256": _sha256(file)} for use, file in files.items()}
+    return {use: _identity(file) for use, file in files.items()}
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _identity(path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    inside = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    lines = [f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for name, file in inside]
+    return {"file": path.name, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
 
 
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """``cpu``, or a GPU's model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

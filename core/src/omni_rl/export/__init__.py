@@ -19,7 +19,6 @@ from omni_rl.export.samples import write_samples
 from omni_rl.export.source import Source, open_source
 from omni_rl.export.verify import Verified, verify
 from omni_rl.export.weights import write_lora, write_pipeline
-from omni_rl.provenance import FILE
 
 SHEET = "omni-rl.json"
 """What was exported, for programs; a folder that holds it is an export."""
@@ -90,17 +89,20 @@ def _fill(
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[wanted.dtype or precision]
     form = wanted.format or ("lora" if source.lora else "pipeline")
     lora: list[dict[str, Any]] = []
+    base = source.base() if wanted.verify or form == "pipeline" else None
     if form == "lora":
         lora = write_lora(folder, source, getattr(torch, dtype))
     else:
-        write_pipeline(folder, source, source.base(), getattr(torch, dtype))
-    verified: Verified | None = None
+        assert base is not None
+        write_pipeline(folder, source, base, getattr(torch, dtype))
     if exhibits:
-        model = source.resolved.config.model
-        write_samples(folder, exhibits, dtype=dtype, lora=lora, base=model.path if model.hub else None)
+        model = source.origin["model"]
+        write_samples(folder, exhibits, dtype=dtype, lora=lora, base=model["name"] if model["hub"] else None)
+    verified: Verified | None = None
     if wanted.verify:
+        assert base is not None
         say(f"drawing {len(exhibits)} validation pictures with plain diffusers (--no-verify skips this)")
-        verified = verify(folder, source.base(), source, exhibits, exact=source.exact and dtype == "float32")
+        verified = verify(folder, base, source, exhibits, dtype)
         say(str(verified))
     write_card(folder, source, dtype=dtype, lora=lora, exhibits=exhibits, verified=verified)
     sheet = {
@@ -110,7 +112,7 @@ def _fill(
         "dtype": dtype,
         "lora": lora,
         "verified": verified and asdict(verified),
-        "provenance": source.directory.read_json(FILE),
+        "provenance": source.origin,
     }
     (folder / SHEET).write_text(json.dumps(sheet, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -13,7 +13,6 @@ from omni_rl import artifacts, report
 from omni_rl.exhibits import Exhibit
 from omni_rl.export.source import Source
 from omni_rl.export.verify import Verified
-from omni_rl.provenance import FILE
 
 CONFIG = "config.yaml"
 
@@ -36,7 +35,7 @@ def write_card(
         exhibits: pictures of these very weights.
         verified: None when the export was not held to the run's pictures.
     """
-    origin = source.directory.read_json(FILE)
+    origin = source.origin
     history = [row for row in artifacts.history(source.directory) if row["iteration"] <= source.iteration]
     report.write_curves(folder / "curves.svg", history)
     if exhibits:
@@ -133,7 +132,7 @@ def _results(history: Sequence[Mapping[str, float]], pictures: bool) -> str:
     names = [name for name in validated[0] if name.startswith("val/reward/") and name.endswith("/mean")]
     rows = [
         f"| {row['iteration']} | {' | '.join(_figure(row, name) for name in names)} |"
-        for row in (validated[0], validated[-1])
+        for row in (*validated[:1], *validated[1:][-1:])
     ]
     heads = [name.removeprefix("val/").removesuffix("/mean") for name in names]
     table = "\n".join([f"| iteration | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|", *rows])

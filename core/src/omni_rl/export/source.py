@@ -14,6 +14,7 @@ from omni_rl.config.schema import Lora
 from omni_rl.engines.weights import plain_name
 from omni_rl.errors import CheckpointError, ModelError
 from omni_rl.exhibits import Exhibit
+from omni_rl.provenance import FILE
 from omni_rl.run_directory import RunDirectory
 from omni_rl.types import Tensors
 
@@ -24,6 +25,7 @@ class Source:
 
     Attributes:
         directory, resolved: the run and its configuration.
+        origin: its ``omni_rl.provenance``.
         checkpoint: the folder they are read from.
         state: the checkpoint's state.
         weights: which of its weights: ``policy``, ``ema``, or another copy that the algorithm keeps.
@@ -31,6 +33,7 @@ class Source:
 
     directory: RunDirectory
     resolved: Resolved
+    origin: dict[str, Any]
     checkpoint: Path
     state: dict[str, Any]
     weights: str
@@ -44,12 +47,6 @@ class Source:
     def lora(self) -> Lora | None:
         """The adapters that the run trained; None when it trained the whole denoiser."""
         return self.resolved.config.model.lora
-
-    @property
-    def exact(self) -> bool:
-        """Whether the run sampled as diffusers does, but for the order of fp32 sums."""
-        config = self.resolved.config
-        return config.precision == "fp32" and config.rollout.engine == "diffusers"
 
     def tensors(self) -> dict[str, Tensors]:
         """By denoiser, by diffusers' names; adapters as PEFT saves them."""
@@ -69,11 +66,14 @@ class Source:
         """The folder of the model that the run started from; a model hub's snapshot is completed first.
 
         Raises:
-            ModelError: the hub has it no more. CheckpointError: the folder holds another model by now.
+            ModelError: the hub does not hand it out.
+            CheckpointError: the folder holds another model by now.
         """
         model = self.resolved.config.model
-        folder = _download(model.path) if model.hub else self.resolved.model_path
-        checkpoint.load_state(self.checkpoint, self.resolved.architecture, checkpoint.fingerprint(folder))
+        folder = _download(model.path, self.origin["model"]["commit"]) if model.hub else self.resolved.model_path
+        if checkpoint.fingerprint(folder) != self.state["model_fingerprint"]:
+            hint = "give the folder that the run was started with: model.path=FOLDER"
+            raise CheckpointError(f"{folder} is not the model that {self.directory.path} was trained on", hint)
         return folder
 
 
@@ -88,7 +88,8 @@ def open_source(run: str | Path, overrides: Sequence[str], iteration: int | None
     resolved = resolve(directory.config_file, overrides)
     folder = _newest(directory) if iteration is None else _of_iteration(directory, iteration)
     state = checkpoint.load_state(folder, resolved.architecture)
-    return Source(directory, resolved, folder, state, weights or _validated(resolved))
+    origin = directory.read_json(FILE)
+    return Source(directory, resolved, origin, folder, state, weights or _validated(resolved))
 
 
 def _validated(resolved: Resolved) -> str:
@@ -113,10 +114,11 @@ def _of_iteration(directory: RunDirectory, iteration: int) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+def _download(name: str, commit: str) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+        return Path(DiffusionPipeline.download(name, revision=commit, use_safetensors=True))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name} cannot be had from the hub: {error}", "check the connection") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name} at commit {commit} cannot be had from the hub: {why}", "try again later") from error

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from omni_rl import artifacts
 from omni_rl.errors import ConfigError, RunError
 from omni_rl.exhibits import Exhibit
 from omni_rl.export.source import Source
 from omni_rl.parts import pick_device
+from omni_rl.provenance import device_name
 from omni_rl.run_directory import RunDirectory
 
 LIMIT = 1
@@ -34,7 +36,7 @@ class Verified:
     Attributes:
         pictures: how many were compared.
         largest, mean: absolute differences between plain diffusers' pictures and the run's.
-        limit: of ``largest``; None where rounding alone exceeds it (bf16, another engine).
+        limit: of ``largest``; None where rounding alone may exceed it (bf16, another engine, another device).
         training: mean absolute difference between the run's pictures before training and those compared with.
     """
 
@@ -49,14 +51,14 @@ class Verified:
         return f"{found}, {self.mean:.3f}/255 on average (training moved them by {self.training:.3f}/255)"
 
 
-def verify(folder: Path, base: Path, source: Source, exhibits: Sequence[Exhibit], exact: bool) -> Verified:
-    """Reload ``folder`` and compare.
+def verify(folder: Path, base: Path, source: Source, exhibits: Sequence[Exhibit], dtype: str) -> Verified:
+    """Reload ``folder``, whose weights are of ``dtype``, and compare.
 
     Raises:
         RunError: plain diffusers does not draw the run's pictures, or fails.
     """
-    config = source.resolved.config
-    arguments = ["--json", "--base", str(base), "--device", _device(config.device)]
+    config, device = source.resolved.config, _device(source.resolved.config.device)
+    arguments = ["--json", "--base", str(base), "--device", str(device)]
     arguments += ["--offload"] * config.train.offload
     command = [sys.executable, "-P", str(folder / "reproduce.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -64,17 +66,25 @@ def verify(folder: Path, base: Path, source: Source, exhibits: Sequence[Exhibit]
         why = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise RunError(f"plain diffusers cannot draw with this export: {why}\n  {_ANYWAY}")
     measured = json.loads(done.stdout.splitlines()[-1])
-    found = Verified(**measured, limit=LIMIT if exact else None, training=_moved(source.directory, exhibits))
+    limit = LIMIT if dtype == "float32" and _alike(source, device) else None
+    found = Verified(**measured, limit=limit, training=_moved(source.directory, exhibits))
     _judge(found)
     return found
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str) -> torch.device:
     """The run's, or the CPU where there is no such device."""
     try:
-        return str(pick_device(wanted))
+        return pick_device(wanted)
     except ConfigError:
-        return "cpu"
+        return torch.device("cpu")
+
+
+def _alike(source: Source, device: torch.device) -> bool:
+    """Whether the run sampled as diffusers does here, but for the order of fp32 sums."""
+    config = source.resolved.config
+    same_device = source.origin["device"] == device_name(device)
+    return config.precision == "fp32" and config.rollout.engine == "diffusers" and same_device
 
 
 def _moved(directory: RunDirectory, exhibits: Sequence[Exhibit]) -> float:
