@@ -138,6 +138,9 @@ def test_a_full_fine_tuning_of_the_shipped_model_with_an_average(
         assert done.code == 0, done.err
         found = gap(drawn_outside(code_of(tmp_path / name / "README.md", tmp_path / name), tmp_path), pictures)
         assert (found <= 1 / 255) == (name == "average")
+    done = call("export", "run", "-o", "adapter", "--format", "lora")
+    assert done.code == 2
+    assert "--format pipeline" in done.err
 
 
 @pytest.fixture(scope="session")
