@@ -141,6 +141,12 @@ def test_an_existing_run_directory(call: Callable[..., Any], config_file: Callab
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_an_export_of_what_is_no_run(call: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    assert_refused(call("export", name), 2, tmp_path, "run directory")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("index", "says"),
     [

@@ -59,7 +59,6 @@ def build_parts(resolved: Resolved) -> Parts:
     held_out = prompts if validation_data is None else _prompts(validation_data, resolved.validation_dataset)
     if getattr(resolved.algorithm.object, "offline", False):
         require_pictures(config.data.path, prompts.rows)
-    _check_media(resolved)
     rewards = _rewards(config.reward, resolved.rewards)
     validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
     trackers = [chosen.instance() for chosen in resolved.trackers]
@@ -69,10 +68,8 @@ def build_parts(resolved: Resolved) -> Parts:
     observers = [Layer("observer", plugin, source) for plugin, source in watching]
     manager = build_manager([Layer("core", defaults, f"{CORE} {__version__}"), *layers, *observers])
     hooks = Hooks(manager)
-    check_ahead(resolved, hooks)
+    check_ahead(resolved, hooks, [(config.data, prompts.rows), (validation_data or config.data, held_out.rows)])
     model = _model(resolved, device)
-    _check_rows(prompts.rows, type(model.pipe), config.data)
-    _check_rows(held_out.rows, type(model.pipe), validation_data or config.data)
     model.hooks = hooks
     objects = [layer.plugin for layer in layers]
     spec = RunSpec.of(resolved)
@@ -94,24 +91,6 @@ def build_parts(resolved: Resolved) -> Parts:
         backend=backend,
         engine=engine,
     )
-
-
-def _check_media(resolved: Resolved) -> None:
-    """Media that nobody would look at."""
-    engine, rollout = resolved.engine.object, resolved.config.rollout.engine
-    if not resolved.config.data.media:
-        return
-    if "prepare_condition" not in engine.honours:
-        raise ConfigError(f"data.media: the engine {rollout} does not take media", "use rollout.engine: diffusers")
-    if getattr(resolved.algorithm.object, "offline", False):
-        raise ConfigError("data.media: algorithms that learn from pairs do not take media", "remove data.media")
-
-
-def _check_rows(rows: list[PromptRow], pipeline: type, data: Data) -> None:
-    """That the pipeline takes what the data's columns hold."""
-    check_call(data.media, pipeline, "data.media")
-    for values in {repr(row.call): row.call for row in rows}.values():
-        check_call(values, pipeline, "data.call")
 
 
 def pick_device(name: str) -> torch.device:
