@@ -154,6 +154,38 @@ def sample(
 
 
 @app.command()
+def conformance(
+    distribution: Annotated[str, typer.Argument(metavar="DIST", help="an installed package, e.g. omni-rl-ocr")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="options of the plugin, as in a configuration: reward.detect=true, rollout.call.height=64",
+        ),
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine or backend; default: all")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="what the configuration calls it; default: all")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="a small pipeline folder or shipped checkpoint to try models and engines on")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="show failures as pytest does")] = False,
+) -> None:
+    """Run the contract suites on an installed plugin: what its own tests inherit, without its tests.
+
+    --kind, --key and --model may be given several times. Exit status: 0 when all that the package offers conforms, 1
+    when a check failed, 2 when a suite could not run for want of an option or a pipeline. Needs omni-rl[testing].
+    """
+    from omni_rl.cli.conforming import conformance
+    from omni_rl.cli.training import quiet
+
+    quiet()
+    given = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
+    code = conformance(distribution, trace=trace, **given)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
 def new(
     kind: Annotated[str, typer.Argument(help="model, reward, ...")],
     name: Annotated[str, typer.Argument(help="the plugin's name, without omni-rl-")],
