@@ -32,8 +32,8 @@ class ReplicaEngine:
 
         model_config = ConfigDict(extra="forbid")
 
-        replica_device: str | None = Field(None, description="where the replica computes; null for the trainer's device")
-        batches: PositiveInt = Field(2, description="batches under way at once")
+        replica_device: str | None = Field(default=None, description="where it computes; null for the trainer's device")
+        batches: PositiveInt = Field(default=2, description="batches under way at once")
 
     honours = ENGINE_HOOKS - {"diffuse"}  # the loop is here; a run that overrides it is refused
 

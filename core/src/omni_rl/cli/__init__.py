@@ -163,22 +163,22 @@ def conformance(
             help="options of the plugin, as in a configuration: reward.detect=true, rollout.call.height=64",
         ),
     ] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine or backend; default: all")] = None,
-    key: Annotated[list[str] | None, typer.Option(help="what the configuration calls it; default: all")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine, backend")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="what a configuration calls it, e.g. ocr")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="a small pipeline folder or shipped checkpoint to try models and engines on")
+        list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint for models and engines")
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="show failures as pytest does")] = False,
 ) -> None:
-    """Run the contract suites on an installed plugin: what its own tests inherit, without its tests.
+    """Run the contract suites on an installed plugin and report: what its tests inherit, without its tests.
 
-    --kind, --key and --model may be given several times. Exit status: 0 when all that the package offers conforms, 1
-    when a check failed, 2 when a suite could not run for want of an option or a pipeline. Needs omni-rl[testing].
+    Everything that the package offers is tested; --kind and --key choose. --kind, --key and --model may be repeated.
+    A model needs a pipeline folder (--model), unless the package brings one; everything else runs on a toy.
+
+    Exit status: 0 when all is well, 1 when a check failed, 2 when a suite could not run. Needs omni-rl[testing].
     """
     from omni_rl.cli.conforming import conformance
-    from omni_rl.cli.training import quiet
 
-    quiet()
     given = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
     code = conformance(distribution, trace=trace, **given)
     if code:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from omni_rl.conformance.running import Check, require_pytest, run
+from omni_rl.conformance.running import SUITE, Check, Verdict, require_pytest, run
 from omni_rl.conformance.subjects import Subject, subjects
 
 INDENT = " " * 11
@@ -41,14 +42,12 @@ class Printer:
         return [*reason, *(inspect.cleandoc(check.purpose).splitlines() if check.verdict == "FAILED" else [])]
 
     def summary(self, source: str) -> str:
-        """``omni-rl-ocr 0.1.0 conforms: 20 checks are ok, 2 were skipped.``"""
-        count = {verdict: sum(c.verdict == verdict for c in self.checks) for verdict in ("ok", "FAILED", "skipped")}
-        unproven = [str(check.subject) for check in self.checks if check.unproven]
-        how = "does NOT conform" if count["FAILED"] else "conforms" if not unproven else "is NOT proven"
-        skipped = f", {count['skipped']} skipped" if count["skipped"] else ""
-        failed = f", {count['FAILED']} failed" if count["FAILED"] else ""
-        what = f"; not tried: {', '.join(unproven)}" if unproven else ""
-        return f"\n{source} {how}: {count['ok']} ok{failed}{skipped}{what}"
+        """``omni-rl-ocr 0.1.0 conforms: 20 ok, 2 skipped``."""
+        counts = Counter(check.verdict for check in self.checks)
+        how = {0: "conforms", 1: "does not conform", 2: "is not proven"}[self.code]
+        figures = ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict])
+        untried = [str(check.subject) for check in self.checks if check.name == SUITE]
+        return f"\n{source} {how}: {figures}" + (f"; no suite ran for {', '.join(untried)}" if untried else "")
 
     @property
     def code(self) -> int:
@@ -64,8 +63,11 @@ def conformance(distribution: str, *, trace: bool, **selection: Any) -> int:
     Raises:
         UserError: pytest is not installed, or as :func:`subjects`.
     """
+    from omni_rl.cli.training import quiet
+
     require_pytest()
     found: Sequence[Subject] = subjects(distribution, **selection)
+    quiet()
     printer = Printer(trace)
     run(found, printer)
     print(printer.summary(found[0].offer.source))

@@ -154,18 +154,19 @@ def _not_installed(distribution: str, installed: Sequence[str]) -> PluginError:
 
 def _selected(plugin: metadata.Distribution, kinds: Sequence[str], keys: Sequence[str]) -> list[Offer]:
     offered = offers_of(plugin)
-    known = [KINDS[kind].word for kind in SECTIONS]
+    words = [KINDS[kind].word for kind in SECTIONS]
     for kind in kinds:
-        if kind not in known:
-            raise UserError(f"there is no suite for a {kind!r}.{did_you_mean(kind, known)}", f"kinds: {', '.join(known)}")
+        if kind not in words:
+            near = did_you_mean(kind, words)
+            raise UserError(f"there is no suite for the kind {kind!r}.{near}", f"kinds: {', '.join(words)}")
     for key in keys:
         if key not in {offer.key for offer in offered}:
             near = did_you_mean(key, [offer.key for offer in offered])
             raise UserError(f"{plugin.name} offers no {key!r}.{near}", f"it offers {_listed(offered)}")
-    words = kinds or [kind.word for kind in KINDS.values()]
-    found = [offer for offer in offered if KINDS[offer.kind].word in words and (not keys or offer.key in keys)]
+    found = [o for o in offered if (not kinds or KINDS[o.kind].word in kinds) and (not keys or o.key in keys)]
     if not found:
-        raise UserError(f"{plugin.name} offers no {' and no '.join(kinds)}", f"it offers {_listed(offered)}")
+        wanted = " or ".join(kinds) or "thing"
+        raise UserError(f"{plugin.name} offers no such {wanted}", f"it offers {_listed(offered) or 'nothing'}")
     return found
 
 
@@ -206,11 +207,11 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
         unsuited = None if offer.kind in SECTIONS else f"there is no suite for a {KINDS[offer.kind].word}"
         return Subject(offer, problem=broken, unsuited=unsuited)
     tree = _tree(offer, given)
-    chosen, wrong = _chosen(offer, tree)
+    chosen, lacking = _chosen(offer, tree, given)
     folder = _folder(offer, given.folders)
     return Subject(
         offer,
-        missing=wrong or _missing_model(offer, folder, entry),
+        missing=lacking or _missing_model(offer, folder, entry),
         unsuited=_unsuited(chosen),
         chosen=chosen,
         declared=entry if folder is None else None,
@@ -229,12 +230,20 @@ def _tree(offer: Offer, given: Given) -> Tree:
     return tree
 
 
-def _chosen(offer: Offer, tree: Tree) -> tuple[Chosen, str | None]:
-    """The plugin with its options, and what is wrong with them."""
+def _chosen(offer: Offer, tree: Tree, given: Given) -> tuple[Chosen, str | None]:
+    """The plugin with its options, and which it lacks.
+
+    Raises:
+        ConfigError: an override is none of its options.
+    """
     section = SECTIONS[offer.kind]
     bare = Chosen(offer.kind, offer.key, load(offer), offer.source)
     chosen, errors = with_options(bare, section.model, section.path, tree, _files())
-    return chosen or bare, "\n".join(map(str, errors)) or None
+    if errors and any(override.path[0] == section.path[0] for override in given.overrides):
+        hint = f"if it is meant for another offer of {offer.distribution}: --key KEY"
+        raise ConfigError("\n".join(error.what for error in errors), hint)
+    hint = f"  give it with omni-rl conformance {offer.distribution} {section.path[0]}.OPTION=VALUE"
+    return chosen or bare, "\n".join([*(error.what for error in errors), hint]) if errors else None
 
 
 def _folder(offer: Offer, folders: Mapping[str, Path]) -> Path | None:

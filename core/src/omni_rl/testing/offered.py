@@ -24,7 +24,7 @@ from omni_rl.engines.base import Context
 from omni_rl.errors import PluginError
 from omni_rl.media import Media
 from omni_rl.model.loaded import LoadedModel, load_model
-from omni_rl.rewards.base import Reward, RewardBatch
+from omni_rl.rewards.base import RewardBatch
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.backend import BackendContract
 from omni_rl.testing.engine import EngineContract
@@ -172,7 +172,7 @@ def _suite(subject: Subject) -> type:
 
 
 def signs() -> RewardBatch:
-    """Six samples in two groups, each with picture, video and sound: written numbers, of which some are those asked for.
+    """Six samples in two groups, each with picture, video and sound: numbers, some of them those asked for.
 
     They differ in brightness, colour, detail, motion and loudness. ``metadata`` has the number under ``text``.
     """
