@@ -26,7 +26,7 @@ PYTHONS = ["3.11", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 NOT_FULL = ("-m", "not full")
 TEMPLATES = {  # kind -> what a configuration says to use it
-    "model": ["model.path={model}", "model.plugin={distribution}"],
+    "model": ["model.path={model}", "model.plugin={distribution}", "rollout.call.height=16", "rollout.call.width=24"],
     "algorithm": ["algorithm.name={key}"],
     "reward": ["reward={key}"],
     "engine": ["rollout.engine={key}"],
