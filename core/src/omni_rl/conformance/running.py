@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from omni_rl.conformance.subjects import Subject
-from omni_rl.errors import RunError, UserError
+from omni_rl.errors import UserError
 
 if TYPE_CHECKING:
     import pytest
@@ -59,26 +60,17 @@ def run(subjects: Sequence[Subject], report: Report) -> None:
 
     Raises:
         UserError: pytest is not installed.
-        RunError: pytest itself failed.
     """
     require_pytest()
     for subject in subjects:
-        if not subject.runs:
-            for check in _preliminary(subject):
-                report(check)
+        if subject.problem is not None:
+            report(Check(subject, IMPORTS, "FAILED", subject.problem))
             continue
         report(Check(subject, IMPORTS, "ok"))
-        _run_suite(subject, report)
-
-
-def _preliminary(subject: Subject) -> Iterator[Check]:
-    """What can be said of a subject whose suite does not run."""
-    if subject.problem is not None:
-        yield Check(subject, IMPORTS, "FAILED", subject.problem)
-        return
-    yield Check(subject, IMPORTS, "ok")
-    reason = subject.unsuited or subject.missing or ""
-    yield Check(subject, SUITE, "skipped", reason, unproven=subject.unsuited is None)
+        if reason := subject.unsuited or subject.missing:
+            report(Check(subject, SUITE, "skipped", reason, unproven=subject.unsuited is None))
+        else:
+            _run_suite(subject, report)
 
 
 def _run_suite(subject: Subject, report: Report) -> None:
@@ -94,7 +86,7 @@ def _run_suite(subject: Subject, report: Report) -> None:
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise RunError(f"the suite of the {subject} did not run:\n{session.trouble or code}")
+        report(Check(subject, SUITE, "FAILED", session.trouble or f"pytest ended with {code!r}", trace=session.trouble))
 
 
 @contextmanager
@@ -135,7 +127,11 @@ class _Session:
         from omni_rl.testing.offered import module_of
 
         module: pytest.Module = pytest.Module.from_parent(parent, path=module_path)
-        module.obj = module_of(self.subject)
+        try:
+            module.obj = module_of(self.subject)
+        except UserError as error:
+            self.trouble = str(error)
+            module.obj = ModuleType("nothing")
         return module
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -82,11 +82,6 @@ class Subject:
     model: Path | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def runs(self) -> bool:
-        """Whether its suite can run."""
-        return self.problem is None and self.missing is None and self.unsuited is None
-
     def __str__(self) -> str:
         return f"{KINDS[self.offer.kind].word} {self.offer.key}"
 

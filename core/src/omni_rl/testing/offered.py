@@ -24,6 +24,7 @@ from omni_rl.engines.base import Context
 from omni_rl.errors import PluginError
 from omni_rl.media import Media
 from omni_rl.model.loaded import LoadedModel, load_model
+from omni_rl.plugins.discovery import CONFORMANCE_GROUP, load
 from omni_rl.rewards.base import RewardBatch
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.backend import BackendContract
@@ -161,11 +162,12 @@ def module_of(subject: Subject) -> ModuleType:
 def _suite(subject: Subject) -> type:
     if subject.declared is None:
         return OFFERED[subject.offer.kind]
-    contract, found = CONTRACTS[subject.offer.kind], subject.declared.load()
+    contract = CONTRACTS[subject.offer.kind]
+    found = load(replace(subject.offer, target=subject.declared.value))
     if not (inspect.isclass(found) and issubclass(found, contract)):
         raise PluginError(
-            f"{subject.offer.source}: its entry point omni_rl.conformance names {subject.declared.value}, which is no"
-            f" suite of a {subject}",
+            f"{subject.offer.source}: {CONFORMANCE_GROUP} names {subject.declared.value} for the {subject}, which is no"
+            " suite of its kind",
             f"name a class that inherits {contract.__module__}.{contract.__name__}",
         )
     return found
