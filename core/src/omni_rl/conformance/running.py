@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "FAILED", "skipped"]
 
 SUITES = "omni_rl.testing.offered"
+WITHOUT = ("cacheprovider", "terminal", "unraisableexception")
+"""Parts of pytest itself: it would leave a folder, print, and collect all garbage, which takes longer than a suite."""
 IMPORTS = "it can be imported, and its hooks are those of the contract"
 SUITE = "its suite"
 
@@ -81,8 +83,8 @@ def _run_suite(subject: Subject, report: Report) -> None:
         settings = Path(folder, "pytest.ini")  # the user's own settings, in a folder above, are not the suite's
         settings.write_text("[pytest]\n")
         options = [f"--config-file={settings}", f"--rootdir={folder}", f"--basetemp={folder}/tmp", "--noconftest"]
-        quiet = ["-p", "no:cacheprovider", "-p", "no:terminal"]
-        code = pytest.main([_path_of(SUITES), *options, *quiet], plugins=[session])
+        without = [f"-pno:{name}" for name in WITHOUT]
+        code = pytest.main([_path_of(SUITES), *options, *without], plugins=[session])
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
