@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from omni_rl.conformance.running import IMPORTS, SUITE, run
+from omni_rl.conformance.running import IMPORTS, NOT_MADE, SUITE, run
 from omni_rl.conformance.subjects import subjects
 from omni_rl.errors import ConfigError, PluginError, UserError
 from omni_rl.testing.algorithm import AlgorithmContract
@@ -95,6 +95,7 @@ def test_a_faulty_reward_is_told_what_is_wrong_and_what_to_mend(install):
     assert failed.keys() == {"order does not matter", "the rest of the batch does not matter"}
     order = failed["order does not matter"]
     assert "row: (found, expected)" in order.reason
+    assert "assert {0: (" in order.reason
     assert "Mend ``score``" in order.purpose
     assert "self.assert_same" in order.trace
 
@@ -112,6 +113,15 @@ def test_an_engine_runs_on_the_toy(install):
     checks = checked()
     assert {name.partition(" (")[0] for name in checks} == checks_of(EngineContract) | {IMPORTS}
     assert verdicts(checks) == {"ok"}
+
+
+def test_what_cannot_be_built_is_told_apart_from_what_fails(install):
+    install(SOUND.replace("self.config = config", "raise RuntimeError('no license')"), rewards={"mean": "Mean"})
+    checks = checked()
+    assert checks.pop(IMPORTS).verdict == "ok"
+    assert {(check.verdict, check.reason, check.purpose) for check in checks.values()} == {
+        ("FAILED", "RuntimeError: no license", NOT_MADE)
+    }
 
 
 def test_what_cannot_be_imported_fails_with_its_reason(install):

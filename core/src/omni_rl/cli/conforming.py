@@ -11,6 +11,8 @@ from omni_rl.conformance.running import SUITE, Check, Verdict, require_pytest, r
 from omni_rl.conformance.subjects import Subject, subjects
 
 INDENT = " " * 11
+PYTESTS_HINT = "Use -v to get more diff"
+"""At the end of what an assertion says; here there is no -v."""
 MOST_LINES = 12
 """Of a reason; ``--trace`` shows everything."""
 
@@ -29,8 +31,7 @@ class Printer:
         if before is None or before.subject is not check.subject:
             print(f"\n{check.subject} ({check.subject.offer.target})")
         print(f"  {check.verdict:<7}  {check.name}", flush=True)
-        repeated = before is not None and before.subject is check.subject and before.reason == check.reason
-        for line in self._details(check, repeated):
+        for line in self._details(check, before is not None and _alike(before, check)):
             print(f"{INDENT}{line}".rstrip())
 
     def _details(self, check: Check, repeated: bool) -> list[str]:
@@ -74,7 +75,11 @@ def conformance(distribution: str, *, trace: bool, **selection: Any) -> int:
     return printer.code
 
 
+def _alike(a: Check, b: Check) -> bool:
+    return a.subject is b.subject and (a.reason, a.purpose) == (b.reason, b.purpose)
+
+
 def _shortened(text: str) -> list[str]:
-    lines = text.strip().splitlines()
+    lines = [line for line in text.strip().splitlines() if line.strip() != PYTESTS_HINT]
     left = len(lines) - MOST_LINES
     return lines if left <= 0 else [*lines[:MOST_LINES], f"... and {left} lines more (--trace shows everything)"]

@@ -25,6 +25,7 @@ WITHOUT = ("cacheprovider", "terminal", "unraisableexception")
 """Parts of pytest itself: it would leave a folder, print, and collect all garbage, which takes longer than a suite."""
 IMPORTS = "it can be imported, and its hooks are those of the contract"
 SUITE = "its suite"
+NOT_MADE = "The check did not begin, because what it tests could not be made; --trace shows where."
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class _Session:
         """A module that holds the subject's suite, in place of the file's own content."""
         import pytest
 
+        from omni_rl.testing import show_compared_values
+
+        show_compared_values()  # the distribution may have imported the package before pytest started
         from omni_rl.testing.offered import module_of
 
         module: pytest.Module = pytest.Module.from_parent(parent, path=module_path)
@@ -148,7 +152,8 @@ class _Session:
         reason = _reason(report)
         verdict: Verdict = "skipped" if report.skipped else "FAILED"
         trace = "" if report.skipped else report.longreprtext
-        return Check(self.subject, str(given["name"]), verdict, reason, str(given["purpose"]), trace)
+        purpose = str(given["purpose"]) if report.when == "call" else NOT_MADE
+        return Check(self.subject, str(given["name"]), verdict, reason, purpose, trace)
 
     def pytest_itemcollected(self, item: pytest.Function) -> None:
         """Note what the report says of the check."""
