@@ -18,7 +18,7 @@ from PIL import Image
 
 import omni_rl
 
-COMMANDS = ["train", "resume", "check", "config", "explain", "plugins", "sample", "export", "new"]
+COMMANDS = ["train", "resume", "check", "config", "explain", "plugins", "sample", "export", "conformance", "new"]
 
 
 def test_help_lists_every_command(call: Callable[..., Any]) -> None:

@@ -115,7 +115,7 @@ def checked(source: Path | Mapping[str, Any]) -> Resolved:
     resolved = resolve(source)
     manager = build_manager([Layer("core", defaults, "core"), *resolved.layers()])
     hooks = Hooks(manager)
-    check_ahead(resolved, hooks)
+    check_ahead(resolved, hooks, [(resolved.config.data, [])])
     model = without_weights(resolved)
     for call in (resolved.rollout_call(), resolved.validation_call()):
         if "prepare_latents" in overridden(manager):  # a model plugin's own idea of sizes

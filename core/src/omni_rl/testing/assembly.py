@@ -22,6 +22,7 @@ from omni_rl.model.loaded import LoadedModel
 from omni_rl.planning import rollout_requests
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
+from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
 from omni_rl.randomness import randn, seed_of
 from omni_rl.requests import Request
 from omni_rl.run import Run
@@ -108,7 +109,8 @@ def assemble(
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
     config = _config(layers, model.architecture, len(prompts), sections)
     hooks = model.hooks = Hooks(build_manager(layers))
-    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]])
+    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # core's phases, for a sampling process
+    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]], spec)
     trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
     files = media or [{}] * len(prompts)
     rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
