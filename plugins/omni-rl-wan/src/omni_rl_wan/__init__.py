@@ -52,7 +52,7 @@ def encode_prompt(
     """
     texts = [prompt_clean(text) for text in (*prompts, *(negative_prompts or ()))]
     limit = model.argument(call, "max_sequence_length")
-    refuse_cut(model.pipe.tokenizer, texts, limit, ", or set rollout.call.max_sequence_length")
+    refuse_cut(texts, model.pipe.tokenizer(texts, verbose=False).input_ids, limit, ", or set rollout.call.max_sequence_length")
 
 
 @hookimpl
