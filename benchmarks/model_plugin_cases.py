@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     QwenImagePipeline,
@@ -117,6 +121,41 @@ def flux() -> DiffusionPipeline:
     return FluxPipeline(scheduler(), image_vae(), None, None, None, None, transformer)
 
 
+def flux2_parts(guidance_embeds: bool) -> tuple[AutoencoderKLFlux2, Flux2Transformer2DModel]:
+    """Autoencoder and transformer of FLUX.2 and Klein."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=1,
+    )
+    transformer = Flux2Transformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(16, 16, 16, 16),
+        guidance_embeds=guidance_embeds,
+    )
+    return vae, transformer
+
+
+def flux2() -> DiffusionPipeline:
+    """A guidance embedding."""
+    vae, transformer = flux2_parts(guidance_embeds=True)
+    return Flux2Pipeline(scheduler(), vae, None, None, transformer)
+
+
+def flux2_klein() -> DiffusionPipeline:
+    """CFG."""
+    vae, transformer = flux2_parts(guidance_embeds=False)
+    return Flux2KleinPipeline(scheduler(), vae, None, None, transformer)
+
+
 def wan() -> DiffusionPipeline:
     """Video with CFG."""
     transformer = WanTransformer3DModel(
@@ -147,6 +186,8 @@ CASES: dict[str, Case] = {
     "FluxPipeline": Case(
         flux, {**PICTURE, "guidance_scale": 3.5}, {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)}, guided=False
     ),
+    "Flux2Pipeline": Case(flux2, {**PICTURE, "guidance_scale": 4.0}, EMBEDS, guided=False),
+    "Flux2KleinPipeline": Case(flux2_klein, {**PICTURE, "guidance_scale": 4.0}, EMBEDS),
     "WanPipeline": Case(wan, {"height": 64, "width": 64, "num_frames": 9, "guidance_scale": 5.0}, EMBEDS),
     "ZImagePipeline": Case(z_image, {**PICTURE, "guidance_scale": 4.0}, {**EMBEDS, "prompt_embeds_list_mask": (TEXT,)}),
 }

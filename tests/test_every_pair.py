@@ -28,6 +28,8 @@ ARCHITECTURES = [
     "QwenImagePipeline",
     "StableDiffusion3Pipeline",
     "FluxPipeline",
+    "Flux2Pipeline",
+    "Flux2KleinPipeline",
     "WanPipeline",
     "SanaPipeline",
     "ZImagePipeline",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -74,14 +72,11 @@ def test_frames_that_a_pipeline_would_round_are_refused(frames, near):
 
 
 def test_a_prompt_that_would_be_cut_is_named():
-    def tokenizer(texts, verbose):
-        return SimpleNamespace(input_ids=[[0] * len(text) for text in texts])
-
-    refuse_cut(tokenizer, ["abc", "abcd"], 4, "")
+    refuse_cut(["abc", "abcd"], [[0] * 3, [0] * 4], 4, "")
     with pytest.raises(
         DataError, match=r"has 5 tokens, .* keeps 4 of them: 'vwxyz'\.\.\.\n  shorten the prompt, or else"
     ):
-        refuse_cut(tokenizer, ["abc", "vwxyz"], 4, ", or else")
+        refuse_cut(["abc", "vwxyz"], [[0] * 3, [0] * 5], 4, ", or else")
 
 
 def test_an_argument_is_the_calls_or_the_pipelines_default(cases):

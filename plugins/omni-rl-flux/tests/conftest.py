@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,17 @@ CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 
 
 @pytest.fixture(scope="session")
-def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random FluxPipeline."""
+def tiny_folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_folder("FluxPipeline")``: the folder of a tiny random pipeline."""
     if str(checkout / "core/tests") not in sys.path:
         sys.path.append(str(checkout / "core/tests"))
     import tiny_pipelines
 
-    built: Path = tiny_pipelines.build("FluxPipeline", tmp_path_factory.mktemp("flux"))
+    built: Callable[[str], Path] = tiny_pipelines.built_once(tmp_path_factory.mktemp)
     return built
 
 
 @pytest.fixture(scope="module")
-def parts(folder: Path) -> Assembly:
+def parts(tiny_folder: Callable[[str], Path]) -> Assembly:
     """A run's parts around the plugin."""
-    return assembled(folder, flux1, CALL, ("a", "b"))
+    return assembled(tiny_folder("FluxPipeline"), flux1, CALL, ("a", "b"))

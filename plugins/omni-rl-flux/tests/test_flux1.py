@@ -16,8 +16,8 @@ TRUE_CFG = {**CALL, "true_cfg_scale": 2.0}
 class TestTrueCFG(ModelContract):
     @pytest.fixture(scope="module")
     @classmethod
-    def pipeline_folder(cls, folder):
-        return folder
+    def pipeline_folder(cls, tiny_folder):
+        return tiny_folder("FluxPipeline")
 
     @pytest.fixture(scope="module")
     @classmethod

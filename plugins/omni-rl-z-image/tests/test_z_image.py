@@ -114,7 +114,7 @@ def test_a_prompt_that_upstream_would_cut_is_refused(parts):
     text = parts.model.pipe.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     room = 64 - len(parts.model.pipe.tokenizer(text).input_ids) + 1  # a digit is a token
     encode(["7" * room], [""])
-    with pytest.raises(DataError, match=r"has 65 tokens, and the pipeline keeps 64 .*\n.*rollout.call.max_sequence"):
+    with pytest.raises(DataError, match=r"has 65 tokens, .* keeps 64 of them: '777.*\n.*rollout.call.max_sequence"):
         encode(["a", "7" * (room + 1)], ["", ""])
     with pytest.raises(DataError, match="keeps 64 of them"):
         encode(["a"], ["7" * (room + 1)])

@@ -21,8 +21,8 @@ def classifier_free(
 ) -> Streams:
     """``negative + scale * (positive - negative)`` of Ho and Salimans (2022), from one call of 2 B rows.
 
-    One call instead of two is up to a tenth faster where the rows are few, and never slower
-    (``benchmarks/model_plugins.py``).
+    Two calls take 1.1 to 1.2 times as long where rows and tokens are few (``benchmarks/model_plugins.py``), and as
+    long as one where the processor is busy anyway; their activations take less memory in rollout.
 
     Args:
         conditioning: every tensor of the prompt with its twin of the negative prompt; what has none holds for both.

@@ -42,9 +42,9 @@ def encode_prompt(
     Raises:
         DataError: T5 does not read all of a prompt.
     """
-    limit = model.argument(call, "max_sequence_length")
-    hint = ", or set rollout.call.max_sequence_length (at most 512)"
-    refuse_cut(model.pipe.tokenizer_2, [*prompts, *(negative_prompts or ())], limit, hint)
+    texts, limit = [*prompts, *(negative_prompts or ())], model.argument(call, "max_sequence_length")
+    ids = model.pipe.tokenizer_2(texts, verbose=False).input_ids
+    refuse_cut(texts, ids, limit, ", or set rollout.call.max_sequence_length (at most 512)")
 
 
 def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:

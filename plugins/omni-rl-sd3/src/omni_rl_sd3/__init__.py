@@ -46,10 +46,11 @@ def encode_prompt(
     """
     texts, pipe = [*prompts, *(negative_prompts or ())], model.pipe
     if pipe.text_encoder_3 is None:
-        refuse_cut(pipe.tokenizer, texts, pipe.tokenizer_max_length, " (this pipeline has no T5, which reads more)")
+        ids = pipe.tokenizer(texts, verbose=False).input_ids
+        refuse_cut(texts, ids, pipe.tokenizer_max_length, " (this pipeline has no T5, which reads more)")
     else:
-        limit = model.argument(call, "max_sequence_length")
-        refuse_cut(pipe.tokenizer_3, texts, limit, ", or set rollout.call.max_sequence_length (at most 512)")
+        ids, limit = pipe.tokenizer_3(texts, verbose=False).input_ids, model.argument(call, "max_sequence_length")
+        refuse_cut(texts, ids, limit, ", or set rollout.call.max_sequence_length (at most 512)")
 
 
 @hookimpl

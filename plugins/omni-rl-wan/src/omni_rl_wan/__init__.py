@@ -51,8 +51,8 @@ def encode_prompt(
         DataError: the text encoder does not read all of a prompt.
     """
     texts = [prompt_clean(text) for text in (*prompts, *(negative_prompts or ()))]
-    limit = model.argument(call, "max_sequence_length")
-    refuse_cut(model.pipe.tokenizer, texts, limit, ", or set rollout.call.max_sequence_length")
+    ids, limit = model.pipe.tokenizer(texts, verbose=False).input_ids, model.argument(call, "max_sequence_length")
+    refuse_cut(texts, ids, limit, ", or set rollout.call.max_sequence_length")
 
 
 @hookimpl

@@ -42,11 +42,11 @@ def encode_prompt(
     Raises:
         DataError: the text encoder does not read all of a prompt with its template.
     """
-    template = model.pipe.tokenizer.apply_chat_template
-    chats = [[{"role": "user", "content": text}] for text in (*prompts, *(negative_prompts or ()))]
-    texts = [template(c, tokenize=False, add_generation_prompt=True, enable_thinking=True) for c in chats]
-    limit = model.argument(call, "max_sequence_length")
-    refuse_cut(model.pipe.tokenizer, texts, limit, ", or set rollout.call.max_sequence_length")
+    texts, limit = [*prompts, *(negative_prompts or ())], model.argument(call, "max_sequence_length")
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    template = {"add_generation_prompt": True, "enable_thinking": True, "return_dict": True}
+    ids = model.pipe.tokenizer.apply_chat_template(chats, **template)["input_ids"]
+    refuse_cut(texts, ids, limit, ", or set rollout.call.max_sequence_length")
 
 
 @hookimpl
