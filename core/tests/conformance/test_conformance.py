@@ -9,7 +9,7 @@ import pytest
 
 from omni_rl.conformance.running import IMPORTS, NOT_MADE, SUITE, run
 from omni_rl.conformance.subjects import subjects
-from omni_rl.errors import ConfigError, PluginError, UserError
+from omni_rl.errors import ConfigError, ModelError, PluginError, UserError
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.engine import EngineContract
 from omni_rl.testing.reward import RewardContract
@@ -183,16 +183,21 @@ def test_a_model_without_a_pipeline_is_not_proven(install):
 @pytest.mark.ci
 def test_a_model_runs_on_the_folder_of_its_architecture(install, tiny_folder):
     install("", models={"FluxPipeline": ""})
-    sana, flux = (str(tiny_folder(name)) for name in ("SanaPipeline", "FluxPipeline"))
-    assert checked(models=[sana])[SUITE].unproven
-    checks = checked(models=[sana, flux])
+    checks = checked(models=[str(tiny_folder("FluxPipeline"))])
     assert "FAILED" not in verdicts(checks)
     assert checks["without noise samples are the pipelines own"].verdict == "ok"
 
 
+def test_a_pipeline_of_another_architecture_is_refused(install, tmp_path):
+    install("", models={"FluxPipeline": ""})
+    (tmp_path / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    with pytest.raises(ModelError, match="is a SanaPipeline, and what is tested here is the model FluxPipeline"):
+        subjects("omni-rl-other", models=[str(tmp_path)])
+
+
 DECLARED = """
 import pytest
-from omni_rl.rewards.builtin import Brightness
+from omni_rl.rewards.builtin import Brightness, JpegCompressibility
 from omni_rl.testing.offered import signs
 from omni_rl.testing.reward import RewardContract
 
@@ -215,6 +220,12 @@ def test_a_distribution_may_bring_its_fixtures(install):
     checks = checked()
     assert checks.keys() == checks_of(RewardContract) | {IMPORTS, "of its own"}
     assert verdicts(checks) == {"ok"}
+
+
+def test_an_override_does_not_pass_by_fixtures_of_its_own(install):
+    install(DECLARED, rewards={"bright": "JpegCompressibility"}, conformance={"bright": "Suite"})
+    with pytest.raises(ConfigError, match="brings the fixtures of its own for bright"):
+        subjects("omni-rl-other", overrides=["reward.quality=30"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.testing.engine import EngineContract
 from omni_rl.testing.toy import toy_model
+from omni_rl.testing.trajectories import found
 from pydantic import ValidationError
 
 from {{ cookiecutter.module }} import ReplicaEngine
@@ -29,8 +30,7 @@ def parts() -> Iterator[Assembly]:
 
 def drawn(parts: Assembly) -> torch.Tensor:
     """(N, C, H, W) final latents."""
-    samples = parts.draw(parts.requests())
-    return torch.stack([sample.trajectory["latents", "x", "final"] for sample in samples if sample.trajectory])
+    return torch.stack([found(sample)["latents", "x", "final"] for sample in parts.draw(parts.requests())])
 
 
 def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Assembly) -> None:
@@ -45,8 +45,7 @@ def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Asse
 
 def test_samples_say_which_sync_they_follow(parts: Assembly) -> None:
     parts.engine.sync(5)
-    versions = [int(s.trajectory["policy_version"]) for s in parts.draw(parts.requests()) if s.trajectory]
-    assert versions == [5] * 6
+    assert [int(found(sample)["policy_version"]) for sample in parts.draw(parts.requests())] == [5] * 6
 
 
 def test_batches_are_under_way_together(parts: Assembly, count_calls: Callable[[str], list[int]]) -> None:

@@ -20,7 +20,7 @@ from omni_rl.config.layers import Source, Tree
 from omni_rl.config.overrides import Override, apply, parse_override
 from omni_rl.config.paths import Files, architecture_of
 from omni_rl.config.yaml_file import KeyPath
-from omni_rl.errors import ConfigError, PluginError, UserError, did_you_mean
+from omni_rl.errors import ConfigError, ModelError, PluginError, UserError, did_you_mean
 from omni_rl.plugins.discovery import (
     CONFORMANCE_GROUP,
     DISABLE,
@@ -118,6 +118,7 @@ def subjects(
     check_contract(plugin)
     selected = _selected(plugin, kinds, keys)
     given = Given(_folders(models), [parse_override(text) for text in overrides])
+    _check_folders(given.folders, selected)
     _check_overrides(given.overrides, {offer.kind for offer in selected}, plugin.name)
     declared = {entry.name: entry for entry in plugin.entry_points if entry.group == CONFORMANCE_GROUP}
     return [_subject(offer, given, declared.get(offer.key)) for offer in selected]
@@ -178,6 +179,16 @@ def _folders(models: Sequence[str]) -> dict[str, Path]:
     return {architecture_of(folder): folder for folder in found}
 
 
+def _check_folders(folders: Mapping[str, Path], selected: Sequence[Offer]) -> None:
+    """Refuse a pipeline that no suite would run."""
+    if any(offer.kind == "engines" for offer in selected):
+        return
+    for architecture, folder in folders.items():
+        if architecture not in {offer.key for offer in selected if offer.kind == "models"}:
+            what = f"--model {folder} is a {architecture}, and what is tested here is {_listed(selected)}"
+            raise ModelError(what, "give a pipeline of a model that is tested, or leave --model out")
+
+
 def _files() -> Files:
     return Files([Path.cwd()], Registry())
 
@@ -204,12 +215,16 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
     tree = _tree(offer, given)
     chosen, lacking = _chosen(offer, tree, given)
     folder = _folder(offer, given.folders)
+    declared = entry if folder is None else None
+    if declared is not None and given.overrides:
+        what = f"{offer.distribution} brings the fixtures of its own for {offer.key}, which no override reaches"
+        raise ConfigError(what, "leave the overrides out, or choose something else with --key")
     return Subject(
         offer,
         missing=lacking or _missing_model(offer, folder, entry),
         unsuited=_unsuited(chosen),
         chosen=chosen,
-        declared=entry if folder is None else None,
+        declared=declared,
         model=folder,
         call=(tree.get(("rollout",)) or {}).get("call", {}),
     )
