@@ -129,7 +129,8 @@ class Sandbox:
 
     def _shell(self, command: str) -> tuple[int, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self._site)}
+        quiet = "-p no:asyncio -p no:cacheprovider"  # a reader's pytest need not have our plugins
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self._site), "PYTEST_ADDOPTS": quiet}
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
         return done.returncode, (done.stdout + done.stderr).strip()
 
