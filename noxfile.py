@@ -120,6 +120,15 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation's site, built strictly into site/, and every snippet of its pages. `tests` does both, too."""
+    install(session, *group("test"))
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", "build", "--strict")
+    run_tests(session, *NOT_FULL, "tests/test_documentation.py", "tests/test_snippets.py")
+
+
 @nox.session(reuse_venv=False)  # where it is installed already, its name is taken
 @nox.parametrize("kind", ["model", "algorithm", "reward"], ids=["model", "algorithm", "reward"])
 def template(session: nox.Session, kind: str) -> None:
