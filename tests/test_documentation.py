@@ -56,7 +56,7 @@ def test_the_table_of_what_runs_with_what_is_up_to_date() -> None:
 @pytest.mark.ci
 def test_the_reference_is_up_to_date() -> None:
     """Whoever changes a hook, a key or a command describes it."""
-    done = run("tools/reference", "--check")
+    done = run("tools/reference.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -77,13 +77,15 @@ def undescribed(model: type[BaseModel], prefix: str) -> Iterator[str]:
 def test_the_page_about_the_gate_has_every_row() -> None:
     trees = [ast.parse(path.read_text()) for path in (ROOT / "core/src/omni_rl/gate").glob("*.py")]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    made = {c.args[0].value for c in calls if ast.unparse(c.func) in ("Row", "judge") and isinstance(c.args[0], ast.Constant)}
+    names = [call.args[0] for call in calls if ast.unparse(call.func) in ("Row", "judge")]
+    made = {name.value for name in names if isinstance(name, ast.Constant)}
     told = set(re.findall(r"^\| `([a-z ]+)` \|", (DOCS / "gate.md").read_text(), re.MULTILINE))
     assert told == made
 
 
 def test_the_figures_of_the_first_run_are_the_measured_ones() -> None:
-    rows = re.findall(r"^\| [^|]+ \| (0\.\d+) \| (0\.\d+) \| (\d+) s \|$", (DOCS / "start.md").read_text(), re.MULTILINE)
+    page = (DOCS / "start.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| (0\.\d+) \| (0\.\d+) \| (\d+) s \|$", page, re.MULTILINE)
     measured = json.loads((ROOT / "benchmarks/results/quickstart_cpu.json").read_text())["runs"]
     assert len(rows) == len(measured)
     for (before, after, seconds), run_ in zip(rows, measured, strict=True):

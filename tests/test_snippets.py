@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = [[page] for page in [ROOT / "docs/start.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))]]
-PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "adr" and [page] not in TUTORIALS]
+OTHERS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "adr"]
+PAGES = [page for page in OTHERS if [page] not in TUTORIALS]
 READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "core/README.md", *sorted(ROOT.glob("plugins/*/*.md"))]
 
 
 def run(*pages: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "tools/snippets", *pages]
+    command = [sys.executable, ROOT / "tools/snippets.py", *pages]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from config_page import escaped
 
 from omni_rl.cli import app
+from reference_pages.configuration import escaped
 
 HEAD = """# Command line
 
-Written by `python tools/reference` from the parser. `omni-rl COMMAND --help` says the same.
+Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` says the same.
 
 What the user can mend (configuration, data, plugins) ends with exit status 2 and one message that says what is wrong,
 where, and what to type next; a run that failed or that the gate refused, with 1; one that was interrupted, with 130.

@@ -1,6 +1,6 @@
 """Run every snippet of a page of the documentation, top to bottom, in an empty folder.
 
-python tools/snippets docs/start.md README.md
+python tools/snippets.py docs/start.md README.md
 
 * ``python``: executed, one namespace for the page.
 * ``yaml``: resolved as a configuration, options of plugins included. What is not a whole configuration is laid over
@@ -20,17 +20,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from blocks import blocks_of
-from sandbox import Sandbox, Wrong
+from snippet_runner.blocks import blocks_of
+from snippet_runner.sandbox import Sandbox, SnippetError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(page: Path) -> int:
     """Run a page; returns how many of its blocks were run.
 
     Raises:
-        Wrong: a block fails, or shows what does not happen; says where.
+        SnippetError: a block fails, or shows what does not happen; says where.
     """
     blocks = blocks_of(page.read_text(encoding="utf-8"))
     home = Path.cwd()
@@ -53,7 +53,7 @@ def main(pages: list[str]) -> int:
     for name in pages:
         try:
             print(f"{name}: {run(Path(name).resolve())} blocks")
-        except Wrong as error:
+        except SnippetError as error:
             print(error)
             return 1
     return 0

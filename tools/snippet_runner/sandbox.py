@@ -1,8 +1,8 @@
 """An empty folder in which a page's blocks are run."""
 
 from __future__ import annotations
-
 import __future__
+
 import contextlib
 import doctest
 import io
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from blocks import Block, Command, commands_of
+
+from snippet_runner.blocks import Block, Command, commands_of
 
 MERGED = ("model", "rollout", "data", "train", "validation")
 """Sections that a part of a configuration adds to; the others name another plugin, and replace."""
@@ -29,7 +30,7 @@ FUTURE: int = __future__.annotations.compiler_flag
 COMPARISON = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-class Wrong(Exception):
+class SnippetError(Exception):
     """A block that fails, or shows what does not happen."""
 
 
@@ -48,7 +49,7 @@ class Sandbox:
         """Run one block.
 
         Raises:
-            Wrong: it fails.
+            SnippetError: it fails.
         """
         if block.skipped is not None:
             return
@@ -68,7 +69,7 @@ class Sandbox:
         }
         with self._blamed(block.line):
             if block.language not in kinds:
-                raise Wrong(f"{block.language or 'an indented block'!r}: fence it as one of {', '.join(kinds)}")
+                raise SnippetError(f"{block.language or 'an indented block'!r}: fence it as one of {', '.join(kinds)}")
             kinds[block.language](block)
 
     def close(self) -> None:
@@ -80,11 +81,11 @@ class Sandbox:
         """What goes wrong inside is told with its place."""
         try:
             yield
-        except Wrong as error:
+        except SnippetError as error:
             place = "" if str(error).startswith(str(self._page)) else f"{self._page}:{line}: "
-            raise Wrong(f"{place}{error}") from error
+            raise SnippetError(f"{place}{error}") from error
         except Exception as error:
-            raise Wrong(f"{self._page}:{line}: {traceback.format_exc()}") from error
+            raise SnippetError(f"{self._page}:{line}: {traceback.format_exc()}") from error
 
     def _python(self, block: Block) -> None:
         """With the page's own line numbers, and what earlier blocks imported from ``__future__``."""
@@ -123,9 +124,9 @@ class Sandbox:
             case _:
                 code, output = self._shell(command.words)
         if command.shown and not doctest.OutputChecker().check_output(command.shown + "\n", output + "\n", COMPARISON):
-            raise Wrong(f"{command.words}\nshown:\n{command.shown}\nhappens:\n{output}")
+            raise SnippetError(f"{command.words}\nshown:\n{command.shown}\nhappens:\n{output}")
         if code != 0 and "error:" not in command.shown:
-            raise Wrong(f"{command.words}\nends with status {code}:\n{output}")
+            raise SnippetError(f"{command.words}\nends with status {code}:\n{output}")
 
     def _shell(self, command: str) -> tuple[int, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -174,4 +175,3 @@ def _laid_over(base: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
 
 def _parsed(parse: Callable[[str], Any], block: Block) -> None:
     parse(block.text)
-

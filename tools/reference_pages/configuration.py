@@ -18,7 +18,7 @@ from omni_rl.plugins.discovery import KINDS
 
 HEAD = """# Configuration
 
-Written by `python tools/reference` from the models that validate a configuration. A key is written as on the command
+Written by `python tools/reference.py` from the models that validate a configuration. A key is written as on the command
 line (`omni-rl train run.yaml train.lr=1e-4`); `[]` stands for an entry of a list. An unknown key is an error that names
 its line and the nearest key.
 
@@ -142,7 +142,7 @@ def words(value: Mapping[str, Any]) -> str:
         return "section"
     if value.get("type") == "array":
         return _list(value)
-    kind = value.get("format") if value.get("format") == "path" else value.get("type")
+    kind = "path" if value.get("format") == "path" else str(value["type"])
     limits = [f"{sign} {value[name]:g}" for name, sign in _LIMITS.items() if name in value]
     return " ".join([_WORDS[kind], " and ".join(limits)]).strip()
 

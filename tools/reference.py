@@ -1,7 +1,7 @@
 """Write the pages of the documentation that say what the code says: hooks, configuration, command line.
 
-python tools/reference           # write
-python tools/reference --check   # exit 1 when one is out of date
+python tools/reference.py         # write
+python tools/reference.py --check   # exit 1 when one is out of date
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import command_page
-import config_page
-import hook_page
+from reference_pages import commands, configuration, hooks
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PAGES: Mapping[str, Callable[[Path], str]] = {
-    "docs/reference/hooks.md": hook_page.page,
-    "docs/reference/config.md": config_page.page,
-    "docs/reference/cli.md": command_page.page,
+    "docs/reference/hooks.md": hooks.page,
+    "docs/reference/config.md": configuration.page,
+    "docs/reference/cli.md": commands.page,
 }
 
 
@@ -32,7 +30,7 @@ def main(arguments: list[str]) -> int:
         return 0
     old = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in old:
-        print(f"{path.relative_to(ROOT)} is out of date; run: python tools/reference")
+        print(f"{path.relative_to(ROOT)} is out of date; run: python tools/reference.py")
     return 1 if old else 0
 
 

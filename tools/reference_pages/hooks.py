@@ -16,7 +16,7 @@ from omni_rl.plugins.contract import SPECS, Spec
 
 HEAD = """# Hooks
 
-Written by `python tools/reference` from `omni_rl.hookspecs`, contract {version}.
+Written by `python tools/reference.py` from `omni_rl.hookspecs`, contract {version}.
 
 {rules}
 
@@ -125,9 +125,10 @@ def _calls(node: ast.AST, scope: tuple[str, ...]) -> Iterator[tuple[str, tuple[s
     """(hook, names of the enclosing class and function) of every call below a node."""
     for child in ast.iter_child_nodes(node):
         inner = (*scope, child.name) if isinstance(child, ast.ClassDef | ast.FunctionDef) else scope
-        if isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute) and child.func.attr in SPECS:
-            if ast.unparse(child.func.value).endswith("hooks"):
-                yield child.func.attr, inner
+        if isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute):
+            asked, hook = ast.unparse(child.func.value), child.func.attr
+            if asked.endswith("hooks") and hook in SPECS:
+                yield hook, inner
         yield from _calls(child, inner)
 
 
