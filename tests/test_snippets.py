@@ -29,7 +29,7 @@ def test_snippets_do_what_is_shown(pages: list[Path]) -> None:
 
 
 WRONG = {
-    "python that raises": ("```python\nx = 1\nassert x == 2\n```", "page.md:3.*AssertionError"),
+    "python that raises": ("```python\nx = 1\nassert x == 2\n```", "page.md:2:.*line 3, in <module>.*AssertionError"),
     "a misspelt option": ("```yaml\nrollout: {stepz: 3}\n```", "page.md:2.*stepz"),
     "output that does not come": ("```console\n$ echo one\ntwo\n```", "page.md:2.*shown:\ntwo\nhappens:\none"),
     "a command that fails": ("```console\n$ false\n```", "page.md:2.*ends with status 1"),
