@@ -126,6 +126,15 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation's site, built strictly into site/, and every snippet of its pages. `tests` does both, too."""
+    install(session, *group("test"))
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", "build", "--strict")
+    run_tests(session, *NOT_FULL, "tests/test_documentation.py", "tests/test_snippets.py")
+
+
 @nox.session(reuse_venv=False)  # where they are installed already, their names are taken
 def template(session: nox.Session) -> None:
     """`omni-rl new` gives, of each kind, a package that is clean, installs, is listed, passes and trains."""

@@ -57,8 +57,10 @@ def defaults(architecture: str) -> Mapping[str, Any]:  # type: ignore[empty-body
 
         @hookimpl
         def defaults():
-            return {"rollout": {"steps": 50, "call": {"true_cfg_scale": 4.0, "negative_prompt": " "}},
-                    "model": {"lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}}}
+            return {
+                "rollout": {"steps": 50, "call": {"true_cfg_scale": 4.0, "negative_prompt": " "}},
+                "model": {"lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}},
+            }
     """
 
 
