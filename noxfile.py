@@ -18,7 +18,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-CORE = "core[new,parquet,tensorboard,testing]"
+CORE = "core[new,parquet,tensorboard,testing,video]"
 PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
 APART = [package for package in PACKAGES if "vllm-omni" in package]  # vLLM-Omni pins torch, diffusers and transformers
 PLUGINS = [package for package in PACKAGES if package not in APART]

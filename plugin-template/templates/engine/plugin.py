@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from omni_rl.buckets import form
 from omni_rl.engines.base import ENGINE_HOOKS, Context
 from omni_rl.model.encoding import encode_ahead, forget
 from omni_rl.model.loaded import LoadedModel, from_pipe
@@ -75,9 +76,9 @@ class ReplicaEngine:
         self._waiting.clear()
 
     def _next_batch(self) -> list[Request]:
-        """Neighbours that share schedule, arguments and the size of their window: what a batch must have in common."""
+        """Neighbours of one form: schedule, arguments, sizes and the size of their window."""
         batch = [self._waiting.popleft()]
-        while self._waiting and len(batch) < self._batch_size and _shape(self._waiting[0]) == _shape(batch[0]):
+        while self._waiting and len(batch) < self._batch_size and form(self._waiting[0]) == form(batch[0]):
             batch.append(self._waiting.popleft())
         return batch
 
@@ -120,7 +121,3 @@ class Replica:
             component, _, parameter = name.partition(".")
             self.model.denoisers[component].get_parameter(parameter).copy_(weight)
         return {name: f"replica on {self.device}: {name}" for name in weights}
-
-
-def _shape(request: Request) -> tuple[object, ...]:
-    return request.steps, request.call, request.window.size, request.sde
