@@ -18,13 +18,19 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-CORE = "core[new,parquet,tensorboard,testing]"
+CORE = "core[new,parquet,tensorboard,testing,video]"
 PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
 APART = [package for package in PACKAGES if "vllm-omni" in package]  # vLLM-Omni pins torch, diffusers and transformers
 PLUGINS = [package for package in PACKAGES if package not in APART]
 PYTHONS = ["3.11", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 NOT_FULL = ("-m", "not full")
+TEMPLATES = {  # kind -> what a configuration says to use it
+    "model": ["model.path={model}", "model.plugin={distribution}", "rollout.call.height=16", "rollout.call.width=24"],
+    "algorithm": ["algorithm.name={key}"],
+    "reward": ["reward={key}"],
+    "engine": ["rollout.engine={key}"],
+}
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -120,21 +126,55 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session(reuse_venv=False)  # where it is installed already, its name is taken
-@nox.parametrize("kind", ["model", "algorithm", "reward"], ids=["model", "algorithm", "reward"])
-def template(session: nox.Session, kind: str) -> None:
-    """`omni-rl new` gives a package that installs, passes its contract suite, is clean, and is listed."""
-    install(session, *group("lint"), packages=["core[new]"])
-    parent = Path(session.create_tmp())
-    shutil.rmtree(parent / "omni-rl-example", ignore_errors=True)
-    session.run("omni-rl", "new", kind, "example", "--output", str(parent))
-    with session.chdir(parent / "omni-rl-example"):
-        session.install("-e", ".[test]")
-        session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
-        everything = ("--no-respect-gitignore", "--config", "exclude = []")  # ruff passes over what lies under .nox
-        session.run("ruff", "check", *everything)
-        session.run("ruff", "format", "--check", *everything)
-        session.run("mypy", "src")
-        listed = session.run("omni-rl", "plugins", silent=True) or ""
-        if "omni-rl-example" not in listed:
-            session.error(f"omni-rl plugins does not list the new package:\n{listed}")
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation's site, built strictly into site/, and every snippet of its pages. `tests` does both, too."""
+    install(session, *group("test"))
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", "build", "--strict")
+    run_tests(session, *NOT_FULL, "tests/test_documentation.py", "tests/test_snippets.py")
+
+
+@nox.session(reuse_venv=False)  # where they are installed already, their names are taken
+def template(session: nox.Session) -> None:
+    """`omni-rl new` gives, of each kind, a package that is clean, installs, is listed, passes and trains."""
+    install(session, *group("lint"), packages=[CORE, "plugins/omni-rl-flow-grpo", "plugins/omni-rl-tiny"])
+    parent = Path(session.create_tmp()) / "plugins"
+    shutil.rmtree(parent, ignore_errors=True)
+    parent.mkdir()
+    baked = {kind: parent / f"omni-rl-example-{kind}" for kind in TEMPLATES}
+    for kind, folder in baked.items():
+        session.run("omni-rl", "new", kind, folder.name.removeprefix("omni-rl-"), "--output", str(parent))
+    check_style(session, list(baked.values()))
+    session.install(*map(str, baked.values()))  # not editable: what users get has no tests beside it
+    listed = session.run("omni-rl", "plugins", silent=True) or ""
+    if missing := [folder.name for folder in baked.values() if folder.name not in listed]:
+        session.error(f"omni-rl plugins does not list {', '.join(missing)}:\n{listed}")
+    session.env["OMP_NUM_THREADS"] = "1"
+    for kind, folder in baked.items():
+        with session.chdir(folder):
+            session.run("pytest", *session.posargs)
+        session.run("omni-rl", "conformance", folder.name)
+        train_briefly(session, kind, folder.name)
+
+
+def check_style(session: nox.Session, packages: Sequence[Path]) -> None:
+    """What a generated README says to run, on all packages at once."""
+    everything = ("--no-respect-gitignore", "--config", "exclude = []")  # ruff passes over what lies under .nox
+    folders = [str(folder) for folder in packages]
+    session.run("ruff", "check", *everything, *folders)
+    session.run("ruff", "format", "--check", *everything, *folders)
+    settings = str(packages[0] / "pyproject.toml")  # all have the same
+    session.run("mypy", "--config-file", settings, *(f"{folder}/src" for folder in folders))
+
+
+def train_briefly(session: nox.Session, kind: str, distribution: str) -> None:
+    """Two iterations, gate included, of a run that needs the plugin."""
+    module, key = distribution.replace("-", "_"), distribution.removeprefix("omni-rl-").replace("-", "_")
+    runs = Path(session.create_tmp()) / "runs"
+    shutil.rmtree(runs / f"{kind}-run", ignore_errors=True)
+    chosen = [argument.format(key=key, model=runs / "model", distribution=distribution) for argument in TEMPLATES[kind]]
+    if kind == "model":
+        code = f"import pathlib, {module}.conformance as c; c.save_tiny(pathlib.Path({str(runs / 'model')!r}))"
+        session.run("python", "-c", code)
+    session.run("omni-rl", "train", "tests/template.yaml", *chosen, "--run-dir", str(runs / f"{kind}-run"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,12 @@ def test_an_existing_run_directory(call: Callable[..., Any], config_file: Callab
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_an_export_of_what_is_no_run(call: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    assert_refused(call("export", name), 2, tmp_path, "run directory")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("index", "says"),
     [
@@ -165,6 +172,33 @@ def test_a_model_folder_without_a_weight_file(
     folder = build_random(tmp_path / "cut")
     (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
     assert_refused(call("train", config_file(model={"path": "cut"})), 2, tmp_path, "cut", "diffusers cannot load")
+
+
+FORESEEN: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]] = {
+    "argument": ({"rollout": {"call": {"hieght": 32}}}, ["run.yaml:", "no argument 'hieght'", "'height'"]),
+    "argument of validation": ({"validation": {"call": {"hieght": 32}}}, ["run.yaml:", "validation.call", "'height'"]),
+    "window": ({"algorithm": {"window_size": 9}}, ["algorithm.window_size 9", "3 steps", "rollout.steps"]),
+    "adapters": ({"model": {"lora": {"targets": ["qkv"]}}}, ["run.yaml:5", "of transformer ends in ['qkv']"]),
+    "one of the adapters": (
+        {"model": {"lora": {"targets": ["to_q", "to_out.1"]}}},
+        ["run.yaml:5", "no linear module of transformer ends in 'to_out.1'. Did you mean 'to_out.0'?"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), FORESEEN.values(), ids=FORESEEN)
+def test_what_needs_no_weights_is_found_before_they_are_read(
+    call: Callable[..., Any],
+    config_file: Callable[..., Path],
+    tmp_path: Path,
+    tiny_model: Path,
+    change: Mapping[str, Any],
+    says: Sequence[str],
+) -> None:
+    """There are none here to be read."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    changes = {**change, "model": {"path": str(folder), **change.get("model", {})}}
+    assert_refused(call("train", config_file(**changes)), 2, tmp_path, *says)
 
 
 SIZES = [
@@ -205,14 +239,6 @@ def test_a_prompt_that_is_too_long(
     (tmp_path / "long.txt").write_text("zebra 7! " * 1500 + "\n")
     outcome = call("train", config_file(data={"path": "long.txt"}, gate=gate))
     assert_refused(outcome, 2, tmp_path, "1024 tokens", "zebra", "shorten the prompt")
-
-
-@pytest.mark.ci
-def test_an_argument_that_the_pipeline_does_not_have(
-    call: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path
-) -> None:
-    file = config_file(rollout={"call": {"hieght": 32, "width": 32}})
-    assert_refused(call("train", file), 2, tmp_path, "run.yaml:", "hieght", "'height'")
 
 
 WRONG_REWARDS: Mapping[str, tuple[str, Sequence[str]]] = {

@@ -18,7 +18,7 @@ from PIL import Image
 
 import omni_rl
 
-COMMANDS = ["train", "resume", "check", "config", "explain", "plugins", "sample", "new"]
+COMMANDS = ["train", "resume", "check", "config", "explain", "plugins", "sample", "export", "conformance", "new"]
 
 
 def test_help_lists_every_command(call: Callable[..., Any]) -> None:
@@ -69,7 +69,7 @@ def test_explain_says_who_answers(call: Callable[..., Any]) -> None:
 
 
 def test_explain_for_a_model_without_a_plugin(call: Callable[..., Any]) -> None:
-    assert "universal adapter" in call("explain", "FluxPipeline", "flow_grpo").out
+    assert "universal adapter" in call("explain", "SanaPipeline", "flow_grpo").out
 
 
 def test_explain_for_an_unknown_algorithm(call: Callable[..., Any]) -> None:

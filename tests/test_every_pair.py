@@ -28,8 +28,11 @@ ARCHITECTURES = [
     "QwenImagePipeline",
     "StableDiffusion3Pipeline",
     "FluxPipeline",
+    "Flux2Pipeline",
+    "Flux2KleinPipeline",
     "WanPipeline",
     "SanaPipeline",
+    "ZImagePipeline",
 ]
 
 

@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from omni_rl.cli.new_plugin import kinds, new_plugin
+from omni_rl.config.schema import Config
 
 KINDS = kinds()
-KEYS = {"reward": "sharp_edges", "algorithm": "sharp_edges", "model": "AuraFlowPipeline"}
+KEYS = {kind: "AuraFlowPipeline" if kind == "model" else "sharp_edges" for kind in KINDS}
+SECTIONS = {"model": ("model", "plugin"), "engine": ("rollout", "engine")}
+"""Of a configuration, and the key in it that names the plugin; of the other kinds: the kind, and name."""
 
 
 @pytest.fixture(params=KINDS)
@@ -28,9 +31,10 @@ def package(kind: str, tmp_path: Path) -> Path:
     return new_plugin(kind, "sharp-edges", tmp_path)
 
 
-def test_the_set_of_files(package: Path) -> None:
+def test_the_set_of_files(kind: str, package: Path) -> None:
     assert package.name == "omni-rl-sharp-edges"
-    assert {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()} == {
+    fixtures = {"src/omni_rl_sharp_edges/conformance.py"} if kind == "model" else set()
+    assert {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()} == fixtures | {
         "README.md",
         "pyproject.toml",
         "src/omni_rl_sharp_edges/__init__.py",
@@ -42,7 +46,8 @@ def test_the_set_of_files(package: Path) -> None:
 def test_no_placeholder_is_left(package: Path) -> None:
     for path in package.rglob("*"):
         if path.is_file():
-            assert not re.search(r"\{\{|\{%|cookiecutter", path.read_text(encoding="utf-8")), path
+            assert not re.search(r"\{\{|\{%|cookiecutter|TODO|FIXME|XXX", path.read_text(encoding="utf-8")), path
+        assert not re.search(r"[{}%]|cookiecutter", path.name)
 
 
 def test_metadata(kind: str, package: Path) -> None:
@@ -55,8 +60,21 @@ def test_metadata(kind: str, package: Path) -> None:
 def test_the_readme_shows_a_section(kind: str, package: Path) -> None:
     snippet = re.search(r"```yaml\n(.*?)```", (package / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert snippet
-    section = yaml.safe_load(snippet[1])[kind]
-    assert section.get("name", section.get("plugin")) == ("omni-rl-sharp-edges" if kind == "model" else "sharp_edges")
+    section, name = SECTIONS.get(kind, (kind, "name"))
+    found = yaml.safe_load(snippet[1])
+    assert found[section][name] == ("omni-rl-sharp-edges" if kind == "model" else "sharp_edges")
+    minimal = {"model": {"path": "p"}, "algorithm": {"name": "a"}, "reward": "r", "data": {"path": "d.txt"}}
+    Config.model_validate({**minimal, **found})
+
+
+def test_the_readme_says_what_to_edit_how_to_test_and_how_to_publish(package: Path) -> None:
+    """In this order, in few words, and of files that are there."""
+    readme = (package / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", readme, re.MULTILINE) == ["Make it yours", "Test it", "Publish it"]
+    assert len(readme.splitlines()) <= 50
+    named = re.findall(r"`((?:src|tests)/[^`]*|[\w.]+\.toml)`", readme)
+    assert {"src/omni_rl_sharp_edges/__init__.py", "tests/"} <= {*named}
+    assert [path for path in named if not (package / path).exists()] == []
 
 
 @pytest.mark.ci

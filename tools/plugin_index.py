@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / "core/src/omni_rl/plugins/known_plugins.json"
-NOT_OFFERS = {"omni_rl.contract"}
+NOT_OFFERS = {"omni_rl.contract", "omni_rl.conformance"}
 
 Index = dict[str, dict[str, list[str]]]
 

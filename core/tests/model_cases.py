@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from tensordict import TensorDict
 
 from omni_rl import hookimpl, trajectory
@@ -119,6 +119,19 @@ def own_loop(assembly: Assembly, requests: list[Request]) -> tuple[dict[str, tor
             (velocity,) = hooks.denoise_step(model=model, states=[state])
             hooks.step_scheduler(model=model, state=state, velocity=velocity)
     return start, state
+
+
+class Euler(FlowMatchEulerDiscreteScheduler):
+    """diffusers' own Euler steps over the table that the pipeline's own scheduler makes."""
+
+    def __init__(self, own: SchedulerMixin) -> None:
+        super().__init__()
+        self.own = own
+
+    def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
+        self.own.set_timesteps(num_inference_steps)
+        self.timesteps, self.sigmas = self.own.timesteps.float(), self.own.sigmas
+        self._step_index = self._begin_index = None
 
 
 @contextmanager

@@ -259,3 +259,37 @@ def test_rows_of_equal_text_stay_separate() -> None:
     prompts = PromptSet([PromptRow("a", {"target": i}) for i in range(4)])
     picked = prompts.for_iteration(0, 4, 0, True)
     assert sorted(row.metadata["target"] for _, row in picked) == [0, 1, 2, 3]
+
+
+# ---------------------------------------------------------------------------------------- arguments for the pipeline
+
+
+def test_columns_that_are_arguments_of_the_pipeline(tmp_path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    file = written(
+        tmp_path / "p.jsonl",
+        '{"prompt": "x", "source": "a.png", "height": 16}\n'
+        '{"prompt": "y", "source": ["a.png", "b.png"], "height": 8}\n',
+    )
+    first, second = load(file, media={"image": "source"}, call=["height"]).rows
+    assert first.media == {"image": str((tmp_path / "a.png").resolve())}
+    assert second.media == {"image": [str((tmp_path / n).resolve()) for n in ("a.png", "b.png")]}
+    assert [first.call, second.call] == [{"height": 16}, {"height": 8}]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ('{"prompt": "x", "sorce": "a.png"}', r"p\.jsonl: row 1: no column 'source'; it has 'sorce'.* Did you mean"),
+        ('{"prompt": "x", "source": "c.png"}', r"p\.jsonl: row 1: .*c\.png does not exist"),
+        (
+            '{"prompt": "x", "source": 3}',
+            r"p\.jsonl: row 1: column 'source' must hold a path or a list of paths, not 3",
+        ),
+        ('{"prompt": "x", "source": []}', r"must hold a path or a list of paths, not \[\]"),
+    ],
+)
+def test_media_that_are_not_there(tmp_path, row, sentence) -> None:
+    with pytest.raises(DataError, match=sentence):
+        load(written(tmp_path / "p.jsonl", row + "\n"), media={"image": "source"})

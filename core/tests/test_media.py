@@ -51,7 +51,7 @@ def test_sound_is_kept_as_it_is():
 
 def test_media_of_a_trajectory():
     tensors = {"image": torch.zeros(4, 6, 3, dtype=torch.uint8), "video": torch.ones(2, 4, 6, 3, dtype=torch.uint8)}
-    found = media_of({**tensors, "depth": torch.zeros(1)}, rates={"video": 16.0})
+    found = media_of({**tensors, "depth": torch.zeros(1), "video_rate": torch.tensor(16.0)})
     assert {kind: (media.kind, media.data.shape, media.rate) for kind, media in found.items()} == {
         "image": ("image", (4, 6, 3), None),
         "video": ("video", (2, 4, 6, 3), 16.0),

@@ -10,17 +10,22 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from omni_rl import report
+from omni_rl import exhibits, report, video_files
 from omni_rl.durable import write_atomic
 from omni_rl.gate.rows import Row
+from omni_rl.media import media_of
+from omni_rl.provenance import FILE, provenance
 from omni_rl.run_directory import RunDirectory
-from omni_rl.validation import Validated, validate
+from omni_rl.validation import SHOWN, Validated, validate
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
 
-SHOWN, COLUMNS = 24, 8
-"""Pictures in a grid, and in one of its rows."""
+COLUMNS = 8
+"""Pictures in a row of a grid."""
+
+PLAYED = 8
+"""Clips written at each validation."""
 
 
 def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
@@ -28,8 +33,17 @@ def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
     directory.write_json("gate.json", [{"name": r.name, "verdict": r.verdict, "detail": r.detail} for r in rows])
 
 
+def write_provenance(run: Run) -> None:
+    """``provenance.json``: the model, the data, the seed and the versions that the run was started with."""
+    assert run.directory is not None
+    run.directory.write_json(FILE, provenance(run))
+
+
 def write_validation(directory: RunDirectory, validated: Validated) -> None:
-    """A line of ``validation.jsonl`` and a grid in ``images/``; the first validation's pictures are kept for later."""
+    """A line of ``validation.jsonl``, a grid in ``images/``, and the grid's pictures exactly as drawn.
+
+    Of the first validation all pictures are kept, for the report.
+    """
     rows = [row for row in validations(directory) if row["iteration"] < validated.iteration]
     rows.append({"iteration": validated.iteration, **validated.row()})
     write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
@@ -37,14 +51,40 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     report.grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
         directory.images / f"validation-{validated.iteration:06d}.png"
     )
+    _write_videos(directory, validated)
+    exhibits.write(directory, validated.iteration, validated.exhibits)
     if validated.iteration == 0:
         save_file({"images": torch.from_numpy(images), "rewards": validated.rewards}, _before_file(directory))
+
+
+def _write_videos(directory: RunDirectory, validated: Validated) -> None:
+    """``videos/<iteration>-<sample>.mp4`` of the first samples, where they are clips and PyAV is installed."""
+    drawn = [(i, s.trajectory) for i, s in enumerate(validated.samples[:PLAYED]) if s.trajectory is not None]
+    clips = {i: media for i, found in drawn if "video" in (media := media_of(dict(found["media"].items())))}
+    if not clips or not video_files.available():
+        return
+    directory.videos.mkdir(exist_ok=True)
+    for number, media in clips.items():
+        video_files.write(directory.videos / f"validation-{validated.iteration:06d}-{number:02d}.mp4", media)
 
 
 def validations(directory: RunDirectory) -> list[dict[str, Any]]:
     """The rows of ``validation.jsonl``."""
     path = directory.path / "validation.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def history(directory: RunDirectory) -> list[dict[str, float]]:
+    """The metrics with the validations merged in by iteration, the one before training included."""
+    held_out = {row["iteration"]: row for row in validations(directory)}
+    first: dict[str, float] = held_out.get(0, {"iteration": 0})
+    return [first] + [{**row, **held_out.get(row["iteration"], {})} for row in directory.metrics()]
+
+
+def before(directory: RunDirectory) -> tuple[np.ndarray, torch.Tensor]:
+    """The first validation's pictures, (N, H, W, 3) uint8 by ``sample_id``, and their rewards (N,)."""
+    kept = load_file(_before_file(directory))
+    return kept["images"].numpy(), kept["rewards"]
 
 
 def _before_file(directory: RunDirectory) -> str:
@@ -60,20 +100,19 @@ def write_report(run: Run) -> None:
     """``report.html`` and ``images/before_after.png``: curves, pictures on equal noise, health figures."""
     directory, after = run.directory, run.validations[-1]
     assert directory is not None
-    kept = load_file(_before_file(directory))
-    before = kept["images"].numpy()
+    first, rewards = before(directory)
     images = after.images()
     uids = [s.request.uid for s in after.samples]
-    figures = {"before": _figures(before, uids, kept["rewards"]), "after": _figures(images, uids, after.rewards)}
+    figures = {"before": _figures(first, uids, rewards), "after": _figures(images, uids, after.rewards)}
     guided, changes = guidance_off(run.config.rollout.call)
     if guided:
         plain = validate(run, run.iteration, changes)
         figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
     prompts = [s.request.prompt for s in after.samples]
-    report.before_after(list(before[:SHOWN]), list(images[:SHOWN]), prompts[:SHOWN]).save(
+    report.before_after(list(first[:SHOWN]), list(images[:SHOWN]), prompts[:SHOWN]).save(
         directory.images / "before_after.png"
     )
-    _write_page(run, directory, before, images, prompts, figures)
+    _write_page(run, directory, first, images, prompts, figures)
 
 
 def _write_page(
@@ -84,16 +123,11 @@ def _write_page(
     prompts: Sequence[str],
     figures: dict[str, dict[str, float]],
 ) -> None:
-    """The page itself; validations are merged into the metrics by iteration, the one before training included."""
-    held_out = {row["iteration"]: row for row in validations(directory)}
-    metrics = [held_out.get(0, {"iteration": 0})] + [
-        {**row, **held_out.get(row["iteration"], {})} for row in run.metrics
-    ]
     report.write_report(
         directory.path / "report.html",
         title=f"{run.model.architecture} with {run.config.algorithm.name}",
         config_yaml=directory.config_file.read_text(),
-        metrics=metrics,
+        metrics=history(directory),
         before=list(before[:SHOWN]),
         after=list(after[:SHOWN]),
         captions=list(prompts[:SHOWN]),

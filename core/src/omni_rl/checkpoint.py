@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from omni_rl.durable import sync, write_atomic, writing
@@ -83,13 +84,30 @@ def load(
     Raises CheckpointError when it is damaged, naming the file and an intact earlier checkpoint, and when it belongs
     to another ``architecture`` or to another model folder (:func:`fingerprint`) than the ones given.
     """
+    state = load_state(path, architecture, model_fingerprint)
+    return load_file(path / "tensors.safetensors"), state
+
+
+def load_state(path: Path, architecture: str | None = None, model_fingerprint: str | None = None) -> dict[str, Any]:
+    """The state alone, both files verified; raises as :func:`load`."""
     try:
         state = _verify(path)
     except CheckpointError as error:
         raise CheckpointError(error.what, error.hint or _way_out(path)) from error
     _same("architecture", state["architecture"], architecture, path)
     _same("model_fingerprint", state["model_fingerprint"], model_fingerprint, path)
-    return load_file(path / "tensors.safetensors"), state
+    return state
+
+
+def load_group(path: Path, group: str) -> Tensors:
+    """One group of tensors, as :func:`select`, read alone and unverified; CheckpointError when there is none."""
+    with safe_open(path / "tensors.safetensors", framework="pt") as file:
+        names = list(file.keys())
+        found = {n.removeprefix(f"{group}/"): file.get_tensor(n) for n in names if n.startswith(f"{group}/")}
+    if not found:
+        groups = sorted({name.partition("/")[0] for name in names} - {"optimizer"})
+        raise CheckpointError(f"{path} holds no {group!r} weights", f"it holds: {', '.join(groups)}")
+    return found
 
 
 def flatten(groups: Mapping[str, Tensors]) -> Tensors:

@@ -1,14 +1,15 @@
 """Prompts: files to rows, and which rows an iteration samples.
 
 A format is a callable ``(path, prompt_column) -> list[PromptRow]`` under the entry-point group ``omni_rl.datasets``;
-its name there is the suffix it reads. Rows with equal text stay separate rows: groups are told apart by uid.
+its name there is what ``data.format`` calls it, by default the file's suffix. Rows with equal text stay separate rows:
+groups are told apart by uid.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt and the other columns of its row, which rewards receive; ``metadata`` is plain JSON data."""
+    """A prompt and the other columns of its row, which rewards receive; ``metadata`` is plain JSON data.
+
+    ``media`` (files) and ``call`` (values) are arguments for the pipeline that ``data.media`` and ``data.call`` found
+    among the columns; readers leave them empty.
+    """
 
     prompt: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    media: dict[str, str | list[str]] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
 
 
 Reader = Callable[[Path, str], list[PromptRow]]
@@ -37,7 +44,7 @@ Reader = Callable[[Path, str], list[PromptRow]]
 def read_text(path: Path, prompt_column: str) -> list[PromptRow]:
     """``txt``: one prompt a line, without the space around it; blank lines are skipped, there are no columns."""
     del prompt_column
-    return _some(path, [PromptRow(line) for _, line in _lines(path)])
+    return _some(path, [PromptRow(line) for _, line in numbered_lines(path)])
 
 
 def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
@@ -46,8 +53,7 @@ def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
     Raises:
         DataError: naming file and line, for broken JSON, a line that is no object, and an unusable prompt.
     """
-    rows = [_row(f"{path}:{number}", _object(path, number, line), prompt_column) for number, line in _lines(path)]
-    return _some(path, rows)
+    return _some(path, [row for _, row in placed_rows(path, prompt_column)])
 
 
 def read_parquet(path: Path, prompt_column: str) -> list[PromptRow]:
@@ -84,7 +90,38 @@ def load(data: Data, find_reader: Callable[[str], Reader]) -> PromptSet:
     stranger = next((row for row in rows if not isinstance(row, PromptRow)), None)
     if stranger is not None:
         raise PluginError(f"the reader of {name!r} returned a {type(stranger).__name__}, not a PromptRow.")
-    return PromptSet(_some(path, rows))
+    return PromptSet([_with_arguments(data, path, i, row) for i, row in enumerate(_some(path, rows), 1)])
+
+
+def _with_arguments(data: Data, path: Path, number: int, row: PromptRow) -> PromptRow:
+    """The row with what ``data.media`` and ``data.call`` take from its columns."""
+    if not data.media and not data.call:
+        return row
+    where = f"{path}: row {number}"
+    media = {
+        argument: _files(where, path, column, _column(where, row, column)) for argument, column in data.media.items()
+    }
+    return replace(row, media=media, call={column: _column(where, row, column) for column in data.call})
+
+
+def _column(where: str, row: PromptRow, column: str) -> Any:
+    if column not in row.metadata:
+        found = ", ".join(map(repr, row.metadata)) or "none besides the prompt"
+        raise DataError(f"{where}: no column {column!r}; it has {found}.{did_you_mean(column, row.metadata)}")
+    return row.metadata[column]
+
+
+def _files(where: str, path: Path, column: str, value: Any) -> str | list[str]:
+    """Absolute paths of the files that ``value`` names."""
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: column {column!r} must hold a path or a list of paths, not {_shown(value)}.")
+    files = [path.parent / name for name in names]
+    absent = next((file for file in files if not file.is_file()), None)
+    if absent is not None:
+        raise DataError(f"{where}: {absent} does not exist.", "Paths are relative to the data file.")
+    found = [str(file.resolve()) for file in files]
+    return found if isinstance(value, list) else found[0]
 
 
 class PromptSet:
@@ -122,8 +159,23 @@ class PromptSet:
         return np.argsort(raw, kind="stable")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered (from 1) lines that are not blank, stripped. Only newlines end a line: a prompt may hold U+2028."""
+def placed_rows(path: Path, prompt_column: str) -> Iterator[tuple[str, PromptRow]]:
+    """The rows of a ``jsonl`` file and where each stands (``prompts.jsonl:3``), for formats that ask more of them.
+
+    Raises:
+        DataError: as :func:`read_json_lines`.
+    """
+    for number, line in numbered_lines(path):
+        where = f"{path}:{number}"
+        yield where, _row(where, _object(path, number, line), prompt_column)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered (from 1) lines that are not blank, stripped. Only newlines end a line: a prompt may hold U+2028.
+
+    Raises:
+        DataError: there is no such file, or it is not UTF-8.
+    """
     _check_exists(path)
     data = path.read_bytes()
     try:

@@ -42,22 +42,52 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, needed: int) -> Iterator[None]:
-    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError that says both."""
+def new_folder(final: Path) -> Iterator[Path]:
+    """A hidden folder to fill. When the context ends it is on disk whole, and takes the name ``final``.
+
+    A folder of that name stays as it is until then, and is deleted afterwards. When the context raises, nothing is left
+    of the new one; what a killed process left is removed by the next attempt.
+    """
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
+        _exchange(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, final: Path) -> None:
+    """``new`` becomes ``final``; what had that name is deleted once it is free."""
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(new, final)
+    sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume RUN_DIRECTORY") -> Iterator[None]:
+    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError that says both, and what to do ``then``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise RunError(_explain(path, needed, error)) from error
+        raise RunError(_explain(path, needed, error, then)) from error
 
 
-def _explain(path: Path, needed: int, error: Exception) -> str:
+def _explain(path: Path, needed: int, error: Exception, then: str) -> str:
     number = _errno(error)
     reason = str(error) if number is None else os.strerror(number)
     text = f"cannot write {path}: {reason}; it needs {readable(needed)} ({needed} bytes)"
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return text
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
-    return f"{text} and {readable(free)} are free\n  make room there, then continue with: omni-rl resume RUN_DIRECTORY"
+    return f"{text} and {readable(free)} are free\n  make room there, then {then}"
 
 
 def _errno(error: Exception) -> int | None:

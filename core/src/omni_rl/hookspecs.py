@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from omni_rl.types import DenoiseState, LossOutput, Policy, Sample, SigmaTable, Streams, Tensors
 
 CONTRACT_MAJOR = 1
-CONTRACT_MINOR = 1
+CONTRACT_MINOR = 2
 
 hookspec = pluggy.HookspecMarker("omni_rl")
 hookimpl = pluggy.HookimplMarker("omni_rl")
@@ -57,18 +57,22 @@ def defaults(architecture: str) -> Mapping[str, Any]:  # type: ignore[empty-body
 
         @hookimpl
         def defaults():
-            return {"rollout": {"steps": 50, "call": {"true_cfg_scale": 4.0, "negative_prompt": " "}},
-                    "model": {"lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}}}
+            return {
+                "rollout": {"steps": 50, "call": {"true_cfg_scale": 4.0, "negative_prompt": " "}},
+                "model": {"lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}},
+            }
     """
 
 
 @hookspec(firstresult=True)
-def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors | None:
+def tokenize(model: LoadedModel, prompts: Sequence[str], call: Mapping[str, Any]) -> Tensors | None:
     """Token ids of prompts, with the model's template and special tokens.
 
     Returns ``prompt_ids`` (B, L) int64 and ``prompt_ids_mask`` (B, L) int64 on the CPU, or ``NO_TOKENS`` when the
     pipeline encodes text itself. A prompt over the model's limit raises DataError; truncation is never silent.
-    Called by ``prepare_encode`` for prompts and, separately, for negative prompts. Runs in the engine. Since 1.0.
+    Called by ``prepare_encode`` for prompts and, separately, for negative prompts. ``call`` holds the pipeline's
+    arguments and, where the row has media, these as PIL images; such prompts come one by one. Runs in the engine.
+    Since 1.0; ``call`` since 1.2.
     """
 
 
@@ -85,7 +89,7 @@ def encode_prompt(
     With ``tokens``: called for prompts, then (``negative_prompts`` None in both calls) for negative prompts, whose
     tensors core prefixes with ``negative_``. With ``NO_TOKENS``: called once with both lists, and must return both.
     Returns (B, ...) tensors on the model's device, e.g. ``prompt_embeds`` (B, L, D) and ``prompt_embeds_mask`` (B, L).
-    Runs in the engine under ``torch.no_grad``. Since 1.0.
+    ``call`` as for ``tokenize``, media included. Runs in the engine under ``torch.no_grad``. Since 1.0.
     """
 
 
@@ -93,8 +97,10 @@ def encode_prompt(
 def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Mapping[str, Any]) -> Tensors | None:
     """Conditioning besides the prompt (source images, first frames), computed once: (B, ...) tensors.
 
-    Returns ``NO_CONDITION`` when there is none. Stored in the trajectory under ``condition/<name>`` and merged into
-    the ``conditioning`` that ``predict`` receives. A tensor named ``mask/<stream>`` is that stream's mask instead: it
+    ``requests`` name the files (``Request.media``; ``omni_rl.media_files.load`` opens them). The default keeps what the
+    pipeline's own encoders make of them (``omni_rl.model.given_media``). Returns ``NO_CONDITION`` when there is none.
+    Stored in the trajectory under ``condition/<name>`` and merged into the ``conditioning`` that ``predict`` receives;
+    rows of one batch have media of equal sizes. A tensor named ``mask/<stream>`` is that stream's mask instead: it
     has the latents' dimensions (B, ...), size 1 where it holds for all, and is nonzero where an element is sampled. The
     other elements keep their initial value through the loop and count in no log-prob or KL; the trajectory keeps the
     mask, as bool, under ``mask/<stream>``. Runs in the engine under ``torch.no_grad``. Since 1.0. Example::
@@ -159,8 +165,9 @@ def decode_latents(
 ) -> Tensors | None:
     """Final latents (B, ...) to media: ``image`` (B, 3, H, W), ``video`` (B, F, 3, H, W), ``audio`` (B, C, S).
 
-    Pixels in [0, 1], sound in [-1, 1]. Floating point; core quantises images and video once, for every engine. Runs in
-    the engine under no_grad. Since 1.0.
+    Pixels in [0, 1], sound in [-1, 1]. Floating point; core quantises images and video once, for every engine.
+    ``video_rate`` and ``audio_rate`` (B,) may stand beside them: frames and sound samples per second, which files and
+    rewards then know. Runs in the engine under no_grad. Since 1.0; the rates since 1.2.
     """
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 
 MediaKind = Literal["image", "video", "audio"]
+KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
+RATE = "_rate"
+"""Beside media of a kind may stand ``<kind>_rate`` (B,) fp32: frames or sound samples per second."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,20 @@ class Media:
 def quantise(kind: str, decoded: torch.Tensor) -> torch.Tensor:
     """Decoder output in [0, 1], image (B, 3, H, W) or video (B, F, 3, H, W), to channel-last uint8 on the CPU.
 
-    Audio (B, C, S) stays fp32. Rounds half to even after scaling by 255, as ``VaeImageProcessor.numpy_to_pil`` does.
+    Audio (B, C, S) and rates (B,) stay fp32. Rounds half to even after scaling by 255, as
+    ``VaeImageProcessor.numpy_to_pil`` does.
     """
-    if kind == "audio":
+    if kind == "audio" or kind.endswith(RATE):
         return decoded.float().cpu()
     scaled = decoded.float().clamp(0, 1).mul(255).round().to(torch.uint8)
     return scaled.movedim(-3, -1).contiguous().cpu()  # channels last
 
 
-def media_of(tensors: Mapping[str, torch.Tensor], rates: Mapping[str, float] | None = None) -> dict[str, Media]:
+def media_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Media]:
     """Media objects from a trajectory's ``media`` entry: ``{"image": (H, W, 3) uint8, ...}``."""
-    rates = rates or {}
-    return {k: Media(k, v.numpy(), rates.get(k)) for k, v in tensors.items() if k in ("image", "video", "audio")}  # type: ignore[arg-type]
+    rates = {kind: tensors.get(kind + RATE) for kind in KINDS}
+    return {
+        kind: Media(kind, tensors[kind].numpy(), None if rate is None else float(rate))
+        for kind, rate in rates.items()
+        if kind in tensors
+    }

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from omni_rl import __version__, checkpoint, datasets, defaults
-from omni_rl.config.call_arguments import check_call
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved
 from omni_rl.config.schema import Config, Data, RewardEntry
@@ -22,6 +21,7 @@ from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
 from omni_rl.plugins.runspec import RunSpec
 from omni_rl.preferences import require_pictures
+from omni_rl.preflight import check_ahead
 from omni_rl.rewards.runner import RewardRunner, RewardSpec
 from omni_rl.types import Backend, Engine
 
@@ -68,6 +68,7 @@ def build_parts(resolved: Resolved) -> Parts:
     observers = [Layer("observer", plugin, source) for plugin, source in watching]
     manager = build_manager([Layer("core", defaults, f"{CORE} {__version__}"), *layers, *observers])
     hooks = Hooks(manager)
+    check_ahead(resolved, hooks, [(config.data, prompts.rows), (validation_data or config.data, held_out.rows)])
     model = _model(resolved, device)
     model.hooks = hooks
     objects = [layer.plugin for layer in layers]
@@ -121,7 +122,7 @@ def _rewards(entries: list[RewardEntry], chosen: list[Chosen]) -> RewardRunner:
 
 def _model(resolved: Resolved, device: torch.device) -> LoadedModel:
     config = resolved.config
-    model = load_model(
+    return load_model(
         Path(resolved.model_path),
         device=device,
         precision=config.precision,
@@ -129,6 +130,3 @@ def _model(resolved: Resolved, device: torch.device) -> LoadedModel:
         offload=config.train.offload,
         hub=config.model.path if config.model.hub else None,
     )
-    check_call(config.rollout.call, type(model.pipe), "rollout.call", resolved.place)
-    check_call(config.validation.call, type(model.pipe), "validation.call", resolved.place)
-    return model

@@ -42,7 +42,8 @@ def rollout_requests(
                     steps=rollout.steps,
                     window=window,
                     sde=Sde(**rollout.sde.model_dump()),
-                    call=call,
+                    call={**call, **row.call},
+                    media=row.media,
                     policy_version=policy_version,
                 )
             )
@@ -80,7 +81,8 @@ def validation_requests(
                     steps=validation.steps or config.rollout.steps,
                     window=NO_STEPS,
                     sde=Sde(noise_level=0.0),
-                    call=call,
+                    call={**call, **row.call},
+                    media=row.media,
                     policy_version=policy_version,
                 )
             )

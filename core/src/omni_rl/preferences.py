@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
-from omni_rl import trajectory
+from omni_rl import media_files, trajectory
 from omni_rl.config.call_arguments import effective_call
 from omni_rl.datasets import PromptRow
 from omni_rl.durable import write_atomic
@@ -170,11 +170,7 @@ def _read(file: Path) -> bytes:
 
 def _picture(file: Path, call: Mapping[str, Any]) -> torch.Tensor:
     """(3, H, W) in [0, 1], scaled and cropped to the middle if the call names a size."""
-    try:
-        with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not a picture that can be read: {error}") from error
+    picture = media_files.picture(file)
     if "width" in call and "height" in call:
         picture = ImageOps.fit(picture, (call["width"], call["height"]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).movedim(-1, 0)

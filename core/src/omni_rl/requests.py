@@ -83,6 +83,7 @@ class Request:
         steps: number of denoising steps.
         window, sde: where and how noise is injected.
         call: arguments for the pipeline's ``__call__`` (height, width, guidance, ...).
+        media: files for further arguments of ``__call__``: one path, or a list where the pipeline takes a list.
         policy_version: completed weight syncs this sample must be drawn with.
     """
 
@@ -97,11 +98,12 @@ class Request:
     negative_prompt: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+    media: Mapping[str, str | list[str]] = field(default_factory=dict)
     policy_version: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for another process."""
-        return asdict(replace(self, metadata=dict(self.metadata), call=dict(self.call)))
+        return asdict(replace(self, metadata=dict(self.metadata), call=dict(self.call), media=dict(self.media)))
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Request:

@@ -168,6 +168,7 @@ def _train(resolved: Resolved, directory: RunDirectory, display: Progress | None
         RunDirectory.create(directory.path)
         directory.write_config(dump(resolved))
         artifacts.write_gate(directory, run.gate)
+        artifacts.write_provenance(run)
         run.progress.note(f"run directory {directory.path}, seed {run.config.seed}")
         try:
             _finish(run)

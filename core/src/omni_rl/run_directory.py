@@ -1,7 +1,8 @@
 """The folder that a run leaves behind.
 
 Inside it: ``config.resolved.yaml`` (every effective value), ``metrics.jsonl`` (one JSON object per iteration),
-``images/``, ``checkpoints/`` (see :mod:`omni_rl.checkpoint`), ``report.html``.
+``provenance.json`` (model, data, versions), ``images/``, ``videos/`` (of models that make some), ``checkpoints/`` (see
+:mod:`omni_rl.checkpoint`), ``report.html``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class RunDirectory:
 
     Attributes:
         path: the folder, as the user gave it.
-        config_file, metrics_file, images, checkpoints: paths inside it.
+        config_file, metrics_file, images, videos, checkpoints: paths inside it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -35,6 +36,7 @@ class RunDirectory:
         self.config_file = self.path / "config.resolved.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.images = self.path / "images"
+        self.videos = self.path / "videos"
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
@@ -81,6 +83,14 @@ class RunDirectory:
         path = self.path / name
         write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
         return path
+
+    def read_json(self, name: str) -> Any:
+        """What :meth:`write_json` wrote; CheckpointError when the file is missing or damaged."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", "did an older omni-rl write this run?") from error
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add one iteration's row; ``row["iteration"]`` counts from 1. On disk when this returns.

@@ -10,12 +10,12 @@ from omni_rl.collecting import finished_groups
 from omni_rl.config.resolve import resolve
 from omni_rl.datasets import PromptRow
 from omni_rl.errors import RunError, UserError
+from omni_rl.exhibits import picture
 from omni_rl.planning import validation_requests
 from omni_rl.report import grid
 from omni_rl.run import Run
 from omni_rl.run_directory import RunDirectory
 from omni_rl.types import Sample
-from omni_rl.validation import picture
 
 
 def sample_to_file(source: Path, prompts: Sequence[str], output: Path, each: int, seed: int) -> None:

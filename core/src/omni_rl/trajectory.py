@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from omni_rl import buckets
 from omni_rl.errors import RunError
 from omni_rl.randomness import randn
 from omni_rl.requests import Request
@@ -104,17 +105,25 @@ def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
 def collate(samples: Sequence[Sample]) -> TensorDict:
     """Stack single trajectories, media left out, into a batch (N,); prompts of different length are padded with 0.
 
+    Samples of several sizes make a lazy stack (:mod:`omni_rl.buckets`); each size is padded by itself, because the
+    width that a prompt is replayed at should be the one that it was drawn with.
+
     Raises:
         RunError: prompts differ in length, and nothing says which tokens are padding.
     """
     rows = [s.trajectory.exclude("media") for s in samples if s.trajectory is not None]
+    for alike in buckets.by_form(rows, lambda row: buckets.row_form(row.exclude(*_text_keys(row)))):
+        _pad([rows[i] for i in alike])
+    return buckets.stacked(rows)
+
+
+def _pad(rows: Sequence[TensorDict]) -> None:
     for key in _text_keys(rows[0]):
         widths = {row[key].shape[0] for row in rows}
         if len(widths) > 1:
             _require_mask(rows[0], key)
             for row in rows:
                 row[key] = _padded(row[key], max(widths))
-    return TensorDict.stack(rows).contiguous()  # type: ignore[no-any-return]
 
 
 def _text_keys(row: TensorDict) -> list[str | tuple[str, ...]]:

@@ -12,14 +12,18 @@ import torch
 
 from omni_rl.collecting import collect, without_trajectory
 from omni_rl.errors import RewardError
-from omni_rl.media import media_of
+from omni_rl.exhibits import Exhibit, picture
 from omni_rl.planning import validation_requests
 from omni_rl.preferences import held_out_figures
-from omni_rl.report import reward_figures, still
+from omni_rl.report import reward_figures
 from omni_rl.types import Sample
 
 if TYPE_CHECKING:
     from omni_rl.run import Run
+
+
+SHOWN = 24
+"""Samples of a validation that are shown, and kept exactly as drawn."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Validated:
         rewards: (N,) fp32, NaN where missing.
         samples: N samples in prompt order, media only.
         pairs: figures on held-out pairs, of an algorithm that learns from pairs.
+        exhibits: the first :data:`SHOWN` samples that the engine drew, with what it takes to draw them again.
     """
 
     iteration: int
@@ -42,6 +47,7 @@ class Validated:
     rewards: torch.Tensor
     samples: list[Sample]
     pairs: dict[str, float] = field(default_factory=dict)
+    exhibits: list[Exhibit] = field(default_factory=list)
 
     def row(self) -> dict[str, float]:
         """Metrics, prefixed ``val/``."""
@@ -51,10 +57,15 @@ class Validated:
         return {"val/reward/mean": self.mean, **error, **single, **judged}
 
     def images(self) -> np.ndarray:
-        """(N, H, W, 3) uint8; the middle frame of videos, black where the engine failed the sample."""
+        """(N, H, W, 3) uint8; frames of videos side by side. Smaller pictures stand in the upper left corner of a black
+        one, and all is black where the engine failed the sample.
+        """
         drawn = {i: picture(s) for i, s in enumerate(self.samples) if s.trajectory is not None}
-        black = np.zeros_like(next(iter(drawn.values())))
-        return np.stack([drawn.get(i, black) for i in range(len(self.samples))])
+        height, width = (max(p.shape[axis] for p in drawn.values()) for axis in (0, 1))
+        images = np.zeros((len(self.samples), height, width, 3), np.uint8)
+        for i, found in drawn.items():
+            images[i, : found.shape[0], : found.shape[1]] = found
+        return images
 
 
 def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None) -> Validated:
@@ -70,20 +81,12 @@ def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None)
     labels = collected.scored[0].components
     means = {label: _mean([s.components[label] for s in collected.scored]) for label in labels}
     samples = [without_trajectory(s.sample) for s in collected.scored]
+    exhibits = [Exhibit.of(s.sample) for s in collected.scored[:SHOWN] if s.sample.trajectory is not None]
     return Validated(
-        iteration, figures["reward"], figures.get("reward_stderr", math.nan), means, values, samples, pairs
+        iteration, figures["reward"], figures.get("reward_stderr", math.nan), means, values, samples, pairs, exhibits
     )
 
 
 def _mean(values: list[float | None]) -> float:
     present = [v for v in values if v is not None]
     return sum(present) / len(present) if present else math.nan
-
-
-def picture(sample: Sample) -> np.ndarray:
-    """(H, W, 3) uint8: the sample's image, or the middle frame of its video."""
-    assert sample.trajectory is not None
-    media = media_of(dict(sample.trajectory["media"].items()))
-    if "video" in media:
-        return still(media["video"].data)
-    return media["image"].data

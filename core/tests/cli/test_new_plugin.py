@@ -12,7 +12,7 @@ from omni_rl.errors import PluginError, UserError
 
 
 def test_there_is_a_template_per_kind() -> None:
-    assert sorted(kinds()) == ["algorithm", "model", "reward"]
+    assert sorted(kinds()) == ["algorithm", "engine", "model", "reward"]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_missing_sections_and_keys_come_with_an_example(written):
         "  config.yaml:1:1: model needs the key 'path' "
         "(a shipped checkpoint's name, a diffusers pipeline folder, or (hub: true) a hub id)\n"
         "      for example: path: ./my-pipeline\n"
-        "  config.yaml: the section 'algorithm' is missing\n"
+        "  config.yaml: the section 'algorithm' is missing (the RL objective)\n"
         "      for example: algorithm: {name: flow_grpo}\n"
         "  config.yaml:2:1: reward.0 needs the key 'name' (who scores)\n"
         "      for example: name: ocr\n"

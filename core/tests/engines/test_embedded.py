@@ -205,7 +205,7 @@ def test_only_requests_that_share_their_schedule_share_a_batch(parts, batches, c
     requests = parts.requests()
     mixed = [*requests[:2], *(replace(request, **change) for request in requests[2:4]), *requests[4:]]
     samples = parts.draw(mixed)
-    assert [len(batch) for batch in batches] == [2, 2, 2]
+    assert [len(batch) for batch in batches] == [4, 2]
     assert [sample.request for sample in samples] == mixed
 
 

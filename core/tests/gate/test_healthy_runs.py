@@ -12,6 +12,7 @@ from omni_rl.errors import GateError
 from omni_rl.gate.gate import run_gate
 from omni_rl.gate.probe import draw
 from omni_rl.gate.rows import Row, raise_on_failure, table
+from omni_rl.model import prompt_outputs
 from omni_rl.run import Run, train
 
 JUDGED = {
@@ -81,7 +82,7 @@ def test_two_experts(lora, judged, tmp_path):
     """Each gets its gradient at its own end of the schedule, although the window lies at one end."""
     folder = tiny_pipelines.write(tiny_pipelines.wan_of_two_experts, tmp_path / "experts")
     call = {**tiny_pipelines.CALLS["WanPipeline"], "guidance_scale_2": 3.0}
-    model = {"path": str(folder), "lora": {"rank": 2} if lora else None}
+    model = {"path": str(folder), "plugin": "universal", "lora": {"rank": 2} if lora else None}
     window = {"window_size": 1, "window_range": [0, 1]}
     rows = judged("WanPipeline", model=model, rollout={"steps": 4, "call": call}, algorithm=window)
     assert_healthy(rows)
@@ -150,20 +151,18 @@ def test_a_loop_that_is_replaced_is_told(judged):
 def test_a_plugin_for_what_the_pipeline_cannot_say(judged):
     """A model whose prompts only its plugin can encode is compared as far as that goes."""
     fault = """
-        from omni_rl.model import universal
+        from omni_rl.model import prompt_outputs
 
-        def unnamed(function):
-            raise universal.ModelError("its outputs cannot be passed back")
+        def unnamed(*_):
+            raise prompt_outputs.ModelError("its outputs cannot be passed back")
 
-        universal.return_names = unnamed
+        prompt_outputs.assigned_names = unnamed
     """
-    from omni_rl.model import universal
-
-    names = universal.return_names
+    names = prompt_outputs.assigned_names
     try:
         rows = judged(fault=fault)
     finally:
-        universal.return_names = names
+        prompt_outputs.assigned_names = names
     assert rows["own pipeline"].verdict == "info"
     assert rows["own pipeline"].detail == "not comparable: its outputs cannot be passed back"
     assert {n for n, r in rows.items() if r.verdict == "fail"} == set()

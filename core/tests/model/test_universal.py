@@ -5,26 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
-from model_cases import Case, own_loop, stepping, still
+from model_cases import Case, Euler, own_loop, stepping, still
 
 from omni_rl.testing.assembly import PROMPTS
 from omni_rl.types import SigmaTable
 
 SHORT = "a sign"
 LONG = "describe the image of a sign that says hello world " * 8  # about 100 tokens for every tokenizer here
-
-
-class Euler(FlowMatchEulerDiscreteScheduler):
-    """diffusers' own Euler steps over the table that the pipeline's own scheduler makes."""
-
-    def __init__(self, own: SchedulerMixin) -> None:
-        super().__init__()
-        self.own = own
-
-    def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
-        self.own.set_timesteps(num_inference_steps)
-        self.timesteps, self.sigmas = self.own.timesteps.float(), self.own.sigmas
-        self._step_index = self._begin_index = None
 
 
 def test_velocities_are_the_pipelines_own(case: Case):

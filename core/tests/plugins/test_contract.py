@@ -26,11 +26,62 @@ def test_the_snapshot_is_the_contract():
     recorded, now = json.loads(snapshot.SNAPSHOT.read_text()), snapshot.current()
     needed = snapshot.needed_version(recorded, now)
     version = f"{needed[0]}.{needed[1]}"
-    assert recorded == now, (
+    assert snapshot.without_history(recorded) == now, (
         f"The hooks in omni_rl/hookspecs.py differ from {snapshot.SNAPSHOT.name}. If meant: set the contract's "
         f"version to {version} (CONTRACT_MAJOR, _MINOR), say 'Since {version}' in the docstring of what is new; "
         "describe the change in the docs and the changelog, then run: python tools/hook_snapshot.py"
     )
+
+
+def test_a_hook_says_since_when_its_signature_is_what_it_is():
+    """``compute_advantages(..., weights)``: "Since 1.0; ``weights`` since 1.1"."""
+    snapshot = tool("hook_snapshot")
+    assert snapshot.undocumented(json.loads(snapshot.SNAPSHOT.read_text())) == []
+
+
+def test_the_documentation_shows_every_signature():
+    snapshot = tool("hook_snapshot")
+    pages = sorted((snapshot.ROOT / "docs").rglob("hooks.md"))
+    if not pages:
+        pytest.skip("docs/ has no hooks.md yet")
+    for page in pages:
+        missing = snapshot.missing_from(page.read_text(), snapshot.current()["hooks"])
+        assert missing == [], f"{page.name} is older than hookspecs.py; generate it anew"
+
+
+PAGE = """# Hooks
+## `predict`
+```python
+def predict(
+    model: LoadedModel,
+    t: Mapping[str, Any],
+) -> Streams | None
+```
+"""
+SHOWN = {"arguments": {"model": "LoadedModel", "t": "Mapping[str, Any]"}, "returns": "Streams | None"}
+
+
+def test_a_signature_is_found_on_a_page_however_it_is_set():
+    missing_from = tool("hook_snapshot").missing_from
+    assert missing_from(PAGE, {"predict": SHOWN}) == []
+    line = "| `predict(model: 'LoadedModel', t: 'Mapping[str, Any]') -> 'Streams \\| None'` | the velocity |"
+    assert missing_from(line, {"predict": SHOWN}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("predict", {"arguments": {**SHOWN["arguments"], "y": "int"}}),
+        ("predict", {"arguments": {"model": "LoadedModel"}}),
+        ("predict", {"arguments": {**SHOWN["arguments"], "model": "Model"}}),
+        ("predict", {"returns": "Streams"}),
+        ("predict", {"returns": "Tensors | None"}),
+        ("predict_twice", {}),
+        ("dict", {}),
+    ],
+)
+def test_a_page_that_is_out_of_date_is_found_out(name, change):
+    assert len(tool("hook_snapshot").missing_from(PAGE, {name: {**SHOWN, **change}})) == 1
 
 
 def hook(arguments="x", returns="None", firstresult=False):
@@ -51,23 +102,50 @@ def hook(arguments="x", returns="None", firstresult=False):
     ],
 )
 def test_the_version_follows_the_change(hooks, version):
-    old = {"contract": [1, 4], "hooks": {"a": hook()}}
+    old = {"contract": [1, 4], "hooks": {"a": hook() | {"changed": "1.2"}}}
     assert tool("hook_snapshot").needed_version(old, {"contract": [1, 4], "hooks": hooks}) == version
 
 
 def test_a_changed_contract_is_not_recorded_under_an_old_version(tmp_path, monkeypatch, capsys):
     snapshot = tool("hook_snapshot")
-    now = snapshot.current()
-    old = {**now, "hooks": {**now["hooks"], "removed_hook": hook()}}
+    now, recorded = snapshot.current(), json.loads(snapshot.SNAPSHOT.read_text())
+    old = {**now, "hooks": {**recorded["hooks"], "removed_hook": hook() | {"changed": "1.0"}}}
     path = tmp_path / "snapshot.json"
     path.write_text(json.dumps(old))
     monkeypatch.setattr(snapshot, "SNAPSHOT", path)
     assert snapshot.main() == 1
     assert f"CONTRACT_MAJOR = {now['contract'][0] + 1}" in capsys.readouterr().out
     assert json.loads(path.read_text()) == old
-    path.unlink()
+
+
+def test_a_changed_hook_is_not_recorded_before_its_docstring_says_so(tmp_path, monkeypatch, capsys):
+    """One argument more, the version raised, the docstring left as it was."""
+    snapshot = tool("hook_snapshot")
+    now, recorded = snapshot.current(), json.loads(snapshot.SNAPSHOT.read_text())
+    major, minor = now["contract"]
+    loss = now["hooks"]["compute_loss"]
+    arguments = {**loss["arguments"], "iteration": "int"}
+    changed = {
+        "contract": [major, minor + 1],
+        "hooks": {**now["hooks"], "compute_loss": {**loss, "arguments": arguments}},
+    }
+    path = tmp_path / "snapshot.json"
+    path.write_text(json.dumps(recorded))
+    monkeypatch.setattr(snapshot, "SNAPSHOT", path)
+    monkeypatch.setattr(snapshot, "current", lambda: changed)
+    assert snapshot.main() == 1
+    assert f"compute_loss (since {major}.{minor + 1})" in capsys.readouterr().out
+    assert json.loads(path.read_text()) == recorded
+    function = snapshot.SPECS["compute_loss"].function
+    monkeypatch.setattr(function, "__doc__", f"{function.__doc__} ``iteration`` since {major}.{minor + 1}.")
     assert snapshot.main() == 0
-    assert json.loads(path.read_text()) == now
+    found = json.loads(path.read_text())
+    assert snapshot.without_history(found) == changed
+    before = {name: hook["changed"] for name, hook in recorded["hooks"].items()}
+    assert {name: hook["changed"] for name, hook in found["hooks"].items()} == {
+        **before,
+        "compute_loss": f"{major}.{minor + 1}",
+    }
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -195,7 +195,9 @@ def test_every_chooser_is_a_key_of_the_configuration():
 
 def test_groups_are_those_of_the_design():
     kinds = ["models", "algorithms", "pairs", "engines", "backends", "launchers", "rewards", "trackers", "datasets"]
-    assert set(discovery.GROUPS) == {f"omni_rl.{kind}" for kind in [*kinds, "checkpoints", "plugins", "contract"]}
+    assert set(discovery.GROUPS) == {
+        f"omni_rl.{kind}" for kind in [*kinds, "checkpoints", "conformance", "contract", "plugins"]
+    }
 
 
 def test_the_fakes_are_real_distributions(install):

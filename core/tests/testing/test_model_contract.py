@@ -104,6 +104,16 @@ class Detached(Plugin):
         return {name: velocity.detach() for name, velocity in found.items()}
 
 
+class OtherwiseAtTheEnd(Plugin):
+    """Is right at every timestep that samples visit here, and wrong at those of a longer schedule."""
+
+    @hookimpl
+    def predict(self, model, x, t, conditioning, call):
+        found = universal.predict(model, x, t, conditioning, call)
+        late = 1 + (t < 100).to(t)
+        return {name: velocity * late.view(-1, *[1] * (velocity.ndim - 1)) for name, velocity in found.items()}
+
+
 class NoSuchTarget(Plugin):
     @hookimpl
     def defaults(self):
@@ -126,6 +136,7 @@ class Imported(Plugin):
 FAULTS = {
     OtherTemplate: "test_embeddings_are_the_pipelines_own",
     OtherShift: "test_schedule_is_the_pipelines_own",
+    OtherwiseAtTheEnd: "test_velocities_are_the_pipelines_own",
     OtherGuidance: "test_without_noise_samples_are_the_pipelines_own",
     Unclamped: "test_decoding_is_the_pipelines_own",
     Turned: "test_decoding_is_the_pipelines_own",

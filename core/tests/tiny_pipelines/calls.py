@@ -1,4 +1,4 @@
-"""How each tiny pipeline is called: small sizes and short texts, guidance on, the hardest case of each."""
+"""How each architecture's tiny pipeline is called: small, short texts, guidance on, the hardest case of each."""
 
 from __future__ import annotations
 

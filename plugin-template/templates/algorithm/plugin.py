@@ -26,7 +26,7 @@ class Reinforce:
 
         model_config = ConfigDict(extra="forbid")
 
-        advantage_clip: PositiveFloat = Field(5.0, description="advantages are clipped to [-a, a]")
+        advantage_clip: PositiveFloat = Field(default=5.0, description="advantages are clipped to [-a, a]")
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -1,83 +1,33 @@
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
-import pytest
 import torch
-from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from omni_rl.testing.model import ModelContract
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.testing.assembly import Assembly
 
-import {{ cookiecutter.module }}
+from {{ cookiecutter.module }} import predict
+from {{ cookiecutter.module }}.conformance import AuraFlow
 
 
-class TestAuraFlow(ModelContract):
+class TestAuraFlow(AuraFlow):
     """What every model must do, on a tiny random pipeline; the tests are inherited."""
 
-    @pytest.fixture(scope="module")
-    @classmethod
-    def plugin(cls) -> ModuleType:
-        return {{ cookiecutter.module }}
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def call(cls) -> dict[str, Any]:
-        return {"height": 16, "width": 24}
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def pipeline_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("tiny")
-        torch.manual_seed(0)
-        tokenizer = tiny_tokenizer()
-        AuraFlowPipeline(
-            tokenizer=tokenizer,
-            text_encoder=tiny_text_encoder(len(tokenizer)),
-            vae=tiny_vae(),
-            transformer=tiny_transformer(),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
-        ).save_pretrained(folder)
-        return folder
+    def test_guidance_adds_a_multiple_of_the_difference(self, parts: Assembly) -> None:
+        """v_neg + g (v_pos - v_neg); g = 1 is the prompt alone."""
+        x, t, conditioning = point(parts.model)
+        swapped = {"prompt_embeds": conditioning["negative_prompt_embeds"]}
+        with torch.no_grad():
+            positive, negative = (
+                predict(parts.model, x, t, given, {"guidance_scale": 1.0})["x"] for given in (conditioning, swapped)
+            )
+            guided = predict(parts.model, x, t, conditioning, {"guidance_scale": 4.0})["x"]
+        torch.testing.assert_close(guided, negative + 4.0 * (positive - negative))
+        assert not torch.equal(positive, negative)
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character; every architecture's tokenizer class is replaced by the general one."""
-    vocabulary = ["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz0123456789 "]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **special)
-
-
-def tiny_text_encoder(vocab_size: int) -> UMT5EncoderModel:
-    return UMT5EncoderModel(UMT5Config(vocab_size=vocab_size, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4))
-
-
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    )
-
-
-def tiny_transformer() -> AuraFlowTransformer2DModel:
-    return AuraFlowTransformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        num_mmdit_layers=1,
-        num_single_dit_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        joint_attention_dim=32,
-        caption_projection_dim=32,
-        pos_embed_max_size=64,
-    )
+def point(model: LoadedModel) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+    """Latents, timesteps and embeddings of two rows."""
+    generator = torch.Generator().manual_seed(0)
+    width = model.pipe.transformer.config.joint_attention_dim
+    embeds = {name: torch.randn(2, 5, width, generator=generator) for name in ("prompt", "negative_prompt")}
+    x = torch.randn(2, 4, 8, 8, generator=generator)
+    return {"x": x}, torch.tensor([700.0, 250.0]), {f"{name}_embeds": value for name, value in embeds.items()}

@@ -27,7 +27,7 @@ class Colourfulness:
 
         model_config = ConfigDict(extra="forbid")
 
-        scale: PositiveFloat = Field(109.0, description="the colourfulness that scores 1")
+        scale: PositiveFloat = Field(default=109.0, description="the colourfulness that scores 1")
 
     scope: ClassVar[Literal["sample", "group"]] = "sample"
 

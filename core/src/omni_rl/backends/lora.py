@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from omni_rl.config.schema import Lora
-from omni_rl.errors import ConfigError, ModelError
+from omni_rl.errors import ConfigError, ModelError, did_you_mean
 from omni_rl.model.loaded import LoadedModel
 
 ADAPTER = "default"
@@ -33,12 +35,8 @@ def make_trainable(model: LoadedModel, lora: Lora | None, seed: int) -> None:
 
 
 def _inject(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
+    refuse_untargeted(name, denoiser, lora.targets)
     targets = _targets(denoiser, lora.targets)
-    if not targets:
-        raise ConfigError(
-            f"model.lora.targets: no linear module of {name} ends in {lora.targets}",
-            f"modules look like: {', '.join(_linear_names(denoiser)[:4])}",
-        )
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):  # adapters start from the run's seed, and from nothing else
         torch.manual_seed(seed)
@@ -50,6 +48,25 @@ def _inject(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
             parameter.data = parameter.data.float()
 
 
+def refuse_untargeted(name: str, denoiser: nn.Module, targets: list[str] | str, place: str = "") -> None:
+    """Raise ConfigError when no adapter finds a module in the denoiser ``name``; ``place``: where targets were set."""
+    if not _targets(denoiser, targets):
+        raise ConfigError(
+            f"{place}{': ' if place else ''}model.lora.targets: no linear module of {name} ends in {targets}",
+            f"modules look like: {', '.join(_linear_names(denoiser)[:4])}",
+        )
+
+
+def refuse_unmatched(denoisers: Mapping[str, nn.Module], targets: list[str] | str, place: str) -> None:
+    """Raise ConfigError when one of ``targets`` is the end of no linear module's name in any denoiser."""
+    names = [n for denoiser in denoisers.values() for n in _linear_names(denoiser)]
+    for target in [] if targets == "all-linear" else _listed(targets):
+        if not any(_ends_in(n, target) for n in names):
+            ends = {".".join(n.split(".")[-1 - target.count(".") :]) for n in names}
+            what = f"{place}: model.lora.targets: no linear module of {', '.join(denoisers)} ends in '{target}'."
+            raise ConfigError(what + did_you_mean(target, ends), f"modules look like: {', '.join(names[-4:])}")
+
+
 def _linear_names(module: nn.Module) -> list[str]:
     return [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
 
@@ -58,8 +75,15 @@ def _targets(denoiser: nn.Module, targets: list[str] | str) -> list[str]:
     names = _linear_names(denoiser)
     if targets == "all-linear":
         return names
-    wanted = [targets] if isinstance(targets, str) else targets
-    return [n for n in names if any(n == w or n.endswith("." + w) for w in wanted)]
+    return [n for n in names if any(_ends_in(n, target) for target in _listed(targets))]
+
+
+def _listed(targets: list[str] | str) -> list[str]:
+    return [targets] if isinstance(targets, str) else targets
+
+
+def _ends_in(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
 
 
 def _refuse_dropout(name: str, denoiser: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from omni_rl import trajectory
+from omni_rl import buckets, trajectory
 from omni_rl.config.call_arguments import effective_call
 from omni_rl.config.schema import Config
 from omni_rl.errors import ConfigError
@@ -70,12 +70,12 @@ class TorchPolicy:
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
         """A figure of every stored step, (N, T); see :class:`omni_rl.types.Policy`."""
         steps = range(batch["timesteps"].shape[1])
+
+        def all_steps(part: TensorDict) -> torch.Tensor:
+            return torch.stack([measure(part, step) for step in steps], dim=1)
+
         with torch.no_grad():
-            parts = [
-                torch.stack([measure(part, step) for step in steps], dim=1)
-                for part in batch.split(self._micro_batch_size)
-            ]
-        return torch.cat(parts).float().cpu()
+            return buckets.in_parts(batch, self._micro_batch_size, all_steps).float().cpu()
 
     @contextlib.contextmanager
     def weights(self, name: str) -> Iterator[None]:
@@ -105,8 +105,15 @@ def call_of(batch: TensorDict, call: Mapping[str, Any]) -> dict[str, Any]:
     for name, values in batch["call"].items():
         value = values[0].item()
         assert bool((values == value).all()), f"a micro-batch mixes values of call/{name}"
-        stored[name] = type(call[name])(value) if isinstance(call.get(name), (bool, int)) else value
+        stored[name] = _as_given(value, call.get(name))
     return {**call, **stored}
+
+
+def _as_given(value: float, given: Any) -> bool | int | float:
+    """A stored number in the type that it was given in; a row's own argument (``data.call``) is whole if it can be."""
+    if isinstance(given, (bool, int, float)):
+        return type(given)(value)
+    return int(value) if value.is_integer() else value
 
 
 @hookimpl

@@ -10,7 +10,7 @@ import torch
 from diffusers import ModelMixin
 from tensordict import TensorDict
 
-from omni_rl import trajectory
+from omni_rl import buckets, trajectory
 from omni_rl.backends.lora import make_trainable
 from omni_rl.backends.offload import optimizer_state_on
 from omni_rl.backends.policy import TorchPolicy
@@ -54,7 +54,8 @@ class TorchBackend:
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration; metrics are means over updates, prefixed ``actor/``."""
-        batch = self._hooks.prepare_actor_batch(policy=self.policy, batch=batch, iteration=iteration, seed=self._seed)
+        prepare, of_run = self._hooks.prepare_actor_batch, {"iteration": iteration, "seed": self._seed}
+        batch = buckets.change(batch, lambda rows: prepare(policy=self.policy, batch=rows, **of_run))
         mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
         parts = mini_batches * self._config.inner_epochs
         rows = [self._one_update(part, iteration, n == len(parts)) for n, part in enumerate(parts, 1)]
@@ -69,7 +70,7 @@ class TorchBackend:
         self._optimizer.zero_grad(set_to_none=True)
         terms = _terms(batch)
         meter = _Meter()
-        for micro_batch in batch.split(self._config.micro_batch_size):
+        for _, micro_batch in buckets.parts(batch, self._config.micro_batch_size):
             for step in range(trajectory.steps_of(batch)):
                 output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, step=step)
                 weights = _loss_weights(micro_batch, step, output.loss)

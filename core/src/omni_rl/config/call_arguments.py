@@ -22,8 +22,11 @@ _OWN = (
     (r"output_type|return_dict", "omni-rl decodes the samples itself"),
     (r"callback.*", "omni-rl owns the denoising loop; a plugin's hooks see every step"),
 )
+_ROLLOUT = {"steps": "rollout.steps", "samples": "rollout.group_size"}
 _MEANT = {
-    "rollout.call": {"steps": "rollout.steps", "samples": "rollout.group_size"},
+    "rollout.call": _ROLLOUT,
+    "data.call": _ROLLOUT,
+    "data.media": _ROLLOUT,
     "validation.call": {"steps": "validation.steps", "samples": "validation.samples_per_prompt"},
 }
 
@@ -32,7 +35,7 @@ def forbidden(call: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]
     """The arguments in ``call`` that are not the configuration's to give, each with the reason.
 
     Args:
-        section: one of ``SECTIONS``.
+        section: one of ``SECTIONS``, ``data.call`` or ``data.media``.
     """
     for key in call:
         for pattern, reason in _OWN:
@@ -57,7 +60,7 @@ def check_call(
     Args:
         call: arguments as configured, null ones included.
         pipeline: a diffusers pipeline class.
-        section: how messages call ``call``, one of ``SECTIONS``.
+        section: how messages call ``call``: one of ``SECTIONS``, ``data.call`` or ``data.media``.
         place: dotted key to where it was set (``Resolved.place``).
 
     Raises:

@@ -80,7 +80,7 @@ class Rollout(PluginSection):
     group_size: PositiveInt = Field(default=8, description="samples per prompt")
     batch_size: PositiveInt = Field(default=16, description="samples denoised together")
     share_initial_noise: bool = Field(default=False, description="one x_T for all samples of a group")
-    sde: SdeOptions = Field(default_factory=SdeOptions)
+    sde: SdeOptions = Field(default_factory=SdeOptions, description="how noise enters the steps of the window")
     call: dict[str, Any] = Field(
         default_factory=dict, description="arguments for the pipeline's __call__; null leaves one to the pipeline"
     )
@@ -117,9 +117,19 @@ class Data(PluginSection):
         description="file; relative to the configuration, or <shipped checkpoint>/<file>", examples=["prompts.txt"]
     )
     format: str | None = Field(
-        default=None, description="txt, jsonl, parquet or a plugin's; default: the file's suffix"
+        default=None, description="txt, jsonl, parquet, geneval or a plugin's; default: the file's suffix"
     )
     prompt_column: str = Field(default="prompt", description="column that holds the text")
+    media: dict[str, str] = Field(
+        default_factory=dict,
+        description="pipeline argument -> column with the file (or list of files) given for it; relative to the data",
+        examples=["{image: source}"],
+    )
+    call: list[str] = Field(
+        default_factory=list,
+        description="columns that are pipeline arguments of their row, over those of rollout.call",
+        examples=["[height, width]"],
+    )
     shuffle: bool = Field(default=True, description="new order every epoch, a function of the seed")
 
 
@@ -167,7 +177,7 @@ class Validation(Section):
     every: int = Field(default=10, ge=0, description="iterations between validations; 0: only before and after")
     data: Data | None = Field(default=None, description="null: the training prompts")
     prompts: PositiveInt | None = Field(default=None, description="use the first n; null: all")
-    samples_per_prompt: PositiveInt = Field(default=1)
+    samples_per_prompt: PositiveInt = Field(default=1, description="samples of each prompt, each with its own noise")
     steps: PositiveInt | None = Field(default=None, description="null: rollout.steps")
     batch_size: PositiveInt | None = Field(default=None, description="null: rollout.batch_size")
     call: dict[str, Any] = Field(default_factory=dict, description="overrides of rollout.call")
@@ -201,19 +211,21 @@ class Config(Section):
     """The whole configuration, as resolved."""
 
     seed: int | None = Field(default=0, description="names every random draw; null picks one and prints it")
-    model: Model
-    algorithm: Algorithm
-    rollout: Rollout = Field(default_factory=Rollout)
+    model: Model = Field(description="what is trained")
+    algorithm: Algorithm = Field(description="the RL objective")
+    rollout: Rollout = Field(default_factory=Rollout, description="how samples are drawn")
     reward: Rewards = Field(description="what is wanted", examples=["{name: ocr}"])
-    data: Data
-    train: Train = Field(default_factory=Train)
-    validation: Validation = Field(default_factory=Validation)
+    data: Data = Field(description="the prompts")
+    train: Train = Field(default_factory=Train, description="updates")
+    validation: Validation = Field(default_factory=Validation, description="held-out scores")
     launcher: Annotated[Launcher, BeforeValidator(named)] = Field(default_factory=Launcher, description="where it runs")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="compute precision; masters and log-probs stay fp32"
     )
-    tracker: Annotated[list[Tracker], BeforeValidator(_trackers)] = Field(default_factory=list)
+    tracker: Annotated[list[Tracker], BeforeValidator(_trackers)] = Field(
+        default_factory=list, description="who keeps the figures, besides metrics.jsonl and report.html"
+    )
     gate: Annotated[Literal["on", "warn", "off"], BeforeValidator(_gate_word)] = Field(
         default="on", description="prove the run before it trains"
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from omni_rl.buckets import by_form, form
 from omni_rl.engines.base import ENGINE_HOOKS, Context
 from omni_rl.model.encoding import encode_ahead, forget
 from omni_rl.requests import NoiseKey, Request
@@ -30,10 +31,11 @@ class EmbeddedEngine:
         self._encoded: set[NoiseKey] = set()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue requests in batches of neighbours that share their schedule and their window's size."""
+        """Queue requests in batches that share their schedule, their sizes and their window's size."""
         size = self._batch_size
         self._encode(requests)
-        for alike in _runs_alike(requests):
+        for places in by_form(requests, form):
+            alike = [requests[i] for i in places]
             self._waiting.extend(alike[i : i + size] for i in range(0, len(alike), size))
 
     def _encode(self, requests: Sequence[Request]) -> None:
@@ -62,17 +64,3 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Drop what was not sampled."""
         self._waiting.clear()
-
-
-def _runs_alike(requests: Sequence[Request]) -> list[list[Request]]:
-    runs: list[list[Request]] = []
-    for request in requests:
-        if runs and _shape(runs[-1][-1]) == _shape(request):
-            runs[-1].append(request)
-        else:
-            runs.append([request])
-    return runs
-
-
-def _shape(request: Request) -> tuple[object, ...]:
-    return request.steps, request.call, request.window.size, request.sde

@@ -50,16 +50,17 @@ def adapters(model: LoadedModel, dtype: torch.dtype, scale: float) -> Weights:
     with torch.no_grad():
         return {
             sent: (p.float() * (scale if sent.endswith(ADAPTER_SIDES[1]) else 1)).to("cpu", dtype)
-            for sent, p in ((_plain(name), p) for name, p in model.parameters().items())
+            for sent, p in ((plain_name(name), p) for name, p in model.parameters().items())
         }
 
 
 def adapter_names(model: LoadedModel) -> dict[str, str]:
     """Name of a tensor of :func:`adapters` -> the trainable parameter that it is."""
-    return {_plain(name): name for name in model.parameters()}
+    return {plain_name(name): name for name in model.parameters()}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """An adapter's parameter as PEFT saves it, without the adapter's own name."""
     return name.replace(f".{ADAPTER}.weight", ".weight")
 
 

@@ -11,7 +11,9 @@ import torch
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
+from omni_rl.media_files import load
 from omni_rl.model import capture, stand_ins, universal
+from omni_rl.model.asking import call_arguments, latent_arguments
 from omni_rl.model.batching import in_groups, take
 from omni_rl.model.embeddings import mask_of, one_by_one
 from omni_rl.model.loaded import frozen, lossless
@@ -36,8 +38,9 @@ class Oracle:
 
     def __init__(self, run: Run, probe: Probe) -> None:
         self.model = run.model
-        self.requests = probe.prompts
-        self.call = self.requests[0].call
+        media = load(probe.prompts[0].media)
+        self.requests = probe.prompts[:1] if media else probe.prompts  # pipelines take one prompt's media at a time
+        self.call = {**self.requests[0].call, **media}
         self.prompts = [r.prompt for r in self.requests]
         negatives = [r.negative_prompt for r in self.requests]
         self.negatives = None if negatives[0] is None else [n or "" for n in negatives]
@@ -46,13 +49,11 @@ class Oracle:
                 model=run.model, prompts=self.prompts, negative_prompts=self.negatives, call=self.call
             )
             self.conditioning: Tensors = {n: lossless(v) for n, v in found.items()}
-            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.conditioning, call=self.call)
+            call = self.requests[0].call
+            self.given = self.conditioning | universal.prepare_condition(model=run.model, requests=self.requests)
+            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.given, call=call)
             self.table: SigmaTable = universal.set_timesteps(
-                model=run.model,
-                steps=self.requests[0].steps,
-                shapes=self.shapes,
-                conditioning=self.conditioning,
-                call=self.call,
+                model=run.model, steps=self.requests[0].steps, shapes=self.shapes, conditioning=self.given, call=call
             )
 
     def final(self, start: Streams) -> Streams:
@@ -71,8 +72,8 @@ class Oracle:
         prompts = [self.prompts[i] for i in rows]
         negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {
-            **universal.call_arguments(model, {}, self.call),
-            **universal.latent_arguments(model, start, self.conditioning, self.call),
+            **call_arguments(model, {}, self.call),
+            **latent_arguments(model, start, self.given, self.requests[0].call),
             **text_arguments(prompts, negatives),
             "num_inference_steps": self.requests[0].steps,
         }
@@ -91,7 +92,8 @@ def model_rows(run: Run, probe: Probe) -> Iterator[Row]:
         yield Row("own pipeline", "info", f"not comparable: {error.what}")
     else:
         yield _schedule(probe, state.table, oracle)
-        yield _text(run, state.conditioning, oracle.conditioning)
+        ours = {n: v[: len(oracle.requests)] for n, v in state.conditioning.items()}
+        yield _text(run, ours, oracle.conditioning)
         yield _own_loop(run, oracle, start, state)
     yield _guidance(run, probe, start, state.conditioning)
     yield _per_row_timesteps(run, probe, start, state.conditioning)
@@ -152,9 +154,10 @@ def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> 
     if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
         what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
         return Row("own loop", "info", what)
-    final, own = state.x, oracle.final(start)
+    rows = len(oracle.requests)
+    final, own = {n: x[:rows] for n, x in state.x.items()}, oracle.final({n: x[:rows] for n, x in start.items()})
     for name, mask in state.masks.items():  # the pipeline restores frozen elements after the last step, out of sight
-        own[name] = torch.where(mask, own[name], final[name])
+        own[name] = torch.where(mask[:rows], own[name], final[name])
     found = max(gap(final[n], own[n]) for n in final)
     _, alone = own_loop(run, oracle.requests[:1], noise=False)
     floor = max(gap(alone.x[n], final[n][:1]) for n in final)
@@ -170,7 +173,8 @@ def _guidance(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> 
     scale = float(first.call.get("true_cfg_scale") or 0)
     if rows == 1 and (first.negative_prompt is not None or scale > 1):
         given = "a negative prompt is given" if first.negative_prompt is not None else f"true_cfg_scale is {scale:g}"
-        hint = "set the guidance scale above 1" if first.negative_prompt is not None else "add negative_prompt"
+        asked = first.negative_prompt is not None
+        hint = "set the guidance scale above 1, or negative_prompt to null," if asked else "add negative_prompt"
         what = f"{given}, but the denoiser sees each sample once: guidance is off ({hint} in rollout.call)"
         return judge("guidance", False, what)
     return Row(

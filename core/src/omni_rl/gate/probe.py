@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl import trajectory
+from omni_rl.buckets import form
 from omni_rl.collecting import finished_groups
 from omni_rl.errors import RunError
 from omni_rl.gate.rounding import nudged
@@ -44,7 +45,8 @@ class Probe:
 def draw(run: Run) -> Probe:
     """Up to two prompts times four samples of the first iteration, with keys of their own."""
     requests = [_keyed(r) for r in rollout_requests(run.config, run.hooks, run.prompts, 0, run.policy_version)]
-    first = sorted({r.uid for r in requests})[:PROMPTS]
+    alike = {r.uid for r in requests if form(r) == form(requests[0])}  # one batch's worth
+    first = sorted(alike)[:PROMPTS]
     chosen = [r for u in first for r in [r for r in requests if r.uid == u][:MEMBERS]]
     samples = sampled(run, chosen)
     return Probe(chosen, samples, trajectory.collate(samples), [r for r in requests if r not in chosen])

@@ -171,7 +171,7 @@ def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, LookupError, AttributeError, NameError, ArithmeticError, RuntimeError) as error:
+    except (TypeError, LookupError, AttributeError, NameError, ArithmeticError, RuntimeError, ImportError) as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
 

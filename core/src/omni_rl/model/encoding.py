@@ -7,18 +7,21 @@ memory, and nothing to invalidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from omni_rl.errors import ModelError
+from omni_rl.media_files import load
 from omni_rl.model.loaded import LoadedModel, frozen, lossless
 from omni_rl.requests import Request
 from omni_rl.types import Tensors
 
 _ENCODED = "encoded prompts"
-_Key = tuple[str, str | None, tuple[tuple[str, str], ...]]
+_ONCE = "worked out once"
+_Key = tuple[str, str | None, tuple[tuple[str, str], ...], str]
 
 
 def encode(model: LoadedModel, requests: Sequence[Request]) -> tuple[Tensors, Tensors]:
@@ -39,7 +42,7 @@ def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: in
     known = model.memo.setdefault(_ENCODED, {})
     for call in {frozen(r.call): r.call for r in requests}.values():
         keys = list(dict.fromkeys(_key(r) for r in requests if r.call == call))
-        parts = [_encode_texts(model, keys[i : i + batch_size], call) for i in range(0, len(keys), batch_size)]
+        parts = [_encode_texts(model, part, call) for part in _encoded_together(keys, batch_size)]
         conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
         known |= {
             key: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
@@ -47,20 +50,38 @@ def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: in
         }
 
 
+def _encoded_together(keys: Sequence[_Key], batch_size: int) -> Iterator[Sequence[_Key]]:
+    """Texts that see media go one by one, because pipelines take one prompt's media at a time."""
+    size = 1 if any(media for *_, media in keys) else batch_size
+    yield from (keys[i : i + size] for i in range(0, len(keys), size))
+
+
+def once(model: LoadedModel, request: Request, work: Callable[[Request], Tensors]) -> Tensors:
+    """``work(request)``, worked out once for each prompt of a submission."""
+    known = model.memo.setdefault(_ONCE, {})
+    key = _key(request)
+    if key not in known:
+        known[key] = work(request)
+    return known[key]  # type: ignore[no-any-return]
+
+
 def forget(model: LoadedModel) -> None:
-    """Drop all encoded prompts."""
+    """Drop all encoded prompts, and what was worked out once for them."""
     model.memo.pop(_ENCODED, None)
+    model.memo.pop(_ONCE, None)
 
 
 def _key(request: Request) -> _Key:
-    return request.prompt, request.negative_prompt, frozen(request.call)
+    media = json.dumps(request.media, sort_keys=True) if request.media else ""
+    return request.prompt, request.negative_prompt, frozen(request.call), media
 
 
 def _encode_texts(model: LoadedModel, keys: Sequence[_Key], call: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
-    prompts = [prompt for prompt, _, _ in keys]
-    negatives = [negative or "" for _, negative, _ in keys] if any(n is not None for _, n, _ in keys) else None
+    prompts = [prompt for prompt, *_ in keys]
+    negatives = [negative or "" for _, negative, *_ in keys] if any(n is not None for _, n, *_ in keys) else None
     hooks = model.hooks
-    tokens = hooks.tokenize(model=model, prompts=prompts)
+    call = {**call, **load(json.loads(keys[0][-1]))} if keys[0][-1] else call
+    tokens = hooks.tokenize(model=model, prompts=prompts, call=call)
     if not tokens:
         encoded = hooks.encode_prompt(
             model=model, prompts=prompts, negative_prompts=negatives, tokens=tokens, call=call
@@ -68,7 +89,7 @@ def _encode_texts(model: LoadedModel, keys: Sequence[_Key], call: Mapping[str, A
         return _on_device(model, encoded), {}
     encoded = _encode_tokens(model, prompts, tokens, call)
     if negatives is not None:
-        negative_tokens = hooks.tokenize(model=model, prompts=negatives)
+        negative_tokens = hooks.tokenize(model=model, prompts=negatives, call=call)
         encoded |= _negative(_encode_tokens(model, negatives, negative_tokens, call))
         tokens = {**tokens, **_negative(negative_tokens)}
     return _on_device(model, encoded), tokens

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,10 @@ class LoadedModel:
         named = ((f"{c}.{n}", p) for c, m in self.denoisers.items() for n, p in m.named_parameters())
         return {n: p for n, p in named if p.requires_grad}
 
+    def argument(self, call: Mapping[str, Any], name: str) -> Any:
+        """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
+        return call[name] if name in call else _arguments(type(self.pipe).__call__)[name].default
+
     def compute(self) -> contextlib.AbstractContextManager[Any]:
         """The precision context that rollout and replay share."""
         if not self.autocast:
@@ -129,6 +135,11 @@ def from_pipe(
     _place(model)
     _count_encoder_calls(model)
     return model
+
+
+@lru_cache
+def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def _check_flow_matching(model: LoadedModel) -> None:

@@ -120,16 +120,16 @@ class _Caught:
 
 def _reaches_vae(model: LoadedModel, latents: torch.Tensor, row: Tensors, call: Mapping[str, Any]) -> torch.Tensor:
     """(1, ...) what ``vae.decode`` is called with when the final latents are ``latents`` (1, ...)."""
-    from omni_rl.model.universal import call_arguments, latent_arguments
+    from omni_rl.model.asking import ask, latent_arguments
 
     own = model.pipe.vae
     caught = _Caught(own)
     step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=[latents])
-    arguments = {**latent_arguments(model, {"x": latents}, row, call), **call_arguments(model, row, call)}
+    given = latent_arguments(model, {"x": latents}, row, call)
     model.pipe.__dict__["vae"] = caught
     try:
         with capture.denoisers_silenced(model.denoisers):
-            capture.ask(model.pipe, step, **{**arguments, "output_type": "pt"})
+            ask(model, step, row, call, **given, output_type="pt")
     finally:
         model.pipe.__dict__["vae"] = own
     assert caught.latents is not None, "pipelines decode with their vae"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model import capture, stand_ins
+from omni_rl.model import capture, given_media, stand_ins
 from omni_rl.model.embeddings import Forms, forms
 from omni_rl.model.loaded import LoadedModel, frozen
 
@@ -75,15 +75,24 @@ def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | Non
 
 
 def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> Forms:
-    """How the outputs hold their rows; asked once for each set of arguments, of one text and of two."""
-    key = ("forms of embeddings", negative, frozen(call))
+    """How the outputs hold their rows; asked once for each set of arguments, of one text and of two.
+
+    Prompts with media come one by one, and some pipelines take no two: rows then, which masks tell apart.
+    """
+    media = given_media.among(call)
+    key = ("forms of embeddings", negative, frozen({n: v for n, v in call.items() if n not in media}), *sorted(media))
     if key not in model.memo:
         with capture.silent(model.pipe):  # the long text may well be truncated
-            one, two = (
-                named_outputs(model, text_arguments(texts, texts if negative else None), call)
-                for texts in (TWO_TEXTS[:1], TWO_TEXTS)
-            )
-        model.memo[key] = forms(one, two)
+            try:
+                one, two = (
+                    named_outputs(model, text_arguments(texts, texts if negative else None), call)
+                    for texts in (TWO_TEXTS[:1], TWO_TEXTS)
+                )
+                model.memo[key] = forms(one, two)
+            except ModelError:
+                if not media:
+                    raise
+                model.memo[key] = Forms({})
     return model.memo[key]  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Sizes of pictures, for model plugins."""
+"""Sizes of pictures and videos, for model plugins."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def patches(call: Mapping[str, Any], default: int, patch: int) -> tuple[int, int
     """
     rows, columns = (_count(name, call.get(name) or default, patch) for name in ("height", "width"))
     return rows, columns
+
+
+def latent_frames(frames: int, every: int) -> int:
+    """How many frames a video has for an autoencoder that keeps the first one and then one of ``every``.
+
+    Raises:
+        ConfigError: ``frames`` is not one more than a multiple of ``every``; pipelines would round it.
+    """
+    if frames % every != 1 % every:
+        near = max(frames // every, 0) * every + 1
+        what = f"rollout.call.num_frames: {frames} is not one more than a multiple of {every}"
+        raise ConfigError(what, f"try {near}")
+    return frames // every + (every > 1)
 
 
 def _count(name: str, pixels: int, patch: int) -> int:

@@ -5,6 +5,8 @@ One question is asked in several ways: "run your ``__call__`` up to here" (:mod:
 
 * ``encode_prompt``: up to the first denoiser call; the outputs of the pipeline's own ``encode_prompt`` are named by its
   return statement (``return prompt_embeds, pooled_prompt_embeds, text_ids``) and kept if ``__call__`` takes them back.
+* ``prepare_condition``: up to the first denoiser call; what autoencoders and image encoders answered is kept
+  (:mod:`omni_rl.model.given_media`).
 * ``prepare_latents``: one step; the samples that reach ``scheduler.step`` are the streams, in that order.
 * ``set_timesteps``: up to the first ``scheduler.step`` of the pipeline's own scheduler.
 * ``predict``: one step whose timestep is ``t``; what reaches ``scheduler.step`` is the velocity.
@@ -21,20 +23,16 @@ import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
-from omni_rl.model import capture, stand_ins, streams
+from omni_rl.media import RATE
+from omni_rl.model import capture, given_media, stand_ins
+from omni_rl.model.asking import ask, encoded_media, latent_arguments, streams_of
 from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, rows_are_apart, take
-from omni_rl.model.embeddings import Forms, as_returned, by_width, text_rows, to_rows
+from omni_rl.model.embeddings import Forms, by_width, text_rows, to_rows
+from omni_rl.model.encoding import once
 from omni_rl.model.loaded import LoadedModel, frozen, lossless
-from omni_rl.model.prompt_outputs import (
-    NEEDS_PLUGIN,
-    TWO_TEXTS,
-    forms_of,
-    least_steps,
-    named_outputs,
-    text_arguments,
-)
-from omni_rl.model.streams import Ask, Stream, find_streams
-from omni_rl.randomness import ForbiddenGenerator, randn
+from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, TWO_TEXTS, forms_of, named_outputs, text_arguments
+from omni_rl.randomness import randn
+from omni_rl.requests import Request
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
 
@@ -46,9 +44,12 @@ def tokenize() -> Tensors:
 
 
 @hookimpl
-def prepare_condition() -> Tensors:
-    """Nothing but the prompt conditions the sample."""
-    return NO_CONDITION
+def prepare_condition(model: LoadedModel, requests: Sequence[Request]) -> Tensors:
+    """What encoders make of the requests' media, asked once for each prompt."""
+    if not requests[0].media:
+        return NO_CONDITION
+    rows = [once(model, request, lambda r: encoded_media(model, r)) for request in requests]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @hookimpl
@@ -68,7 +69,7 @@ def _encoded(model: LoadedModel, texts: Mapping[str, Sequence[str]], call: Mappi
         return {n: v for argument, given in texts.items() for n, v in text_rows(argument, given).items()}
     rows = len(texts["prompt"])
     forms = forms_of(model, "negative_prompt" in texts, call)
-    parts = [slice(i, i + 1) for i in range(rows)] if forms.one_by_one else [slice(None)]
+    parts = [slice(i, i + 1) for i in range(rows)] if forms.one_by_one else [slice(0, rows)]
     outputs = [
         _present(named_outputs(model, {n: list(t[part]) for n, t in texts.items()}, call), forms) for part in parts
     ]
@@ -86,12 +87,12 @@ def _present(found: Mapping[str, Any], forms: Forms) -> dict[str, Any]:
     embeddings of one width says that all tokens count.
     """
     present = {n: v for n, v in found.items() if isinstance(v, torch.Tensor) or (isinstance(v, list) and v)}
-    for mask, value in found.items():
+    absent = [name for name, value in found.items() if name.endswith("_mask") and value is None]
+    for mask in absent:
         name = mask.replace("_attention_mask", "_embeds").removesuffix("_mask")
         embeds = present.get(name)
-        padded = isinstance(embeds, torch.Tensor) and forms.kinds.get(name, "rows") == "rows"
-        if mask.endswith("_mask") and value is None and padded:
-            present[mask] = torch.ones_like(present[name][..., 0], dtype=torch.long)  # (B, L)
+        if isinstance(embeds, torch.Tensor) and forms.kinds.get(name, "rows") == "rows":
+            present[mask] = torch.ones_like(embeds[..., 0], dtype=torch.long)  # (B, L)
     return present
 
 
@@ -106,52 +107,7 @@ def _checked_rows(model: LoadedModel, found: Tensors, rows: int) -> Tensors:
 @hookimpl
 def prepare_latents(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes per stream, found by letting the pipeline draw its own latents once for one row."""
-    return {name: stream.shape for name, stream in _streams(model, conditioning, call).items()}
-
-
-def _streams(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Stream]:
-    """By name; found once, by whichever hook is called first."""
-    key = ("streams", frozen(call))
-    if key not in model.memo:
-        row = {n: v[:1] for n, v in conditioning.items()}
-
-        def ask(**arguments: Any) -> stand_ins.OneStep:
-            one = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), arguments.pop("streams"))
-            capture.ask(model.pipe, one, **{**call_arguments(model, row, call), **arguments})
-            return one
-
-        with torch.no_grad(), capture.first_asked(model.pipe):
-            model.memo[key] = find_streams(model, _minding_idle_draws(model, ask, call))
-    return model.memo[key]  # type: ignore[no-any-return]
-
-
-def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -> Ask:
-    """``ask``, which also finds out whether the pipeline draws noise although it is given latents.
-
-    Some draw noise and multiply it by 0. That may be: two generators must then make no difference.
-
-    Raises:
-        AssertionError: it draws noise that counts.
-    """
-
-    def asked(**arguments: Any) -> stand_ins.OneStep:
-        if "generator" in arguments:
-            return ask(**arguments)
-        try:
-            return ask(**arguments)
-        except (AssertionError, TypeError):
-            first, second = (ask(**arguments, generator=capture.discarded(seed)) for seed in (0, 1))
-            pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
-            if not all(torch.equal(a, b) for a, b in pairs):
-                raise
-            model.memo["idle draws", frozen(call)] = True
-            return first
-
-    return asked
-
-
-def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
-    return capture.discarded() if ("idle draws", frozen(call)) in model.memo else ForbiddenGenerator()
+    return {name: stream.shape for name, stream in streams_of(model, conditioning, call).items()}
 
 
 @hookimpl
@@ -159,7 +115,7 @@ def set_timesteps(
     model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], conditioning: Tensors, call: Mapping[str, Any]
 ) -> SigmaTable:
     """The table of the pipeline's own scheduler, after the pipeline itself has set it."""
-    key = ("table", steps, frozen(call))
+    key = ("table", steps, given_media.signature(conditioning), frozen(call))
     if key not in model.memo:
         row = {n: v[:1] for n, v in conditioning.items()}
         model.memo[key] = _ask_table(model, steps, row, shapes, call)
@@ -171,8 +127,7 @@ def _ask_table(
 ) -> SigmaTable:
     table = stand_ins.Table(model.pipe.scheduler)
     x = {stream: torch.zeros((1, *shape), device=model.device) for stream, shape in shapes.items()}
-    arguments = {**call_arguments(model, row, call), "num_inference_steps": steps}
-    capture.ask(model.pipe, table, **latent_arguments(model, x, row, call), **arguments)
+    ask(model, table, row, call, **latent_arguments(model, x, row, call), num_inference_steps=steps)
     sigmas = table.sigmas.float().cpu()
     made = SigmaTable(table.timesteps.float().cpu(), sigmas if table.sign > 0 else 1 - sigmas)
     FlowMatchSDEDiscreteScheduler().set_table(made.timesteps, made.sigmas)  # refuses what is no flow-matching schedule
@@ -185,7 +140,8 @@ def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tenso
     step = single_step(model, call)
     if takes_one_row(model, call):
         return in_rows(step, x, t, conditioning, "single")
-    if bool((t == t[0]).all()):
+    equal = bool((t == t[0]).all())
+    if equal and (len(t) == 1 or not given_media.signature(conditioning)):  # of rows with media not all take a batch
         return step(x, t[0], conditioning)
     return in_rows(step, x, t, conditioning, batching_mode(model, step, x, t, conditioning, call))
 
@@ -201,13 +157,13 @@ def _measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -
     Some pipelines were written for one prompt at a time: they fail with two, or let the shorter one see its padding.
     """
     key = ("rows measured", negative, frozen(call))
-    if key in model.memo:
+    if key in model.memo or given_media.among(call):  # prompts with media are encoded one by one
         return
     model.memo[key] = True
     with torch.no_grad(), capture.silent(model.pipe), capture.first_asked(model.pipe):
         texts = text_arguments(TWO_TEXTS, TWO_TEXTS if negative else None)
         conditioning = {n: lossless(v.to(model.device)) for n, v in _encoded(model, texts, call).items()}
-        found = _streams(model, conditioning, call)
+        found = streams_of(model, conditioning, call)
         x = {n: randn(0, (2, *stream.shape)).to(model.device) for n, stream in found.items()}
         half = torch.full((2,), model.pipe.scheduler.config.num_train_timesteps / 2, device=model.device)
         with model.compute():
@@ -222,9 +178,11 @@ def _tolerance(model: LoadedModel) -> float:
 def batching_mode(
     model: LoadedModel, step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Mode:
-    """What batches of rows at different timesteps ``t`` (B,) the pipeline takes with these arguments."""
+    """What batches of rows the pipeline takes with these arguments; measured at timesteps ``t`` (B,), or near them."""
     key = ("batching", frozen(call))
     if key not in model.memo:
+        if bool((t == t[0]).all()):
+            t = torch.cat([t[:-1], t[-1:] / 2])
         with torch.no_grad():
             model.memo[key] = fastest_mode(step, x, t, conditioning, _tolerance(model))
     return model.memo[key]  # type: ignore[no-any-return]
@@ -236,7 +194,7 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
     def step(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
         one = stand_ins.OneStep(model.pipe.scheduler, t, streams=len(x))
         given = latent_arguments(model, x, conditioning, call)
-        capture.ask(model.pipe, one, **given, **call_arguments(model, conditioning, call))
+        ask(model, one, conditioning, call, **given)
         return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
 
     def width_by_width(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
@@ -248,44 +206,29 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
     return width_by_width
 
 
-def latent_arguments(
-    model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Latents under the names by which ``__call__`` takes them."""
-    return streams.arguments(_streams(model, conditioning, call), x)
-
-
-def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything else ``__call__`` is given: embeddings in the model's precision, and a generator nobody may use.
-
-    Embeddings stand in for the texts, which are None then: some pipelines have another default.
-    """
-    given = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in conditioning.items()})
-    negative = {name.startswith("negative_") for name in given}
-    texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in _taken(model)]
-    return {
-        "generator": _generator(model, call),
-        **dict.fromkeys(texts),
-        **given,
-        **capture.minimal(call, least_steps(model)),
-    }
-
-
-def _taken(model: LoadedModel) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(type(model.pipe).__call__).parameters
-
-
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
     """The pipeline's own decoding, reached by one step whose outcome is the final latents."""
+    rows = len(next(iter(latents.values())))
+    mode = model.memo.get(("batching", frozen(call)), "single")  # a plugin's velocity measures none
+    one_by_one = bool(given_media.signature(conditioning)) and mode == "single"
+    parts = [
+        _decoded(model, take(latents, places), take(conditioning, places), call)
+        for places in torch.arange(rows).split(1 if one_by_one else rows)
+    ]
+    return {kind: torch.cat([media[kind] for media in parts]) for kind in parts[0]}
+
+
+def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
     final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
-    arguments = {**latent_arguments(model, latents, conditioning, call), **call_arguments(model, conditioning, call)}
+    given = latent_arguments(model, latents, conditioning, call)
 
     def decoded(**generator: Any) -> Tensors:
         step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
         with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
-            outputs = capture.ask(model.pipe, step, **{**arguments, **generator, "output_type": "pt"})
-        return dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
+            outputs = ask(model, step, conditioning, call, **given, **generator, output_type="pt")
+        media = dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
+        return media | _rates(model, media, call)
 
     media = decoded()
     if model.memo.get(("idle draws", frozen(call))) is True:  # of the loop; the decoder's have yet to be seen
@@ -299,3 +242,13 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
 def _medium(output: torch.Tensor) -> tuple[str, torch.Tensor]:
     """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S)."""
     return {4: "image", 5: "video", 3: "audio"}[output.ndim], output
+
+
+def _rates(model: LoadedModel, media: Tensors, call: Mapping[str, Any]) -> Tensors:
+    """Frames and sound samples per second, where the pipeline's arguments or components tell them."""
+    parameters = inspect.signature(type(model.pipe).__call__).parameters
+    default = parameters["frame_rate"].default if "frame_rate" in parameters else None
+    sound = (getattr(m.config, "output_sampling_rate", None) for m in model.modules.values() if hasattr(m, "config"))
+    known = {"video": call.get("frame_rate") or default, "audio": next((rate for rate in sound if rate), None)}
+    rates = {kind: float(rate) for kind, rate in known.items() if isinstance(rate, (int, float))}
+    return {kind + RATE: torch.full((len(media[kind]),), rates[kind]) for kind in media.keys() & rates.keys()}

@@ -25,6 +25,8 @@ from omni_rl.plugins.blame import place, summary
 CORE = "omni-rl"
 DISABLE = "OMNI_RL_DISABLE"
 CONTRACT_GROUP = "omni_rl.contract"
+CONFORMANCE_GROUP = "omni_rl.conformance"
+"""An offer's key -> the class with which its distribution wants it tested; see :mod:`omni_rl.conformance`."""
 
 
 class Kind(NamedTuple):
@@ -54,7 +56,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "plugins": Kind("observer"),
     }
 )
-GROUPS = (*(f"omni_rl.{kind}" for kind in KINDS), CONTRACT_GROUP)
+GROUPS = (*(f"omni_rl.{kind}" for kind in KINDS), CONTRACT_GROUP, CONFORMANCE_GROUP)
 
 
 @dataclass(frozen=True)

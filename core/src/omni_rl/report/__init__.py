@@ -1,7 +1,18 @@
 """What a run shows for itself: curves, pictures before and after with equal noise, and figures of health."""
 
+from omni_rl.report.curves import stderr_name
 from omni_rl.report.health import health, reward_figures
-from omni_rl.report.page import write_report
-from omni_rl.report.pictures import before_after, grid, still
+from omni_rl.report.page import write_curves, write_report
+from omni_rl.report.pictures import before_after, grid, still, strip
 
-__all__ = ["before_after", "grid", "health", "reward_figures", "still", "write_report"]
+__all__ = [
+    "before_after",
+    "grid",
+    "health",
+    "reward_figures",
+    "stderr_name",
+    "still",
+    "strip",
+    "write_curves",
+    "write_report",
+]

@@ -14,6 +14,7 @@ Place = Callable[[Point], str]
 _WIDTH, _HEIGHT = 320.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 26.0, 20.0
 _SECTIONS = {"val": "reward", "reward": "reward", "actor": "actor"}  # by the part of a name before the first slash
+_GAP = 12.0  # between the curves of a sheet
 _SMOOTH_FROM = 20  # points; from here on a running mean is drawn over the single values
 
 
@@ -29,6 +30,22 @@ def sections(metrics: Sequence[Row]) -> dict[str, list[str]]:
 
 def _rank(name: str) -> tuple[int, bool, str]:
     return name.removeprefix("val/").count("/"), not name.startswith("val/"), name
+
+
+def sheet(metrics: Sequence[Row], style: str) -> str:
+    """The curves of rewards and actor, two a row, as an SVG file of its own; ``style`` is its CSS."""
+    found = sections(metrics)
+    names = [name for section in ("reward", "actor") for name in found.get(section, [])]
+    width, height = 2 * _WIDTH + _GAP, max(1, -(-len(names) // 2)) * (_HEIGHT + _GAP) - _GAP
+    cells = "".join(
+        f'<svg x="{i % 2 * (_WIDTH + _GAP):.0f}" y="{i // 2 * (_HEIGHT + _GAP):.0f}" width="{_WIDTH:.0f}" '
+        f'height="{_HEIGHT:.0f}" style="width: {_WIDTH:.0f}px">{curve(name, metrics)}</svg>'
+        for i, name in enumerate(names)
+    )
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
+    own = f"width: {width:.0f}px; font-family: sans-serif"
+    css = f"<style>{escape(style, quote=False)}</style>"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="{own}">{css}{cells}</svg>\n'
 
 
 def constants(metrics: Sequence[Row]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from omni_rl.durable import write_atomic
-from omni_rl.report.curves import Row, constants, curve, sections
+from omni_rl.report.curves import Row, constants, curve, sections, sheet
 from omni_rl.report.pictures import data_uri
 
 Health = Mapping[str, Mapping[str, float]]
@@ -69,14 +69,22 @@ def write_report(
     write_atomic(path, _page(title, "\n".join(part for part in parts if part)).encode())
 
 
+def write_curves(path: Path, metrics: Sequence[Row]) -> None:
+    """The report's curves as an SVG file, whole or not at all; ``metrics`` as for :func:`write_report`."""
+    write_atomic(path, sheet(metrics, _style()).encode())
+
+
+def _style() -> str:
+    return resources.files(__package__).joinpath("style.css").read_text("utf-8")
+
+
 def _page(title: str, body: str) -> str:
-    style = resources.files(__package__).joinpath("style.css").read_text("utf-8")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself refuses the network
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 

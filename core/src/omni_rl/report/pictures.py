@@ -14,12 +14,19 @@ _FONT = 12
 _LINE = 18  # height of a caption
 _LEAST = 128  # tiny pictures are enlarged to about this many pixels
 _MOST = 448  # large ones are reduced to this in the report
+_FRAMES = 4  # of a video, where it is shown as a strip
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 
 def still(media: np.ndarray) -> np.ndarray:
     """The picture (H, W, 3) that stands for ``media``: itself, or the middle frame of a video (F, H, W, 3)."""
     return media if media.ndim == 3 else media[len(media) // 2]
+
+
+def strip(video: np.ndarray) -> np.ndarray:
+    """(H, k W, 3): up to four frames of a video (F, H, W, 3) side by side, the first and the last among them."""
+    chosen = np.linspace(0, len(video) - 1, min(len(video), _FRAMES)).round().astype(int)
+    return np.concatenate(video[chosen], axis=1)
 
 
 def grid(images: Sequence[np.ndarray], captions: Sequence[str], columns: int, scale: int | None = None) -> Image.Image:

@@ -15,8 +15,18 @@ One module per kind of plugin. Inherit its suite in a test module of your own an
 from __future__ import annotations
 
 import pkgutil
+import sys
 
 import pytest
 
-# A failing suite then shows the values it compared, as a test of the plugin's own would.
-pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
+
+def show_compared_values() -> None:
+    """Let a failing suite show the values it compared, as a test of the plugin's own would.
+
+    pytest rewrites the assertions of modules that are imported after this, and after it has started itself.
+    """
+    modules = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    pytest.register_assert_rewrite(*(name for name in modules if name not in sys.modules))
+
+
+show_compared_values()

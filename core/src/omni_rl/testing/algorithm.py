@@ -45,7 +45,10 @@ class AlgorithmContract:
         return assembled(algorithm, model, self.steps)
 
     def test_options_are_strict_described_and_its_own(self, algorithm: object) -> None:
-        """A misspelt option is an error, ``omni-rl config --explain`` describes each, none hides a key of core's."""
+        """A misspelt option is an error, ``omni-rl config --explain`` describes each, none hides a key of core's.
+
+        Mend ``Config``: ``extra="forbid"``, a ``Field`` with a description for every option, no name that core uses.
+        """
         options = getattr(algorithm, "Config", None)
         if options is None:
             return
@@ -57,38 +60,58 @@ class AlgorithmContract:
     # -------------------------------------------------------------------------------------------------------- window
 
     def test_window_is_a_function_of_its_arguments(self, parts: Assembly) -> None:
-        """A resumed run asks again, in another process and another order, and must get the same windows."""
+        """A resumed run asks again, in another process and another order, and must get the same windows.
+
+        Mend ``sde_window``: keep nothing between calls, and draw from ``seed_of(seed, "window", ...)``.
+        """
         places = [(iteration, group, seed) for iteration in range(3) for group in range(3) for seed in (0, 1)]
         first = [window(parts, *place) for place in places]
         again = [window(parts, *place) for place in reversed(places)]
         assert first == again[::-1]
 
     def test_window_lies_inside_the_steps(self, parts: Assembly) -> None:
-        """A window that ends beyond the last step would store what was never sampled."""
+        """A window that ends beyond the last step would store what was never sampled.
+
+        Mend ``sde_window``: it may stop at ``steps`` at the latest. A window longer than the suite's: raise ``steps``.
+        """
         windows = [window(parts, iteration, group, 0) for iteration in range(5) for group in range(5)]
         assert [each for each in windows if each.stop > parts.config.rollout.steps] == []
 
     def test_a_group_shares_its_window_and_an_iteration_its_size(self, parts: Assembly) -> None:
-        """Samples that are compared with each other took their noise in the same steps; all rows stack into a batch."""
+        """Samples that are compared with each other took their noise in the same steps; all rows stack into a batch.
+
+        Mend ``sde_window``: where it opens may depend on iteration and group, its size on neither.
+        """
         requests = parts.requests()
         assert len({(request.uid, request.window) for request in requests}) == len({r.uid for r in requests})
         assert len({request.window.size for request in requests}) == 1
 
     # ---------------------------------------------------------------------------------------------------- advantages
 
-    @pytest.mark.parametrize("rewards", [[0.1] * 6, [0.1, 0.7, 0.1, 0.7, 0.1, 0.7]])
+    @pytest.mark.parametrize(
+        "rewards", [[0.1] * 6, [0.1, 0.7, 0.1, 0.7, 0.1, 0.7]], ids=["all equal", "equal in each group"]
+    )
     def test_equal_rewards_teach_nothing(self, parts: Assembly, rewards: list[float]) -> None:
-        """Exactly 0 for a group without differences; groups are told apart by ``uid`` and need not be neighbours."""
+        """Exactly 0 for a group without differences; groups are told apart by ``uid`` and need not be neighbours.
+
+        Mend ``compute_advantages``: subtract the mean of the rows of equal ``uid`` before anything is divided.
+        """
         assert not advantages(parts, rewards, [5, 2, 5, 2, 5, 2]).any()
 
     def test_a_group_of_one_teaches_nothing(self, parts: Assembly) -> None:
-        """Exactly 0, not NaN, for a sample whose fellows have no reward."""
+        """Exactly 0, not NaN, for a sample whose fellows have no reward.
+
+        Mend ``compute_advantages``: the deviation of one sample is 0 (ddof 0), and the divisor needs an epsilon.
+        """
         found = advantages(parts, [0.3, 0.1, 0.9, 0.4], [7, 1, 1, 1])
         assert found[0] == 0
         assert found[1:].any()
 
     def test_advantages_are_finite_and_in_the_order_of_the_rewards(self, parts: Assembly) -> None:
-        """Large and nearly equal rewards included; a better sample never gets less than a worse one of its group."""
+        """Large and nearly equal rewards included; a better sample never gets less than a worse one of its group.
+
+        Mend ``compute_advantages``: fp32, an epsilon beside the deviation, clipping that keeps the order.
+        """
         for rewards in ([0.0, 1e6, -1e6, 3.0], [1.0, 1.0 + 1e-6, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]):
             found = advantages(parts, rewards, [0] * 4)
             assert found.dtype == torch.float32
@@ -97,7 +120,10 @@ class AlgorithmContract:
             assert (ranked.diff() >= 0).all(), (rewards, found)
 
     def test_advantages_follow_their_samples(self, parts: Assembly) -> None:
-        """Samples finish in any order."""
+        """Samples finish in any order.
+
+        Mend ``compute_advantages``: answer in the order of ``rewards``, whatever groups were gathered in between.
+        """
         rewards, uid = [0.1, 0.9, 0.4, 0.6, 0.8, 0.2], [0, 0, 0, 1, 1, 1]
         order = [4, 0, 3, 5, 2, 1]
         turned = advantages(parts, [rewards[i] for i in order], [uid[i] for i in order])
@@ -106,7 +132,10 @@ class AlgorithmContract:
     # ---------------------------------------------------------------------------------------------------------- loss
 
     def test_one_loss_per_sample(self, parts: Assembly) -> None:
-        """(B,) with a gradient, figures (B,) without one, and a batch that is left as it was."""
+        """(B,) with a gradient, figures (B,) without one, and a batch that is left as it was.
+
+        Mend ``compute_loss``: do not average over the batch, detach the metrics, write nothing into ``batch``.
+        """
         batch = prepared(parts, parts.batch())
         before = batch.clone()
         output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=0)
@@ -119,7 +148,11 @@ class AlgorithmContract:
         assert bool((batch == before).all())
 
     def test_rewards_steer_the_gradient(self, parts: Assembly) -> None:
-        """A loss that no reward can change trains on nothing, however healthy its curve looks."""
+        """A loss that no reward can change trains on nothing, however healthy its curve looks.
+
+        Mend ``compute_loss``, which reads ``batch["advantages"]``, or ``prepare_actor_batch``, which makes something
+        of it.
+        """
         batch = parts.batch()
         turned = parts.rewarded(batch, -batch["rewards"])
         there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
@@ -127,7 +160,11 @@ class AlgorithmContract:
         assert (there - back).norm() > 1e-3 * there.norm()
 
     def test_the_first_update_is_on_policy(self, parts: Assembly) -> None:
-        """The ratio of unchanged weights is 1 to the bit: replay is the rollout's own arithmetic."""
+        """The ratio of unchanged weights is 1 to the bit: replay is the rollout's own arithmetic.
+
+        Mend ``compute_loss``: the ratio is exp(``policy.evaluate(batch, step).log_prob`` - ``batch["log_probs"][:,
+        step]``).
+        """
         batch = prepared(parts, parts.batch())
         output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=0)
         if "ratio_mean" not in output.metrics:
@@ -135,14 +172,22 @@ class AlgorithmContract:
         assert output.metrics["ratio_mean"].tolist() == [1.0] * len(batch)
 
     def test_micro_batches_do_not_matter(self, parts: Assembly) -> None:
-        """A sample's loss depends on its own row: memory decides the micro-batch size, and nothing else may."""
+        """A sample's loss depends on its own row: memory decides the micro-batch size, and nothing else may.
+
+        Mend ``compute_loss``: means and normalisations over rows belong into ``compute_advantages`` or
+        ``prepare_actor_batch``.
+        """
         batch = parts.batch()
         whole = gradient(parts, batch, len(batch))
         for size in (1, 4):
             torch.testing.assert_close(gradient(parts, batch, size), whole, rtol=1e-4, atol=float(1e-5 * whole.norm()))
 
     def test_micro_batches_give_the_same_updates(self, algorithm: object, model: LoadedModel) -> None:
-        """Over five iterations, several updates in each: gradient norms and weights agree to 1e-5."""
+        """Over five iterations, several updates in each: gradient norms and weights agree to 1e-5.
+
+        Mend ``compute_loss``, as above, or ``after_update``, if what it keeps depends on how often ``compute_loss``
+        ran.
+        """
         sizes = {size: updated(algorithm, copy.deepcopy(model), self.steps, size) for size in (1, 4, 64)}
         norms, weights = sizes[64]
         for other_norms, other_weights in (sizes[1], sizes[4]):
@@ -150,7 +195,10 @@ class AlgorithmContract:
             assert (other_weights - weights).norm() <= 1e-5 * weights.norm()
 
     def test_an_iteration_trains(self, parts: Assembly) -> None:
-        """Sampling, rewards and updates through core's own engine and backend; every figure is finite."""
+        """Sampling, rewards and updates through core's own engine and backend; every figure is finite.
+
+        Mend ``compute_loss`` or ``prepare_actor_batch``: no gradient reached a weight, or a figure is NaN.
+        """
         before = copy.deepcopy(parts.model.parameters())
         figures = [parts.backend.update(parts.batch(seed), seed) for seed in range(2)]
         assert all(torch.tensor(list(each.values())).isfinite().all() for each in figures), figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from omni_rl.model.loaded import LoadedModel
 from omni_rl.planning import rollout_requests
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
+from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
 from omni_rl.randomness import randn, seed_of
 from omni_rl.requests import Request
 from omni_rl.run import Run
@@ -88,6 +89,7 @@ def assemble(
     plugin: object = None,
     algorithm: object = None,
     prompts: Sequence[str] = PROMPTS,
+    media: Sequence[Mapping[str, str | list[str]]] = (),
     backend: Callable[[Context], Backend] = TorchBackend,
     engine: Callable[[Context], Engine] = EmbeddedEngine,
     **sections: dict[str, Any],
@@ -98,6 +100,7 @@ def assemble(
         model: as loaded; ``backend`` chooses what trains in it.
         plugin: the model plugin; None leaves every hook to the universal adapter.
         algorithm: the algorithm's instance; by default the policy gradient of :mod:`omni_rl.testing.toy`.
+        media: the files of each prompt, as ``Request.media``.
         sections: the configuration, over the plugins' defaults and this module's.
     """
     algorithm = PolicyGradient() if algorithm is None else algorithm
@@ -106,9 +109,11 @@ def assemble(
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
     config = _config(layers, model.architecture, len(prompts), sections)
     hooks = model.hooks = Hooks(build_manager(layers))
-    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]])
+    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # core's phases, for a sampling process
+    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]], spec)
     trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
-    rows = PromptSet([PromptRow(prompt) for prompt in prompts])
+    files = media or [{}] * len(prompts)
+    rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
     return Assembly(config, model, hooks, trainer, engine(context), context, rows)
 
 

@@ -47,7 +47,10 @@ class BackendContract:
     # ---------------------------------------------------------------------------------------------------- what moves
 
     def test_an_update_moves_what_trains_and_nothing_else(self, train: Train) -> None:
-        """Every trained tensor with a gradient moves; frozen weights, encoders and decoders keep their bits."""
+        """Every trained tensor with a gradient moves; frozen weights, encoders and decoders keep their bits.
+
+        Mend ``update``: the optimizer holds ``model.parameters()``, all of them and only them.
+        """
         parts = train()
         parts.nudge()
         before = weights(parts)
@@ -56,14 +59,20 @@ class BackendContract:
         assert moved == set(parts.model.parameters())
 
     def test_a_learning_rate_of_zero_moves_nothing(self, train: Train) -> None:
-        """Weight decay, momentum and averages included: the control run of every experiment."""
+        """Weight decay, momentum and averages included: the control run of every experiment.
+
+        Mend ``update``: weight decay is decoupled and scaled by the learning rate.
+        """
         parts = train(lr=0.0, weight_decay=0.1)
         before = weights(parts)
         parts.backend.update(parts.batch(), 0)
         assert_equal(weights(parts), before)
 
     def test_the_policy_is_what_is_sampled(self, train: Train) -> None:
-        """After an update the policy replays samples that are drawn from the moved weights."""
+        """After an update the policy replays samples that are drawn from the moved weights.
+
+        Mend ``policy``: it evaluates the very weights that ``update`` moved.
+        """
         parts = train()
         parts.backend.update(parts.batch(), 0)
         batch = parts.batch()
@@ -74,7 +83,11 @@ class BackendContract:
     # ------------------------------------------------------------------------------------------------------ geometry
 
     def test_micro_batches_do_not_matter(self, train: Train) -> None:
-        """Equal gradient norms and weights for any micro-batch size, also after a second pass over the samples."""
+        """Equal gradient norms and weights for any micro-batch size, also after a second pass over the samples.
+
+        Mend ``update``: divide by the mini-batch's samples and steps, not by the micro-batch's, and clip once at the
+        end.
+        """
         reference = trained(train(micro_batch_size=6, inner_epochs=2, max_grad_norm=1e-3))
         for size in (1, 4):
             figures, change = trained(train(micro_batch_size=size, inner_epochs=2, max_grad_norm=1e-3))
@@ -83,7 +96,10 @@ class BackendContract:
             assert (change - reference[1]).norm() <= self.tolerance * reference[1].norm()
 
     def test_an_update_takes_whole_prompts(self, train: Train) -> None:
-        """Three prompts, two an update, two passes: four optimizer steps, counted over the whole run."""
+        """Three prompts, two an update, two passes: four optimizer steps, counted over the whole run.
+
+        Mend ``update``: ``train.mini_batch_prompts`` prompts to an optimizer step, ``after_update`` after each.
+        """
         parts = train(mini_batch_prompts=2, inner_epochs=2)
         (algorithm,) = parts.context.plugins
         assert isinstance(algorithm, PolicyGradient)
@@ -92,7 +108,10 @@ class BackendContract:
         assert algorithm.updates == list(range(1, 9))
 
     def test_figures_are_finite_means_over_samples(self, train: Train) -> None:
-        """``actor/<name>`` of an algorithm's figure is its mean over samples and steps, whatever the micro-batches."""
+        """``actor/<name>`` of an algorithm's figure is its mean over samples and steps, whatever the micro-batches.
+
+        Mend ``update``: weight the figures of a micro-batch by its rows.
+        """
         parts = train(micro_batch_size=4, lr=0.0)
         batch = parts.batch()
         figures = parts.backend.update(batch, 0)
@@ -103,7 +122,10 @@ class BackendContract:
     # --------------------------------------------------------------------------------------------------------- state
 
     def test_state_goes_on_exactly(self, train: Train) -> None:
-        """Loaded into a fresh backend whose weights differ, the state continues bit for bit: weights and figures."""
+        """Loaded into a fresh backend whose weights differ, the state continues bit for bit: weights and figures.
+
+        Mend ``state`` and ``load_state``: weights, optimizer, averages, schedule and counters, copied when loaded.
+        """
         options = {"ema": {"decay": 0.5, "every": 2}, "warmup": 3}
         parts, other = train(**options), train(**options)
         batch = parts.batch()
@@ -118,7 +140,10 @@ class BackendContract:
         assert_equal(loaded, written)  # a file's tensors may be mapped into memory
 
     def test_state_is_plain_data(self, train: Train) -> None:
-        """What safetensors and JSON can write, and what another run can tell apart."""
+        """What safetensors and JSON can write, and what another run can tell apart.
+
+        Mend ``state``: contiguous tensors on the CPU, everything else in the mapping for JSON.
+        """
         parts = train()
         parts.backend.update(parts.batch(), 0)
         tensors, extra = parts.backend.state()
@@ -126,7 +151,10 @@ class BackendContract:
         assert json.loads(json.dumps(extra)) == extra
 
     def test_what_does_not_fit_is_refused(self, train: Train) -> None:
-        """A tensor that is missing, misshapen or left over means another configuration wrote the checkpoint."""
+        """A tensor that is missing, misshapen or left over means another configuration wrote the checkpoint.
+
+        Mend ``load_state``: compare names and shapes first, and raise CheckpointError with the name.
+        """
         parts = train()
         parts.backend.update(parts.batch(), 0)
         tensors, extra = parts.backend.state()
@@ -137,7 +165,10 @@ class BackendContract:
                 train().backend.load_state(wrong, extra)
 
     def test_named_weights_come_and_go(self, train: Train) -> None:
-        """Within ``weights(name)`` the policy is another one; afterwards the trained bits are back."""
+        """Within ``weights(name)`` the policy is another one; afterwards the trained bits are back.
+
+        Mend ``policy.weights``: swap values in under no_grad, and put the trained bits back.
+        """
         parts = train()
         parts.nudge()
         batch, before = parts.batch(), weights(parts)

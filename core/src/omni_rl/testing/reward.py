@@ -35,11 +35,17 @@ class RewardContract:
     tolerance: ClassVar[float] = 1e-6
 
     def test_scope_is_sample_or_group(self, reward: Reward) -> None:
-        """``scope`` tells core how samples may be batched."""
+        """``scope`` tells core how samples may be batched.
+
+        Mend ``scope``: "sample", or "group" where a sample can only be judged beside its group.
+        """
         assert reward.scope in ("sample", "group")
 
     def test_config_refuses_unknown_keys(self, reward: Reward) -> None:
-        """A misspelt option is an error, never a default."""
+        """A misspelt option is an error, never a default.
+
+        Mend ``Config``: ``model_config = ConfigDict(extra="forbid")``.
+        """
         with pytest.raises(ValidationError) as refused:
             reward.Config.model_validate({UNKNOWN_KEY: 1})
         reasons = {(error["type"], error["loc"]) for error in refused.value.errors()}
@@ -48,33 +54,51 @@ class RewardContract:
         )
 
     def test_options_do_not_shadow_the_section(self, reward: Reward) -> None:
-        """Options stand beside core's own keys of a reward section, so none may bear the name of one."""
+        """Options stand beside core's own keys of a reward section, so none may bear the name of one.
+
+        Mend ``Config``: rename the option.
+        """
         assert not set(reward.Config.model_fields) & set(RewardEntry.model_fields)
 
     def test_options_are_described(self, reward: Reward) -> None:
-        """``omni-rl config --explain`` shows the description of every option."""
+        """``omni-rl config --explain`` shows the description of every option.
+
+        Mend ``Config``: ``Field(..., description="what it does")``.
+        """
         fields = reward.Config.model_fields.items()
         assert [name for name, field in fields if not field.description] == []
 
     def test_one_finite_number_or_none_per_sample(self, reward: Reward, samples: RewardBatch) -> None:
-        """A missing score is None; NaN and infinity are neither numbers nor missing."""
+        """A missing score is None; NaN and infinity are neither numbers nor missing.
+
+        Mend ``score``: as many answers as samples; float() what is a tensor, None where there is no score.
+        """
         scores = scores_of(reward, samples)
         assert len(scores) == len(samples)
         wrong = {row: score for row, score in enumerate(scores) if not (score is None or _is_finite_number(score))}
         assert wrong == {}
 
     def test_scores_differ(self, reward: Reward, samples: RewardBatch) -> None:
-        """A reward that scores everything alike teaches nothing, and would pass the tests below whatever it does."""
+        """A reward that scores everything alike teaches nothing, and would pass the tests below whatever it does.
+
+        Mend ``score``, or give the fixture ``samples`` something that the reward tells apart.
+        """
         assert len({score for score in scores_of(reward, samples) if score is not None}) > 1
 
     def test_order_does_not_matter(self, reward: Reward, samples: RewardBatch) -> None:
-        """Scores follow their samples through a permutation of the batch."""
+        """Scores follow their samples through a permutation of the batch.
+
+        Mend ``score``: answer in the order of ``batch.media``.
+        """
         order = list(reversed(range(len(samples))))
         expected = [scores_of(reward, samples)[row] for row in order]
         self.assert_same(scores_of(reward, take(samples, order)), expected)
 
     def test_the_rest_of_the_batch_does_not_matter(self, reward: Reward, samples: RewardBatch) -> None:
-        """A sample (a group, for scope ``group``) scored alone gets what it gets beside others."""
+        """A sample (a group, for scope ``group``) scored alone gets what it gets beside others.
+
+        Mend ``score``: no padding, mean or maximum over the batch, or ``scope = "group"`` if the group is what counts.
+        """
         together = scores_of(reward, samples)
         alone: list[float | None] = [None] * len(samples)
         for rows in _parts(reward, samples):
@@ -83,7 +107,10 @@ class RewardContract:
         self.assert_same(alone, together)
 
     def test_samples_are_left_alone(self, reward: Reward, samples: RewardBatch) -> None:
-        """The same media go to every reward of a run and into its report."""
+        """The same media go to every reward of a run and into its report.
+
+        Mend ``score``: copy what is changed.
+        """
         before = copy.deepcopy(samples)
         scores_of(reward, samples)
         assert (samples.prompts, samples.metadata, samples.uids) == (before.prompts, before.metadata, before.uids)

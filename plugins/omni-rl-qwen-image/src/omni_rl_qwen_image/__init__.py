@@ -97,9 +97,25 @@ def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[
 @hookimpl
 def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]) -> Streams:
     """Velocity; with true CFG the guided velocity keeps the norm of the conditional one, token by token."""
-    rows, columns = _grid(model, call)
-    shapes = [[(1, rows, columns)]] * len(t)
-    latents = x["x"].to(model.input_dtype)
+    return {"x": guided_velocity(model, x["x"], [(1, *_grid(model, call))], t, conditioning, call)}
+
+
+def guided_velocity(
+    model: LoadedModel,
+    x: torch.Tensor,
+    grids: Sequence[tuple[int, int, int]],
+    t: torch.Tensor,
+    conditioning: Tensors,
+    call: Mapping[str, Any],
+    beside: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """(B, tokens, 4 C) of x (B, tokens, 4 C).
+
+    Args:
+        grids: frames, rows and columns of latent patches, of the sample and of every picture ``beside`` it.
+        beside: (B, more tokens, 4 C) that the denoiser sees and nobody steps.
+    """
+    latents = (x if beside is None else torch.cat([x, beside], dim=1)).to(model.input_dtype)
 
     def velocity(sign: str) -> torch.Tensor:
         output = model.pipe.transformer(
@@ -107,19 +123,20 @@ def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tenso
             timestep=t.to(latents.dtype) / 1000,
             encoder_hidden_states=conditioning[f"{sign}prompt_embeds"].to(latents.dtype),
             encoder_hidden_states_mask=_mask(conditioning, sign),
-            img_shapes=shapes,
+            img_shapes=[list(grids)] * len(t),
             guidance=_guidance(model, call, len(t)),
             return_dict=False,
         )
-        return output[0]  # type: ignore[no-any-return]
+        return output[0][:, : x.shape[1]]  # type: ignore[no-any-return]
 
     positive = velocity("")  # (B, tokens, 4 C)
     scale = call.get("true_cfg_scale", 1.0)
     if scale <= 1 or "negative_prompt_embeds" not in conditioning:
-        return {"x": positive}
+        return positive
     negative = velocity("negative_")
     guided = negative + scale * (positive - negative)
-    return {"x": guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))}
+    kept: torch.Tensor = guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    return kept
 
 
 def _mask(conditioning: Tensors, sign: str) -> torch.Tensor | None:

@@ -1,0 +1,193 @@
+"""The pipelines of ``model_plugins.py``: thin, shallow transformers on some hundred tokens, guidance as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+
+ROWS, WIDTH, TEXT, SIDE = 4, 256, 32, 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pipeline without text encoders, the arguments of its call, and the text of one row by name and shape."""
+
+    pipe: Callable[[], DiffusionPipeline]
+    call: dict[str, Any]
+    text: dict[str, tuple[int, ...]]
+    guided: bool = True
+
+    def conditioning(self) -> dict[str, torch.Tensor]:
+        """Random embeddings, all tokens real, of prompts and, with guidance, of negative prompts."""
+        generator = torch.Generator().manual_seed(1)
+        signs = ("", "negative_") if self.guided else ("",)
+        return {
+            f"{sign}{name}": torch.ones(ROWS, *shape, dtype=torch.long)
+            if name.endswith("mask")
+            else torch.randn(ROWS, *shape, generator=generator)
+            for sign in signs
+            for name, shape in self.text.items()
+        }
+
+
+def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """No dynamic shift: schedules are not what is measured."""
+    return FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+
+def image_vae() -> AutoencoderKL:
+    """Of 8 pixels to a latent, as published, and next to no width."""
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=1,
+        shift_factor=0.0,
+    )
+
+
+def qwen_image() -> DiffusionPipeline:
+    """True CFG, two calls."""
+    transformer = QwenImageTransformer2DModel(
+        in_channels=64,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(16, 24, 24),
+    )
+    vae = AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    return QwenImagePipeline(scheduler(), vae, None, None, transformer)
+
+
+def stable_diffusion_3() -> DiffusionPipeline:
+    """CFG."""
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE // 8,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=256,
+        pooled_projection_dim=WIDTH,
+        pos_embed_max_size=SIDE // 8,
+    )
+    nothing = dict.fromkeys([f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")])
+    return StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler(), vae=image_vae(), **nothing)
+
+
+def flux() -> DiffusionPipeline:
+    """A guidance embedding."""
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        axes_dims_rope=(16, 24, 24),
+        guidance_embeds=True,
+    )
+    return FluxPipeline(scheduler(), image_vae(), None, None, None, None, transformer)
+
+
+def flux2_parts(guidance_embeds: bool) -> tuple[AutoencoderKLFlux2, Flux2Transformer2DModel]:
+    """Autoencoder and transformer of FLUX.2 and Klein."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=1,
+    )
+    transformer = Flux2Transformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(16, 16, 16, 16),
+        guidance_embeds=guidance_embeds,
+    )
+    return vae, transformer
+
+
+def flux2() -> DiffusionPipeline:
+    """A guidance embedding."""
+    vae, transformer = flux2_parts(guidance_embeds=True)
+    return Flux2Pipeline(scheduler(), vae, None, None, transformer)
+
+
+def flux2_klein() -> DiffusionPipeline:
+    """CFG."""
+    vae, transformer = flux2_parts(guidance_embeds=False)
+    return Flux2KleinPipeline(scheduler(), vae, None, None, transformer)
+
+
+def wan() -> DiffusionPipeline:
+    """Video with CFG."""
+    transformer = WanTransformer3DModel(
+        num_attention_heads=4, attention_head_dim=64, text_dim=WIDTH, ffn_dim=1024, num_layers=2
+    )
+    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    return WanPipeline(None, None, vae, scheduler(), transformer)
+
+
+def z_image() -> DiffusionPipeline:
+    """Lists in place of batches, CFG."""
+    transformer = ZImageTransformer2DModel(
+        dim=256, n_layers=2, n_refiner_layers=1, n_heads=4, n_kv_heads=4, cap_feat_dim=WIDTH, axes_dims=[16, 24, 24]
+    )
+    return ZImagePipeline(scheduler(), image_vae(), None, None, transformer)
+
+
+PICTURE = {"height": SIDE, "width": SIDE}
+EMBEDS = {"prompt_embeds": (TEXT, WIDTH)}
+
+CASES: dict[str, Case] = {
+    "QwenImagePipeline": Case(
+        qwen_image, {**PICTURE, "true_cfg_scale": 4.0}, {**EMBEDS, "prompt_embeds_mask": (TEXT,)}
+    ),
+    "StableDiffusion3Pipeline": Case(
+        stable_diffusion_3, {**PICTURE, "guidance_scale": 4.5}, {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)}
+    ),
+    "FluxPipeline": Case(
+        flux, {**PICTURE, "guidance_scale": 3.5}, {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)}, guided=False
+    ),
+    "Flux2Pipeline": Case(flux2, {**PICTURE, "guidance_scale": 4.0}, EMBEDS, guided=False),
+    "Flux2KleinPipeline": Case(flux2_klein, {**PICTURE, "guidance_scale": 4.0}, EMBEDS),
+    "WanPipeline": Case(wan, {"height": 64, "width": 64, "num_frames": 9, "guidance_scale": 5.0}, EMBEDS),
+    "ZImagePipeline": Case(z_image, {**PICTURE, "guidance_scale": 4.0}, {**EMBEDS, "prompt_embeds_list_mask": (TEXT,)}),
+}

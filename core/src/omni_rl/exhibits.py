@@ -1,0 +1,113 @@
+"""A validation's pictures exactly as they were drawn, with all that it takes to draw them again.
+
+``images/validation-000041.safetensors`` holds the same pictures as the grid of that name; its header holds the rest as
+JSON. Draws are declared (:mod:`omni_rl.randomness`), so that x_T is kept as its key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from omni_rl.durable import write_atomic
+from omni_rl.errors import CheckpointError
+from omni_rl.media import media_of
+from omni_rl.randomness import INITIAL, randn_rows
+from omni_rl.report import strip
+from omni_rl.requests import Request
+from omni_rl.run_directory import RunDirectory
+from omni_rl.types import Sample, SigmaTable, Streams
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One validation sample.
+
+    Attributes:
+        picture: (H, W, 3) uint8; of a video, frames side by side.
+        video: whether it is one.
+        request: as submitted.
+        shapes: per stream, the latents of the sample.
+        table: the exact schedule it was drawn with.
+    """
+
+    picture: np.ndarray
+    video: bool
+    request: Request
+    shapes: dict[str, tuple[int, ...]]
+    table: SigmaTable
+
+    @classmethod
+    def of(cls, sample: Sample) -> Exhibit:
+        """From a sample with its whole trajectory."""
+        drawn = sample.trajectory
+        assert drawn is not None
+        shapes = {name: tuple(stream["final"].shape) for name, stream in drawn["latents"].items()}
+        table = SigmaTable(drawn["schedule", "timesteps"], drawn["schedule", "sigmas"])
+        return cls(picture(sample), "video" in drawn["media"].keys(), sample.request, shapes, table)
+
+    def start(self) -> Streams:
+        """x_T, (1, ...) fp32 per stream."""
+        key = self.request.initial_key
+        return {name: randn_rows([key], name, INITIAL, shape) for name, shape in self.shapes.items()}
+
+
+def picture(sample: Sample) -> np.ndarray:
+    """(H, W, 3) uint8: the sample's image, or frames of its video side by side."""
+    assert sample.trajectory is not None
+    media = media_of(dict(sample.trajectory["media"].items()))
+    return strip(media["video"].data) if "video" in media else media["image"].data
+
+
+def write(directory: RunDirectory, iteration: int, exhibits: Sequence[Exhibit]) -> None:
+    """Keep the exhibits of a validation for as long as there is a checkpoint of its iteration."""
+    for file in directory.images.glob("validation-*.safetensors"):
+        if not (directory.checkpoints / file.stem.replace("validation", "iteration")).exists():
+            file.unlink()
+    pictures = {f"{i:03d}": torch.from_numpy(e.picture.copy()) for i, e in enumerate(exhibits)}
+    sheet = [
+        {
+            "video": e.video,
+            "request": e.request.to_json(),
+            "shapes": e.shapes,
+            "timesteps": e.table.timesteps.tolist(),
+            "sigmas": e.table.sigmas.tolist(),
+        }
+        for e in exhibits
+    ]
+    write_atomic(_file(directory, iteration), save(pictures, {"exhibits": json.dumps(sheet)}))
+
+
+def read(directory: RunDirectory, iteration: int) -> list[Exhibit]:
+    """What :func:`write` kept of that iteration; empty when it was not validated."""
+    path = _file(directory, iteration)
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, framework="np") as file:
+            pictures = [file.get_tensor(name) for name in sorted(file.keys())]
+            sheet = json.loads(file.metadata()["exhibits"])
+    except SafetensorError as error:
+        hint = "resume the finished run: it is validated again"
+        raise CheckpointError(f"{path} is damaged: {error}", hint) from error
+    return [
+        Exhibit(
+            pixels,
+            known["video"],
+            Request.from_json(known["request"]),
+            {name: tuple(shape) for name, shape in known["shapes"].items()},
+            SigmaTable(torch.tensor(known["timesteps"]), torch.tensor(known["sigmas"])),
+        )
+        for pixels, known in zip(pictures, sheet, strict=True)
+    ]
+
+
+def _file(directory: RunDirectory, iteration: int) -> Path:
+    return directory.images / f"validation-{iteration:06d}.safetensors"

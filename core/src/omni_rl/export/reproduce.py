@@ -1,0 +1,108 @@
+"""Draw the validation pictures of this folder again with plain diffusers, and compare them with the run's.
+
+    python reproduce.py [--base FOLDER_OR_HUB_ID] [--device cuda] [--json]
+
+``samples/`` holds the run's pictures, their prompts and arguments, and the noise that each one started from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+SAMPLES = HERE / "samples"
+
+
+class RunsSchedule(FlowMatchEulerDiscreteScheduler):
+    """Euler steps over the run's own table, for a pipeline whose scheduler steps otherwise than the run did.
+
+    Attributes:
+        table: the timesteps and the sigmas, one more, of the sample to come.
+    """
+
+    table: tuple[list[float], list[float]]
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        timesteps: Any = None,
+    ) -> None:
+        """The table is given."""
+        self.timesteps, self.sigmas = (torch.tensor(values, device=device) for values in self.table)
+        self.num_inference_steps = len(self.timesteps)
+        self._step_index = self._begin_index = None
+
+
+def pipeline(base: str, sheet: dict[str, Any], device: str, offload: bool) -> DiffusionPipeline:
+    """The exported pipeline, or the base with the exported adapters."""
+    pipe = DiffusionPipeline.from_pretrained(base, dtype=getattr(torch, sheet["dtype"]), use_safetensors=True)
+    for arguments in sheet["lora"]:
+        pipe.load_lora_weights(HERE, **arguments)
+    own = pipe.scheduler
+    if type(own) is not FlowMatchEulerDiscreteScheduler or own.config.get("stochastic_sampling"):
+        pipe.scheduler = RunsSchedule(num_train_timesteps=own.config.num_train_timesteps)
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: DiffusionPipeline, sample: dict[str, Any]) -> np.ndarray:
+    """(H, W, 3) uint8; of a video, four frames side by side, as the run shows them."""
+    if isinstance(pipe.scheduler, RunsSchedule):
+        pipe.scheduler.table = sample["timesteps"], sample["sigmas"]
+    noise = load_file(SAMPLES / sample["noise"])
+    media = {argument: opened(files) for argument, files in sample["media"].items()}
+    medium = np.asarray(pipe(**sample["call"], **media, **noise, output_type="np", return_dict=False)[0][0])
+    if sample["video"]:
+        chosen = np.linspace(0, len(medium) - 1, min(len(medium), 4)).round().astype(int)
+        medium = np.concatenate(medium[chosen], axis=1)
+    return (medium * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def opened(files: str | list[str]) -> Any:
+    """A picture, or a list of them."""
+    return [Image.open(SAMPLES / file) for file in files] if isinstance(files, list) else Image.open(SAMPLES / files)
+
+
+def compare(pipe: DiffusionPipeline, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The largest and the mean absolute difference over all pictures, in levels of 0 to 255."""
+    kept = [np.asarray(Image.open(SAMPLES / sample["picture"]), dtype=np.int16) for sample in samples]
+    gaps = [np.abs(draw(pipe, sample) - picture) for sample, picture in zip(samples, kept, strict=True)]
+    largest, mean = max(gap.max() for gap in gaps), np.mean([gap.mean() for gap in gaps])
+    return {"pictures": len(gaps), "largest": int(largest), "mean": float(mean)}
+
+
+def main() -> None:
+    """Print what the comparison finds."""
+    sheet = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--base", default=sheet["base"], help="the model that the adapters were trained on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--offload", action="store_true", help="keep on the GPU only what computes")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    base = str(HERE) if not sheet["lora"] else given.base
+    if base is None:
+        parser.error("--base is needed: the adapters were trained on a model that is in no hub")
+    found = compare(pipeline(base, sheet, given.device, given.offload), sheet["samples"])
+    text = "{pictures} pictures: largest difference {largest}/255, mean {mean:.3f}/255".format(**found)
+    print(json.dumps(found) if given.json else text)
+
+
+if __name__ == "__main__":
+    main()

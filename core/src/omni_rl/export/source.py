@@ -1,0 +1,124 @@
+"""What is exported: one set of weights from one checkpoint of a run, and what the run knows about it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omni_rl import checkpoint, exhibits
+from omni_rl.config.resolve import Resolved, resolve
+from omni_rl.config.schema import Lora
+from omni_rl.engines.weights import plain_name
+from omni_rl.errors import CheckpointError, ModelError
+from omni_rl.exhibits import Exhibit
+from omni_rl.provenance import FILE
+from omni_rl.run_directory import RunDirectory
+from omni_rl.types import Tensors
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights of a run.
+
+    Attributes:
+        directory, resolved: the run and its configuration.
+        origin: its ``omni_rl.provenance``.
+        checkpoint: the folder they are read from.
+        state: the checkpoint's state.
+        weights: which of its weights: ``policy``, ``ema``, or another copy that the algorithm keeps.
+    """
+
+    directory: RunDirectory
+    resolved: Resolved
+    origin: dict[str, Any]
+    checkpoint: Path
+    state: dict[str, Any]
+    weights: str
+
+    @property
+    def iteration(self) -> int:
+        """Completed iterations."""
+        return int(self.state["iteration"])
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that the run trained; None when it trained the whole denoiser."""
+        return self.resolved.config.model.lora
+
+    def tensors(self) -> dict[str, Tensors]:
+        """By denoiser, by diffusers' names; adapters as PEFT saves them."""
+        found: dict[str, Tensors] = defaultdict(dict)
+        for name, tensor in checkpoint.load_group(self.checkpoint, self.weights).items():
+            component, _, rest = plain_name(name).partition(".")
+            found[component][rest] = tensor
+        return dict(found)
+
+    def exhibits(self) -> list[Exhibit]:
+        """The pictures that a validation drew with these very weights; empty when there was none."""
+        if self.weights != _validated(self.resolved):
+            return []
+        return exhibits.read(self.directory, self.iteration)
+
+    def base(self) -> Path:
+        """The folder of the model that the run started from; a model hub's snapshot is completed first.
+
+        Raises:
+            ModelError: the hub does not hand it out.
+            CheckpointError: the folder holds another model by now.
+        """
+        model = self.resolved.config.model
+        folder = _download(model.path, self.origin["model"]["commit"]) if model.hub else self.resolved.model_path
+        if checkpoint.fingerprint(folder) != self.state["model_fingerprint"]:
+            hint = "give the folder that the run was started with: model.path=FOLDER"
+            raise CheckpointError(f"{folder} is not the model that {self.directory.path} was trained on", hint)
+        return folder
+
+
+def open_source(run: str | Path, overrides: Sequence[str], iteration: int | None, weights: str | None) -> Source:
+    """The newest checkpoint, or that of ``iteration``; by default the weights that validation looked at.
+
+    Raises:
+        CheckpointError: no run, no such checkpoint or weights, or the checkpoint is damaged.
+        UserError: the run's model or plugins are not here any more.
+    """
+    directory = RunDirectory.open(run)
+    resolved = resolve(directory.config_file, overrides)
+    folder = _newest(directory) if iteration is None else _of_iteration(directory, iteration)
+    state = checkpoint.load_state(folder, resolved.architecture)
+    origin = directory.read_json(FILE)
+    return Source(directory, resolved, origin, folder, state, weights or _validated(resolved))
+
+
+def _validated(resolved: Resolved) -> str:
+    """As ``omni_rl.run.Run.evaluated_weights``."""
+    return "policy" if resolved.config.train.ema is None else "ema"
+
+
+def _newest(directory: RunDirectory) -> Path:
+    found = checkpoint.latest(directory)
+    if found is None:
+        hint = "a run saves at its end, on Ctrl-C, and every train.checkpoint_every iterations"
+        raise CheckpointError(f"{directory.path} holds no checkpoint to export", hint)
+    return found
+
+
+def _of_iteration(directory: RunDirectory, iteration: int) -> Path:
+    folder = directory.checkpoints / f"iteration-{iteration:06d}"
+    if not folder.is_dir():
+        kept = sorted(int(path.name.rpartition("-")[2]) for path in directory.checkpoints.glob("iteration-??????"))
+        what = f"{directory.path} holds no checkpoint of iteration {iteration}"
+        raise CheckpointError(what, f"it holds those of: {', '.join(map(str, kept)) or 'none'}")
+    return folder
+
+
+def _download(name: str, commit: str) -> Path:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(name, revision=commit, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name} at commit {commit} cannot be had from the hub: {why}", "try again later") from error

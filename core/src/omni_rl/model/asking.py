@@ -1,0 +1,146 @@
+"""Questions to a pipeline with everything that its ``__call__`` is given: conditioning, latents, blank media.
+
+The universal adapter's hooks and the gate's oracle ask through :func:`ask`; what a pipeline needs to be handed besides
+the conditioning (where its latents go, whether it wants a generator, the form of its encoders' answers) is found out
+once and kept in ``LoadedModel.memo``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from omni_rl.errors import ModelError
+from omni_rl.media_files import load
+from omni_rl.model import capture, given_media, stand_ins
+from omni_rl.model.embeddings import as_returned
+from omni_rl.model.encoding import encode
+from omni_rl.model.given_media import Answers
+from omni_rl.model.loaded import LoadedModel, frozen
+from omni_rl.model.prompt_outputs import least_steps
+from omni_rl.model.streams import Ask, Stream, arguments, find_streams
+from omni_rl.randomness import ForbiddenGenerator
+from omni_rl.requests import Request
+from omni_rl.types import Streams, Tensors
+
+
+def ask(model: LoadedModel, scheduler: Any, conditioning: Tensors, call: Mapping[str, Any], **more: Any) -> Any:
+    """:func:`omni_rl.model.capture.ask` with everything ``__call__`` is given besides latents, and ``more``."""
+    arguments = {**call_arguments(model, conditioning, call), **more}
+    if not given_media.signature(conditioning):
+        return capture.ask(model.pipe, scheduler, **arguments)
+    with given_media.answering(model, conditioning, _templates(model, conditioning, call)):
+        return capture.ask(model.pipe, scheduler, **arguments)
+
+
+def latent_arguments(
+    model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Latents under the names by which ``__call__`` takes them."""
+    return arguments(streams_of(model, conditioning, call), x)
+
+
+def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything else ``__call__`` is given: embeddings in the model's precision, and a generator nobody may use.
+
+    Embeddings stand in for the texts, which are None then: some pipelines have another default.
+    """
+    own = {n: v for n, v in conditioning.items() if not given_media.is_stand_in(n)}
+    given = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in own.items()})
+    negative = {name.startswith("negative_") for name in given}
+    texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in _taken(model)]
+    media = given_media.blank(conditioning)
+    fixed = capture.minimal(call, least_steps(model))
+    return {"generator": _generator(model, call), **dict.fromkeys(texts), **given, **media, **fixed}
+
+
+def _taken(model: LoadedModel) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(model.pipe).__call__).parameters
+
+
+def streams_of(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Stream]:
+    """By name; found once, by whichever hook is called first."""
+    key = ("streams", given_media.signature(conditioning), frozen(call))
+    if key not in model.memo:
+        row = {n: v[:1] for n, v in conditioning.items()}
+
+        def step(**arguments: Any) -> stand_ins.OneStep:
+            one = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), arguments.pop("streams"))
+            ask(model, one, row, call, **arguments)
+            return one
+
+        with torch.no_grad(), capture.first_asked(model.pipe):
+            model.memo[key] = find_streams(model, _minding_idle_draws(model, step, call))
+    return model.memo[key]  # type: ignore[no-any-return]
+
+
+def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -> Ask:
+    """``ask``, which also finds out whether the pipeline draws noise although it is given latents.
+
+    Some draw noise and multiply it by 0. That may be: two generators must then make no difference.
+
+    Raises:
+        AssertionError: it draws noise that counts.
+    """
+
+    def asked(**arguments: Any) -> stand_ins.OneStep:
+        if "generator" in arguments:
+            return ask(**arguments)
+        try:
+            return ask(**arguments)
+        except (AssertionError, TypeError):
+            first, second = (ask(**arguments, generator=capture.discarded(seed)) for seed in (0, 1))
+            pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
+            if not all(torch.equal(a, b) for a, b in pairs):
+                raise
+            model.memo["idle draws", frozen(call)] = True
+            return first
+
+    return asked
+
+
+def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
+    return capture.discarded() if ("idle draws", frozen(call)) in model.memo else ForbiddenGenerator()
+
+
+def encoded_media(model: LoadedModel, request: Request) -> Tensors:
+    """One request's, without batch dimension."""
+    media, (text, _) = load(request.media), encode(model, [request])
+    sizes = given_media.sizes(media)
+    answers = _answers(model, text, request.call, media)
+    model.memo[_templates_key({n: v[None] for n, v in sizes.items()}, request.call)] = answers
+    return sizes | {name: value[0] for name, value in answers.conditioning().items()}
+
+
+def _answers(model: LoadedModel, text: Tensors, call: Mapping[str, Any], media: Mapping[str, Any]) -> Answers:
+    """What encoders answer on the way to the first denoiser call."""
+    with (
+        capture.leave_at_denoiser(model.denoisers),
+        given_media.recording(model) as answers,
+        capture.first_asked(model.pipe),
+        model.encoders_on_device(),
+    ):
+        idle = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
+        capture.ask(
+            model.pipe, idle, **{**call_arguments(model, text, call), **media, "generator": capture.discarded()}
+        )
+    if not answers.by_call:
+        raise ModelError(f"{model.architecture} encodes none of {', '.join(media)}", "see data.media")
+    return answers
+
+
+def _templates_key(conditioning: Tensors, call: Mapping[str, Any]) -> tuple[Any, ...]:
+    return "templates", given_media.signature(conditioning), frozen(call)
+
+
+def _templates(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> Answers:
+    """The form of encoders' answers; asked for with blank media where another process has encoded the real ones."""
+    key = _templates_key(conditioning, call)
+    if key not in model.memo:
+        text = {n: v[:1] for n, v in conditioning.items() if not given_media.is_stand_in(n)}
+        with torch.no_grad():
+            model.memo[key] = _answers(model, text, call, given_media.blank(conditioning))
+    return model.memo[key]  # type: ignore[no-any-return]

@@ -1,0 +1,214 @@
+"""Pictures and clips that a sample is conditioned on, for pipelines that take them as arguments of ``__call__``.
+
+Encoders are asked once a prompt: what autoencoders and image encoders answer on the way to the first denoiser call is
+kept as conditioning, ``encoded_<encoder>_<call>_<tensor>`` (B, ...), beside the media's sizes, ``size_of_<argument>``
+(B, 2) or, for a list of n, (B, n, 2): width and height. In every later question the pipeline is handed blank media of
+these sizes, and its encoders answer what was kept. So neither rollout steps nor replay encode again, and whatever the
+pipeline does with its encoders' answers (packing, concatenation, repetition) is its own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
+from transformers import PreTrainedModel
+
+from omni_rl.errors import ModelError
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.types import Tensors
+
+SIZE = "size_of_"
+ENCODED = "encoded_"
+
+Answer = Any
+"""What an encoder returned: tensors in tuples, model outputs and distributions."""
+
+
+def is_stand_in(name: str) -> bool:
+    """Whether conditioning of this name stands for media, and is no argument of ``__call__`` itself."""
+    return name.startswith((SIZE, ENCODED))
+
+
+def among(call: Mapping[str, Any]) -> set[str]:
+    """The arguments that are pictures, or lists of them."""
+    return {name for name, value in call.items() if isinstance(_first(value), Image.Image)}
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
+
+
+def sizes(media: Mapping[str, Any]) -> Tensors:
+    """Width and height of loaded media: (2,) for one, (n, 2) for a list, int64, by conditioning name."""
+    return {SIZE + name: torch.tensor(_sizes(value)) for name, value in media.items()}
+
+
+def _sizes(value: Any) -> Any:
+    return [_sizes(v) for v in value] if isinstance(value, list) else list(value.size)
+
+
+def blank(conditioning: Tensors) -> dict[str, Any]:
+    """Black media of the sizes that ``conditioning`` names, as arguments.
+
+    Raises:
+        ModelError: the rows' media differ in size.
+    """
+    return {n.removeprefix(SIZE): _blank(n, v) for n, v in conditioning.items() if n.startswith(SIZE)}
+
+
+def _blank(name: str, wanted: torch.Tensor) -> Any:
+    first = wanted[0].cpu()
+    if not bool((wanted.cpu() == first).all()):
+        raise ModelError(f"one batch holds media of different sizes for {name.removeprefix(SIZE)}=")
+    return [_black(size) for size in first.tolist()] if first.ndim == 2 else _black(first.tolist())
+
+
+def _black(size: list[int]) -> Image.Image:
+    return Image.new("RGB", (size[0], size[1]))
+
+
+def signature(conditioning: Tensors) -> tuple[Any, ...]:
+    """The sizes of the media, as a part of keys of ``LoadedModel.memo``."""
+    return tuple((n, str(v[0].tolist())) for n, v in sorted(conditioning.items()) if n.startswith(SIZE))
+
+
+def modes(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
+    """(B, C, ...) of every call of an autoencoder, for plugins: the modes of the distributions that it answered."""
+    moments = (conditioning.get(f"{_place(encoder, number)}0") for number in itertools.count())
+    return [DiagonalGaussianDistribution(m).mode() for m in itertools.takewhile(lambda m: m is not None, moments)]
+
+
+@dataclass
+class Answers:
+    """What encoders answered to a question, in the order of their calls.
+
+    Attributes:
+        by_call: (encoder, number of the call) -> what it returned.
+    """
+
+    by_call: dict[tuple[str, int], Answer] = field(default_factory=dict)
+
+    def conditioning(self) -> Tensors:
+        """Every tensor by its name; a row's own, if the question was about one row."""
+        return {
+            f"{_place(*call)}{index}": tensor
+            for call, answer in self.by_call.items()
+            for index, tensor in enumerate(_leaves(answer))
+        }
+
+
+def _place(encoder: str, number: int) -> str:
+    return f"{ENCODED}{encoder}_{number}_"
+
+
+@contextlib.contextmanager
+def recording(model: LoadedModel) -> Iterator[Answers]:
+    """Record what encoders answer within the context; what one asks another counts as its own."""
+    answers, calls, inside = Answers(), Counter[str](), [False]
+
+    def recorder(name: str, own: Callable[..., Answer]) -> Callable[..., Answer]:
+        def record(*args: Any, **kwargs: Any) -> Answer:
+            if inside[0]:
+                return own(*args, **kwargs)
+            inside[0] = True
+            try:
+                answer = own(*args, **kwargs)
+            finally:
+                inside[0] = False
+            answers.by_call[name, calls[name]] = answer
+            calls[name] += 1
+            return answer
+
+        return record
+
+    with _replaced(model, recorder):
+        yield answers
+
+
+@contextlib.contextmanager
+def answering(model: LoadedModel, conditioning: Tensors, templates: Answers) -> Iterator[None]:
+    """Encoders answer what ``conditioning`` (B, ...) kept, in the form of ``templates``."""
+    calls = Counter[str]()
+
+    def replay(name: str, own: Callable[..., Answer]) -> Callable[..., Answer]:
+        def answer(*_: Any, **__: Any) -> Answer:
+            call = name, calls[name]
+            calls[name] += 1
+            if call not in templates.by_call:
+                what = f"{model.architecture} calls its {name} in other ways when it denoises than when it encodes"
+                raise ModelError(what, "this model needs a plugin: omni-rl new model")
+            template = templates.by_call[call]
+            kept = (conditioning[f"{_place(*call)}{i}"] for i, _ in enumerate(_leaves(template)))
+            return _filled(template, kept)
+
+        return answer
+
+    with _replaced(model, replay):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(model: LoadedModel, by: Callable[[str, Callable[..., Answer]], Callable[..., Answer]]) -> Iterator[None]:
+    """Put ``by(name, own)`` in the place of every encoder's own method."""
+    with contextlib.ExitStack() as stack:
+        for name, (owner, method) in _encoders(model).items():
+            before = owner.__dict__.get(method)
+            owner.__dict__[method] = by(name, getattr(owner, method))
+            stack.callback(_restore, owner, method, before)
+        yield
+
+
+def _restore(owner: Any, method: str, before: Any) -> None:
+    if before is None:
+        del owner.__dict__[method]
+    else:
+        owner.__dict__[method] = before
+
+
+def _encoders(model: LoadedModel) -> dict[str, tuple[Any, str]]:
+    """Name -> (object, method): the pipeline's ``encode_image``, autoencoders, and transformers' models."""
+    found: dict[str, tuple[Any, str]] = {}
+    if hasattr(model.pipe, "encode_image"):
+        found["encode_image"] = model.pipe, "encode_image"
+    for name, module in model.modules.items():
+        if name in model.denoisers:
+            continue
+        if hasattr(module, "encode"):
+            found[name] = module, "encode"
+        elif isinstance(module, PreTrainedModel):
+            found[name] = module, "forward"
+    return found
+
+
+def _leaves(answer: Answer) -> Iterator[torch.Tensor]:
+    if isinstance(answer, torch.Tensor):
+        yield answer
+    elif isinstance(answer, DiagonalGaussianDistribution):
+        yield answer.parameters
+    elif isinstance(answer, Mapping):
+        for value in answer.values():
+            yield from _leaves(value)
+    elif isinstance(answer, (tuple, list)):
+        for value in answer:
+            yield from _leaves(value)
+
+
+def _filled(template: Answer, kept: Iterator[torch.Tensor]) -> Answer:
+    """``template`` with the tensors of ``kept`` in its tensors' places, in their dtype."""
+    if isinstance(template, torch.Tensor):
+        return next(kept).to(template.dtype)
+    if isinstance(template, DiagonalGaussianDistribution):
+        return DiagonalGaussianDistribution(next(kept).to(template.parameters.dtype))
+    if isinstance(template, Mapping):
+        return type(template)(**{name: _filled(value, kept) for name, value in template.items()})
+    if isinstance(template, (tuple, list)):
+        return type(template)(_filled(value, kept) for value in template)
+    return template

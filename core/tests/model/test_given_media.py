@@ -1,0 +1,118 @@
+"""Pictures as arguments: encoded once, replayed from what was kept, equal to the pipeline that is handed the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import media_pipelines
+import pytest
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from model_cases import Euler, OneWindow
+from model_cases import own_loop as drawn_without_noise
+from PIL import Image
+
+from omni_rl import trajectory
+from omni_rl.errors import ModelError
+from omni_rl.media_files import load
+from omni_rl.model import given_media
+from omni_rl.model.loaded import load_model
+from omni_rl.requests import NO_STEPS
+from omni_rl.testing.assembly import Assembly, assemble
+
+TEXTS = ("a sign that says hello", "the world")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        media_pipelines.small_pictures(patch)
+        yield
+
+
+@pytest.fixture(scope="module", params=list(media_pipelines.BUILDERS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return media_pipelines.build(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def assembly(folder: Path) -> Assembly:
+    """Two samples of two prompts, each with media of its own: two pictures where a model takes several."""
+    model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
+    several = model.architecture == "QwenImageEditPlusPipeline"
+    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
+    return assemble(
+        model,
+        algorithm=OneWindow(),
+        prompts=TEXTS,
+        media=[{"image": [names[i], names[i + 2]] if several else names[i]} for i in range(2)],
+        model={"lora": {"rank": 2, "alpha": 2}},
+        rollout={"call": media_pipelines.CALLS[model.architecture]},
+    )
+
+
+def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(folder: Path, assembly: Assembly):
+    plain = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    plain.set_progress_bar_config(disable=True)
+    if not isinstance(plain.scheduler, FlowMatchEulerDiscreteScheduler):
+        plain.scheduler = Euler(plain.scheduler)
+    requests = [replace(r, window=NO_STEPS) for r in assembly.requests()[::2]]
+    start, state = drawn_without_noise(assembly, requests)
+    for row, request in enumerate(requests):
+        call = {**media_pipelines.CALLS[type(plain).__name__], **load(request.media), "prompt": request.prompt}
+        latents = start["x"][row : row + 1].clone()
+        own = plain(**call, latents=latents, num_inference_steps=4, output_type="latent", return_dict=False)[0]
+        assert float((state.x["x"][row] - own[0]).abs().max()) <= 2e-6 * float(own.abs().max())
+
+
+def test_replay_is_exact_and_encodes_nothing(assembly: Assembly):
+    batch = trajectory.collate(assembly.draw(assembly.requests()))
+    before = dict(assembly.model.counts)
+    for step in range(batch["timesteps"].shape[1]):
+        with torch.no_grad():
+            log_prob = assembly.backend.policy.evaluate(batch, step).log_prob
+        assert torch.equal(log_prob, batch["log_probs"][:, step])
+    assert assembly.model.counts == before
+
+
+def test_each_prompts_media_are_encoded_once_whatever_the_number_of_samples(assembly: Assembly):
+    counts = []
+    assembly.draw(assembly.requests(iteration=3))  # finds out, by asking twice, in what form embeddings come
+    for members in (1, 2):
+        before = dict(assembly.model.counts)
+        assembly.draw([r for r in assembly.requests(iteration=members) if r.sample_id % 2 < members])
+        counts.append({name: count - before[name] for name, count in assembly.model.counts.items()})
+    assert counts[0] == counts[1]
+    assert any(counts[0].values())
+
+
+def test_the_picture_changes_the_sample(assembly: Assembly):
+    first = assembly.requests()[0]
+    other = replace(first, media=assembly.requests()[2].media)
+    (a,), (b,) = assembly.draw([first]), assembly.draw([other])
+    assert not torch.allclose(a.trajectory["latents", "x", "final"], b.trajectory["latents", "x", "final"], atol=1e-3)
+
+
+def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly):
+    """The form of encoders' answers is found with blank media where another process has encoded the real ones."""
+    batch = trajectory.collate(assembly.draw(assembly.requests()))
+    assembly.model.memo.clear()
+    with torch.no_grad():
+        log_prob = assembly.backend.policy.evaluate(batch, 0).log_prob
+    assert torch.allclose(log_prob, batch["log_probs"][:, 0], atol=1e-6)
+
+
+def test_media_of_different_sizes_in_one_batch_are_refused():
+    sizes = torch.stack([given_media.sizes({"image": Image.new("RGB", (w, 8))})["size_of_image"] for w in (8, 16)])
+    with pytest.raises(ModelError, match="different sizes for image="):
+        given_media.blank({"size_of_image": sizes})
+
+
+def test_blank_media_have_the_sizes_of_the_real_ones():
+    media = {"image": [Image.new("RGB", (8, 4)), Image.new("RGB", (2, 6))], "mask": Image.new("RGB", (3, 5))}
+    kept = {name: size[None] for name, size in given_media.sizes(media).items()}
+    blank = given_media.blank(kept)
+    assert [picture.size for picture in blank["image"]] == [(8, 4), (2, 6)]
+    assert blank["mask"].size == (3, 5)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl.testing.engine import EngineContract
+from omni_rl.testing.toy import toy_model
+from omni_rl.testing.trajectories import found
+from pydantic import ValidationError
+
+from {{ cookiecutter.module }} import ReplicaEngine
+
+
+class TestReplicaEngine(EngineContract):
+    """What every engine must do; the tests are inherited."""
+
+    @pytest.fixture
+    def engine(self) -> type[ReplicaEngine]:
+        return ReplicaEngine
+
+
+@pytest.fixture
+def parts() -> Iterator[Assembly]:
+    parts = assemble(toy_model(), engine=ReplicaEngine, rollout={"steps": 4, "group_size": 2, "batch_size": 2})
+    yield parts
+    parts.engine.close()
+
+
+def drawn(parts: Assembly) -> torch.Tensor:
+    """(N, C, H, W) final latents."""
+    return torch.stack([found(sample)["latents", "x", "final"] for sample in parts.draw(parts.requests())])
+
+
+def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Assembly) -> None:
+    """The replica's weights are its own: an engine that shares the trainer's would change at once."""
+    parts.engine.sync(0)
+    before = drawn(parts)
+    parts.nudge()
+    assert torch.equal(drawn(parts), before)
+    parts.engine.sync(1)
+    assert not torch.equal(drawn(parts), before)
+
+
+def test_samples_say_which_sync_they_follow(parts: Assembly) -> None:
+    parts.engine.sync(5)
+    assert [int(found(sample)["policy_version"]) for sample in parts.draw(parts.requests())] == [5] * 6
+
+
+def test_batches_are_under_way_together(parts: Assembly, count_calls: Callable[[str], list[int]]) -> None:
+    """Six samples in batches of two, two batches at once: four turns for the first four samples, four for the rest."""
+    together = count_calls("denoise_step")
+    drawn(parts)
+    assert together == [2] * 4 + [1] * 4
+
+
+@pytest.fixture
+def count_calls(parts: Assembly, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
+    """``count_calls(hook)``: how many states each later call of the hook was given."""
+
+    def watch(hook: str) -> list[int]:
+        seen: list[int] = []
+        answer = getattr(parts.hooks, hook)
+        monkeypatch.setattr(parts.hooks, hook, lambda **given: seen.append(len(given["states"])) or answer(**given))
+        return seen
+
+    return watch
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        ReplicaEngine.Config(batches=0)

@@ -1,0 +1,1 @@
+"""FLUX for omni-rl: one module for each pipeline of diffusers."""

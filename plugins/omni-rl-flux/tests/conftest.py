@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from omni_rl.testing.assembly import Assembly
+from omni_rl.testing.model import assembled
+from omni_rl_flux import flux1
+
+CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_folder("FluxPipeline")``: the folder of a tiny random pipeline."""
+    if str(checkout / "core/tests") not in sys.path:
+        sys.path.append(str(checkout / "core/tests"))
+    import tiny_pipelines
+
+    built: Callable[[str], Path] = tiny_pipelines.built_once(tmp_path_factory.mktemp)
+    return built
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_folder: Callable[[str], Path]) -> Assembly:
+    """A run's parts around the plugin."""
+    return assembled(tiny_folder("FluxPipeline"), flux1, CALL, ("a", "b"))

@@ -1,0 +1,65 @@
+"""From pictures of any size to what a vision transformer takes, as the published scores do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from omni_rl_preference_rewards.frames import Picture
+
+Prepare = Callable[[Sequence[Picture]], torch.Tensor]
+"""Pictures of any sizes -> (N, 3, S, S) fp32, normalised."""
+
+
+def cropped_as(folder: Path) -> Prepare:
+    """What the folder's ``preprocessor_config.json`` says: of CLIP, the shorter side to S and the middle square.
+
+    Pillow resizes, whether or not torchvision is installed: it is what the published scores were computed with.
+    """
+    return _processed(CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True))
+
+
+def cropped_to(size: int) -> Prepare:
+    """CLIP's own preparation at ``size`` pixels."""
+    square = {"height": size, "width": size}
+    return _processed(CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=square))
+
+
+def _processed(processor: CLIPImageProcessorPil) -> Prepare:
+    def prepare(pictures: Sequence[Picture]) -> torch.Tensor:
+        pixels: torch.Tensor = processor(list(pictures), input_data_format="channels_last", return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels
+
+    return prepare
+
+
+def fitted_to(size: int) -> Prepare:
+    """The longer side to ``size`` pixels, black around it: nothing of the picture is lost.
+
+    ``ResizeMaxSize`` of hpsv2 (resize_longest_max), which works on floats in [0, 1]: bicubic with antialiasing, which
+    is torchvision's default for tensors since 0.17, without clamping.
+    """
+
+    def prepare(pictures: Sequence[Picture]) -> torch.Tensor:
+        pixels = torch.stack([_fitted(picture, size) for picture in pictures])
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        return (pixels - mean) / std
+
+    return prepare
+
+
+def _fitted(picture: Picture, size: int) -> torch.Tensor:
+    """(3, size, size) fp32."""
+    pixels = torch.from_numpy(picture).movedim(-1, 0).float() / 255  # (3, H, W)
+    scale = size / max(pixels.shape[1:])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[1:])
+    resized = F.interpolate(pixels[None], (height, width), mode="bicubic", align_corners=False, antialias=True)[0]
+    top, left = (size - height) // 2, (size - width) // 2
+    return F.pad(resized, (left, size - width - left, top, size - height - top))

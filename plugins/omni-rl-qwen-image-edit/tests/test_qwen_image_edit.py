@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import omni_rl_qwen_image_edit as edit
+from omni_rl.errors import DataError
+from omni_rl.testing.model import ModelContract
+
+SIZE = {"height": 16, "width": 32}
+
+
+class TestOnePicture(ModelContract):
+    @pytest.fixture(scope="module")
+    @classmethod
+    def pipeline_folder(cls, folder):
+        return folder
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def plugin(cls):
+        return edit
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls):
+        return {**SIZE, "true_cfg_scale": 4.0, "negative_prompt": "hello"}
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def media(cls, folder):
+        import media_pipelines
+
+        return [{"image": str(folder / media_pipelines.picture(folder / f"one{i}.png", (32, 32), i))} for i in range(3)]
+
+    def test_without_a_picture_there_is_nothing_to_edit(self, parts, probe):
+        x = {"x": probe.batch["latents", "x", "final"][:1]}
+        with pytest.raises(DataError, match=r"data\.media"):
+            edit.predict(parts.model, x, torch.tensor([500.0]), {}, SIZE)
+
+
+@pytest.mark.ci
+class TestTwoPicturesWithoutGuidance(TestOnePicture):
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls):
+        return SIZE
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def media(cls, folder):
+        import media_pipelines
+
+        sizes = [(32, 32), (48, 24)]
+        rows = [
+            [media_pipelines.picture(folder / f"{i}{j}.png", sizes[j], 2 * i + j) for j in (0, 1)] for i in range(3)
+        ]
+        return [{"image": [str(folder / name) for name in names]} for names in rows]

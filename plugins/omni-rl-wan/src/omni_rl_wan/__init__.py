@@ -1,0 +1,105 @@
+"""Wan 2.1 and 2.2, text to video (``WanPipeline``): the velocity, stated once for rollout and training.
+
+Follows ``diffusers.WanPipeline``; the tests hold it to that pipeline. Latents are (B, C, F, h, w). Wan 2.2 has two
+experts: ``transformer`` above ``boundary_ratio`` of the timesteps, ``transformer_2`` below; rows of one batch may stand
+on both sides. Schedule, embeddings and decoding are core's defaults: the pipeline's own, asked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+from omni_rl import hookimpl
+from omni_rl.model.batching import in_groups, take
+from omni_rl.model.guidance import classifier_free
+from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.sizes import latent_frames, patches
+from omni_rl.types import Streams, Tensors
+
+HONOURED = {"height", "width", "num_frames", "guidance_scale", "guidance_scale_2", "max_sequence_length"}
+"""With any other argument the pipeline itself is asked for the velocity."""
+
+NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
+    "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly "
+    "drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy "
+    "background, three legs, many people in the background, walking backwards"
+)
+"""Of the model card of Wan2.1-T2V-14B-Diffusers, whose authors tuned the model with it."""
+
+
+@hookimpl
+def defaults() -> Mapping[str, Any]:
+    """Size, steps, guidance and negative prompt of the card; LoRA on the projections of both attentions and the MLP."""
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
+    call = {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": NEGATIVE_PROMPT}
+    return {"rollout": {"call": call}, "validation": {"steps": 50}, "model": {"lora": {"targets": targets}}}
+
+
+@hookimpl
+def encode_prompt(
+    model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
+) -> None:
+    """Leaves the encoding to the pipeline, but for what it would cut.
+
+    Raises:
+        DataError: the text encoder does not read all of a prompt.
+    """
+    texts = [prompt_clean(text) for text in (*prompts, *(negative_prompts or ()))]
+    ids, limit = model.pipe.tokenizer(texts, verbose=False).input_ids, model.argument(call, "max_sequence_length")
+    refuse_cut(texts, ids, limit, ", or set rollout.call.max_sequence_length")
+
+
+@hookimpl
+def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """(C, F, h, w).
+
+    Raises:
+        ConfigError: the pipeline would round the size or the number of frames.
+    """
+    pipe, config = model.pipe, (model.pipe.transformer or model.pipe.transformer_2).config
+    frames = latent_frames(model.argument(call, "num_frames"), pipe.vae_scale_factor_temporal)
+    size = {name: model.argument(call, name) for name in ("height", "width")}
+    rows, columns = patches(size, default=0, patch=pipe.vae_scale_factor_spatial * config.patch_size[1])
+    return {"x": (config.in_channels, frames, rows * config.patch_size[1], columns * config.patch_size[2])}
+
+
+@hookimpl
+def predict(
+    model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
+) -> Streams | None:
+    """Velocity with classifier-free guidance, each row by the expert for its timestep and with that expert's scale."""
+    if call.keys() - HONOURED:
+        return None
+    pipe, scale = model.pipe, model.argument(call, "guidance_scale")
+    on = scale > 1  # for both experts, as upstream
+    if pipe.config.boundary_ratio is None:
+        return _guided(model, pipe.transformer, x, t, conditioning, scale, on)
+    second = model.argument(call, "guidance_scale_2")
+    experts = ((pipe.transformer, scale), (pipe.transformer_2, scale if second is None else second))
+    low = t < pipe.config.boundary_ratio * pipe.scheduler.config.num_train_timesteps  # (B,)
+
+    def answer(rows: torch.Tensor) -> Streams:
+        expert, of_expert = experts[int(low[rows[0]])]
+        parts = take(x, rows), t[rows], take(conditioning, rows)
+        return _guided(model, expert, *parts, of_expert, on)
+
+    sides = [side.nonzero().flatten() for side in (~low, low)]
+    return in_groups([rows for rows in sides if len(rows)], answer)
+
+
+def _guided(
+    model: LoadedModel, expert: Any, x: Streams, t: torch.Tensor, conditioning: Tensors, scale: float, on: bool
+) -> Streams:
+    def velocity(x: Streams, t: torch.Tensor, text: Tensors) -> Streams:
+        latents = x["x"].to(model.input_dtype)
+        embeds = text["prompt_embeds"].to(latents.dtype)
+        (output,) = expert(hidden_states=latents, timestep=t, encoder_hidden_states=embeds, return_dict=False)
+        return {"x": output}
+
+    return classifier_free(velocity, x, t, conditioning, scale, on)

@@ -1,0 +1,143 @@
+"""The page about hooks: every one in the order of the contract, as ``omni_rl.hookspecs`` describes it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from omni_rl import defaults, hookspecs
+from omni_rl.engines.base import ENGINE_HOOKS
+from omni_rl.plugins.checks import qualified_name
+from omni_rl.plugins.contract import SPECS, Spec
+
+HEAD = """# Hooks
+
+Written by `python tools/reference.py` from `omni_rl.hookspecs`, contract {version}.
+
+{rules}
+
+The snippets below take this for granted:
+
+```python
+from __future__ import annotations
+
+import torch
+
+from omni_rl import hookimpl
+from omni_rl.types import LossOutput
+```
+
+*Answered by* is who answers when no plugin does. *Called by* is who asks, besides the gate and the contract suites. An
+engine in other processes need not call every hook; it declares which it does, and `omni-rl check` refuses a run that
+overrides another one.
+"""
+SILENT = ("gate", "testing")
+"""Packages whose calls of hooks are not listed: they ask what the run asks."""
+
+
+def page(root: Path) -> str:
+    """The whole file."""
+    version = f"{hookspecs.CONTRACT_MAJOR}.{hookspecs.CONTRACT_MINOR}"
+    parts = [HEAD.format(version=version, rules=markdown(hookspecs.__doc__ or "")), _index()]
+    calls = callers(root / "core/src")
+    for title, specs in groups().items():
+        parts.append(f"## {title}\n")
+        parts += [_section(spec, calls.get(spec.name, [])) for spec in specs]
+    return "\n".join(parts)
+
+
+def groups() -> dict[str, list[Spec]]:
+    """Hooks by the headings of the module."""
+    lines = inspect.getsource(hookspecs).splitlines()
+    heads = {i: found[1].capitalize() for i, line in enumerate(lines, 1) if (found := re.match(r"# -+ (.+)$", line))}
+    grouped: dict[str, list[Spec]] = {title: [] for title in heads.values()}
+    for spec in SPECS.values():
+        line = inspect.getsourcelines(spec.function)[1]
+        grouped[heads[max(head for head in heads if head < line)]].append(spec)
+    return grouped
+
+
+def _index() -> str:
+    rows = ["| hook | runs in | since | answers that count |", "|---|---|---|---|"]
+    for spec in SPECS.values():
+        kept = "the most specific" if spec.firstresult else "all" if not spec.observes else "none: it observes"
+        rows.append(f"| [`{spec.name}`](#{spec.name}) | {runs_in(spec)} | {since(spec)} | {kept} |")
+    return "\n".join(rows) + "\n"
+
+
+def runs_in(spec: Spec) -> str:
+    """Driver, trainer or engine, as the docstring says."""
+    found = re.search(r"[Rr]uns in the ([^.,;]*)", " ".join(_doc(spec).split()))
+    assert found, f"the docstring of {spec.name} does not say where it runs"
+    return ", ".join(re.findall(r"driver|trainer|engine", found[1]))
+
+
+def since(spec: Spec) -> str:
+    """The contract version that brought it."""
+    found = re.search(r"Since (\d+\.\d+)", _doc(spec))
+    assert found, f"the docstring of {spec.name} does not say since when there is such a hook"
+    return found[1]
+
+
+def _doc(spec: Spec) -> str:
+    return inspect.getdoc(spec.function) or ""
+
+
+def _section(spec: Spec, calls: list[str]) -> str:
+    facts = []
+    if answer := getattr(defaults, spec.name, None):
+        facts.append(f"Answered by `{qualified_name(answer)}`.")
+    if calls:
+        facts.append(f"Called by {', '.join(f'`{call}`' for call in calls)}.")
+    if spec.name in ENGINE_HOOKS:
+        facts.append("An engine declares whether it honours this hook.")
+    parts = [f"### {spec.name}", f"```python\n{signature(spec)}\n```", markdown(_doc(spec)), " ".join(facts)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def signature(spec: Spec) -> str:
+    """``def name(argument: Type, ...) -> Type: ...``, over several lines where it is long."""
+    found = inspect.signature(spec.function)
+    arguments = [f"{each.name}: {each.annotation}" for each in found.parameters.values()]
+    line = f"def {spec.name}({', '.join(arguments)}) -> {found.return_annotation}: ..."
+    if len(line) <= 100:
+        return line
+    inner = "".join(f"    {argument},\n" for argument in arguments)
+    return f"def {spec.name}(\n{inner}) -> {found.return_annotation}: ..."
+
+
+def callers(source: Path) -> Mapping[str, list[str]]:
+    """Hook -> qualified names of core's functions with a call ``hooks.<hook>(...)``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(source.rglob("*.py")):
+        place = path.relative_to(source).with_suffix("").parts
+        if place[1] not in SILENT:
+            for hook, inner in _calls(ast.parse(path.read_text(encoding="utf-8")), ()):
+                found.setdefault(hook, []).append(".".join([*place, *inner]))
+    return {hook: sorted(set(names)) for hook, names in found.items()}
+
+
+def _calls(node: ast.AST, scope: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(hook, names of the enclosing class and function) of every call below a node."""
+    for child in ast.iter_child_nodes(node):
+        inner = (*scope, child.name) if isinstance(child, ast.ClassDef | ast.FunctionDef) else scope
+        if isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute):
+            asked, hook = ast.unparse(child.func.value), child.func.attr
+            if asked.endswith("hooks") and hook in SPECS:
+                yield hook, inner
+        yield from _calls(child, inner)
+
+
+def markdown(text: str) -> str:
+    """A docstring's reStructuredText as Markdown: roles, literals, and examples."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text))
+    text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    return re.sub(r"Example::\n\n((?:    .*\n?|\n)+)", _example, text).rstrip()
+
+
+def _example(found: re.Match[str]) -> str:
+    return f"Example:\n\n```python\n{textwrap.dedent(found[1]).strip()}\n```\n"
