@@ -183,6 +183,15 @@ def test_a_recipe_reads_its_prompts(workplace: Path, file: Path) -> None:
         assert all(columns <= row.metadata.keys() for row in rows)
 
 
+def test_geneval_scenes_are_found_by_the_name_of_their_format(workplace: Path) -> None:
+    resolved = resolve(
+        ROOT / "examples/quickstart.yaml", ["data={path: data/geneval/evaluation_metadata.jsonl, format: geneval}"]
+    )
+    rows = load(resolved.config.data, lambda _: resolved.dataset.object).rows
+    tags = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+    assert [row.metadata["tag"] for row in rows] == tags
+
+
 def test_both_experts_of_the_video_recipe_are_trained() -> None:
     """The pipeline takes the second expert below boundary_ratio; the window has noisy steps on either side."""
     folder = FIXTURES / "models/Wan-AI/Wan2.2-T2V-A14B-Diffusers"
