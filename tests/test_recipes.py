@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ import diffusers
 import pytest
 import torch
 
-from omni_rl import defaults
+from omni_rl import defaults, train
 from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.config.schema import Config
 from omni_rl.config.yaml_file import parse, read
@@ -30,9 +31,10 @@ from omni_rl.plugins.local import Registry
 from omni_rl.plugins.manager import Hooks, Layer, build_manager, overridden
 from omni_rl.preflight import check_ahead
 
-pytestmark = pytest.mark.ci
-
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "core/tests"))  # tiny_pipelines
+
+pytestmark = pytest.mark.ci
 FIXTURES = ROOT / "tests/fixtures"
 RECIPES = sorted((ROOT / "examples/recipes").glob("*.yaml"))
 MODELS = sorted(path.parent for path in (FIXTURES / "models").glob("*/*/model_index.json"))
@@ -181,6 +183,15 @@ def test_a_recipe_reads_its_prompts(workplace: Path, file: Path) -> None:
         assert all(columns <= row.metadata.keys() for row in rows)
 
 
+def test_geneval_scenes_are_found_by_the_name_of_their_format(workplace: Path) -> None:
+    resolved = resolve(
+        ROOT / "examples/quickstart.yaml", ["data={path: data/geneval/evaluation_metadata.jsonl, format: geneval}"]
+    )
+    rows = load(resolved.config.data, lambda _: resolved.dataset.object).rows
+    tags = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+    assert [row.metadata["tag"] for row in rows] == tags
+
+
 def test_both_experts_of_the_video_recipe_are_trained() -> None:
     """The pipeline takes the second expert below boundary_ratio; the window has noisy steps on either side."""
     folder = FIXTURES / "models/Wan-AI/Wan2.2-T2V-A14B-Diffusers"
@@ -191,6 +202,32 @@ def test_both_experts_of_the_video_recipe_are_trained() -> None:
     boundary = 1000 * json.loads((folder / "model_index.json").read_text())["boundary_ratio"]
     by_expert = (scheduler.timesteps[first:last] >= boundary).tolist()
     assert by_expert == [True] * 3 + [False] * 3
+
+
+SMALLER = [
+    "model.lora.rank=4",
+    "rollout.prompts=4",
+    "rollout.group_size=4",
+    "rollout.call.height=16",
+    "rollout.call.width=16",
+    "train.iterations=2",
+    "train.mini_batch_prompts=2",
+    "train.lr=1e-2",
+    "validation={every: 0, prompts: 1, steps: 4, call: {height: 16, width: 16}}",
+    "device=cpu",
+    "precision=fp32",
+]
+
+
+def test_the_video_recipe_moves_both_experts_of_a_tiny_model(workplace: Path) -> None:
+    """Gate, window by group, two updates an iteration, offloading and average as in the recipe."""
+    import tiny_pipelines
+
+    folder = tiny_pipelines.write(tiny_pipelines.wan_of_two_experts, workplace / "tiny")
+    run = train(ROOT / "examples/recipes/wan22_t2v.yaml", [f"model.path={folder}", *SMALLER], workplace / "run")
+    moved = {name: bool(p.detach().any()) for name, p in run.model.parameters().items() if ".lora_B" in name}
+    assert {name.partition(".")[0] for name in moved} == {"transformer", "transformer_2"}
+    assert all(moved.values())
 
 
 # ------------------------------------------------------------------------------------------------------------ fixtures

@@ -107,10 +107,10 @@ def test_aesthetic_keeps_the_weights(
     head_file: Path, clip_folder: Path, samples: RewardBatch, convert: Convert, tmp_path: Path
 ) -> None:
     torch.save(load_file(head_file), tmp_path / "linearMSE.pth")
-    convert("aesthetic", tmp_path / "linearMSE.pth", tmp_path / "head.safetensors")
+    convert("aesthetic", tmp_path / "linearMSE.pth", tmp_path / "new/head.safetensors")
     scores = [
         Aesthetic(Aesthetic.Config(path=clip_folder, head=head, device="cpu")).score(samples)
-        for head in (head_file, tmp_path / "head.safetensors")
+        for head in (head_file, tmp_path / "new/head.safetensors")
     ]
     assert scores[0] == scores[1]
 
@@ -158,9 +158,18 @@ def test_a_missing_checkpoint(convert: Convert, tmp_path: Path) -> None:
     assert "there is no file" in convert("transformers", tmp_path / "pytorch_model.bin")
 
 
-def test_something_that_is_no_state_dict(convert: Convert, tmp_path: Path) -> None:
-    torch.save([torch.zeros(2)], tmp_path / "list.pth")
-    assert "holds a list, not a table of tensors" in convert("aesthetic", tmp_path / "list.pth", tmp_path / "x")
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {"layers.0.weight": torch.zeros(2, 2), "epoch": 3}])
+def test_something_that_is_no_table_of_tensors(content: object, convert: Convert, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    said = convert("aesthetic", tmp_path / "other.pth", tmp_path / "head.safetensors")
+    assert "holds something else than a table of tensors" in said
+
+
+def test_the_base_is_not_written_into(clip_folder: Path, convert: Convert, tmp_path: Path) -> None:
+    before = {file.name: file.read_bytes() for file in clip_folder.iterdir()}
+    torch.save({"state_dict": hps_weights(clip_folder)}, tmp_path / "HPS.pt")
+    assert "exists already" in convert("hps_v2", tmp_path / "HPS.pt", clip_folder, "--base", clip_folder)
+    assert {file.name: file.read_bytes() for file in clip_folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("kind", ["hps_v2", "image_reward", "aesthetic"])

@@ -56,8 +56,7 @@ def hps_v2(
             f"--base: {base} is another CLIP than HPSv2's: its activation is not gelu",
             "take laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         )
-    published = _read(checkpoint)
-    tensors = clip_weights(published.get("state_dict", published))
+    tensors = clip_weights(_read(checkpoint, inside="state_dict"))
     _write_model(CLIPModel, config, tokenizer, tensors, checkpoint, folder)
 
 
@@ -105,7 +104,8 @@ def transformers_folder(checkpoint: Source) -> None:
     _save(_read(checkpoint), checkpoint.with_name("model.safetensors"))
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def _read(checkpoint: Path, inside: str | None = None) -> dict[str, Any]:
+    """The table of tensors that a file holds, or that it holds under the key ``inside``. Raises ModelError."""
     import torch
 
     if not checkpoint.is_file():
@@ -115,9 +115,10 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     except Exception as error:  # what a damaged or malicious file raises has no common class
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{checkpoint} cannot be read as tensors alone: {reason}", "download it again") from error
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{checkpoint} holds a {type(content).__name__}, not a table of tensors", "check the file")
-    return dict(content)
+    table = content.get(inside, content) if isinstance(content, Mapping) else content
+    if not isinstance(table, Mapping) or not all(isinstance(value, torch.Tensor) for value in table.values()):
+        raise ModelError(f"{checkpoint} holds something else than a table of tensors", "check the file")
+    return dict(table)
 
 
 def _base(kind: Any, folder: Path) -> Any:
@@ -133,6 +134,7 @@ def _write_model(kind: Any, config: Any, tokenizer: Any, tensors: Any, checkpoin
     with torch.device("meta"):
         wanted = kind(config).state_dict()
     _check(wanted, tensors, checkpoint)
+    _require_free(folder / "model.safetensors")
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -153,10 +155,15 @@ def _save(tensors: Mapping[str, Any], file: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    if file.exists():
-        raise ModelError(f"{file} exists already", "name another, or delete it")
+    _require_free(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}  # no views
     temporary = file.with_name(f".{file.name}.tmp")
     save_file(own, temporary, {"format": "pt"})
     temporary.replace(file)
     print(f"wrote {file}")
+
+
+def _require_free(file: Path) -> None:
+    if file.exists():
+        raise ModelError(f"{file} exists already", "name another, or delete it")
