@@ -43,7 +43,8 @@ def test_noise_off_latents_and_pictures_are_the_pipelines_own(case: Case, monkey
     samples = assembly.hooks.post_decode(model=assembly.model, state=state)
     for sample, picture in zip(samples, pictures, strict=True):
         (media,) = sample.trajectory["media"].values()
-        assert np.array_equal(media.numpy(), np.round(np.asarray(picture) * 255).astype(np.uint8))
+        off = np.abs(media.numpy() - np.asarray(picture) * 255.0).max()
+        assert off <= 0.5 + 1e-3, "bytes are the nearest"
 
 
 def test_the_schedule_is_the_one_the_pipeline_made(case: Case):
