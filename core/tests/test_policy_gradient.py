@@ -141,7 +141,7 @@ def test_weights_are_capped_ratios(level, normalise):
     assert 3 < kept.sum() < kept.size - 3
     expected = np.minimum(weights, cap)
     expected = expected / expected[kept].mean() if normalise else expected
-    np.testing.assert_allclose(found["importance"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found["importance"], expected * kept, rtol=1e-5)
     np.testing.assert_array_equal(found["loss_weights"], kept)
     figures = {k: float(v[0]) for k, v in found["metrics"].items()}
     assert figures["rollout_corr/kl"] == pytest.approx(-difference.mean(), rel=1e-5)
@@ -149,6 +149,19 @@ def test_weights_are_capped_ratios(level, normalise):
     assert figures["rollout_corr/ess"] == pytest.approx(weights.sum() ** 2 / (weights.size * (weights**2).sum()))
     assert figures["rollout_corr/masked_fraction"] == pytest.approx(1 - kept.mean())
     assert figures["rollout_corr/weight_max"] == pytest.approx(weights.max(), rel=1e-5)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("broken", [-math.inf, math.inf, math.nan])
+def test_a_rejected_step_may_have_any_log_prob(broken, normalise):
+    """An engine that gave one step up: its weight is not finite, and 0 times that would be no number."""
+    batch, policy = drawn_elsewhere(level=0.01), LinearFlow(SAMPLED_BY, eta=ETA)
+    batch["log_probs"][3, 1] = broken
+    found = corrected(policy, batch, "recomputed", Correction(normalise=normalise, keep=(0.5, 2.0)))
+    assert float(found["loss_weights"].sum()) == found["loss_weights"].numel() - 1
+    assert float(found["importance"][3, 1]) == 0
+    assert bool(found["importance"].isfinite().all())
+    assert float(algorithm().compute_loss(policy, found, 1).loss.detach()[3]) == 0
 
 
 def test_the_bypass_leaves_the_batch_alone():
@@ -204,7 +217,7 @@ def test_what_is_rejected_leaves_the_denominator_too(micro_batch_size):
 
 def test_an_iteration_whose_steps_are_all_rejected_is_no_update():
     parts = assemble(toy_model(), algorithm=Rejecting(torch.zeros(6, 3)), rollout={"steps": 4})
-    assert parts.backend.update(parts.batch(), 0) == {"actor/updates": 0}
+    assert parts.backend.update(parts.batch(), 0) == {"actor/updates": 0, "actor/skipped_updates": 0}
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

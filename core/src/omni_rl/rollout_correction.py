@@ -77,11 +77,9 @@ def _whole(correction: Correction | None) -> bool:
 
 
 def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correction) -> torch.Tensor:
-    """(N, T) capped, and divided by their mean over what is kept."""
-    found = weights.clamp(max=correction.cap)
-    if not correction.normalise or not kept.any():
-        return found
-    return found / ((found * kept).sum() / kept.sum())
+    """(N, T) capped, and divided by their mean over what is kept; 0 for the rest, whose weights need not be finite."""
+    found = torch.where(kept > 0, weights.clamp(max=correction.cap), 0)
+    return found / (found.sum() / kept.sum()) if correction.normalise and kept.any() else found
 
 
 def _figures(difference: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from omni_rl.backends.torch_backend import TorchBackend
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ConfigError, RunError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.testing.algorithm import gradient
 from omni_rl.testing.assembly import Assembly, assemble
@@ -92,6 +92,61 @@ def test_figures_are_means_maxima_or_of_the_first_update():
     assert figures["actor/place"] == pytest.approx(2.5 + 5 + 50)
     assert figures["actor/place_max"] == pytest.approx(15 + 50)
     assert figures["actor/logp_absdiff_max"] == pytest.approx(15)
+
+
+class Overflowing(PolicyGradient):
+    """Whose loss is infinite in the iterations that say so."""
+
+    broken = True
+
+    @hookimpl
+    def compute_loss(self, policy, batch, step):
+        loss = super().compute_loss(policy, batch, step).loss
+        return LossOutput(loss * (torch.inf if self.broken else 1.0), {})
+
+
+def test_an_update_without_a_finite_gradient_is_skipped():
+    """Weights, the optimizer's state and the count of updates stay as they are; then training goes on."""
+    algorithm = Overflowing()
+    parts = assemble(toy_model(), algorithm=algorithm, train={"lr": 1e-2, "mini_batch_prompts": 2})
+    batch, before = parts.batch(), vector(parts)
+    figures = parts.backend.update(batch, 0)
+    assert figures["actor/skipped_updates"] == figures["actor/updates"] == 2
+    assert not np.isfinite(figures["actor/grad_norm"])
+    np.testing.assert_array_equal(vector(parts), before)
+    assert parts.backend.updates == 0
+    algorithm.broken = False
+    assert parts.backend.update(batch, 1)["actor/skipped_updates"] == 0
+    assert np.isfinite(vector(parts)).all()
+    assert (vector(parts) != before).any()
+
+
+def test_a_run_that_only_skips_updates_stops():
+    parts = assemble(toy_model(), algorithm=Overflowing(), train={"mini_batch_prompts": 2})
+    batch = parts.batch()  # of three prompts
+    parts.backend.update(batch, 0)
+    with pytest.raises(RunError, match="3 updates in a row, the last in iteration 1, had a gradient that is not fin"):
+        parts.backend.update(batch, 1)
+
+
+def test_what_is_left_out_need_not_be_finite():
+    class Lost(PolicyGradient):
+        @hookimpl
+        def prepare_actor_batch(self, batch):
+            batch = batch.clone(recurse=False)
+            batch["loss_weights"] = torch.ones(len(batch), batch["timesteps"].shape[1])
+            batch["loss_weights"][0] = 0
+            return batch
+
+        @hookimpl
+        def compute_loss(self, policy, batch, step):
+            loss = super().compute_loss(policy, batch, step).loss
+            lost = torch.where(batch["sample_id"] == 0, torch.nan, loss.detach())
+            return LossOutput(torch.where(batch["sample_id"] == 0, torch.nan, loss), {"lost": lost})
+
+    parts = assemble(toy_model(), algorithm=Lost(), train={"lr": 1e-2})
+    figures = parts.backend.update(parts.batch(), 0)
+    assert np.isfinite([figures["actor/loss"], figures["actor/lost"], figures["actor/grad_norm"]]).all()
 
 
 def test_warm_up_is_linear():

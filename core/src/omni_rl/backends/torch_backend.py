@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, cast
@@ -15,11 +16,14 @@ from omni_rl.backends.lora import make_trainable
 from omni_rl.backends.offload import optimizer_state_on
 from omni_rl.backends.policy import TorchPolicy
 from omni_rl.engines.base import Context
-from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.types import Backend, LossOutput, Policy, Tensors
 
 VARIANTS = 64
 """How many forms of a block may be compiled: with and without gradient, LoRA and masks, at several batch sizes."""
+
+PATIENCE = 3
+"""So many updates in a row may have a gradient that is not finite: they are skipped, then the run stops."""
 
 FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
 """The replay error: after the first update the policy has moved, and the figure would measure that instead."""
@@ -50,6 +54,7 @@ class TorchBackend:
             weight_decay=train.weight_decay,
         )
         self.updates = 0
+        self._skipped = 0  # in a row
         _prepare_modules(context)
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
@@ -63,7 +68,7 @@ class TorchBackend:
         if rows:
             figures |= {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
             figures |= {k: rows[0][k] for k in FIRST_UPDATE_ONLY & rows[0].keys()}
-        figures["updates"] = len(rows)
+        figures |= {"updates": len(rows), "skipped_updates": sum(r["skipped_updates"] for r in rows)}
         return {k if "/" in k else f"actor/{k}": v for k, v in figures.items()}
 
     def _one_update(self, batch: TensorDict, iteration: int, last: bool) -> dict[str, float]:
@@ -74,18 +79,37 @@ class TorchBackend:
             for step in range(trajectory.steps_of(batch)):
                 output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, step=step)
                 weights = _loss_weights(micro_batch, step, output.loss)
-                ((output.loss * weights).sum() / terms).backward()
+                (_weighted(output.loss, weights).sum() / terms).backward()
                 meter.add(output, weights)
-        norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm))
         lr = self._learning_rate()
+        finite = math.isfinite(norm)
+        if finite:
+            self._step(lr)
+        self._mind_skipped(iteration, finite)
+        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
+        return {**meter.means(terms), "grad_norm": norm, "lr": lr, "skipped_updates": float(not finite)}
+
+    def _step(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         with optimizer_state_on(self._optimizer, self._model.device, self._config.offload):
             self._optimizer.step()
         self.updates += 1
         self._average_weights()
-        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
-        return {**meter.means(terms), "grad_norm": float(norm), "lr": lr}
+
+    def _mind_skipped(self, iteration: int, finite: bool) -> None:
+        """One gradient that is not finite would make every weight so.
+
+        Raises:
+            RunError: ``PATIENCE`` updates in a row were skipped.
+        """
+        self._skipped = 0 if finite else self._skipped + 1
+        if self._skipped >= PATIENCE:
+            raise RunError(
+                f"{PATIENCE} updates in a row, the last in iteration {iteration}, had a gradient that is not finite; "
+                "the weights are those before. Lower train.lr, or look at the losses in metrics.jsonl"
+            )
 
     def _learning_rate(self) -> float:
         warmup = self._config.warmup
@@ -147,7 +171,7 @@ class _Meter:
 
     def add(self, output: LossOutput, weights: torch.Tensor) -> None:
         for name, values in {**output.metrics, "loss": output.loss.detach()}.items():
-            seen = (values.detach() * weights).double().cpu()
+            seen = _weighted(values.detach(), weights).double().cpu()
             self._sums[name] = (
                 torch.maximum(self._sums[name], seen.max()) if name.endswith("_max") else self._sums[name] + seen.sum()
             )
@@ -167,6 +191,11 @@ def _terms(batch: TensorDict) -> float:
 def _loss_weights(batch: TensorDict, step: int, loss: torch.Tensor) -> torch.Tensor:
     """(B,) beside ``loss`` (B,)."""
     return trajectory.at(batch, "loss_weights", step).to(loss) if "loss_weights" in batch.keys() else loss.new_ones(())
+
+
+def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Their product, and 0 where the weight is: what is left out need not be finite."""
+    return torch.where(weights != 0, values * weights, 0)
 
 
 def _figures(batch: TensorDict) -> Tensors:
