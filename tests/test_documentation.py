@@ -48,8 +48,9 @@ def test_the_links_of_a_readme_lead_somewhere(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-def test_the_table_of_what_runs_with_what_is_up_to_date() -> None:
-    done = run("tools/compatibility.py", "--check")
+@pytest.mark.parametrize("tool", ["compatibility", "coverage_table"])
+def test_tables_are_up_to_date(tool: str) -> None:
+    done = run(f"tools/{tool}.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -129,16 +129,14 @@ def main(arguments: Sequence[str]) -> int:
 def judged(architectures: Sequence[str]) -> dict[str, Entry]:
     """Run the tiny pipelines of ``architectures``, or all; verdicts by architecture."""
     sys.path.insert(0, str(TESTS))
-    import diffusers
-    import tiny_pipelines
     import verdicts
 
     found = {}
-    for name in architectures or [n for n in tiny_pipelines.BUILDERS if hasattr(diffusers, n)]:
+    for name in architectures or verdicts.architectures():
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder, "runs")
             work.mkdir()
-            verdict = verdicts.judge(name, tiny_pipelines.build(name, Path(folder, "model")), work)
+            verdict = verdicts.judge(verdicts.subject(name, Path(folder, "model")), work)
         found[name] = verdict.as_json()
         print(f"{name}: {verdict.verdict} {verdict.reason}", flush=True)
     return found
@@ -212,31 +210,36 @@ def page(content: Entry) -> str:
     Raises:
         KeyError: a flow-matching pipeline is neither judged nor listed in ``NOT_TRIED``.
     """
-    lines: dict[str, list[str]] = {"pass": [], "fails": [], "needs an input": [], "not tried": []}
+    lines: dict[str, list[str]] = {"pass": [], "fails": [], "not tried": []}
     others: Counter[str] = Counter()
+    needing: list[str] = []
     for name, entry in content["pipelines"].items():
         if "verdict" in entry:
             reason = " ".join(filter(None, [entry["reason"], NOTES.get(name, "")]))
             verdict = entry["verdict"] + (f": {reason}" if reason else "")
-            lines[entry["verdict"]].append(f"| {name} | {_kind(entry['media'])} | {verdict} |")
+            lines[entry["verdict"]].append(f"| {name} | {_kind(entry)} | {verdict} |")
         elif not entry["flow_matching"]:
             others[", ".join(entry["schedulers"]) or "no scheduler"] += 1
         elif entry["needs_input"]:
-            lines["needs an input"].append(f"| {name} | from a picture, a video or a sound | needs an input image |")
+            needing.append(name)
         else:
             lines["not tried"].append(f"| {name} | from text | not tried: {NOT_TRIED[name]} |")
-    counts = ", ".join(f"{len(rows)} {name}" for name, rows in lines.items())
-    total = f"Of {len(content['pipelines'])} pipelines, {counts}, {others.total()} not flow matching."
+    passing, failing, untried = (len(rows) for rows in lines.values())
+    counts = (
+        f"Of {len(content['pipelines'])} pipelines {passing} pass and {failing} fail, {untried} and another "
+        f"{len(needing)} that start from a picture, a video or a sound were not tried, {others.total()} match no flow."
+    )
     rows = [row for part in lines.values() for row in part]
     table = ["| architecture | kind | verdict |", "|---|---|---|", *rows]
-    tail = ["", "## Not flow matching", "", "By the schedulers that they are annotated with:", ""]
+    tail = ["", "## Start from a picture, a video or a sound, not tried", "", ", ".join(needing) + ".", ""]
+    tail += ["## Not flow matching", "", "By the schedulers that they are annotated with:", ""]
     tail += [f"* {count}: {schedulers}" for schedulers, count in sorted(others.items())]
-    return HEAD.format(**content["versions"], counts=total) + "\n" + "\n".join([*table, *tail]) + "\n"
+    return HEAD.format(**content["versions"], counts=counts) + "\n" + "\n".join([*table, *tail]) + "\n"
 
 
-def _kind(media: Sequence[str]) -> str:
-    made = " and ".join(sorted(media, key=["image", "video", "audio"].index))
-    return f"text to {made}" if made else "text"
+def _kind(entry: Entry) -> str:
+    made = " and ".join(sorted(entry["media"], key=["image", "video", "audio"].index)) or "nothing"
+    return f"{'text and pictures' if entry['needs_input'] else 'text'} to {made}"
 
 
 if __name__ == "__main__":

@@ -11,12 +11,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import media_pipelines
 import pytest
 import tiny_pipelines
 import torch
@@ -27,7 +30,9 @@ from omni_rl import train
 from omni_rl.config.resolve import resolve
 from omni_rl.errors import RunError, UserError
 from omni_rl.gate.rows import gap
-from omni_rl.model import universal
+from omni_rl.media import RATE
+from omni_rl.media_files import load
+from omni_rl.model.asking import latent_arguments
 from omni_rl.model.loaded import load_model
 from omni_rl.run import Run
 from omni_rl.testing.assembly import Assembly, assemble
@@ -68,16 +73,52 @@ class _RefusalError(Exception):
     """A requirement does not hold."""
 
 
-def judge(architecture: str, folder: Path, work: Path) -> Verdict:
-    """The verdict on the tiny pipeline in ``folder``; ``work`` is an empty folder for the runs."""
-    call = tiny_pipelines.CALLS[architecture]
+@dataclass(frozen=True)
+class Subject:
+    """A tiny pipeline in a folder.
+
+    Attributes:
+        call: arguments, as ``rollout.call`` has them.
+        pictures: for each of :data:`PROMPTS` what ``image=`` is, as ``data.media`` has it; none where it takes none.
+    """
+
+    folder: Path
+    call: Mapping[str, Any]
+    pictures: Sequence[Any] = ()
+
+    @property
+    def media(self) -> list[dict[str, Any]] | None:
+        """One for each prompt."""
+        return [{"image": picture} for picture in self.pictures] or None
+
+
+def architectures() -> list[str]:
+    """Those that the installed diffusers has."""
+    return [n for n in (*tiny_pipelines.BUILDERS, *media_pipelines.BUILDERS) if hasattr(diffusers, n)]
+
+
+def subject(architecture: str, folder: Path) -> Subject:
+    """Builds the pipeline, with pictures beside it where it takes them."""
+    if architecture in tiny_pipelines.BUILDERS:
+        return Subject(tiny_pipelines.build(architecture, folder), tiny_pipelines.CALLS[architecture])
+    media_pipelines.build(architecture, folder)
+    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
+    several = architecture == "QwenImageEditPlusPipeline"
+    pictures = [names[:2], names[2:]] if several else names[:2]
+    return Subject(folder, media_pipelines.CALLS[architecture], pictures)
+
+
+def judge(tiny: Subject, work: Path) -> Verdict:
+    """The verdict on a tiny pipeline; ``work`` is an empty folder for the runs."""
     media: tuple[str, ...] = ()
-    try:
-        media = _own_loops_agree(folder, call)
-        _gradients_are_slopes(folder, call)
-        _everything_moves(folder, call, work)
-    except (_RefusalError, RunError, UserError) as refused:
-        return Verdict("fails", _sentence(refused), media)
+    with pytest.MonkeyPatch.context() as patch:
+        media_pipelines.small_pictures(patch)
+        try:
+            media = _own_loops_agree(tiny)
+            _gradients_are_slopes(tiny)
+            _everything_moves(tiny, work)
+        except (_RefusalError, RunError, UserError) as refused:
+            return Verdict("fails", _sentence(refused), media)
     return Verdict("pass", media=media)
 
 
@@ -113,35 +154,37 @@ class EulerOver:
         return (sample + dt * model_output,)
 
 
-def _assembled(folder: Path, call: Mapping[str, Any], prompts: Sequence[str] = PROMPTS) -> Assembly:
-    model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=True)
-    return assemble(model, algorithm=OneWindow(), prompts=prompts, model={"lora": None}, rollout={"call": dict(call)})
+def _assembled(tiny: Subject, prompts: Sequence[str] = PROMPTS) -> Assembly:
+    model = load_model(tiny.folder, device=torch.device("cpu"), precision="fp32", full=True)
+    media = tiny.media and tiny.media[: len(prompts)]
+    rollout = {"call": dict(tiny.call)}
+    return assemble(model, algorithm=OneWindow(), prompts=prompts, media=media, model={"lora": None}, rollout=rollout)
 
 
-def _own_loops_agree(folder: Path, call: Mapping[str, Any]) -> tuple[str, ...]:
-    assembly = _assembled(folder, call)
+def _own_loops_agree(tiny: Subject) -> tuple[str, ...]:
+    assembly = _assembled(tiny)
     requests = still(assembly, PROMPTS)
     start, state = own_loop(assembly, requests)
     samples = assembly.hooks.post_decode(model=assembly.model, state=state)
-    for row, prompt in enumerate(PROMPTS):
+    for row, request in enumerate(requests):
         one = {name: x[row : row + 1] for name, x in start.items()}
         conditioning = {name: value[row : row + 1] for name, value in state.conditioning.items()}
-        given = universal.latent_arguments(assembly.model, one, conditioning, requests[0].call)
-        final = _by_diffusers(folder, call, prompt, given)
+        given = latent_arguments(assembly.model, one, conditioning, request.call)
+        final = _by_diffusers(tiny, {"prompt": request.prompt, **load(request.media), **given}, len(given))
         found = max(gap(state.x[name][row : row + 1], x) for name, x in zip(start, final, strict=True))
         _require(found <= LATENTS, f"noise-off latents lie {found:.1g} from those of the pipeline's own loop")
-    return tuple(sorted(samples[0].trajectory["media"].keys()))
+    return tuple(sorted(kind for kind in samples[0].trajectory["media"].keys() if not kind.endswith(RATE)))
 
 
-def _by_diffusers(folder: Path, call: Mapping[str, Any], prompt: str, latents: Mapping[str, Any]) -> list[torch.Tensor]:
+def _by_diffusers(tiny: Subject, given: Mapping[str, Any], streams: int) -> list[torch.Tensor]:
     """What the last step gave, per stream, in a plain call of the plain pipeline."""
-    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(tiny.folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     if not isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler):
         pipe.scheduler = EulerOver(copy.deepcopy(pipe.scheduler))
     with _stepped(type(pipe.scheduler)) as outputs:
-        pipe(prompt=prompt, **call, **latents, num_inference_steps=4, output_type="latent")
-    return outputs[-len(latents) :]
+        pipe(**tiny.call, **given, num_inference_steps=4, output_type="latent")
+    return outputs[-streams:]
 
 
 @contextmanager
@@ -162,9 +205,9 @@ def _stepped(cls: type) -> Iterator[list[torch.Tensor]]:
 # ------------------------------------------------------------------------------------------------ gradients, updates
 
 
-def _gradients_are_slopes(folder: Path, call: Mapping[str, Any]) -> None:
+def _gradients_are_slopes(tiny: Subject) -> None:
     """Against central differences along the gradient, where it is steepest, at the first step of a sample."""
-    assembly = _assembled(folder, call, PROMPTS[:1])
+    assembly = _assembled(tiny, PROMPTS[:1])
     policy, batch = assembly.backend.policy, assembly.batch()[:1]
 
     def loss() -> torch.Tensor:
@@ -194,24 +237,28 @@ def _slope(loss: Any, gradients: Mapping[Any, torch.Tensor], length: float, h: f
     return (values[0] - values[1]) / (2 * h)
 
 
-def recipe(folder: Path, call: Mapping[str, Any], data: Path, lora: bool) -> dict[str, Any]:
+def recipe(tiny: Subject, work: Path, lora: bool) -> dict[str, Any]:
+    """Two iterations of FlowGRPO on the prompts, which are written into ``work``."""
+    rows = [{"prompt": prompt} for prompt in PROMPTS]
+    for row, picture in zip(rows, tiny.pictures, strict=False):
+        row["source"] = picture
+    (work / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    media = {"media": {"image": "source"}} if tiny.pictures else {}
     return {
-        "model": {"path": str(folder), "plugin": "universal", "lora": {"rank": 2, "alpha": 4} if lora else None},
+        "model": {"path": str(tiny.folder), "plugin": "universal", "lora": {"rank": 2, "alpha": 4} if lora else None},
         "algorithm": {"name": "flow_grpo"},
-        "rollout": {"steps": 3, "prompts": 2, "group_size": 3, "batch_size": 6, "call": dict(call)},
+        "rollout": {"steps": 3, "prompts": 2, "group_size": 3, "batch_size": 6, "call": dict(tiny.call)},
         "reward": "brightness",
-        "data": {"path": str(data)},
+        "data": {"path": str(work / "prompts.jsonl"), **media},
         "train": {"iterations": 2, "micro_batch_size": 4, "lr": 1e-3, "weight_decay": 0.0},
         "validation": {"every": 0},
         "device": "cpu",
     }
 
 
-def _everything_moves(folder: Path, call: Mapping[str, Any], work: Path) -> None:
-    data = work / "prompts.txt"
-    data.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+def _everything_moves(tiny: Subject, work: Path) -> None:
     for lora in (True, False):
-        config = recipe(folder, call, data, lora)
+        config = recipe(tiny, work, lora)
         fresh = Run(resolve(config), None)
         before = {n: p.detach().clone() for n, p in fresh.model.parameters().items()}
         run = train(config, run_dir=work / ("lora" if lora else "full"))
