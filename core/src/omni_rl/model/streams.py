@@ -65,7 +65,9 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     try:
         ways = _ways(ask, parameters, stepped, _as_drawn(stepped, drawn), model.device)
     except NotElementwise as reason:
-        what = f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
+        what = (
+            f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
+        )
         raise ModelError(what, NEEDS_PLUGIN) from reason
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
     found = zip(names, parameters, stepped, ways, strict=True)
