@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni_rl.model.elementwise import NotElementwise, find
+from omni_rl.model.elementwise import NotElementwiseError, find
 
 SCALE, SHIFT = torch.linspace(0.05, 12.0, 4), torch.linspace(-40.0, 7.0, 4)
 
@@ -42,5 +42,5 @@ def test_in_bf16_elements_come_back_if_they_are_moved_alone():
     ],
 )
 def test_whatever_else_is_done_is_found(through, why):
-    with pytest.raises(NotElementwise, match=why):
+    with pytest.raises(NotElementwiseError, match=why):
         find(lambda values: [through(values[0])], [(3,)])

@@ -23,13 +23,13 @@ _FAR = 1024.0
 """By how much the two probes differ that tell the scale: an error of one is shared among so many."""
 
 
-class NotElementwise(Exception):
+class NotElementwiseError(Exception):
     """The map does something else; says what."""
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Element i of what is given arrives at place ``order[i]``, where it is multiplied by ``scale`` and ``shift`` added.
+    """Element i of what is given arrives at place ``order[i]``, multiplied by ``scale`` there, and ``shift`` added.
 
     Attributes:
         given, arrived: shapes of one sample before and after.
@@ -58,14 +58,14 @@ def find(through: Through, shapes: Sequence[Sequence[int]]) -> list[Elementwise]
     """The map of each tensor (*shape) for one sample.
 
     Raises:
-        NotElementwise: elements are lost, or more is done to them.
+        NotElementwiseError: elements are lost, or more is done to them.
     """
     sizes = [math.prod(shape) for shape in shapes]
 
     def arrive(values: list[torch.Tensor]) -> list[torch.Tensor]:
         found = [a.cpu() for a in through([v.float().view(1, *s) for v, s in zip(values, shapes, strict=True)])]
         if [a.numel() for a in found] != sizes:
-            raise NotElementwise("elements are lost on the way")
+            raise NotElementwiseError("elements are lost on the way")
         return found
 
     start = arrive([torch.zeros(size) for size in sizes])
@@ -73,7 +73,7 @@ def find(through: Through, shapes: Sequence[Sequence[int]]) -> list[Elementwise]
     far = arrive([torch.full((size,), _FAR) for size in sizes])
     scale = [(f.flatten().float() - s) / _FAR for f, s in zip(far, shift, strict=True)]
     if any(bool((s == 0).any()) for s in scale):
-        raise NotElementwise("elements are lost on the way")
+        raise NotElementwiseError("elements are lost on the way")
     places = _places(arrive, sizes, scale, shift)
     parts = zip(shapes, start, places, scale, shift, strict=True)
     maps = [Elementwise(tuple(given), tuple(a.shape[1:]), p.argsort(), by, to) for given, a, p, by, to in parts]
@@ -98,7 +98,7 @@ def _places(
         places = [place + unit * digit for place, digit in zip(places, digits, strict=True)]
         unit *= _DIGITS
     if not all(torch.equal(place.sort().values, torch.arange(size)) for place, size in zip(places, sizes, strict=True)):
-        raise NotElementwise("places do not come back one by one")
+        raise NotElementwiseError("places do not come back one by one")
     return places
 
 
@@ -108,9 +108,9 @@ def _check(
     """On random sixteenths, which bf16 carries exactly too.
 
     Raises:
-        NotElementwise: they do not come back.
+        NotElementwiseError: they do not come back.
     """
     others = [(16 * randn(index, (size,))).round() / 16 for index, size in enumerate(sizes)]
     backs = [way.back(a.float()).flatten() for way, a in zip(maps, arrive(others), strict=True)]
     if not all(torch.allclose(back, other, atol=1e-4) for back, other in zip(backs, others, strict=True)):
-        raise NotElementwise("it does more than to scale and shift")
+        raise NotElementwiseError("it does more than to scale and shift")

@@ -15,7 +15,7 @@ import torch
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.model import capture, elementwise, stand_ins
-from omni_rl.model.elementwise import Elementwise, NotElementwise
+from omni_rl.model.elementwise import Elementwise, NotElementwiseError
 from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.types import Streams, Tensors
 
@@ -56,7 +56,7 @@ def _find(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Elementw
 
     try:
         (way,) = elementwise.find(through, [shapes["x"]])
-    except NotElementwise as reason:
+    except NotElementwiseError as reason:
         raise _unclear(model, str(reason)) from reason
     return way
 

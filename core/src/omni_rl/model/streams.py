@@ -17,7 +17,7 @@ import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.model import capture, elementwise, stand_ins
-from omni_rl.model.elementwise import Elementwise, NotElementwise
+from omni_rl.model.elementwise import Elementwise, NotElementwiseError
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN
 from omni_rl.types import Streams
@@ -64,7 +64,7 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     parameters = _parameters(model, len(stepped))
     try:
         ways = _ways(ask, parameters, stepped, _as_drawn(stepped, drawn), model.device)
-    except NotElementwise as reason:
+    except NotElementwiseError as reason:
         what = (
             f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
         )
@@ -112,12 +112,12 @@ def _ways(
         latents = {p: value.to(device) for p, value in zip(parameters, values, strict=True)}
         samples = ask(streams=len(parameters), **latents).samples
         if [tuple(s.shape[1:]) for s in samples] != list(stepped):
-            raise NotElementwise("they get another shape")
+            raise NotElementwiseError("they get another shape")
         return samples
 
     try:
         return elementwise.find(through, stepped)
-    except (NotElementwise, ModelError, RuntimeError, ValueError, LookupError):
+    except (NotElementwiseError, ModelError, RuntimeError, ValueError, LookupError):
         if drawn == stepped:
             raise
     return elementwise.find(through, drawn)

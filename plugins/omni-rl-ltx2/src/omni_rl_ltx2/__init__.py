@@ -26,7 +26,7 @@ from omni_rl.model.sizes import latent_frames, patches
 from omni_rl.types import SigmaTable, Streams, Tensors
 
 OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
-"""Where each kind of guidance is off: away from the negative prompt, from perturbed attention, from isolated streams."""
+"""Where each kind of guidance is off: from the negative prompt, from perturbed attention (STG), from isolated streams."""
 
 STRENGTHS = (*OFF, "guidance_rescale")
 """Each for the picture, and with ``audio_`` before it for the sound."""
@@ -47,13 +47,11 @@ def defaults() -> Mapping[str, Any]:
     """Size, steps and negative prompt of the published inference code, whose guidance is the pipeline's own default;
     LoRA on the projections of all attentions and MLPs, those between picture and sound included.
     """
-    call = {"height": 512, "width": 768, "num_frames": 121, "frame_rate": 24.0}
+    size = {"height": 512, "width": 768, "num_frames": 121, "frame_rate": 24.0}
+    call = {**size, "negative_prompt": DEFAULT_NEGATIVE_PROMPT}
     mlp = [f"{stream}ff.net.{layer}" for stream in ("", "audio_") for layer in ("0.proj", "2")]
-    return {
-        "rollout": {"call": {**call, "negative_prompt": DEFAULT_NEGATIVE_PROMPT}},
-        "validation": {"steps": 30},
-        "model": {"lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0", *mlp]}},
-    }
+    targets = ["to_q", "to_k", "to_v", "to_out.0", *mlp]
+    return {"rollout": {"call": call}, "validation": {"steps": 30}, "model": {"lora": {"targets": targets}}}
 
 
 def _strengths(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -149,7 +147,7 @@ def predict(
     if not _honours(call):
         return None
     strengths, text = _strengths(model, call), positive(conditioning)
-    on, branches = _on(strengths), dict[str, Streams]()
+    on, branches = _on(strengths), dict[str, Streams]()  # what to be led away from, by its strength's name
     if "guidance_scale" in on:
         both = {name: torch.cat([v, text[name]]) for name, v in negative(conditioning).items()}
         branches["guidance_scale"], own = _velocities(model, x, t, both, call)
