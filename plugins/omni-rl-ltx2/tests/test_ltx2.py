@@ -125,11 +125,10 @@ def test_where_attention_cannot_be_perturbed_nothing_is_computed_for_it(parts, c
 @pytest.mark.parametrize(
     "call",
     [
-        {},
-        {**NO_TEXT, **NO_MODALITY, **NO_RESCALE},
-        {**NO_STG, **NO_RESCALE, "guidance_scale": 0.5},
-        {"audio_guidance_scale": None, "audio_stg_scale": 0.0, "audio_guidance_rescale": None},
         {"frame_rate": 12.0, "use_cross_timestep": False},
+        pytest.param({**NO_STG, **NO_RESCALE, "guidance_scale": 0.5}, marks=pytest.mark.ci),
+        pytest.param({**NO_TEXT, **NO_MODALITY, **NO_RESCALE}, marks=pytest.mark.ci),
+        pytest.param({"audio_guidance_scale": None, "audio_stg_scale": 0.0}, marks=pytest.mark.ci),
     ],
     ids=lambda call: ",".join(call),
 )
@@ -192,7 +191,7 @@ def test_a_prompt_that_upstream_would_cut_is_refused(parts):
     with pytest.raises(DataError, match=r"the pipeline keeps 64 .*\n.*rollout.call.max_sequence_length"):
         ltx2.encode_prompt(parts.model, ["a", "7" * 99], None, GIVEN)
     with pytest.raises(DataError, match="keeps 64 of them: 'blurry, out of focus"):
-        ltx2.encode_prompt(parts.model, ["a"], [ltx2.DEFAULT_NEGATIVE_PROMPT], GIVEN)
+        ltx2.encode_prompt(parts.model, ["a"], [ltx2.NEGATIVE_PROMPT], GIVEN)
 
 
 # ------------------------------------------------------------------------------------------------ what upstream does
@@ -207,8 +206,9 @@ def test_what_it_does_not_know_is_the_pipelines_own(folder):
     assert {"prompt_embeds", "negative_prompt_embeds"} <= set(text.keys())
 
 
-def test_a_number_of_frames_that_the_checkpoint_chooses_is_the_pipelines_own(parts):
-    given, call = point(parts), {**GIVEN, "num_frames": None}
+@pytest.mark.parametrize("left_out", ["num_frames", "spatio_temporal_guidance_blocks"])
+def test_what_the_checkpoint_chooses_or_the_pipeline_refuses_is_its_own(parts, left_out):
+    given, call = point(parts), {**GIVEN, left_out: None}
     assert ltx2.predict(**given, call=call) is None
     assert ltx2.encode_prompt(parts.model, ["a"], None, call) is None
     assert ltx2.prepare_latents(parts.model, call) is None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift, rescale_noise_cfg
-from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT
+from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT as NEGATIVE_PROMPT
 
 from omni_rl import hookimpl
 from omni_rl.media import RATE
@@ -26,7 +26,7 @@ from omni_rl.model.sizes import latent_frames, patches
 from omni_rl.types import SigmaTable, Streams, Tensors
 
 OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
-"""Where each kind of guidance is off: from the negative prompt, from perturbed attention (STG), from isolated streams."""
+"""Where each kind of guidance is off: from the negative prompt, perturbed attention (STG), and isolated streams."""
 
 STRENGTHS = (*OFF, "guidance_rescale")
 """Each for the picture, and with ``audio_`` before it for the sound."""
@@ -38,8 +38,9 @@ HONOURED = {"height", "width", "num_frames", "frame_rate", "max_sequence_length"
 
 
 def _honours(call: Mapping[str, Any]) -> bool:
-    """Without a number of frames some checkpoints choose one."""
-    return not call.keys() - HONOURED and call.get("num_frames") is not None
+    """Some checkpoints choose their number of frames; without blocks to perturb the pipeline may refuse the call."""
+    chosen = call.get("num_frames") and call.get("spatio_temporal_guidance_blocks", True)
+    return bool(chosen) and not call.keys() - HONOURED
 
 
 @hookimpl
@@ -47,8 +48,7 @@ def defaults() -> Mapping[str, Any]:
     """Size, steps and negative prompt of the published inference code, whose guidance is the pipeline's own default;
     LoRA on the projections of all attentions and MLPs, those between picture and sound included.
     """
-    size = {"height": 512, "width": 768, "num_frames": 121, "frame_rate": 24.0}
-    call = {**size, "negative_prompt": DEFAULT_NEGATIVE_PROMPT}
+    call = {"height": 512, "width": 768, "num_frames": 121, "frame_rate": 24.0, "negative_prompt": NEGATIVE_PROMPT}
     mlp = [f"{stream}ff.net.{layer}" for stream in ("", "audio_") for layer in ("0.proj", "2")]
     targets = ["to_q", "to_k", "to_v", "to_out.0", *mlp]
     return {"rollout": {"call": call}, "validation": {"steps": 30}, "model": {"lora": {"targets": targets}}}
