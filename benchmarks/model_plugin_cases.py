@@ -34,7 +34,7 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
-ROWS, WIDTH, TEXT, SIDE = 4, 256, 32, 128
+ROWS, WIDTH, TEXT, SIDE, CAPTION = 4, 256, 32, 128, 64
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def wan() -> DiffusionPipeline:
 
 
 def ltx2() -> DiffusionPipeline:
-    """LTX-2.3, video with sound: CFG, perturbed attention, isolated streams; eight blocks to one of its connectors."""
+    """LTX-2.3, video with sound: CFG, perturbed attention, isolated streams; connectors of an eighth of the depth."""
     both = dict.fromkeys(("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod"), True)
     transformer = LTX2VideoTransformer3DModel(
         num_attention_heads=4,
@@ -192,7 +192,7 @@ def ltx2() -> DiffusionPipeline:
     )
     names = ("num_attention_heads", "attention_head_dim", "num_layers", "num_learnable_registers")
     connectors = LTX2TextConnectors(
-        caption_channels=WIDTH,
+        caption_channels=CAPTION,
         per_modality_projections=True,
         video_hidden_dim=256,
         audio_hidden_dim=128,
@@ -243,7 +243,7 @@ CASES: dict[str, Case] = {
     "LTX2Pipeline": Case(
         ltx2,
         {"height": 192, "width": 192, "num_frames": 33, "spatio_temporal_guidance_blocks": [5]},
-        {"prompt_embeds": (TEXT, 49 * WIDTH), "prompt_attention_mask": (TEXT,)},
+        {"prompt_embeds": (TEXT, 49 * CAPTION), "prompt_attention_mask": (TEXT,)},
         kept=ltx2_text,
     ),
     "ZImagePipeline": Case(z_image, {**PICTURE, "guidance_scale": 4.0}, {**EMBEDS, "prompt_embeds_list_mask": (TEXT,)}),
