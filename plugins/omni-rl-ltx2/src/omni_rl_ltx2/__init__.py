@@ -90,8 +90,7 @@ def _connected(model: LoadedModel, texts: list[str], limit: int) -> Tensors:
     options = {"do_classifier_free_guidance": False, "max_sequence_length": limit, "device": model.device}
     with model.encoders_on_device(), model.compute():
         embeds, mask, *_ = model.pipe.encode_prompt(texts, **options)
-        side = model.pipe.tokenizer.padding_side
-        answers = model.pipe.connectors(embeds.to(model.input_dtype), mask, padding_side=side)
+        answers = model.pipe.connectors(embeds.to(model.input_dtype), mask, padding_side="left")  # set by encode_prompt
     return dict(zip(("video_text", "audio_text", "text_mask"), answers, strict=True))
 
 
