@@ -10,6 +10,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
     DiffusionPipeline,
@@ -19,6 +21,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -28,18 +32,23 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
+from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
-ROWS, WIDTH, TEXT, SIDE = 4, 256, 32, 128
+ROWS, WIDTH, TEXT, SIDE, CAPTION = 4, 256, 32, 128, 64
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pipeline without text encoders, the arguments of its call, and the text of one row by name and shape."""
+    """A pipeline without text encoders, the arguments of its call, and the text of one row by name and shape.
+
+    ``kept`` turns text into the plugin's form of it, which a run computes once.
+    """
 
     pipe: Callable[[], DiffusionPipeline]
     call: dict[str, Any]
     text: dict[str, tuple[int, ...]]
     guided: bool = True
+    kept: Callable[[DiffusionPipeline, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
     def conditioning(self) -> dict[str, torch.Tensor]:
         """Random embeddings, all tokens real, of prompts and, with guidance, of negative prompts."""
@@ -165,6 +174,48 @@ def wan() -> DiffusionPipeline:
     return WanPipeline(None, None, vae, scheduler(), transformer)
 
 
+def ltx2() -> DiffusionPipeline:
+    """LTX-2.3, video with sound: CFG, perturbed attention, isolated streams; connectors of an eighth of the depth."""
+    both = dict.fromkeys(("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod"), True)
+    transformer = LTX2VideoTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=64,
+        cross_attention_dim=256,
+        audio_num_attention_heads=4,
+        audio_attention_head_dim=32,
+        audio_cross_attention_dim=128,
+        num_layers=8,
+        use_prompt_embeddings=False,
+        perturbed_attn=True,
+        rope_type="split",
+        **both,
+    )
+    names = ("num_attention_heads", "attention_head_dim", "num_layers", "num_learnable_registers")
+    connectors = LTX2TextConnectors(
+        caption_channels=CAPTION,
+        per_modality_projections=True,
+        video_hidden_dim=256,
+        audio_hidden_dim=128,
+        rope_type="split",
+        **{f"video_connector_{n}": v for n, v in zip(names, (4, 64, 1, TEXT), strict=True)},
+        **{f"audio_connector_{n}": v for n, v in zip(names, (4, 32, 1, TEXT), strict=True)},
+    )
+    thin = {"block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 3}
+    layers = {"layers_per_block": (1,) * 4, "decoder_layers_per_block": (1,) * 4}
+    vae, audio_vae = AutoencoderKLLTX2Video(**thin, **layers), AutoencoderKLLTX2Audio()
+    return LTX2Pipeline(scheduler(), vae, audio_vae, None, None, connectors, transformer, None)
+
+
+def ltx2_text(pipe: DiffusionPipeline, text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Through the connectors."""
+    kept = {}
+    for sign in ("", "negative_"):
+        answers = pipe.connectors(text[f"{sign}prompt_embeds"], text[f"{sign}prompt_attention_mask"])
+        names = (f"{sign}video_text", f"{sign}audio_text", f"{sign}text_mask")
+        kept |= {name: answer.detach() for name, answer in zip(names, answers, strict=True)}
+    return kept
+
+
 def z_image() -> DiffusionPipeline:
     """Lists in place of batches, CFG."""
     transformer = ZImageTransformer2DModel(
@@ -189,5 +240,11 @@ CASES: dict[str, Case] = {
     "Flux2Pipeline": Case(flux2, {**PICTURE, "guidance_scale": 4.0}, EMBEDS, guided=False),
     "Flux2KleinPipeline": Case(flux2_klein, {**PICTURE, "guidance_scale": 4.0}, EMBEDS),
     "WanPipeline": Case(wan, {"height": 64, "width": 64, "num_frames": 9, "guidance_scale": 5.0}, EMBEDS),
+    "LTX2Pipeline": Case(
+        ltx2,
+        {"height": 192, "width": 192, "num_frames": 33, "spatio_temporal_guidance_blocks": [5]},
+        {"prompt_embeds": (TEXT, 49 * CAPTION), "prompt_attention_mask": (TEXT,)},
+        kept=ltx2_text,
+    ),
     "ZImagePipeline": Case(z_image, {**PICTURE, "guidance_scale": 4.0}, {**EMBEDS, "prompt_embeds_list_mask": (TEXT,)}),
 }

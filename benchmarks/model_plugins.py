@@ -38,6 +38,8 @@ class Side:
     def __init__(self, case: Case, model: LoadedModel, plugin: Any = None) -> None:
         layers = [Layer("core", defaults, "omni-rl"), *([Layer("model", plugin, "plugin")] if plugin else [])]
         self.model, self.call, self.conditioning = model, case.call, case.conditioning()
+        if plugin and case.kept:
+            self.conditioning = case.kept(model.pipe, self.conditioning)
         self.hooks = Hooks(build_manager(layers))
         model.hooks = self.hooks
         shapes = self.hooks.prepare_latents(model=model, conditioning=self.conditioning, call=self.call)

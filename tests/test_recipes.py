@@ -42,6 +42,7 @@ MODELS = sorted(path.parent for path in (FIXTURES / "models").glob("*/*/model_in
 
 ELSEWHERE = {
     "plugins/omni-rl-flux/README.md": "there is no fixture of its model yet",
+    "plugins/omni-rl-ltx2/README.md": "there is no fixture of its model yet",
     "plugins/omni-rl-z-image/README.md": "there is no fixture of its model yet",
     "plugins/omni-rl-vllm-omni/README.md": "its engine is installed in an environment of its own (nox -s vllm_omni)",
     "plugin-template/templates/algorithm/README.md": "of a package that is yet to be generated (nox -s template)",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import tiny_pipelines
 import torch
 from model_cases import Case, own_loop, still
+
+from omni_rl.model.loaded import from_pipe
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -68,3 +73,20 @@ def test_offload_changes_nothing(precision, cases):
         keys = list(a.keys(include_nested=True, leaves_only=True))
         assert keys == list(b.keys(include_nested=True, leaves_only=True))
         assert all(torch.equal(a[k], b[k]) for k in keys)
+
+
+def test_what_stands_between_text_and_denoiser_computes_as_the_denoiser_does(tiny_folder):
+    """LTX-2's connectors are frozen in bf16, and are given embeddings in fp32."""
+    name = "LTX2Pipeline"
+    assembly = Case(name, tiny_folder(name), tiny_pipelines.CALLS[name], guided=True).fresh(
+        precision="bf16", model={"lora": None}
+    )
+    batch = assembly.batch()
+    assert torch.equal(assembly.backend.policy.evaluate(batch, 0).log_prob.detach(), batch["log_probs"][:, 0])
+
+
+def test_what_stands_between_text_and_denoiser_does_not_wait_on_the_cpu():
+    pipe = tiny_pipelines.BUILDERS["LTX2Pipeline"]()
+    model = from_pipe(pipe, path=Path("tiny"), device=torch.device("meta"), offload=True)
+    waiting = {name for name, module in model.modules.items() if next(module.parameters()).device.type == "cpu"}
+    assert waiting == {"text_encoder", "vae", "audio_vae"}

@@ -100,14 +100,37 @@ def test_noise_that_a_pipeline_draws_by_itself_fails_loudly():
         draw(assembled(jitter=0.1))
 
 
-class Scaling(Toy):
+class Clamping(Toy):
     def _latents(self, shape, given, generator):
-        return super()._latents(shape, given, generator) * (1 if given is None else 14.6)
+        latents = super()._latents(shape, given, generator)
+        return latents if given is None else latents.clamp(-3, 3)
 
 
-def test_latents_that_the_pipeline_changes_first():
-    with pytest.raises(ModelError, match="Scaling changes the latents it is given as latents= before it steps them"):
-        draw(assembled(Scaling))
+class Whitening(Toy):
+    def _latents(self, shape, given, generator):
+        latents = super()._latents(shape, given, generator)
+        return latents if given is None else latents - latents.mean()
+
+
+class Forgetting(Toy):
+    def _latents(self, shape, given, generator):
+        latents = super()._latents(shape, given, generator)
+        return latents if given is None else latents * (torch.arange(shape[-1]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        (Clamping, "places do not come back one by one"),
+        (Whitening, "elements are lost on the way"),
+        (Forgetting, "elements are lost on the way"),
+    ],
+)
+def test_latents_that_the_pipeline_changes_beyond_recall(cls, why):
+    sentence = f"{cls.__name__} changes the latents it is given as latents= before it steps them: {why}"
+    with pytest.raises(ModelError, match=sentence) as raised:
+        draw(assembled(cls))
+    assert raised.value.hint == "this model needs a plugin: omni-rl new model"
 
 
 class Louder(Toy):

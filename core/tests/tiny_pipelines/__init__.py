@@ -41,6 +41,7 @@ def _of(family: str, function: str) -> Builder:
 
 
 wan_of_two_experts = _of("wan", "wan_of_two_experts")
+ltx2_3 = _of("ltx2", "ltx2_3")
 
 BUILDERS: dict[str, Builder] = {
     "QwenImagePipeline": _of("qwen_image", "qwen_image"),

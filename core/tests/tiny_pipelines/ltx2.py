@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
@@ -16,22 +18,30 @@ from tiny_tokenizers import gemma_tokenizer
 from tiny_pipelines.text_encoders import WIDTH, gemma3
 
 
-def _transformer() -> LTX2VideoTransformer3DModel:
-    return LTX2VideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        cross_attention_dim=16,
-        audio_in_channels=4,
-        audio_out_channels=4,
-        audio_num_attention_heads=2,
-        audio_attention_head_dim=4,
-        audio_cross_attention_dim=8,
-        num_layers=2,
-        caption_channels=WIDTH,
-        rope_double_precision=False,
-    )
+def _transformer(**changes: Any) -> LTX2VideoTransformer3DModel:
+    values = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "audio_in_channels": 4,
+        "audio_out_channels": 4,
+        "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": 4,
+        "audio_cross_attention_dim": 8,
+        "num_layers": 2,
+        "caption_channels": WIDTH,
+        "rope_double_precision": False,
+    }
+    return LTX2VideoTransformer3DModel(**{**values, **changes})
+
+
+def _with_statistics(vae: Any) -> Any:
+    """By which the pipeline normalises latents, and at which checkpoints do not leave 0 and 1."""
+    vae.latents_mean.normal_()
+    vae.latents_std.uniform_(0.5, 2.0)
+    return vae
 
 
 def _vae() -> AutoencoderKLLTX2Video:
@@ -56,33 +66,33 @@ def _audio_vae() -> AutoencoderKLLTX2Audio:
     )
 
 
-def _connectors(width: int, layers: int) -> LTX2TextConnectors:
+def _connectors(heads: tuple[int, int], registers: int | None, **changes: Any) -> LTX2TextConnectors:
+    """``heads``: the width of each of two heads, for the picture's text and for the sound's."""
+    values = {
+        f"{stream}_connector_{name}": value
+        for stream, width in zip(("video", "audio"), heads, strict=True)
+        for name, value in (
+            ("num_attention_heads", 2),
+            ("attention_head_dim", width),
+            ("num_layers", 1),
+            ("num_learnable_registers", registers),
+        )
+    }
     return LTX2TextConnectors(
-        caption_channels=width,
-        text_proj_in_factor=layers,
-        video_connector_num_attention_heads=2,
-        video_connector_attention_head_dim=width // 2,
-        video_connector_num_layers=1,
-        video_connector_num_learnable_registers=None,
-        audio_connector_num_attention_heads=2,
-        audio_connector_attention_head_dim=width // 2,
-        audio_connector_num_layers=1,
-        audio_connector_num_learnable_registers=None,
-        rope_double_precision=False,
+        caption_channels=WIDTH, text_proj_in_factor=3, rope_double_precision=False, **{**values, **changes}
     )
 
 
-def ltx2() -> DiffusionPipeline:
-    """Video with sound in two streams, guidance on data instead of velocities, a scheduler for each stream."""
+def _pipeline(transformer: LTX2VideoTransformer3DModel, connectors: LTX2TextConnectors) -> DiffusionPipeline:
     tokenizer = gemma_tokenizer()
     return LTX2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05),
-        vae=_vae(),
-        audio_vae=_audio_vae(),
+        vae=_with_statistics(_vae()),
+        audio_vae=_with_statistics(_audio_vae()),
         text_encoder=gemma3(tokenizer),
         tokenizer=tokenizer,
-        connectors=_connectors(WIDTH, layers=3),
-        transformer=_transformer(),
+        connectors=connectors,
+        transformer=transformer,
         vocoder=LTX2Vocoder(
             in_channels=16,
             hidden_channels=8,
@@ -92,3 +102,17 @@ def ltx2() -> DiffusionPipeline:
             resnet_dilations=[[1, 3, 5]],
         ),
     )
+
+
+def ltx2() -> DiffusionPipeline:
+    """Video with sound in two streams, guidance on data instead of velocities, a scheduler for each stream."""
+    return _pipeline(_transformer(), _connectors((WIDTH // 2, WIDTH // 2), registers=None))
+
+
+def ltx2_3() -> DiffusionPipeline:
+    """LTX-2.3: attention that can be perturbed and has gates, text modulated by the timestep, registers for padding."""
+    names = ("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod", "perturbed_attn")
+    transformer = _transformer(**dict.fromkeys(names, True), use_prompt_embeddings=False, rope_type="split")
+    sizes = {"per_modality_projections": True, "video_hidden_dim": 16, "audio_hidden_dim": 8, "rope_type": "split"}
+    gates = {"video_gated_attn": True, "audio_gated_attn": True, "proj_bias": True}
+    return _pipeline(transformer, _connectors((8, 4), registers=8, **sizes, **gates))

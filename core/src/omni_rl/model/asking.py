@@ -72,7 +72,7 @@ def streams_of(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any
             ask(model, one, row, call, **arguments)
             return one
 
-        with torch.no_grad(), capture.first_asked(model.pipe):
+        with torch.no_grad(), model.compute(), capture.first_asked(model.pipe):
             model.memo[key] = find_streams(model, _minding_idle_draws(model, step, call))
     return model.memo[key]  # type: ignore[no-any-return]
 

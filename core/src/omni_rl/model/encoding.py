@@ -43,7 +43,7 @@ def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: in
     for call in {frozen(r.call): r.call for r in requests}.values():
         keys = list(dict.fromkeys(_key(r) for r in requests if r.call == call))
         parts = [_encode_texts(model, part, call) for part in _encoded_together(keys, batch_size)]
-        conditioning, tokens = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
+        conditioning, tokens = joined([p[0] for p in parts]), joined([p[1] for p in parts])
         known |= {
             key: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
             for i, key in enumerate(keys)
@@ -112,7 +112,12 @@ def _stacked(rows: Sequence[Tensors]) -> Tensors:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _joined(parts: Sequence[Tensors]) -> Tensors:
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """Rows of several encodings one below the other, padded to one width.
+
+    Raises:
+        ModelError: their width differs, and no mask goes with them.
+    """
     masked = any(name.endswith("_mask") for name in parts[0])
     return {name: torch.cat(_equally_wide(name, [p[name] for p in parts], masked)) for name in parts[0]}
 

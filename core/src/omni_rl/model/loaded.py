@@ -83,14 +83,12 @@ class LoadedModel:
     @contextlib.contextmanager
     def encoders_on_device(self) -> Iterator[None]:
         """Bring encoders and decoders to the device while the context lasts, when they are offloaded."""
-        others = [m for n, m in self.modules.items() if n not in self.denoisers]
-        if self.offload:
-            _move(others, self.device)
+        waiting = [m for n, m in self.modules.items() if _waits(self, n)]
+        _move(waiting, self.device)
         try:
             yield
         finally:
-            if self.offload:
-                _move(others, torch.device("cpu"))
+            _move(waiting, torch.device("cpu"))
 
 
 def load_model(
@@ -171,8 +169,17 @@ def _denoiser_names(path: Path) -> list[str]:
 
 def _place(model: LoadedModel) -> None:
     for name, module in model.modules.items():
-        module.to(model.device if name in model.denoisers or not model.offload else "cpu")
+        module.to("cpu" if _waits(model, name) else model.device)
     _pin_execution_device(model.pipe, model.device)
+
+
+def _waits(model: LoadedModel, name: str) -> bool:
+    """Whether a component is on the CPU while it is not used: encoders and decoders, not what stands between them and
+    the denoiser, which pipelines call in every step.
+    """
+    module = model.modules[name]
+    codes = isinstance(module, PreTrainedModel) or hasattr(module, "encode") or hasattr(module, "decode")
+    return model.offload and codes and name not in model.denoisers
 
 
 def _pin_execution_device(pipe: DiffusionPipeline, device: torch.device) -> None:

@@ -8,20 +8,16 @@ through ``__call__`` as final latents and are caught where they reach ``vae.deco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
-from omni_rl.model import capture, stand_ins
+from omni_rl.model import capture, elementwise, stand_ins
+from omni_rl.model.elementwise import Elementwise, NotElementwiseError
 from omni_rl.model.loaded import LoadedModel, frozen
-from omni_rl.randomness import randn
 from omni_rl.types import Streams, Tensors
-
-DIGITS = 1024
-"""A place is told in two digits, which fp32 carries through any scale and shift."""
 
 
 @hookimpl
@@ -31,39 +27,18 @@ def encode_media(model: LoadedModel, media: Tensors, conditioning: Tensors, call
     way = _way_back(model, {n: v[:1] for n, v in conditioning.items()}, call)
     values = 2 * pixels.to(model.device).float() - 1  # image (B, 3, H, W), video (B, F, 3, H, W)
     values = values.transpose(1, 2) if kind == "video" else values
-    values = values[:, :, None] if len(way.shape) == 4 and values.ndim == 4 else values  # a picture is a video of one
+    if len(way.arrived) == 4 and values.ndim == 4:
+        values = values[:, :, None]  # a picture is a video of one
     with torch.no_grad(), model.encoders_on_device():
         encoded = model.pipe.vae.encode(values.to(model.pipe.vae.dtype))
     latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    if latent.shape[1:] != way.shape:
-        what = f"media of {tuple(pixels.shape[1:])} give latents of {tuple(latent.shape[1:])}, not {tuple(way.shape)}"
+    if latent.shape[1:] != way.arrived:
+        what = f"media of {tuple(pixels.shape[1:])} give latents of {tuple(latent.shape[1:])}, not {way.arrived}"
         raise ModelError(what, "rollout.call's height, width and num_frames are the size that media must have")
     return {"x": way.back(latent.float())}
 
 
-@dataclass(frozen=True)
-class WayBack:
-    """What reaches the autoencoder, at place p, is ``scale[p] * x[place[p]] + shift[p]``.
-
-    Attributes:
-        shape: of one sample at the autoencoder. latents: of one sample at the denoiser.
-        place: (P,) int64, a permutation. scale, shift: (P,).
-    """
-
-    shape: torch.Size
-    latents: torch.Size
-    place: torch.Tensor
-    scale: torch.Tensor
-    shift: torch.Tensor
-
-    def back(self, latent: torch.Tensor) -> torch.Tensor:
-        """(B, *latents) from (B, *shape)."""
-        flat = (latent.flatten(1) - self.shift) / self.scale
-        placed = torch.empty_like(flat).index_copy_(1, self.place, flat)  # (B, P)
-        return placed.view(len(latent), *self.latents)
-
-
-def _way_back(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> WayBack:
+def _way_back(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Elementwise:
     key = ("way back", frozen(call))
     if key not in model.memo:
         with torch.no_grad():
@@ -71,27 +46,18 @@ def _way_back(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> WayB
     return model.memo[key]  # type: ignore[no-any-return]
 
 
-def _find(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> WayBack:
+def _find(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Elementwise:
     shapes = model.hooks.prepare_latents(model=model, conditioning=row, call=call)
     if set(shapes) != {"x"}:
         raise _unclear(model, f"it has the streams {', '.join(shapes)}")
-    latents = torch.Size(shapes["x"])
-    numbers = torch.arange(latents.numel()).view(1, *latents)
-    zero = torch.zeros(1, *latents)
-    shift, one, high, low, other = (
-        _reaches_vae(model, probe.float().to(model.device), row, call)
-        for probe in (zero, zero + 1, numbers // DIGITS, numbers % DIGITS, randn(0, (1, *latents)))
-    )
-    shape, scale = shift.shape[1:], (one - shift).flatten()
-    if shape.numel() != latents.numel() or bool((scale == 0).any()):
-        raise _unclear(model, "elements are lost on the way")
-    digits = [((digit - shift).flatten() / scale).round().long() for digit in (high, low)]
-    place = digits[0] * DIGITS + digits[1]
-    way = WayBack(shape, latents, place, scale, shift.flatten())
-    if not torch.equal(place.sort().values.cpu(), numbers.flatten()):
-        raise _unclear(model, "places do not come back one by one")
-    if not torch.allclose(way.back(other).cpu(), randn(0, (1, *latents)), atol=1e-4):
-        raise _unclear(model, "it does more than to scale and shift")
+
+    def through(values: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [_reaches_vae(model, value.to(model.device), row, call) for value in values]
+
+    try:
+        (way,) = elementwise.find(through, [shapes["x"]])
+    except NotElementwiseError as reason:
+        raise _unclear(model, str(reason)) from reason
     return way
 
 

@@ -1,8 +1,9 @@
 """Which latents a pipeline steps, and how its ``__call__`` takes them.
 
 Found by letting the pipeline draw its own latents once, for one row: what reaches ``scheduler.step`` are the streams,
-in that order. Given as arguments they must reach it unchanged. Some pipelines take them as they draw them and pack them
-themselves; that moves elements and does nothing else, so it can be read off and undone.
+in that order. Given as arguments they must reach it too. Some pipelines take them as they draw them and pack them
+themselves, and some normalise what they are given by the statistics of an autoencoder: that moves, scales and shifts
+elements and does nothing else, so it can be read off and undone.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ from dataclasses import dataclass
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model import capture, stand_ins
+from omni_rl.model import capture, elementwise, stand_ins
+from omni_rl.model.elementwise import Elementwise, NotElementwiseError
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN
 from omni_rl.types import Streams
 
 Ask = Callable[..., stand_ins.OneStep]
 """Takes a single step of one row with these latents (and generator) as arguments."""
-
-_DIGITS = 128
-"""A place is told in digits that bf16 carries exactly."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,16 @@ class Stream:
     Attributes:
         parameter: the argument of ``__call__`` that takes it.
         shape: of one sample, as it is stepped.
-        given: of one sample, as the argument has it.
-        order: (P,) int64, element i of the argument is element ``order[i]`` of what is stepped; None: i itself.
+        way: from the argument to what is stepped; None: the argument is stepped as it is.
     """
 
     parameter: str
     shape: tuple[int, ...]
-    given: tuple[int, ...]
-    order: torch.Tensor | None = None
+    way: Elementwise | None = None
 
     def argument(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, *given) from (B, *shape)."""
-        if self.order is None:
-            return x
-        return x.flatten(1)[:, self.order.to(x.device)].view(len(x), *self.given)
+        """As ``__call__`` takes it, from (B, *shape)."""
+        return x if self.way is None else self.way.back(x)
 
 
 def arguments(streams: Mapping[str, Stream], x: Streams) -> dict[str, torch.Tensor]:
@@ -59,29 +54,24 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     """Every stream by name.
 
     Raises:
-        ModelError: a stream has no argument, its latents do not reach the loop unchanged, or it does not start from
-            standard normal noise, which is what core draws.
+        ModelError: a stream has no argument, its latents do not reach the loop unless changed in a way that cannot be
+            undone, or it does not start from standard normal noise, which is what core draws.
     """
     with capture.drawn_shapes() as drawn:
         probe = ask(streams=None, generator=capture.discarded())
     stepped = [tuple(s.shape[1:]) for s in probe.samples]
     _check_noise(model, probe.samples, ask(streams=None, generator=capture.discarded(1)).samples)
     parameters = _parameters(model, len(stepped))
-    packed = _as_drawn(stepped, drawn)
     try:
-        orders = _orders(ask, parameters, stepped, stepped, model.device)
-    except (ModelError, RuntimeError, ValueError, LookupError):
-        if packed == stepped:
-            raise
-        orders = None
-    if orders is None and packed != stepped:
-        orders = _orders(ask, parameters, stepped, packed, model.device)
-    if orders is None:
-        what = f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them"
-        raise ModelError(what, NEEDS_PLUGIN)
+        ways = _ways(ask, parameters, stepped, _as_drawn(stepped, drawn), model.device)
+    except NotElementwiseError as reason:
+        what = (
+            f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
+        )
+        raise ModelError(what, NEEDS_PLUGIN) from reason
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
-    found = zip(names, parameters, stepped, packed, orders, strict=True)
-    return {n: Stream(p, s, s) if order is None else Stream(p, s, given, order) for n, p, s, given, order in found}
+    found = zip(names, parameters, stepped, ways, strict=True)
+    return {n: Stream(p, shape, None if way.trivial else way) for n, p, shape, way in found}
 
 
 def _check_noise(model: LoadedModel, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
@@ -109,30 +99,25 @@ def _as_drawn(stepped: Sequence[tuple[int, ...]], drawn: Sequence[tuple[int, ...
     return [next((d[1:] for d in drawn if d[0] == 1 and math.prod(d) == math.prod(s)), s) for s in stepped]
 
 
-def _orders(
+def _ways(
     ask: Ask,
     parameters: Sequence[str],
     stepped: Sequence[tuple[int, ...]],
-    given: Sequence[tuple[int, ...]],
+    drawn: Sequence[tuple[int, ...]],
     device: torch.device,
-) -> list[torch.Tensor | None] | None:
-    """``Stream.order`` of every stream whose argument has the shape ``given``; None when more than places change."""
-    sizes = [math.prod(shape) for shape in given]
-    places = [torch.zeros(size, dtype=torch.long) for size in sizes]
-    unit = 1
-    while unit < max(sizes):
-        digits = [torch.arange(size) // unit % _DIGITS for size in sizes]
-        latents = {p: d.float().view(1, *g).to(device) for p, d, g in zip(parameters, digits, given, strict=True)}
+) -> list[Elementwise]:
+    """From every argument, in the shape in which it is stepped or else in the one in which it is drawn."""
+
+    def through(values: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+        latents = {p: value.to(device) for p, value in zip(parameters, values, strict=True)}
         samples = ask(streams=len(parameters), **latents).samples
         if [tuple(s.shape[1:]) for s in samples] != list(stepped):
-            return None
-        found = [s.flatten().double().cpu() for s in samples]
-        if not all(torch.equal(f, f.round()) for f in found):
-            return None
-        places = [place + unit * f.long() for place, f in zip(places, found, strict=True)]
-        unit *= _DIGITS
-    own = [torch.arange(size) for size in sizes]
-    if not all(torch.equal(place.sort().values, o) for place, o in zip(places, own, strict=True)):
-        return None
-    same = [torch.equal(p, o) and s == g for p, o, s, g in zip(places, own, stepped, given, strict=True)]
-    return [None if keep else place.argsort() for keep, place in zip(same, places, strict=True)]
+            raise NotElementwiseError("they get another shape")
+        return samples
+
+    try:
+        return elementwise.find(through, stepped)
+    except (NotElementwiseError, ModelError, RuntimeError, ValueError, LookupError):
+        if drawn == stepped:
+            raise
+    return elementwise.find(through, drawn)

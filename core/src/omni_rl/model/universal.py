@@ -127,7 +127,9 @@ def _ask_table(
 ) -> SigmaTable:
     table = stand_ins.Table(model.pipe.scheduler)
     x = {stream: torch.zeros((1, *shape), device=model.device) for stream, shape in shapes.items()}
-    ask(model, table, row, call, **latent_arguments(model, x, row, call), num_inference_steps=steps)
+    given = latent_arguments(model, x, row, call)
+    with model.compute():
+        ask(model, table, row, call, **given, num_inference_steps=steps)
     sigmas = table.sigmas.float().cpu()
     made = SigmaTable(table.timesteps.float().cpu(), sigmas if table.sign > 0 else 1 - sigmas)
     FlowMatchSDEDiscreteScheduler().set_table(made.timesteps, made.sigmas)  # refuses what is no flow-matching schedule
@@ -225,7 +227,7 @@ def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: 
 
     def decoded(**generator: Any) -> Tensors:
         step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
-        with capture.denoisers_silenced(model.denoisers), model.encoders_on_device():
+        with capture.denoisers_silenced(model.denoisers), model.encoders_on_device(), model.compute():
             outputs = ask(model, step, conditioning, call, **given, **generator, output_type="pt")
         media = dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
         return media | _rates(model, media, call)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import omni_rl_ltx2
+from omni_rl.testing.assembly import Assembly
+from omni_rl.testing.model import assembled
+
+CALL = {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
+PERTURBED = {**CALL, "spatio_temporal_guidance_blocks": [1]}
+
+
+@pytest.fixture(scope="session")
+def tiny(checkout: Path) -> ModuleType:
+    """The builders of tiny random pipelines."""
+    if str(checkout / "core/tests") not in sys.path:
+        sys.path.append(str(checkout / "core/tests"))
+    import tiny_pipelines
+
+    return tiny_pipelines
+
+
+@pytest.fixture(scope="session")
+def folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random LTX-2."""
+    built: Path = tiny.build("LTX2Pipeline", tmp_path_factory.mktemp("ltx2"))
+    return built
+
+
+@pytest.fixture(scope="session")
+def folder_of_2_3(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random LTX-2.3."""
+    built: Path = tiny.write(tiny.ltx2_3, tmp_path_factory.mktemp("ltx2-3"))
+    return built
+
+
+@pytest.fixture(scope="module")
+def parts(folder: Path) -> Assembly:
+    """A run's parts around the plugin."""
+    return assembled(folder, omni_rl_ltx2, PERTURBED, ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def parts_of_2_3(folder_of_2_3: Path) -> Assembly:
+    """The same of LTX-2.3."""
+    return assembled(folder_of_2_3, omni_rl_ltx2, PERTURBED, ("a", "b"))
