@@ -63,16 +63,21 @@ def flux_kontext() -> DiffusionPipeline:
     )
 
 
-def wan_image_to_video() -> DiffusionPipeline:
+def wan_image_to_video(**transformer: object) -> DiffusionPipeline:
     """Wan 2.1: the first frame as further channels, and as CLIP sees it."""
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
     )
     return _from_a_frame(
-        {"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24},
+        {"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24, **transformer},
         image_encoder=CLIPVisionModel(vision),
         image_processor=CLIPImageProcessor(crop_size=32, size=32),
     )
+
+
+def wan_first_and_last_frame() -> DiffusionPipeline:
+    """Wan 2.1 FLF2V: CLIP sees a last frame too, in places of its own."""
+    return wan_image_to_video(pos_embed_seq_len=2 * 5)
 
 
 def wan_image_to_video_of_two_experts() -> DiffusionPipeline:

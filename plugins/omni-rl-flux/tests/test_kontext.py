@@ -130,7 +130,7 @@ def test_a_size_that_upstream_would_change_is_an_error(parts, call, sentence):
     ],
 )
 def test_shapes_are_upstreams(parts, call):
-    conditioning, short = point(parts)["conditioning"], {"max_sequence_length": 64}
+    conditioning, short = point(parts)["conditioning"], {"max_sequence_length": 64, "_auto_resize": False}
     own = universal.prepare_latents(model=parts.model, conditioning=conditioning, call={**short, **call})
     assert kontext.prepare_latents(parts.model, call) == own
 

@@ -81,7 +81,10 @@ def signature(conditioning: Tensors) -> tuple[Any, ...]:
 
 
 def answers(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
-    """(B, ...) of every call of an encoder, for plugins: the first tensor of what it answered."""
+    """(B, ...), or (B, n, ...) where it saw n pictures at once, of every call of an encoder, for plugins.
+
+    It is the first tensor of what the encoder answered.
+    """
     kept = (conditioning.get(f"{_place(encoder, number)}0") for number in itertools.count())
     return list(itertools.takewhile(lambda answer: answer is not None, kept))  # type: ignore[arg-type]
 
@@ -217,7 +220,8 @@ def _leaves(answer: Answer) -> Iterator[torch.Tensor]:
 def _filled(template: Answer, kept: Iterator[torch.Tensor]) -> Answer:
     """``template`` with the tensors of ``kept`` in its tensors' places, in their dtype."""
     if isinstance(template, torch.Tensor):
-        return next(kept).to(template.dtype)
+        value = next(kept).to(template.dtype)
+        return value if value.ndim == template.ndim else value.flatten(0, 1)  # of several pictures at once
     if isinstance(template, DiagonalGaussianDistribution):
         return DiagonalGaussianDistribution(next(kept).to(template.parameters.dtype))
     if isinstance(template, Mapping):

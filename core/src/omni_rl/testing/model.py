@@ -123,7 +123,7 @@ class ModelContract:
         Mend ``predict`` (sign, unit of t, guidance), ``prepare_latents`` (packing) or ``prepare_condition``.
         """
         start, state = own_loop(as_run(parts), oracle.requests, noise=False)
-        self.assert_close(state.x, oracle.final(start), self.loop_rounding)
+        self.assert_close(state.x, oracle.beside(start, state), self.loop_rounding)
 
     def test_decoding_is_the_pipelines_own(self, parts: Assembly, probe: Probe, call: Mapping[str, Any]) -> None:
         """Of the size asked for; pixels in [0, 1], sound in [-1, 1], from far-off latents too.

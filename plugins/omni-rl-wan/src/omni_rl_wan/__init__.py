@@ -25,7 +25,7 @@ HONOURED = {"height", "width", "num_frames", "guidance_scale", "guidance_scale_2
 """With any other argument the pipeline itself is asked for the velocity."""
 
 IMAGE_EMBEDS = "image_embeds"
-"""Among the conditioning of :func:`guided_velocity`: how the image encoder sees the first frame."""
+"""Among the conditioning of :func:`guided_velocity`: how the image encoder sees the given frames."""
 
 NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -111,8 +111,8 @@ def guided_velocity(
     """(B, C, F, h, w) of x (B, C, F, h, w) at t (B,), by one or two experts.
 
     Args:
-        conditioning: the prompts' embeddings, image embeddings (B, N, D) under :data:`IMAGE_EMBEDS` where the
-            transformer takes any, and what ``inputs`` asks for.
+        conditioning: the prompts' embeddings, image embeddings (B, N, D) or (B, 2, N, D) under :data:`IMAGE_EMBEDS`
+            where the transformer takes any, and what ``inputs`` asks for.
     """
     pipe, scale = model.pipe, model.argument(call, "guidance_scale")
     on = scale > 1  # for both experts, as upstream
@@ -139,7 +139,7 @@ def _velocity(model: LoadedModel, expert: Any, inputs: Inputs) -> Velocity:
             hidden_states=latents.to(model.input_dtype),
             timestep=timestep,
             encoder_hidden_states=text["prompt_embeds"].to(model.input_dtype),
-            encoder_hidden_states_image=None if image is None else image.to(model.input_dtype),
+            encoder_hidden_states_image=None if image is None else image.flatten(0, -3).to(model.input_dtype),
             return_dict=False,
         )
         return {"x": output}

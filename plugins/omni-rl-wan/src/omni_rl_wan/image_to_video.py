@@ -57,7 +57,15 @@ def encode_prompt(
 
 @hookimpl
 def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Mapping[str, Any]) -> Tensors:
-    """What the encoders make of the frames; with ``expand_timesteps`` also the mask of the frames that are sampled."""
+    """What the encoders make of the frames; with ``expand_timesteps`` also the mask of the frames that are sampled.
+
+    Raises:
+        DataError: there is a last frame, of which the image embeddings have no place.
+    """
+    transformer = model.pipe.transformer
+    sees_one = transformer and transformer.config.image_dim and not transformer.config.pos_embed_seq_len
+    if sees_one and "last_image" in requests[0].media:
+        raise DataError("data.media: this Wan takes no last_image", "leave it out, or take Wan2.1-FLF2V or Wan 2.2")
     kept: Tensors = universal.prepare_condition(model, requests)
     if kept and model.pipe.config.expand_timesteps:
         frames = wan.latent_shape(model, call)[1]
@@ -85,16 +93,15 @@ def predict(
     Raises:
         DataError: there is no first frame.
     """
-    images = given_media.answers(conditioning, "encode_image")  # (B, N, D)
-    if call.keys() - wan.HONOURED or (images and LAST in conditioning):  # of two pictures core keeps one's embeddings
+    if call.keys() - wan.HONOURED:
         return None
     latents = [given_media.standardised(m, model.pipe.vae) for m in given_media.modes(conditioning, "vae")]
     if not latents:
         raise DataError("image to video needs a first frame, and there is none", "data.media: {image: COLUMN}")
     (frames,) = latents  # (B, C, F, h, w), or one frame with expand_timesteps
     kept = {n: v for n, v in conditioning.items() if not given_media.is_stand_in(n)}
-    if images:
-        kept[wan.IMAGE_EMBEDS] = images[0]
+    for embeds in given_media.answers(conditioning, "encode_image"):  # one call, with all frames, or none
+        kept[wan.IMAGE_EMBEDS] = embeds
     if model.pipe.config.expand_timesteps:
         return wan.guided_velocity(model, x, t, {**kept, GIVEN: frames}, call, _first_frame_replaced)
     mask = _mask(frames, model.pipe.vae_scale_factor_temporal, last=LAST in conditioning)
