@@ -116,7 +116,7 @@ CALLS: dict[str, dict[str, object]] = {
         "height": 32,
         "width": 16,
         "guidance_scale": 3.5,
-        "max_sequence_length": 16,
+        "max_sequence_length": 32,
         "max_area": 512,
         "_auto_resize": False,
     },
