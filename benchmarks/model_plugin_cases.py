@@ -19,20 +19,24 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 
 ROWS, WIDTH, TEXT, SIDE, CAPTION = 4, 256, 32, 128, 64
 
@@ -41,7 +45,9 @@ ROWS, WIDTH, TEXT, SIDE, CAPTION = 4, 256, 32, 128, 64
 class Case:
     """A pipeline without text encoders, the arguments of its call, and the text of one row by name and shape.
 
-    ``kept`` turns text into the plugin's form of it, which a run computes once.
+    Attributes:
+        kept: turns text into the plugin's form of it, which a run computes once.
+        picture: shape of what the autoencoder answers about a row's picture: means and log-variances.
     """
 
     pipe: Callable[[], DiffusionPipeline]
@@ -49,18 +55,25 @@ class Case:
     text: dict[str, tuple[int, ...]]
     guided: bool = True
     kept: Callable[[DiffusionPipeline, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    picture: tuple[int, ...] = ()
 
     def conditioning(self) -> dict[str, torch.Tensor]:
-        """Random embeddings, all tokens real, of prompts and, with guidance, of negative prompts."""
+        """Random embeddings, all tokens real, of prompts and, with guidance, of negative prompts; random pictures."""
         generator = torch.Generator().manual_seed(1)
         signs = ("", "negative_") if self.guided else ("",)
-        return {
-            f"{sign}{name}": torch.ones(ROWS, *shape, dtype=torch.long)
-            if name.endswith("mask")
-            else torch.randn(ROWS, *shape, generator=generator)
-            for sign in signs
-            for name, shape in self.text.items()
-        }
+        given = {"encoded_vae_0_0": torch.randn(ROWS, *self.picture, generator=generator)} if self.picture else {}
+        size = {"size_of_image": torch.full((ROWS, 2), SIDE)} if self.picture else {}
+        return (
+            given
+            | size
+            | {
+                f"{sign}{name}": torch.ones(ROWS, *shape, dtype=torch.long)
+                if name.endswith("mask")
+                else torch.randn(ROWS, *shape, generator=generator)
+                for sign in signs
+                for name, shape in self.text.items()
+            }
+        )
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -96,6 +109,16 @@ def qwen_image() -> DiffusionPipeline:
     return QwenImagePipeline(scheduler(), vae, None, None, transformer)
 
 
+def qwen_image_edit() -> DiffusionPipeline:
+    """As Qwen-Image, with a picture's tokens behind the sample's."""
+    for name in ("CONDITION_IMAGE_SIZE", "VAE_IMAGE_SIZE"):
+        setattr(
+            edit_plus, name, SIDE * SIDE
+        )  # to which the pipeline scales a picture; the published one is 1024 x 1024
+    pipe = qwen_image()
+    return QwenImageEditPlusPipeline(pipe.scheduler, pipe.vae, None, None, None, pipe.transformer)
+
+
 def stable_diffusion_3() -> DiffusionPipeline:
     """CFG."""
     transformer = SD3Transformer2DModel(
@@ -128,6 +151,12 @@ def flux() -> DiffusionPipeline:
         guidance_embeds=True,
     )
     return FluxPipeline(scheduler(), image_vae(), None, None, None, None, transformer)
+
+
+def flux_kontext() -> DiffusionPipeline:
+    """As FLUX.1, with a picture's tokens behind the sample's."""
+    pipe = flux()
+    return FluxKontextPipeline(pipe.scheduler, pipe.vae, None, None, None, None, pipe.transformer)
 
 
 def flux2_parts(guidance_embeds: bool) -> tuple[AutoencoderKLFlux2, Flux2Transformer2DModel]:
@@ -165,12 +194,22 @@ def flux2_klein() -> DiffusionPipeline:
     return Flux2KleinPipeline(scheduler(), vae, None, None, transformer)
 
 
+def wan_parts(in_channels: int) -> tuple[AutoencoderKLWan, WanTransformer3DModel]:
+    """Autoencoder and transformer, of which 16 channels are the sample's."""
+    transformer = WanTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=64,
+        in_channels=in_channels,
+        text_dim=WIDTH,
+        ffn_dim=1024,
+        num_layers=2,
+    )
+    return AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1), transformer
+
+
 def wan() -> DiffusionPipeline:
     """Video with CFG."""
-    transformer = WanTransformer3DModel(
-        num_attention_heads=4, attention_head_dim=64, text_dim=WIDTH, ffn_dim=1024, num_layers=2
-    )
-    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    vae, transformer = wan_parts(16)
     return WanPipeline(None, None, vae, scheduler(), transformer)
 
 
@@ -216,6 +255,12 @@ def ltx2_text(pipe: DiffusionPipeline, text: dict[str, torch.Tensor]) -> dict[st
     return kept
 
 
+def wan_image_to_video() -> DiffusionPipeline:
+    """The same with the first frame and its mask as further channels."""
+    vae, transformer = wan_parts(36)
+    return WanImageToVideoPipeline(None, None, vae, scheduler(), transformer=transformer)
+
+
 def z_image() -> DiffusionPipeline:
     """Lists in place of batches, CFG."""
     transformer = ZImageTransformer2DModel(
@@ -225,11 +270,18 @@ def z_image() -> DiffusionPipeline:
 
 
 PICTURE = {"height": SIDE, "width": SIDE}
+VIDEO = {"height": 64, "width": 64, "num_frames": 9}
 EMBEDS = {"prompt_embeds": (TEXT, WIDTH)}
 
 CASES: dict[str, Case] = {
     "QwenImagePipeline": Case(
         qwen_image, {**PICTURE, "true_cfg_scale": 4.0}, {**EMBEDS, "prompt_embeds_mask": (TEXT,)}
+    ),
+    "QwenImageEditPlusPipeline": Case(
+        qwen_image_edit,
+        {**PICTURE, "true_cfg_scale": 4.0},
+        {**EMBEDS, "prompt_embeds_mask": (TEXT,)},
+        picture=(32, 1, SIDE // 8, SIDE // 8),
     ),
     "StableDiffusion3Pipeline": Case(
         stable_diffusion_3, {**PICTURE, "guidance_scale": 4.5}, {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)}
@@ -237,9 +289,19 @@ CASES: dict[str, Case] = {
     "FluxPipeline": Case(
         flux, {**PICTURE, "guidance_scale": 3.5}, {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)}, guided=False
     ),
+    "FluxKontextPipeline": Case(
+        flux_kontext,
+        {**PICTURE, "guidance_scale": 2.5, "max_area": SIDE * SIDE, "_auto_resize": False},
+        {**EMBEDS, "pooled_prompt_embeds": (WIDTH,)},
+        guided=False,
+        picture=(32, SIDE // 8, SIDE // 8),
+    ),
     "Flux2Pipeline": Case(flux2, {**PICTURE, "guidance_scale": 4.0}, EMBEDS, guided=False),
     "Flux2KleinPipeline": Case(flux2_klein, {**PICTURE, "guidance_scale": 4.0}, EMBEDS),
-    "WanPipeline": Case(wan, {"height": 64, "width": 64, "num_frames": 9, "guidance_scale": 5.0}, EMBEDS),
+    "WanPipeline": Case(wan, {**VIDEO, "guidance_scale": 5.0}, EMBEDS),
+    "WanImageToVideoPipeline": Case(
+        wan_image_to_video, {**VIDEO, "guidance_scale": 5.0}, EMBEDS, picture=(32, 3, 8, 8)
+    ),
     "LTX2Pipeline": Case(
         ltx2,
         {"height": 192, "width": 192, "num_frames": 33, "spatio_temporal_guidance_blocks": [5]},

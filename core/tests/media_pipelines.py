@@ -63,23 +63,44 @@ def flux_kontext() -> DiffusionPipeline:
     )
 
 
-def wan_image_to_video() -> DiffusionPipeline:
+def wan_image_to_video(**transformer: object) -> DiffusionPipeline:
     """Wan 2.1: the first frame as further channels, and as CLIP sees it."""
-    pipe = tiny_pipelines.BUILDERS["WanPipeline"]()
-    transformer = WanTransformer3DModel(
-        **{**pipe.transformer.config, "in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24}
-    )
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
     )
+    return _from_a_frame(
+        {"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24, **transformer},
+        image_encoder=CLIPVisionModel(vision),
+        image_processor=CLIPImageProcessor(crop_size=32, size=32),
+    )
+
+
+def wan_first_and_last_frame() -> DiffusionPipeline:
+    """Wan 2.1 FLF2V: CLIP sees a last frame too, in places of its own."""
+    return wan_image_to_video(pos_embed_seq_len=2 * 5)
+
+
+def wan_image_to_video_of_two_experts() -> DiffusionPipeline:
+    """Wan 2.2: the first frame as further channels of both experts, of which CLIP knows nothing."""
+    return _from_a_frame({"in_channels": 12}, experts=2, boundary_ratio=0.875)
+
+
+def wan_image_to_video_by_token() -> DiffusionPipeline:
+    """Wan 2.2 5B: the first frame in the sample's place, with a timestep of its own."""
+    return _from_a_frame({}, expand_timesteps=True)
+
+
+def _from_a_frame(changes: dict[str, object], experts: int = 1, **components: object) -> DiffusionPipeline:
+    pipe = tiny_pipelines.BUILDERS["WanPipeline"]()
+    names = ("transformer", "transformer_2")[:experts]
+    transformers = {name: WanTransformer3DModel(**{**pipe.transformer.config, **changes}) for name in names}
     return WanImageToVideoPipeline(
         tokenizer=pipe.tokenizer,
         text_encoder=pipe.text_encoder,
         vae=pipe.vae,
         scheduler=pipe.scheduler,
-        transformer=transformer,
-        image_encoder=CLIPVisionModel(vision),
-        image_processor=CLIPImageProcessor(crop_size=32, size=32),
+        **transformers,
+        **components,
     )
 
 
@@ -95,7 +116,7 @@ CALLS: dict[str, dict[str, object]] = {
         "height": 32,
         "width": 16,
         "guidance_scale": 3.5,
-        "max_sequence_length": 16,
+        "max_sequence_length": 32,
         "max_area": 512,
         "_auto_resize": False,
     },
@@ -105,7 +126,6 @@ CALLS: dict[str, dict[str, object]] = {
         "num_frames": 5,
         "guidance_scale": 5.0,
         "negative_prompt": "hello",
-        "max_sequence_length": 16,
     },
 }
 

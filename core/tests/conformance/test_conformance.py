@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 
+import media_pipelines
 import pytest
 
 from omni_rl.conformance.running import IMPORTS, NOT_MADE, SUITE, run
@@ -186,6 +187,15 @@ def test_a_model_runs_on_the_folder_of_its_architecture(install, tiny_folder):
     checks = checked(models=[str(tiny_folder("FluxPipeline"))])
     assert "FAILED" not in verdicts(checks)
     assert checks["without noise samples are the pipelines own"].verdict == "ok"
+
+
+@pytest.mark.ci
+def test_a_model_that_needs_a_picture_gets_one(install, tmp_path_factory):
+    install("", models={"WanImageToVideoPipeline": ""})
+    folder = media_pipelines.build("WanImageToVideoPipeline", tmp_path_factory.mktemp("image-to-video"))
+    checks = checked(models=[str(folder)])
+    assert "FAILED" not in verdicts(checks)
+    assert checks["replay calls no encoder"].verdict == "ok"
 
 
 def test_a_pipeline_of_another_architecture_is_refused(install, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import media_pipelines
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from model_cases import Euler, OneWindow
@@ -102,6 +103,26 @@ def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly)
     with torch.no_grad():
         log_prob = assembly.backend.policy.evaluate(batch, 0).log_prob
     assert torch.allclose(log_prob, batch["log_probs"][:, 0], atol=1e-6)
+
+
+def test_what_an_encoder_answers_about_several_pictures_at_once_is_kept_whole(tmp_path: Path):
+    folder = tiny_pipelines.write(media_pipelines.wan_first_and_last_frame, tmp_path)
+    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(3)]
+    both = assemble(
+        load_model(folder, device=torch.device("cpu"), precision="fp32", full=False),
+        algorithm=OneWindow(),
+        prompts=TEXTS,
+        media=[{"image": names[0], "last_image": last} for last in names[1:]],
+        rollout={"call": media_pipelines.CALLS["WanImageToVideoPipeline"]},
+    )
+    batch = trajectory.collate(both.draw(both.requests()))
+    embeds = batch["condition", "encoded_encode_image_0_0"]  # (N, pictures, tokens, D)
+    assert embeds.shape == (4, 2, 5, 16)
+    assert torch.equal(embeds[0, 0], embeds[2, 0])
+    assert not torch.equal(embeds[0, 1], embeds[2, 1])
+    with torch.no_grad():
+        log_prob = both.backend.policy.evaluate(batch, 0).log_prob
+    assert torch.equal(log_prob, batch["log_probs"][:, 0])
 
 
 def test_media_of_different_sizes_in_one_batch_are_refused():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
 
+LATENTS_MEAN = [0.2, -0.3, 0.0, 0.1]
+LATENTS_STD = [1.5, 0.8, 1.0, 1.2]
+
 
 def image_vae(widths: tuple[int, ...] = (4, 8), attention: bool = True) -> AutoencoderKL:
     """Pictures in four channels, halved in size for every width but the first."""
@@ -30,8 +33,8 @@ def wan_vae() -> AutoencoderKLWan:
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
+        latents_mean=LATENTS_MEAN,
+        latents_std=LATENTS_STD,
     )
 
 
@@ -43,6 +46,6 @@ def qwen_image_vae() -> AutoencoderKLQwenImage:
         dim_mult=[1, 2],
         num_res_blocks=1,
         temperal_downsample=[False],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
+        latents_mean=LATENTS_MEAN,
+        latents_std=LATENTS_STD,
     )

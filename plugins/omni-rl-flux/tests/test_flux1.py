@@ -90,7 +90,7 @@ def test_another_model_is_not(parts, point, seen, monkeypatch):
 
 def test_places_are_upstreams(parts):
     own = parts.model.pipe._prepare_latent_image_ids(1, 4, 6, torch.device("cpu"), torch.float32)
-    assert torch.equal(flux1._places(4, 6), own)
+    assert torch.equal(flux1._places(0, 4, 6), own)
 
 
 def test_what_it_does_not_know_is_the_pipelines_own(parts, point):

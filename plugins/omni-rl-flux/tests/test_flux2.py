@@ -127,10 +127,18 @@ def test_flux2_is_told_its_guidance(told, given, expected):
 def test_what_it_does_not_know_is_the_pipelines_own(klein):
     given, call = point(klein, KLEIN), {**KLEIN, "attention_kwargs": {"scale": 0.5}}
     assert flux2.predict(**given, call=call) is None
-    assert flux2.prepare_latents(klein.model, {**KLEIN, "image": object()}) is None
+    assert flux2.prepare_latents(klein.model, {}, {**KLEIN, "image": object()}) is None
     with torch.no_grad():
         half, whole = (klein.hooks.predict(**given, call=c)["x"] for c in (call, KLEIN))
     assert (half - whole).abs().max() > 1e-4
+
+
+def test_of_pictures_the_pipeline_itself_is_asked(klein):
+    """They come as ``data.media``, beside the arguments."""
+    given = point(klein, KLEIN)
+    pictured = given["conditioning"] | {"size_of_image": torch.full((2, 2), 16)}
+    assert flux2.predict(**{**given, "conditioning": pictured}, call=KLEIN) is None
+    assert flux2.prepare_latents(klein.model, pictured, KLEIN) is None
 
 
 def test_shapes_are_upstreams(klein):
@@ -138,12 +146,12 @@ def test_shapes_are_upstreams(klein):
     for size in ({}, {"height": 4, "width": 4}):
         call = {**KLEIN, **size}
         own = universal.prepare_latents(model=klein.model, conditioning=row, call=call)
-        assert flux2.prepare_latents(klein.model, call) == own
+        assert flux2.prepare_latents(klein.model, {}, call) == own
 
 
 def test_a_size_that_upstream_would_round_is_an_error(klein):
     with pytest.raises(ConfigError, match=r"rollout.call.height: 22 is not a multiple of 4\n  try 20"):
-        flux2.prepare_latents(klein.model, {**KLEIN, "height": 22})
+        flux2.prepare_latents(klein.model, {}, {**KLEIN, "height": 22})
 
 
 @pytest.mark.parametrize(("fixture", "limit"), [("klein", 64), ("told", 512)])

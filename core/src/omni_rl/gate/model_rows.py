@@ -56,6 +56,13 @@ class Oracle:
                 model=run.model, steps=self.requests[0].steps, shapes=self.shapes, conditioning=self.given, call=call
             )
 
+    def beside(self, start: Streams, state: DenoiseState) -> Streams:
+        """:meth:`final`, to compare with ``state``: the pipeline restores frozen elements later, out of sight."""
+        own, rows = self.final(start), len(self.requests)
+        for name, mask in state.masks.items():
+            own[name] = torch.where(mask[:rows], own[name], state.x[name][:rows])
+        return own
+
     def final(self, start: Streams) -> Streams:
         """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table.
 
@@ -155,9 +162,8 @@ def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> 
         what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
         return Row("own loop", "info", what)
     rows = len(oracle.requests)
-    final, own = {n: x[:rows] for n, x in state.x.items()}, oracle.final({n: x[:rows] for n, x in start.items()})
-    for name, mask in state.masks.items():  # the pipeline restores frozen elements after the last step, out of sight
-        own[name] = torch.where(mask[:rows], own[name], final[name])
+    final = {n: x[:rows] for n, x in state.x.items()}
+    own = oracle.beside({n: x[:rows] for n, x in start.items()}, state)
     found = max(gap(final[n], own[n]) for n in final)
     _, alone = own_loop(run, oracle.requests[:1], noise=False)
     floor = max(gap(alone.x[n], final[n][:1]) for n in final)

@@ -107,12 +107,12 @@ def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
 
 
 def encoded_media(model: LoadedModel, request: Request) -> Tensors:
-    """One request's, without batch dimension."""
+    """One request's, without batch dimension; an encoder that sees several pictures at once keeps their dimension."""
     media, (text, _) = load(request.media), encode(model, [request])
     sizes = given_media.sizes(media)
     answers = _answers(model, text, request.call, media)
     model.memo[_templates_key({n: v[None] for n, v in sizes.items()}, request.call)] = answers
-    return sizes | {name: value[0] for name, value in answers.conditioning().items()}
+    return sizes | {name: value[0] if len(value) == 1 else value for name, value in answers.conditioning().items()}
 
 
 def _answers(model: LoadedModel, text: Tensors, call: Mapping[str, Any], media: Mapping[str, Any]) -> Answers:

@@ -80,10 +80,26 @@ def signature(conditioning: Tensors) -> tuple[Any, ...]:
     return tuple((n, str(v[0].tolist())) for n, v in sorted(conditioning.items()) if n.startswith(SIZE))
 
 
+def answers(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
+    """(B, ...), or (B, n, ...) where it saw n pictures at once, of every call of an encoder, for plugins.
+
+    It is the first tensor of what the encoder answered.
+    """
+    kept = (conditioning.get(f"{_place(encoder, number)}0") for number in itertools.count())
+    return list(itertools.takewhile(lambda answer: answer is not None, kept))  # type: ignore[arg-type]
+
+
 def modes(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
     """(B, C, ...) of every call of an autoencoder, for plugins: the modes of the distributions that it answered."""
-    moments = (conditioning.get(f"{_place(encoder, number)}0") for number in itertools.count())
-    return [DiagonalGaussianDistribution(m).mode() for m in itertools.takewhile(lambda m: m is not None, moments)]
+    return [DiagonalGaussianDistribution(moments).mode() for moments in answers(conditioning, encoder)]
+
+
+def standardised(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """Latents (B, C, F, h, w) of a video autoencoder in its denoiser's scale, channel by channel, for plugins."""
+    mean, std = (
+        torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return (latents - mean) / std
 
 
 @dataclass
@@ -204,7 +220,8 @@ def _leaves(answer: Answer) -> Iterator[torch.Tensor]:
 def _filled(template: Answer, kept: Iterator[torch.Tensor]) -> Answer:
     """``template`` with the tensors of ``kept`` in its tensors' places, in their dtype."""
     if isinstance(template, torch.Tensor):
-        return next(kept).to(template.dtype)
+        value = next(kept).to(template.dtype)
+        return value if value.ndim == template.ndim else value.flatten(0, 1)  # of several pictures at once
     if isinstance(template, DiagonalGaussianDistribution):
         return DiagonalGaussianDistribution(next(kept).to(template.parameters.dtype))
     if isinstance(template, Mapping):

@@ -7,7 +7,7 @@ would give them. What the suite needs besides is the toy of :mod:`omni_rl.testin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -22,14 +22,14 @@ from PIL import Image, ImageDraw, ImageFont
 from omni_rl.conformance.subjects import Subject
 from omni_rl.engines.base import Context
 from omni_rl.errors import PluginError
-from omni_rl.media import Media
+from omni_rl.media import Media as Drawn
 from omni_rl.model.loaded import LoadedModel, load_model
 from omni_rl.plugins.discovery import CONFORMANCE_GROUP, load
 from omni_rl.rewards.base import RewardBatch
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.backend import BackendContract
 from omni_rl.testing.engine import EngineContract
-from omni_rl.testing.model import ModelContract
+from omni_rl.testing.model import Media, ModelContract
 from omni_rl.testing.reward import RewardContract
 from omni_rl.testing.toy import toy_model
 from omni_rl.types import Backend, Engine
@@ -65,6 +65,18 @@ class OfferedModel(ModelContract):
     def call(cls) -> dict[str, Any]:
         """Small sizes, where nothing else was asked for."""
         return _call(cls.subject, cls.subject.offer.key)
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def media(cls, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Media]:
+        """Drawn signs, where the pipeline draws nothing without a picture."""
+        image = _parameters(cls.subject.offer.key).get("image")
+        if image is None or image.default is not inspect.Parameter.empty:
+            return ()
+        files = [tmp_path_factory.mktemp("signs") / f"{ground}.png" for ground in ("red", "navy", "olive")]
+        for number, file in enumerate(files):
+            Image.fromarray(_sign(str(number), file.stem, 0)).save(file)
+        return [{"image": str(file)} for file in files]
 
 
 class OfferedAlgorithm(AlgorithmContract):
@@ -188,14 +200,14 @@ def signs() -> RewardBatch:
     )
 
 
-def _media(number: int, written: str, ground: str) -> dict[str, Media]:
+def _media(number: int, written: str, ground: str) -> dict[str, Drawn]:
     frames = np.stack([_sign(written, ground, 3 * number * i) for i in range(FRAMES)])  # (F, H, W, 3)
     time = np.arange(1600, dtype=np.float32) / SAMPLE_RATE
     tone = (number + 1) / 8 * np.sin(2 * np.pi * 110 * (number + 1) * time)[None]  # (1, S)
     return {
-        "image": Media("image", frames[0]),
-        "video": Media("video", frames, FRAME_RATE),
-        "audio": Media("audio", tone.astype(np.float32), SAMPLE_RATE),
+        "image": Drawn("image", frames[0]),
+        "video": Drawn("video", frames, FRAME_RATE),
+        "audio": Drawn("audio", tone.astype(np.float32), SAMPLE_RATE),
     }
 
 
@@ -225,6 +237,11 @@ def _loaded(folder: Path) -> LoadedModel:
 
 
 def _call(subject: Subject, architecture: str) -> dict[str, Any]:
-    pipeline = getattr(diffusers, architecture, None)
-    known = inspect.signature(pipeline.__call__).parameters if pipeline else {}
+    known = _parameters(architecture)
     return {**{name: size for name, size in SMALL.items() if name in known}, **subject.call}
+
+
+def _parameters(architecture: str) -> Mapping[str, inspect.Parameter]:
+    """Of ``__call__``; none where diffusers does not know the pipeline."""
+    pipeline = getattr(diffusers, architecture, None)
+    return inspect.signature(pipeline.__call__).parameters if pipeline else {}

@@ -21,6 +21,9 @@ from omni_rl.types import Streams, Tensors
 HONOURED = {"height", "width", "guidance_scale", "true_cfg_scale", "max_sequence_length"}
 """With any other argument the pipeline itself is asked for the velocity."""
 
+BESIDE = "beside"
+"""Among the conditioning of :func:`guided_velocity`: packed latents of a picture."""
+
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
@@ -71,11 +74,31 @@ def predict(
     """Velocity; classifier-free guidance where ``true_cfg_scale`` and a negative prompt ask for it."""
     if call.keys() - HONOURED:
         return None
-    transformer, places = model.pipe.transformer, _places(*_grid(model, call)).to(model.device)
+    return guided_velocity(model, x, t, conditioning, call, [_grid(model, call)])
+
+
+def guided_velocity(
+    model: LoadedModel,
+    x: Streams,
+    t: torch.Tensor,
+    conditioning: Tensors,
+    call: Mapping[str, Any],
+    grids: Sequence[tuple[int, int]],
+) -> Streams:
+    """(B, tokens, 4 C) of x (B, tokens, 4 C) at t (B,).
+
+    Args:
+        conditioning: the prompts' embeddings, and under :data:`BESIDE` tokens (B, more tokens, 4 C) that the denoiser
+            sees behind the sample's and nobody steps.
+        grids: rows and columns of latent patches, of the sample and then of the picture beside it.
+    """
+    transformer = model.pipe.transformer
+    places = torch.cat([_places(picture, *grid) for picture, grid in enumerate(grids)]).to(model.device)
     strength = model.argument(call, "guidance_scale") if transformer.config.guidance_embeds else None
 
     def velocity(x: Streams, t: torch.Tensor, text: Tensors) -> Streams:
-        latents = x["x"].to(model.input_dtype)
+        seen = [x["x"], text[BESIDE]] if BESIDE in text else [x["x"]]
+        latents = torch.cat(seen, dim=1).to(model.input_dtype)
         embeds = text["prompt_embeds"].to(latents.dtype)  # (B, L, D)
         (output,) = transformer(
             hidden_states=latents,
@@ -87,13 +110,14 @@ def predict(
             img_ids=places,
             return_dict=False,
         )
-        return {"x": output}
+        return {"x": output[:, : x["x"].shape[1]]}
 
     scale = model.argument(call, "true_cfg_scale")
     on = scale > 1 and "negative_prompt_embeds" in conditioning
     return classifier_free(velocity, x, t, conditioning, scale, on)
 
 
-def _places(rows: int, columns: int) -> torch.Tensor:
-    """(tokens, 3) fp32: 0, row and column of every token."""
-    return torch.cartesian_prod(torch.zeros(1), *(torch.arange(n, dtype=torch.float32) for n in (rows, columns)))
+def _places(picture: int, rows: int, columns: int) -> torch.Tensor:
+    """(tokens, 3) fp32: the picture's number (0 is the sample), row and column of every token."""
+    place = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in (rows, columns)))
+    return torch.nn.functional.pad(place, (1, 0), value=picture)

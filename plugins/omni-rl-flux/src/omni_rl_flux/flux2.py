@@ -14,6 +14,7 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from omni_rl import hookimpl
+from omni_rl.model import given_media
 from omni_rl.model.guidance import classifier_free
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.model.prompts import refuse_cut
@@ -21,7 +22,7 @@ from omni_rl.model.sizes import patches
 from omni_rl.types import Streams, Tensors
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "text_encoder_out_layers"}
-"""With any other argument (``image`` above all) the pipeline itself is asked for the velocity."""
+"""With any other argument, and of pictures, the pipeline itself is asked for the velocity."""
 
 
 @hookimpl
@@ -59,14 +60,20 @@ def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
     return patches(call, default=pipe.default_sample_size * pipe.vae_scale_factor, patch=pipe.vae_scale_factor * 2)
 
 
+def _is_edit(conditioning: Tensors, call: Mapping[str, Any]) -> bool:
+    return "image" in call or any(given_media.is_stand_in(name) for name in conditioning)
+
+
 @hookimpl
-def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+def prepare_latents(
+    model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]] | None:
     """Packed latents: (tokens, C).
 
     Raises:
         ConfigError: the pipeline would round the size.
     """
-    if "image" in call:
+    if _is_edit(conditioning, call):
         return None  # whose size the picture takes
     rows, columns = _grid(model, call)
     return {"x": (rows * columns, model.pipe.transformer.config.in_channels)}
@@ -77,7 +84,7 @@ def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
     """Velocity, with the guidance that the pipeline has."""
-    if call.keys() - HONOURED:
+    if call.keys() - HONOURED or _is_edit(conditioning, call):
         return None
     pipe, scale = model.pipe, model.argument(call, "guidance_scale")
     klein = model.architecture == "Flux2KleinPipeline"

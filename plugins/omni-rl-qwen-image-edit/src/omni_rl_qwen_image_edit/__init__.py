@@ -45,19 +45,13 @@ def predict(
     """
     if call.keys() - HONOURED:
         return None
-    pictures = [_normal(model, latents) for latents in given_media.modes(conditioning, "vae")]  # (B, C, 1, h, w)
+    vae = model.pipe.vae
+    pictures = [given_media.standardised(m, vae) for m in given_media.modes(conditioning, "vae")]  # (B, C, 1, h, w)
     if not pictures:
         raise DataError("Qwen-Image-Edit edits pictures, and there are none", "data.media: {image: COLUMN}")
     grids = [(1, *_grid(model, conditioning, call)), *((1, p.shape[3] // 2, p.shape[4] // 2) for p in pictures)]
     tokens = torch.cat([_packed(model, p) for p in pictures], dim=1)  # (B, tokens of all pictures, 4 C)
     return {"x": qwen_image.guided_velocity(model, x["x"], grids, t, conditioning, call, beside=tokens)}
-
-
-def _normal(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
-    """Scaled to the denoiser's range, channel by channel."""
-    config = model.pipe.vae.config
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
-    return (latents - mean) / std
 
 
 def _packed(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ on both sides. Schedule, embeddings and decoding are core's defaults: the pipeli
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from omni_rl import hookimpl
 from omni_rl.model.batching import in_groups, take
-from omni_rl.model.guidance import classifier_free
+from omni_rl.model.guidance import Velocity, classifier_free
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.model.prompts import refuse_cut
 from omni_rl.model.sizes import latent_frames, patches
@@ -23,6 +23,9 @@ from omni_rl.types import Streams, Tensors
 
 HONOURED = {"height", "width", "num_frames", "guidance_scale", "guidance_scale_2", "max_sequence_length"}
 """With any other argument the pipeline itself is asked for the velocity."""
+
+IMAGE_EMBEDS = "image_embeds"
+"""Among the conditioning of :func:`guided_velocity`: how the image encoder sees the given frames."""
 
 NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -62,11 +65,20 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
     Raises:
         ConfigError: the pipeline would round the size or the number of frames.
     """
-    pipe, config = model.pipe, (model.pipe.transformer or model.pipe.transformer_2).config
+    return {"x": latent_shape(model, call)}
+
+
+def latent_shape(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """(C, F, h, w) of the autoencoder's latents.
+
+    Raises:
+        ConfigError: the pipeline would round the size or the number of frames.
+    """
+    pipe, patch = model.pipe, (model.pipe.transformer or model.pipe.transformer_2).config.patch_size
     frames = latent_frames(model.argument(call, "num_frames"), pipe.vae_scale_factor_temporal)
     size = {name: model.argument(call, name) for name in ("height", "width")}
-    rows, columns = patches(size, default=0, patch=pipe.vae_scale_factor_spatial * config.patch_size[1])
-    return {"x": (config.in_channels, frames, rows * config.patch_size[1], columns * config.patch_size[2])}
+    rows, columns = patches(size, default=0, patch=pipe.vae_scale_factor_spatial * patch[1])
+    return pipe.vae.config.z_dim, frames, rows * patch[1], columns * patch[2]
 
 
 @hookimpl
@@ -76,30 +88,60 @@ def predict(
     """Velocity with classifier-free guidance, each row by the expert for its timestep and with that expert's scale."""
     if call.keys() - HONOURED:
         return None
+    return guided_velocity(model, x, t, conditioning, call)
+
+
+Inputs = Callable[[torch.Tensor, torch.Tensor, Tensors], tuple[torch.Tensor, torch.Tensor]]
+"""Of latents (B, C, F, h, w) at t (B,) under conditioning: what the transformer takes as latents and as timestep."""
+
+
+def plain_inputs(latents: torch.Tensor, t: torch.Tensor, conditioning: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents themselves, one timestep a sample."""
+    return latents, t
+
+
+def guided_velocity(
+    model: LoadedModel,
+    x: Streams,
+    t: torch.Tensor,
+    conditioning: Tensors,
+    call: Mapping[str, Any],
+    inputs: Inputs = plain_inputs,
+) -> Streams:
+    """(B, C, F, h, w) of x (B, C, F, h, w) at t (B,), by one or two experts.
+
+    Args:
+        conditioning: the prompts' embeddings, image embeddings (B, N, D) or (B, 2, N, D) under :data:`IMAGE_EMBEDS`
+            where the transformer takes any, and what ``inputs`` asks for.
+    """
     pipe, scale = model.pipe, model.argument(call, "guidance_scale")
     on = scale > 1  # for both experts, as upstream
     if pipe.config.boundary_ratio is None:
-        return _guided(model, pipe.transformer, x, t, conditioning, scale, on)
+        return classifier_free(_velocity(model, pipe.transformer, inputs), x, t, conditioning, scale, on)
     second = model.argument(call, "guidance_scale_2")
     experts = ((pipe.transformer, scale), (pipe.transformer_2, scale if second is None else second))
     low = t < pipe.config.boundary_ratio * pipe.scheduler.config.num_train_timesteps  # (B,)
 
     def answer(rows: torch.Tensor) -> Streams:
         expert, of_expert = experts[int(low[rows[0]])]
-        parts = take(x, rows), t[rows], take(conditioning, rows)
-        return _guided(model, expert, *parts, of_expert, on)
+        velocity = _velocity(model, expert, inputs)
+        return classifier_free(velocity, take(x, rows), t[rows], take(conditioning, rows), of_expert, on)
 
     sides = [side.nonzero().flatten() for side in (~low, low)]
     return in_groups([rows for rows in sides if len(rows)], answer)
 
 
-def _guided(
-    model: LoadedModel, expert: Any, x: Streams, t: torch.Tensor, conditioning: Tensors, scale: float, on: bool
-) -> Streams:
+def _velocity(model: LoadedModel, expert: Any, inputs: Inputs) -> Velocity:
     def velocity(x: Streams, t: torch.Tensor, text: Tensors) -> Streams:
-        latents = x["x"].to(model.input_dtype)
-        embeds = text["prompt_embeds"].to(latents.dtype)
-        (output,) = expert(hidden_states=latents, timestep=t, encoder_hidden_states=embeds, return_dict=False)
+        latents, timestep = inputs(x["x"], t, text)
+        image = text.get(IMAGE_EMBEDS)
+        (output,) = expert(
+            hidden_states=latents.to(model.input_dtype),
+            timestep=timestep,
+            encoder_hidden_states=text["prompt_embeds"].to(model.input_dtype),
+            encoder_hidden_states_image=None if image is None else image.flatten(0, -3).to(model.input_dtype),
+            return_dict=False,
+        )
         return {"x": output}
 
-    return classifier_free(velocity, x, t, conditioning, scale, on)
+    return velocity
