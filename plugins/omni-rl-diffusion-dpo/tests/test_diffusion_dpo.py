@@ -21,7 +21,7 @@ def algorithm(**options) -> DiffusionDPO:
 
 
 class TestDiffusionDPO(AlgorithmContract):
-    @pytest.fixture(params=[{}, {"levels": "schedule", "beta": 50.0}])
+    @pytest.fixture(params=[{}, {"levels": "schedule", "beta": 50.0, "positive": 2.0}])
     def algorithm(self, request):
         return algorithm(**request.param)
 
@@ -34,9 +34,10 @@ def pairs():
     return batch
 
 
-def test_loss_and_gradient_are_those_of_the_definition(pairs):
+@pytest.mark.parametrize("positive", [0.0, 3.0])
+def test_loss_and_gradient_are_those_of_the_definition(pairs, positive):
     """In numpy float64, one noise and one level for both sides; gradients by central differences."""
-    method, beta = algorithm(beta=30.0), 30.0
+    method, beta, theta = algorithm(beta=30.0, positive=positive), 30.0, (0.6, 0.1)
     planned = method.prepare_actor_batch(pairs, iteration=3, seed=1)
     assert len(planned) == 6
     s = planned["noise_levels"][:, :1].double().numpy()
@@ -49,12 +50,18 @@ def test_loss_and_gradient_are_those_of_the_definition(pairs):
 
     def expected(theta):
         won, lost = (error(theta, side) - error(REFERENCE, side) for side in ("latents", "rejected"))
-        return np.log1p(np.exp(beta / 2 * (won - lost)))
+        return np.log1p(np.exp(beta / 2 * (won - lost + positive * np.maximum(0, won))))
 
-    policy = LinearFlow(THETA, REFERENCE)
+    policy = LinearFlow(theta, REFERENCE)
     output = method.compute_loss(policy, planned, 0)
     assert_gradient(policy, output.loss, expected)
-    np.testing.assert_array_equal(output.metrics["implicit_acc"], expected(np.array(THETA)) < math.log(2))
+    worse_than_reference = (output.metrics["rewards/chosen"] < 0).numpy()
+    assert worse_than_reference.any()
+    assert not worse_than_reference.all()
+    told_apart = (output.metrics["rewards/chosen"] > output.metrics["rewards/rejected"]).numpy()
+    np.testing.assert_array_equal(output.metrics["implicit_acc"], told_apart)
+    if not positive:
+        np.testing.assert_array_equal(told_apart, expected(np.array(theta)) < math.log(2))
 
 
 def test_the_expected_gradient_is_the_closed_form():

@@ -3,9 +3,11 @@
 A pair (x_w preferred, x_l) is noised at one level s with one noise n, and with the flow-matching errors e of the policy
 and e_ref of the reference,
 
-    z = -b / 2 ((e_w - e_w_ref) - (e_l - e_l_ref)),        L = -log sigmoid(z)
+    m = -b / 2 (e - e_ref),        z = m_w - m_l - p max(0, -m_w),        L = -log sigmoid(z)
 
-e is a mean over latent elements, so b is large (2000). ``diffusion_dpo`` draws its pairs anew in every iteration: the
+e is a mean over latent elements, so b is large (2000). Pairs alone are told apart by unlearning both pictures, the
+rejected one faster; p > 0 (DPO-Positive, arXiv 2402.13228) holds the preferred one at least as likely as the reference
+does. ``diffusion_dpo`` draws its pairs anew in every iteration: the
 best and the worst sample of each group; a group whose best and worst are worth the same makes no pair.
 ``diffusion_dpo_offline`` learns from ``data:`` with the columns prompt, chosen and rejected
 (:mod:`omni_rl.preferences`), and samples for validation only.
@@ -16,9 +18,9 @@ Assumption: the reference is the model that training starts from.
 from __future__ import annotations
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from tensordict import TensorDict
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
 from omni_rl.advantages import group_advantages
@@ -30,6 +32,9 @@ class DiffusionDPOConfig(ForwardOptions):
     """Options beside ``algorithm.name: diffusion_dpo``."""
 
     beta: PositiveFloat = Field(2000.0, description="b: how sharply errors are told apart")
+    positive: NonNegativeFloat = Field(
+        0.0, description="p: weight of the preferred picture's loss of likelihood; 0 is plain DPO"
+    )
     levels: Levels = Field("logit_normal", description="noise levels: the rollout's, or uniform or logit-normal draws")
 
 
@@ -56,13 +61,13 @@ class DiffusionDPO(ForwardProcess):
     def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
         """(B,) of B pairs at one noise level each."""
         better, worse = (self._margin(policy, batch, step, side) for side in ("latents", "rejected"))  # (B,)
-        z = better - worse
+        z = better - worse - self.config.positive * relu(-better)
         loss = -logsigmoid(z)
         metrics = {
-            "implicit_acc": (z > 0).to(z),
+            "implicit_acc": (better > worse).to(z),
             "rewards/chosen": better,
             "rewards/rejected": worse,
-            "rewards/margins": z,
+            "rewards/margins": better - worse,
         }
         return LossOutput(loss, {n: value.detach() for n, value in metrics.items()})
 
