@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     import media_pipelines
     import tiny_pipelines
 
-    tiny_pipelines.BUILDERS.update(media_pipelines.BUILDERS)
-    return tiny_pipelines.built_once(tmp_path_factory.mktemp)
+    builders = {**tiny_pipelines.BUILDERS, **media_pipelines.BUILDERS}
+
+    @cache
+    def folder(architecture: str) -> Path:
+        return tiny_pipelines.write(builders[architecture], tmp_path_factory.mktemp(architecture))
+
+    return folder
 
 
 def prompts() -> list[dict[str, Any]]:
