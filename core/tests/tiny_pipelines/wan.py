@@ -8,21 +8,26 @@ from tiny_tokenizers import t5_tokenizer
 from tiny_pipelines.autoencoders import wan_vae
 from tiny_pipelines.text_encoders import WIDTH, umt5_encoder
 
+SIZES = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": WIDTH,
+    "freq_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+"""Of Wan's transformer, and of those that were made from it."""
+
 
 def _wan_transformer() -> WanTransformer3DModel:
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=WIDTH,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=2,
+        **SIZES,
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
     )
 
 
