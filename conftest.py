@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,3 +17,13 @@ os.environ.pop("OMNI_RL_DISABLE", None)
 def checkout() -> Path:
     """The root of this checkout."""
     return Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def tiny(checkout: Path) -> ModuleType:
+    """The builders of tiny random pipelines."""
+    if str(checkout / "core/tests") not in sys.path:
+        sys.path.append(str(checkout / "core/tests"))
+    import tiny_pipelines
+
+    return tiny_pipelines

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,16 +11,6 @@ from omni_rl.testing.model import assembled
 
 CALL = {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
 PERTURBED = {**CALL, "spatio_temporal_guidance_blocks": [1]}
-
-
-@pytest.fixture(scope="session")
-def tiny(checkout: Path) -> ModuleType:
-    """The builders of tiny random pipelines."""
-    if str(checkout / "core/tests") not in sys.path:
-        sys.path.append(str(checkout / "core/tests"))
-    import tiny_pipelines
-
-    return tiny_pipelines
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -14,16 +13,6 @@ from omni_rl.testing.assembly import Assembly
 from omni_rl.testing.model import assembled
 
 CALL = {"height": 16, "width": 32, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
-
-
-@pytest.fixture(scope="session")
-def tiny(checkout: Path) -> ModuleType:
-    """The builders of tiny random pipelines."""
-    if str(checkout / "core/tests") not in sys.path:
-        sys.path.append(str(checkout / "core/tests"))
-    import tiny_pipelines
-
-    return tiny_pipelines
 
 
 @pytest.fixture(scope="session")
