@@ -11,7 +11,9 @@ from omni_rl.testing.algorithm import AlgorithmContract, prepared
 from omni_rl.testing.assembly import assemble
 from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
 from omni_rl.testing.toy import toy_model
-from omni_rl_diffusion_dpo import DiffusionDPO, DiffusionDPOConfig, paired
+from omni_rl_diffusion_dpo import DiffusionDPO, OfflineDiffusionDPO
+from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
+from omni_rl_diffusion_dpo.pairs import paired
 
 THETA, REFERENCE = (0.6, -0.3), (0.5, -0.1)
 
@@ -71,7 +73,8 @@ def test_the_expected_gradient_is_the_closed_form():
     pairs["latents", "x", "final"] = torch.full((rows, 1), won, dtype=torch.float64)
     pairs["rejected"] = pairs["latents"].clone()
     pairs["rejected", "x", "final"] = torch.full((rows, 1), lost, dtype=torch.float64)
-    method, policy = algorithm(beta=beta, levels="schedule"), LinearFlow(THETA, THETA)
+    method = OfflineDiffusionDPO(OfflineDiffusionDPOConfig(beta=beta, levels="schedule"))
+    policy = LinearFlow(THETA, THETA)
     planned = method.prepare_actor_batch(pairs, iteration=0, seed=0)
     s = float(planned["noise_levels"][0, 0])
     losses = method.compute_loss(policy, planned, 0).loss
@@ -100,6 +103,34 @@ def test_a_tie_makes_no_pair(pairs):
     """Peers train on an arbitrary pair then."""
     pairs["rewards"][4:8] = 0.3
     assert paired(pairs)["uid"].tolist() == [0, 2, 3, 4, 5]
+
+
+def test_more_pairs_of_a_group_match_ranks_from_both_ends(pairs):
+    """Of four samples at most two pairs, and none of two that are worth the same."""
+    pairs["rewards"][:8] = torch.tensor([0.3, 0.9, 0.1, 0.5, 0.2, 0.2, 0.2, 0.8])
+    found = paired(pairs, 5)
+    assert found["uid"].tolist() == [0, 0, 1, *(group for group in range(2, 6) for _ in range(2))]
+    final = pairs["latents", "x", "final"]
+    assert torch.equal(found["latents", "x", "final"][:3], final[[1, 3, 7]])
+    assert torch.equal(found["rejected", "x", "final"][:2], final[[2, 0]])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.75, 1.0])
+def test_the_reference_follows_by_its_decay(decay):
+    """Once an iteration, whatever the number of its updates."""
+    parts = assemble(
+        toy_model(),
+        algorithm=algorithm(reference_decay=decay),
+        rollout={"group_size": 3},
+        train={"mini_batch_prompts": 1, "lr": 1e-2},
+    )
+    policy = parts.backend.policy
+    before = {n: v.clone() for n, v in policy.named["reference" if decay == 1 else "old"].items()}
+    parts.backend.update(parts.batch(), 0)
+    assert parts.backend.updates > 1
+    for copy in policy.named.values():
+        for name, value in copy.items():
+            torch.testing.assert_close(value, decay * before[name] + (1 - decay) * policy.parameters[name].detach())
 
 
 def test_an_iteration_of_ties_changes_nothing():

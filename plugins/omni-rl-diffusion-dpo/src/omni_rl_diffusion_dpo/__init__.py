@@ -7,45 +7,40 @@ and e_ref of the reference,
 
 e is a mean over latent elements, so b is large (2000). Pairs alone are told apart by unlearning both pictures, the
 rejected one faster; p > 0 (DPO-Positive, arXiv 2402.13228) holds the preferred one at least as likely as the reference
-does. ``diffusion_dpo`` draws its pairs anew in every iteration: the
-best and the worst sample of each group; a group whose best and worst are worth the same makes no pair.
-``diffusion_dpo_offline`` learns from ``data:`` with the columns prompt, chosen and rejected
-(:mod:`omni_rl.preferences`), and samples for validation only.
+does. The reference is the model that training starts from, or follows the policy after every iteration (TR-DPO, arXiv
+2404.09656), ref <- d ref + (1 - d) policy.
 
-Assumption: the reference is the model that training starts from.
+``diffusion_dpo`` draws its pairs anew in every iteration: the best and the worst sample of each group, the second best
+and the second worst, and so on; two that are worth the same make no pair. ``diffusion_dpo_offline`` learns from
+``data:`` with the columns prompt, chosen and rejected (:mod:`omni_rl.preferences`), and samples for validation only.
 """
 
 from __future__ import annotations
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
 from tensordict import TensorDict
 from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
 from omni_rl.advantages import group_advantages
-from omni_rl.forward_process import ForwardOptions, ForwardProcess, Levels, noised_at
+from omni_rl.forward_process import ForwardProcess, noised_at
 from omni_rl.types import LossOutput, Policy
+from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
+from omni_rl_diffusion_dpo.pairs import paired
 
 
-class DiffusionDPOConfig(ForwardOptions):
-    """Options beside ``algorithm.name: diffusion_dpo``."""
+class OfflineDiffusionDPO(ForwardProcess):
+    """The algorithm hooks of Diffusion-DPO on pairs of a dataset."""
 
-    beta: PositiveFloat = Field(2000.0, description="b: how sharply errors are told apart")
-    positive: NonNegativeFloat = Field(
-        0.0, description="p: weight of the preferred picture's loss of likelihood; 0 is plain DPO"
-    )
-    levels: Levels = Field("logit_normal", description="noise levels: the rollout's, or uniform or logit-normal draws")
+    config: OfflineDiffusionDPOConfig
+    Config: type[OfflineDiffusionDPOConfig] = OfflineDiffusionDPOConfig
+    offline = True
+    needs_groups = False
 
-
-class DiffusionDPO(ForwardProcess):
-    """The algorithm hooks of Diffusion-DPO."""
-
-    Config = DiffusionDPOConfig
-    uses_reference = True
-
-    def __init__(self, config: DiffusionDPOConfig) -> None:
+    def __init__(self, config: OfflineDiffusionDPOConfig) -> None:
         self.config = config
+        self.uses_old = config.reference_decay < 1
+        self.uses_reference = not self.uses_old
 
     @hookimpl
     def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
@@ -54,8 +49,8 @@ class DiffusionDPO(ForwardProcess):
 
     @hookimpl
     def prepare_actor_batch(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
-        """Rows become pairs, ``latents`` preferred over ``rejected``, with one noise plan each."""
-        return self.config.noised(batch if "rejected" in batch.keys() else paired(batch), iteration, seed)
+        """One noise plan for each row, ``latents`` preferred over ``rejected``."""
+        return self.config.noised(self._pairs(batch), iteration, seed)
 
     @hookimpl
     def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
@@ -71,31 +66,32 @@ class DiffusionDPO(ForwardProcess):
         }
         return LossOutput(loss, {n: value.detach() for n, value in metrics.items()})
 
+    @hookimpl
+    def after_update(self, policy: Policy, iteration: int, last: bool) -> None:
+        """Let the reference follow, once an iteration."""
+        if last and self.uses_old:
+            for name, value in policy.named["old"].items():
+                value.lerp_(policy.parameters[name].detach(), 1 - self.config.reference_decay)
+
+    def _pairs(self, batch: TensorDict) -> TensorDict:
+        return batch
+
     def _margin(self, policy: Policy, batch: TensorDict, step: int, side: str) -> torch.Tensor:
         """(B,) implicit reward of one side: by how much less the policy errs than the reference, times b / 2."""
         at = noised_at(batch, step, policy.device, side)
         error = at.error(policy.velocity(batch, at.x, at.t))
-        with policy.weights("reference"):
+        with policy.weights("old" if self.uses_old else "reference"):
             reference = at.error(policy.velocity(batch, at.x, at.t))
         return -self.config.beta / 2 * (error - reference)
 
 
-class OfflineDiffusionDPO(DiffusionDPO):
-    """Its hooks for pairs of a dataset."""
+class DiffusionDPO(OfflineDiffusionDPO):
+    """Its hooks on pairs of samples."""
 
-    offline = True
-    needs_groups = False
+    config: DiffusionDPOConfig
+    Config = DiffusionDPOConfig
+    offline = False
+    needs_groups = True
 
-
-def paired(batch: TensorDict) -> TensorDict:
-    """Best and worst of every group as one row (P,), in the order of the groups; ties make none."""
-    best, worst = [], []
-    for group in batch["uid"].unique_consecutive():
-        rows = (batch["uid"] == group).nonzero().flatten()
-        values = batch["rewards"][rows]
-        if values.max() > values.min():
-            best.append(int(rows[values.argmax()]))
-            worst.append(int(rows[values.argmin()]))
-    found = batch[torch.tensor(best, dtype=torch.int64)]
-    found["rejected"] = batch["latents"][torch.tensor(worst, dtype=torch.int64)]
-    return found
+    def _pairs(self, batch: TensorDict) -> TensorDict:
+        return paired(batch, self.config.pairs_per_group)
