@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -20,10 +19,17 @@ def checkout() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(checkout: Path) -> ModuleType:
-    """The builders of tiny random pipelines."""
-    if str(checkout / "core/tests") not in sys.path:
-        sys.path.append(str(checkout / "core/tests"))
-    import tiny_pipelines
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_folder("FluxPipeline")``: the folder of that architecture's tiny random pipeline."""
+    from omni_rl_tiny import pipelines
 
-    return tiny_pipelines
+    return pipelines.built_once(tmp_path_factory.mktemp)
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """``picture(number, (width, height))``: the path of a file."""
+    from omni_rl_tiny.pipelines import pictures
+
+    folder = tmp_path_factory.mktemp("pictures")
+    return lambda number, size: str(folder / pictures.picture(folder / f"{number}.png", size, number))

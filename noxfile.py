@@ -22,6 +22,7 @@ CORE = "core[new,parquet,tensorboard,testing,video]"
 PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
 APART = [package for package in PACKAGES if "vllm-omni" in package]  # vLLM-Omni pins torch, diffusers and transformers
 PLUGINS = [package for package in PACKAGES if package not in APART]
+TINY = "plugins/omni-rl-tiny"
 PYTHONS = ["3.11", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 NOT_FULL = ("-m", "not full")
@@ -95,8 +96,8 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("package", PLUGINS, ids=[Path(package).name for package in PLUGINS])
 def plugins(session: nox.Session, package: str) -> None:
-    """One plugin beside core and nothing else: what it depends on is what it declares."""
-    install(session, *group("test"), packages=[CORE, package])
+    """One plugin beside core and the tiny pipelines of its tests: what it depends on is what it declares."""
+    install(session, *group("test"), packages=[*dict.fromkeys((CORE, TINY, package))])
     run_tests(session, *NOT_FULL, f"{package}/tests")
 
 

@@ -25,6 +25,12 @@ class ByPlace(Brightness):
         (["omni-rl-diffusion-nft"], "skipped  the first update is on policy"),
         (["omni-rl-ocr", "--key", "ocr"], "ok       order does not matter"),
         (["omni-rl-qwen-image", "--model", "tiny-qwen-signs"], "ok       without noise samples are the pipelines own"),
+        (["omni-rl-sd3"], "ok       neighbours do not matter"),
+        pytest.param(["omni-rl-flux"], "ok       neighbours do not matter", marks=pytest.mark.full),
+        pytest.param(["omni-rl-ltx2"], "ok       neighbours do not matter", marks=pytest.mark.full),
+        pytest.param(["omni-rl-qwen-image-edit"], "ok       replay calls no encoder", marks=pytest.mark.full),
+        pytest.param(["omni-rl-wan"], "ok       neighbours do not matter", marks=pytest.mark.full),
+        pytest.param(["omni-rl-z-image"], "ok       neighbours do not matter", marks=pytest.mark.full),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -35,10 +41,12 @@ def test_a_package_of_ours_conforms(call: Callable[..., Any], words: list[str], 
     assert says in outcome.out
 
 
-def test_a_model_without_a_pipeline_exits_2(call: Callable[..., Any]) -> None:
+def test_a_model_without_a_pipeline_exits_2(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_RL_DISABLE", "omni-rl-tiny")
     outcome = call("conformance", "omni-rl-qwen-image")
     assert outcome.code == 2
     assert "the suite needs a QwenImagePipeline" in outcome.out
+    assert "pip install omni-rl-tiny" in outcome.out
     assert outcome.out.endswith("no suite ran for model QwenImagePipeline\n")
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import pytest
 from PIL import Image
 
 from omni_rl import train
-
-sys.path.append(str(Path(__file__).parents[1] / "core/tests"))  # tiny_pipelines
+from omni_rl_tiny import pipelines
+from omni_rl_tiny.pipelines import pictures
 
 pytestmark = [
     pytest.mark.ci,
@@ -34,20 +32,6 @@ PAIRS = [
     for column, architecture in enumerate(ARCHITECTURES)
 ]
 """A third of them, each algorithm and each model with several others, before the full tier."""
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    import media_pipelines
-    import tiny_pipelines
-
-    builders = {**tiny_pipelines.BUILDERS, **media_pipelines.BUILDERS}
-
-    @cache
-    def folder(architecture: str) -> Path:
-        return tiny_pipelines.write(builders[architecture], tmp_path_factory.mktemp(architecture))
-
-    return folder
 
 
 def prompts() -> list[dict[str, Any]]:
@@ -68,12 +52,10 @@ def write_pairs(folder: Path) -> list[dict[str, Any]]:
 
 def with_pictures(architecture: str, rows: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, str]]:
     """Gives each row what its pipeline starts from; the key of ``data`` that says so."""
-    import media_pipelines
-
-    if architecture not in media_pipelines.BUILDERS:
+    if architecture not in pipelines.FROM_PICTURES:
         return {}
     for number, row in enumerate(rows):
-        name = media_pipelines.picture(folder / f"{number}.png", (32, 32), number)
+        name = pictures.picture(folder / f"{number}.png", (32, 32), number)
         row["source"] = [name, name] if architecture == "QwenImageEditPlusPipeline" else name
     return {"media": {"image": "source"}}
 
@@ -100,20 +82,17 @@ def test_a_pair_needs_no_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two iterations; the gate is on and ends a run in which any row is red."""
-    import media_pipelines
-    import tiny_pipelines
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    media_pipelines.small_pictures(monkeypatch)
+    pictures.small_pictures(monkeypatch)
     if algorithm.endswith("_offline") and architecture in VIDEO:
         pytest.skip("pairs are pictures, and this model makes videos")
-    if algorithm.endswith("_offline") and architecture in media_pipelines.BUILDERS:
+    if algorithm.endswith("_offline") and architecture in pipelines.FROM_PICTURES:
         pytest.skip("algorithms that learn from pairs take no pictures to start from; check says so")
     rows = write_pairs(tmp_path) if algorithm.endswith("_offline") else prompts()
     media = with_pictures(architecture, rows, tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    call = {**tiny_pipelines.CALLS, **media_pipelines.CALLS}[architecture]
+    call = pipelines.CALLS[architecture]
     model = tiny_folder(architecture)
     run = train(recipe(algorithm, model, call, {"path": str(path), **media}), run_dir=tmp_path / "run")
     assert run.gate

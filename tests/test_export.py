@@ -21,9 +21,7 @@ from omni_rl.export import Wanted, export_run, weights
 from omni_rl.randomness import INITIAL, randn_rows
 from omni_rl.requests import NoiseKey
 from omni_rl.run_directory import RunDirectory
-from omni_rl_tiny import tiny_qwen_signs
-
-sys.path.append(str(Path(__file__).parents[1] / "core/tests"))  # tiny_pipelines
+from omni_rl_tiny import pipelines, tiny_qwen_signs
 
 pytestmark = [
     pytest.mark.ci,
@@ -143,17 +141,9 @@ def test_a_full_fine_tuning_of_the_shipped_model_with_an_average(
     assert "--format pipeline" in done.err
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    import tiny_pipelines
-
-    return tiny_pipelines.built_once(tmp_path_factory.mktemp)
-
-
 @pytest.fixture
 def tiny_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
     """``tiny_run(architecture, lora=None)``: the folder of a run on that architecture's tiny pipeline."""
-    import tiny_pipelines
 
     def make(
         architecture: str,
@@ -166,7 +156,7 @@ def tiny_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[...
         config: dict[str, Any] = {
             "model": {"path": str(model or tiny_folder(architecture)), "lora": lora},
             "algorithm": {"name": "flow_grpo"},
-            "rollout": {"steps": 4, "prompts": 2, "group_size": 4, "call": tiny_pipelines.CALLS[architecture]},
+            "rollout": {"steps": 4, "prompts": 2, "group_size": 4, "call": pipelines.CALLS[architecture]},
             "reward": "jpeg_compressibility",
             "data": {"path": str(tmp_path / "prompts.txt")},
             "train": {"iterations": 2, "lr": lr},
@@ -200,9 +190,7 @@ def test_no_model_is_special(architecture: str, tiny_run: Callable[..., Path]) -
 
 def test_both_experts_travel(tiny_run: Callable[..., Path], tmp_path: Path) -> None:
     """A file each; what is left out is missed."""
-    import tiny_pipelines
-
-    model = tiny_pipelines.write(tiny_pipelines.wan_of_two_experts, tmp_path / "two")
+    model = pipelines.build("WanPipeline-two-experts", tmp_path / "two")
     run = tiny_run("WanPipeline", model)
     folder = export_run(run)
     assert verified(folder)["largest"] <= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 
 from omni_rl import train
 from omni_rl.errors import ConfigError
-
-sys.path.append(str(Path(__file__).parents[1] / "core/tests"))  # media_pipelines, tiny_pipelines
+from omni_rl_tiny import pipelines
+from omni_rl_tiny.pipelines import pictures
 
 pytestmark = [
     pytest.mark.ci,
@@ -46,18 +45,16 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> str:
 )
 def test_pictures_to_edit_and_first_frames(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second row's pictures have another size: its samples are drawn and replayed by themselves."""
-    import media_pipelines
-
-    media_pipelines.small_pictures(monkeypatch)
-    model = media_pipelines.build(architecture, tmp_path / "model")
+    pictures.small_pictures(monkeypatch)
+    model = pipelines.build(architecture, tmp_path / "model")
     several = architecture == "QwenImageEditPlusPipeline"
-    names = [media_pipelines.picture(tmp_path / f"{i}.png", (32, 32) if i < 2 else (48, 24), i) for i in range(4)]
+    names = [pictures.picture(tmp_path / f"{i}.png", (32, 32) if i < 2 else (48, 24), i) for i in range(4)]
     rows = [
         {"prompt": prompt, "source": names[2 * i : 2 * i + 2] if several else names[2 * i]}
         for i, prompt in enumerate(("a sign that says hello", "the world"))
     ]
     data = {"path": lines(tmp_path / "p.jsonl", rows), "media": {"image": "source"}}
-    run = train(recipe(model, data, media_pipelines.CALLS[architecture], prompts=2), run_dir=tmp_path / "run")
+    run = train(recipe(model, data, pipelines.CALLS[architecture], prompts=2), run_dir=tmp_path / "run")
     assert [row for row in run.gate if row.verdict == "fail"] == []
     assert {row.name: row.detail for row in run.gate}["encoders"] == "not called in replay"
     assert [row["actor/updates"] for row in run.metrics] == [1, 1]
@@ -68,9 +65,7 @@ def test_pictures_to_edit_and_first_frames(architecture: str, tmp_path: Path, mo
 
 
 def test_micro_batches_of_several_sizes_give_the_same_updates(tmp_path: Path) -> None:
-    import tiny_pipelines
-
-    model = tiny_pipelines.build("QwenImagePipeline", tmp_path / "model")
+    model = pipelines.build("QwenImagePipeline", tmp_path / "model")
     sizes = [(16, 32), (32, 16), (16, 32), (16, 16)]
     rows = [{"prompt": f"a sign {i}", "height": h, "width": w} for i, (h, w) in enumerate(sizes)]
     data = {"path": lines(tmp_path / "p.jsonl", rows), "call": ["height", "width"]}
@@ -90,9 +85,7 @@ def test_micro_batches_of_several_sizes_give_the_same_updates(tmp_path: Path) ->
 
 
 def test_an_argument_that_the_pipeline_does_not_have(tmp_path: Path) -> None:
-    import tiny_pipelines
-
-    model = tiny_pipelines.build("QwenImagePipeline", tmp_path / "model")
+    model = pipelines.build("QwenImagePipeline", tmp_path / "model")
     (tmp_path / "a.png").touch()
     data = {"path": lines(tmp_path / "p.jsonl", [{"prompt": "a", "source": "a.png"}]), "media": {"image": "source"}}
     with pytest.raises(ConfigError, match=r"data\.media: QwenImagePipeline has no argument 'image'"):

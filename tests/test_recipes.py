@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -31,9 +30,9 @@ from omni_rl.model.loaded import LoadedModel, from_pipe
 from omni_rl.plugins.local import Registry
 from omni_rl.plugins.manager import Hooks, Layer, build_manager, overridden
 from omni_rl.preflight import check_ahead
+from omni_rl_tiny import pipelines
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "core/tests"))  # tiny_pipelines
 
 pytestmark = pytest.mark.ci
 FIXTURES = ROOT / "tests/fixtures"
@@ -222,9 +221,7 @@ SMALLER = [
 
 def test_the_video_recipe_moves_both_experts_of_a_tiny_model(workplace: Path) -> None:
     """Gate, window by group, two updates an iteration, offloading and average as in the recipe."""
-    import tiny_pipelines
-
-    folder = tiny_pipelines.write(tiny_pipelines.wan_of_two_experts, workplace / "tiny")
+    folder = pipelines.build("WanPipeline-two-experts", workplace / "tiny")
     run = train(ROOT / "examples/recipes/wan22_t2v.yaml", [f"model.path={folder}", *SMALLER], workplace / "run")
     moved = {name: bool(p.detach().any()) for name, p in run.model.parameters().items() if ".lora_B" in name}
     assert {name.partition(".")[0] for name in moved} == {"transformer", "transformer_2"}

@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/coverage.md"
 RECORD = ROOT / "benchmarks/results/universal_coverage.json"
-TESTS = ROOT / "core/tests"  # tiny_pipelines, verdicts
+TESTS = ROOT / "core/tests"  # verdicts
 
 Entry = dict[str, Any]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from tensordict import TensorDict
@@ -20,10 +19,20 @@ from omni_rl.model.loaded import load_model
 from omni_rl.requests import NO_STEPS, Request, Window, all_steps
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl.testing.toy import PolicyGradient
+from omni_rl_tiny import pipelines
+
+REPRESENTATIVES = (
+    "QwenImagePipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "WanPipeline",
+    "SanaPipeline",
+)
+"""What tests of core run on: each of another kind, together all that the others do in pieces."""
 
 GUIDED: dict[str, dict[str, Any]] = {
-    **{name: tiny_pipelines.CALLS[name] for name in tiny_pipelines.REPRESENTATIVES},
-    "FluxPipeline": {**tiny_pipelines.CALLS["FluxPipeline"], "true_cfg_scale": 2.0, "negative_prompt": "hello"},
+    **{name: pipelines.CALLS[name] for name in REPRESENTATIVES},
+    "FluxPipeline": {**pipelines.CALLS["FluxPipeline"], "true_cfg_scale": 2.0, "negative_prompt": "hello"},
 }
 
 

@@ -16,10 +16,12 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.torch_utils import randn_tensor
-from tiny_pipelines import WIDTH, clip_config, image_vae
-from tiny_tokenizers import clip_tokenizer
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizerFast
+
+from omni_rl_tiny.pipelines.autoencoders import image_vae
+from omni_rl_tiny.pipelines.text_encoders import WIDTH, clip_config
+from omni_rl_tiny.pipelines.tokenizers import clip_tokenizer
 
 ARCHITECTURE = "ToyTwoStreamsPipeline"
 CALL: dict[str, object] = {"height": 8, "width": 16, "guidance_scale": 3.0, "negative_prompt": "hello"}

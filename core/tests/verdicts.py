@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import media_pipelines
 import pytest
-import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from model_cases import OneWindow, own_loop, still
@@ -36,6 +34,8 @@ from omni_rl.model.asking import latent_arguments
 from omni_rl.model.loaded import load_model
 from omni_rl.run import Run
 from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl_tiny import pipelines
+from omni_rl_tiny.pipelines import pictures
 
 PROMPTS = ("a sign that says 7", "hello world")
 JUDGED = {
@@ -94,25 +94,25 @@ class Subject:
 
 def architectures() -> list[str]:
     """Those that the installed diffusers has."""
-    return [n for n in (*tiny_pipelines.BUILDERS, *media_pipelines.BUILDERS) if hasattr(diffusers, n)]
+    return [n for n in pipelines.BUILDERS if hasattr(diffusers, n)]
 
 
 def subject(architecture: str, folder: Path) -> Subject:
     """Builds the pipeline, with pictures beside it where it takes them."""
-    if architecture in tiny_pipelines.BUILDERS:
-        return Subject(tiny_pipelines.build(architecture, folder), tiny_pipelines.CALLS[architecture])
-    media_pipelines.build(architecture, folder)
-    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
+    pipelines.build(architecture, folder)
+    if architecture not in pipelines.FROM_PICTURES:
+        return Subject(folder, pipelines.CALLS[architecture])
+    names = [str(folder / pictures.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
     several = architecture == "QwenImageEditPlusPipeline"
-    pictures = [names[:2], names[2:]] if several else names[:2]
-    return Subject(folder, media_pipelines.CALLS[architecture], pictures)
+    given = [names[:2], names[2:]] if several else names[:2]
+    return Subject(folder, pipelines.CALLS[architecture], given)
 
 
 def judge(tiny: Subject, work: Path) -> Verdict:
     """The verdict on a tiny pipeline; ``work`` is an empty folder for the runs."""
     media: tuple[str, ...] = ()
     with pytest.MonkeyPatch.context() as patch:
-        media_pipelines.small_pictures(patch)
+        pictures.small_pictures(patch)
         try:
             media = _own_loops_agree(tiny)
             _gradients_are_slopes(tiny)

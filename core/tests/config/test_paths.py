@@ -23,6 +23,14 @@ def make():
     return folder
 
 
+def family(name):
+    from omni_rl.errors import ModelError
+
+    if name != "signs":
+        raise ModelError(f"no {name!r} in this family", "fake-family/signs")
+    return make()
+
+
 def broken():
     raise RuntimeError("out of paint")
 
@@ -35,7 +43,7 @@ def nowhere():
 @pytest.fixture
 def checkpoint(distribution, tmp_path):
     """Shipped checkpoints; answers the folder of the good one."""
-    keys = {"fake-signs": ":make", "fake-broken": ":broken", "fake-nowhere": ":nowhere"}
+    keys = {"fake-signs": ":make", "fake-broken": ":broken", "fake-nowhere": ":nowhere", "fake-family": ":family"}
     distribution("omni-rl-fake-signs", {"checkpoints": keys}, CHECKPOINT)
     return tmp_path / "site" / "omni-rl-fake-signs" / "signs"
 
@@ -71,6 +79,14 @@ def test_a_shipped_checkpoint_keeps_its_name_and_offers_its_files(checkpoint, pr
     assert resolved.config.data.path == str(checkpoint / "train.txt")
 
 
+def test_a_family_of_checkpoints_is_asked_for_the_name_behind_the_slash(checkpoint, project):
+    resolved = resolve("config.yaml", ["model.path=fake-family/signs"])
+    assert (resolved.architecture, resolved.model_path) == ("SignsPipeline", checkpoint)
+    for name in ("fake-family/sings", "fake-family"):
+        with pytest.raises(ModelError, match="in this family\n  fake-family/signs"):
+            resolve("config.yaml", [f"model.path={name}"])
+
+
 def test_a_missing_file_of_a_checkpoint(checkpoint, project):
     with pytest.raises(DataError) as error:
         resolve("config.yaml", ["data.path=fake-signs/tain.txt"])
@@ -85,7 +101,7 @@ def test_the_nearest_checkpoint_is_named(checkpoint, project):
         resolve("config.yaml", ["model.path=fake-sign"])
     assert str(error.value) == (
         "override 'model.path=fake-sign': model.path 'fake-sign' is neither an installed checkpoint nor a folder. "
-        "Did you mean 'fake-signs'?\n  installed checkpoints: fake-broken, fake-nowhere, fake-signs"
+        "Did you mean 'fake-signs'?\n  installed checkpoints: fake-broken, fake-family, fake-nowhere, fake-signs"
     )
 
 

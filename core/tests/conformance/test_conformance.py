@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import textwrap
 
-import media_pipelines
 import pytest
 
 from omni_rl.conformance.running import IMPORTS, NOT_MADE, SUITE, run
@@ -14,6 +13,7 @@ from omni_rl.errors import ConfigError, ModelError, PluginError, UserError
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.engine import EngineContract
 from omni_rl.testing.reward import RewardContract
+from omni_rl_tiny import pipelines
 
 REWARD = """
 from pydantic import BaseModel, ConfigDict, Field
@@ -175,7 +175,7 @@ def test_an_override_that_no_suite_looks_at_is_refused(install, override, says):
 
 
 def test_a_model_without_a_pipeline_is_not_proven(install):
-    install("", models={"FluxPipeline": ""})
+    install("", models={"UnheardPipeline": ""})
     suite = checked()[SUITE]
     assert suite.unproven
     assert "--model FOLDER" in suite.reason
@@ -192,10 +192,20 @@ def test_a_model_runs_on_the_folder_of_its_architecture(install, tiny_folder):
 @pytest.mark.ci
 def test_a_model_that_needs_a_picture_gets_one(install, tmp_path_factory):
     install("", models={"WanImageToVideoPipeline": ""})
-    folder = media_pipelines.build("WanImageToVideoPipeline", tmp_path_factory.mktemp("image-to-video"))
+    folder = pipelines.build("WanImageToVideoPipeline", tmp_path_factory.mktemp("image-to-video"))
     checks = checked(models=[str(folder)])
     assert "FAILED" not in verdicts(checks)
     assert checks["replay calls no encoder"].verdict == "ok"
+
+
+@pytest.mark.ci
+def test_a_model_runs_on_the_shipped_pipeline_of_its_architecture(install, tmp_path, monkeypatch):
+    """With the arguments that lie beside it: LTX-2 has no thirtieth block to perturb there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    install("", models={"LTX2Pipeline": ""})
+    checks = checked()
+    assert "FAILED" not in verdicts(checks)
+    assert checks["without noise samples are the pipelines own"].verdict == "ok"
 
 
 def test_a_pipeline_of_another_architecture_is_refused(install, tmp_path):

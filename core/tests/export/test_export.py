@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_pipelines
 import torch
 import yaml
 from PIL import Image
@@ -23,6 +22,7 @@ from omni_rl.export import SHEET, Wanted, export_run, reproduce, weights
 from omni_rl.export.card import without_paths
 from omni_rl.run import Run
 from omni_rl.run_directory import RunDirectory
+from omni_rl_tiny import pipelines
 
 UNVERIFIED = Wanted(verify=False)
 
@@ -39,7 +39,7 @@ def trained(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
             "steps": 2,
             "prompts": 1,
             "group_size": 2,
-            "call": tiny_pipelines.CALLS["StableDiffusion3Pipeline"],
+            "call": pipelines.CALLS["StableDiffusion3Pipeline"],
         },
         "reward": "jpeg_compressibility",
         "data": {"path": str(folder / "prompts.txt")},
@@ -263,7 +263,7 @@ def test_without_pictures_there_is_nothing_to_verify(wanted: Wanted, run: Path) 
 
 
 def test_another_base_is_refused(run: Path, tmp_path: Path) -> None:
-    other = tiny_pipelines.build("StableDiffusion3Pipeline", tmp_path / "other", seed=1)
+    other = pipelines.build("StableDiffusion3Pipeline", tmp_path / "other", seed=1)
     with pytest.raises(CheckpointError, match="is not the model that"):
         export_run(run, wanted=Wanted(format="pipeline", verify=False), overrides=[f"model.path={other}"])
 

@@ -10,10 +10,10 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-import tiny_pipelines
 
 from omni_rl.gate.rows import Row
 from omni_rl.run import check
+from omni_rl_tiny import pipelines
 
 HEAD = """
 import copy
@@ -42,7 +42,7 @@ def configure(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Configure:
                 "prompts": 2,
                 "group_size": 3,
                 "batch_size": 6,
-                "call": tiny_pipelines.CALLS.get(architecture, {}),
+                "call": pipelines.CALLS.get(architecture, {}),
             },
             "reward": "brightness",
             "data": {"path": str(prompts)},

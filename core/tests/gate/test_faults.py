@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import tiny_pipelines
+
+from omni_rl_tiny import pipelines
 
 FAULTS = {
     "sigmas shifted by one percent": (
@@ -226,7 +227,7 @@ def test_steps_without_noise(assert_red, monkeypatch):
 
 def test_a_pipeline_that_branches_on_the_step(assert_red, judged):
     """Skip-layer guidance is switched on for some of the steps, which a single step cannot know."""
-    call = {**tiny_pipelines.CALLS["StableDiffusion3Pipeline"], "skip_guidance_layers": [1]}
+    call = {**pipelines.CALLS["StableDiffusion3Pipeline"], "skip_guidance_layers": [1]}
     steps = {"steps": 8, "call": {**call, "skip_layer_guidance_stop": 0.5}}
     universal = {"plugin": "universal"}
     assert_red({"own loop": "noise-off latents within"}, "StableDiffusion3Pipeline", rollout=steps, model=universal)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_pipelines
 import torch
 import toy_two_streams
+from model_cases import REPRESENTATIVES
 
 from omni_rl.config.resolve import resolve
 from omni_rl.errors import GateError
@@ -14,6 +14,7 @@ from omni_rl.gate.probe import draw
 from omni_rl.gate.rows import Row, raise_on_failure, table
 from omni_rl.model import prompt_outputs
 from omni_rl.run import Run, train
+from omni_rl_tiny import pipelines
 
 JUDGED = {
     "schedule",
@@ -51,7 +52,7 @@ def assert_healthy(rows: dict[str, Row]) -> None:
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize(
     ("architecture", "plugin"),
-    [("QwenImagePipeline", None), *((a, "universal") for a in tiny_pipelines.REPRESENTATIVES)],
+    [("QwenImagePipeline", None), *((a, "universal") for a in REPRESENTATIVES)],
 )
 def test_every_architecture(architecture, plugin, lora, judged):
     rows = judged(architecture, model={"plugin": plugin, "lora": {"rank": 2} if lora else None})
@@ -64,7 +65,7 @@ def test_every_architecture(architecture, plugin, lora, judged):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("architecture", list(tiny_pipelines.REPRESENTATIVES))
+@pytest.mark.parametrize("architecture", list(REPRESENTATIVES))
 def test_every_architecture_in_bf16(architecture, lora, judged):
     assert_healthy(judged(architecture, model={"lora": {"rank": 2} if lora else None}, precision="bf16"))
 
@@ -80,8 +81,8 @@ def test_two_streams_and_frozen_elements(judged, monkeypatch, tmp_path):
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_two_experts(lora, judged, tmp_path):
     """Each gets its gradient at its own end of the schedule, although the window lies at one end."""
-    folder = tiny_pipelines.write(tiny_pipelines.wan_of_two_experts, tmp_path / "experts")
-    call = {**tiny_pipelines.CALLS["WanPipeline"], "guidance_scale_2": 3.0}
+    folder = pipelines.build("WanPipeline-two-experts", tmp_path / "experts")
+    call = {**pipelines.CALLS["WanPipeline"], "guidance_scale_2": 3.0}
     model = {"path": str(folder), "plugin": "universal", "lora": {"rank": 2} if lora else None}
     window = {"window_size": 1, "window_range": [0, 1]}
     rows = judged("WanPipeline", model=model, rollout={"steps": 4, "call": call}, algorithm=window)

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tiny_pipelines
 import verdicts
+from model_cases import REPRESENTATIVES
 
 from omni_rl import train
+from omni_rl_tiny import pipelines
 
 pytestmark = [
     pytest.mark.ci,
@@ -34,7 +35,7 @@ BRIGHTER = {
 }
 ITERATIONS = 10
 IN_CI = {
-    *tiny_pipelines.REPRESENTATIVES,
+    *REPRESENTATIVES,
     "LTX2Pipeline",
     "MochiPipeline",
     "OmniGenPipeline",
@@ -92,7 +93,7 @@ def _tool() -> ModuleType:
 
 @pytest.mark.parametrize("architecture", BRIGHTER)
 def test_brightness_rises(architecture, tiny_folder, tmp_path):
-    tiny = verdicts.Subject(tiny_folder(architecture), tiny_pipelines.CALLS[architecture])
+    tiny = verdicts.Subject(tiny_folder(architecture), pipelines.CALLS[architecture])
     config = verdicts.recipe(tiny, tmp_path, lora=False)
     config["rollout"] |= {"group_size": 8, "batch_size": 16, "sde": {"noise_level": 1.0}}
     config["train"] |= {"iterations": ITERATIONS, "lr": 3e-3, "micro_batch_size": 16}

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import media_pipelines
 import pytest
-import tiny_pipelines
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from model_cases import Euler, OneWindow
@@ -22,6 +20,8 @@ from omni_rl.model import given_media
 from omni_rl.model.loaded import load_model
 from omni_rl.requests import NO_STEPS
 from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl_tiny import pipelines
+from omni_rl_tiny.pipelines import pictures
 
 TEXTS = ("a sign that says hello", "the world")
 
@@ -29,13 +29,13 @@ TEXTS = ("a sign that says hello", "the world")
 @pytest.fixture(scope="module", autouse=True)
 def _small_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        media_pipelines.small_pictures(patch)
+        pictures.small_pictures(patch)
         yield
 
 
-@pytest.fixture(scope="module", params=list(media_pipelines.BUILDERS))
+@pytest.fixture(scope="module", params=pipelines.FROM_PICTURES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return media_pipelines.build(request.param, tmp_path_factory.mktemp(request.param))
+    return pipelines.build(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def assembly(folder: Path) -> Assembly:
     """Two samples of two prompts, each with media of its own: two pictures where a model takes several."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
     several = model.architecture == "QwenImageEditPlusPipeline"
-    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
+    names = [str(folder / pictures.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
     return assemble(
         model,
         algorithm=OneWindow(),
         prompts=TEXTS,
         media=[{"image": [names[i], names[i + 2]] if several else names[i]} for i in range(2)],
         model={"lora": {"rank": 2, "alpha": 2}},
-        rollout={"call": media_pipelines.CALLS[model.architecture]},
+        rollout={"call": pipelines.CALLS[model.architecture]},
     )
 
 
@@ -62,7 +62,7 @@ def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(fo
     requests = [replace(r, window=NO_STEPS) for r in assembly.requests()[::2]]
     start, state = drawn_without_noise(assembly, requests)
     for row, request in enumerate(requests):
-        call = {**media_pipelines.CALLS[type(plain).__name__], **load(request.media), "prompt": request.prompt}
+        call = {**pipelines.CALLS[type(plain).__name__], **load(request.media), "prompt": request.prompt}
         latents = start["x"][row : row + 1].clone()
         own = plain(**call, latents=latents, num_inference_steps=4, output_type="latent", return_dict=False)[0]
         assert float((state.x["x"][row] - own[0]).abs().max()) <= 2e-6 * float(own.abs().max())
@@ -106,14 +106,14 @@ def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly)
 
 
 def test_what_an_encoder_answers_about_several_pictures_at_once_is_kept_whole(tmp_path: Path):
-    folder = tiny_pipelines.write(media_pipelines.wan_first_and_last_frame, tmp_path)
-    names = [str(folder / media_pipelines.picture(folder / f"{i}.png", (32, 32), i)) for i in range(3)]
+    folder = pipelines.build("WanImageToVideoPipeline-last-frame", tmp_path)
+    names = [str(folder / pictures.picture(folder / f"{i}.png", (32, 32), i)) for i in range(3)]
     both = assemble(
         load_model(folder, device=torch.device("cpu"), precision="fp32", full=False),
         algorithm=OneWindow(),
         prompts=TEXTS,
         media=[{"image": names[0], "last_image": last} for last in names[1:]],
-        rollout={"call": media_pipelines.CALLS["WanImageToVideoPipeline"]},
+        rollout={"call": pipelines.CALLS["WanImageToVideoPipeline"]},
     )
     batch = trajectory.collate(both.draw(both.requests()))
     embeds = batch["condition", "encoded_encode_image_0_0"]  # (N, pictures, tokens, D)

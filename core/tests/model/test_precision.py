@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_pipelines
 import torch
 from model_cases import Case, own_loop, still
 
 from omni_rl.model.loaded import from_pipe
+from omni_rl_tiny import pipelines
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -78,7 +78,7 @@ def test_offload_changes_nothing(precision, cases):
 def test_what_stands_between_text_and_denoiser_computes_as_the_denoiser_does(tiny_folder):
     """LTX-2's connectors are frozen in bf16, and are given embeddings in fp32."""
     name = "LTX2Pipeline"
-    assembly = Case(name, tiny_folder(name), tiny_pipelines.CALLS[name], guided=True).fresh(
+    assembly = Case(name, tiny_folder(name), pipelines.CALLS[name], guided=True).fresh(
         precision="bf16", model={"lora": None}
     )
     batch = assembly.batch()
@@ -86,7 +86,7 @@ def test_what_stands_between_text_and_denoiser_computes_as_the_denoiser_does(tin
 
 
 def test_what_stands_between_text_and_denoiser_does_not_wait_on_the_cpu():
-    pipe = tiny_pipelines.BUILDERS["LTX2Pipeline"]()
+    pipe = pipelines.BUILDERS["LTX2Pipeline"]()
     model = from_pipe(pipe, path=Path("tiny"), device=torch.device("meta"), offload=True)
     waiting = {name for name, module in model.modules.items() if next(module.parameters()).device.type == "cpu"}
     assert waiting == {"text_encoder", "vae", "audio_vae"}

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny_pipelines
 import torch
 import toy_two_streams
 from model_cases import OneWindow, own_loop, still
@@ -17,6 +16,7 @@ from omni_rl.errors import ModelError
 from omni_rl.model.encoding import encode_ahead
 from omni_rl.model.loaded import from_pipe, load_model
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl_tiny.pipelines.text_encoders import WIDTH
 
 PICTURE, SOUND = (4, 4, 8), (2, 6)
 CALLS = {"guided": toy_two_streams.CALL, "unguided": {"height": 8, "width": 16, "guidance_scale": 1.0}}
@@ -186,7 +186,7 @@ def test_widths_that_no_mask_explains_are_refused():
 
     @hookimpl
     def encode_prompt(prompts):
-        return {"prompt_embeds": torch.ones(len(prompts), len(prompts[0]), tiny_pipelines.WIDTH)}
+        return {"prompt_embeds": torch.ones(len(prompts), len(prompts[0]), WIDTH)}
 
     plugin.encode_prompt = encode_prompt
     assembly = assembled(CALLS["unguided"], plugin)

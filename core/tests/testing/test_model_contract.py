@@ -12,6 +12,7 @@ from omni_rl.hookspecs import hookimpl
 from omni_rl.model import universal
 from omni_rl.testing.assembly import PROMPTS, as_run, drawn
 from omni_rl.testing.model import ModelContract, Oracle, assembled
+from omni_rl_tiny import pipelines
 
 ARCHITECTURE = "FluxPipeline"
 CALL = {"height": 16, "width": 24, "guidance_scale": 3.5}
@@ -178,9 +179,7 @@ class TestSound(ModelContract):
     @pytest.fixture(scope="module")
     @classmethod
     def call(cls, architecture):
-        import tiny_pipelines
-
-        return tiny_pipelines.CALLS[architecture]
+        return pipelines.CALLS[architecture]
 
 
 @pytest.mark.ci

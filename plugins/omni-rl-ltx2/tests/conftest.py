@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -13,18 +13,16 @@ CALL = {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 64, "
 PERTURBED = {**CALL, "spatio_temporal_guidance_blocks": [1]}
 
 
-@pytest.fixture(scope="session")
-def folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Callable[[str], Path]) -> Path:
     """A tiny random LTX-2."""
-    built: Path = tiny.build("LTX2Pipeline", tmp_path_factory.mktemp("ltx2"))
-    return built
+    return tiny_folder("LTX2Pipeline")
 
 
-@pytest.fixture(scope="session")
-def folder_of_2_3(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def folder_of_2_3(tiny_folder: Callable[[str], Path]) -> Path:
     """A tiny random LTX-2.3."""
-    built: Path = tiny.write(tiny.ltx2_3, tmp_path_factory.mktemp("ltx2-3"))
-    return built
+    return tiny_folder("LTX2Pipeline-2.3")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from omni_rl_tiny.pipelines import pictures
+
 
 @pytest.fixture(scope="session")
-def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tiny_folder: Callable[[str], Path]) -> Iterator[Path]:
     """A tiny random QwenImageEditPlusPipeline, which scales its pictures to a tiny area."""
-    if str(checkout / "core/tests") not in sys.path:
-        sys.path.append(str(checkout / "core/tests"))
-    import media_pipelines
-
     with pytest.MonkeyPatch.context() as patch:
-        media_pipelines.small_pictures(patch)
-        yield media_pipelines.build("QwenImageEditPlusPipeline", tmp_path_factory.mktemp("qwen-image-edit"))
+        pictures.small_pictures(patch)
+        yield tiny_folder("QwenImageEditPlusPipeline")

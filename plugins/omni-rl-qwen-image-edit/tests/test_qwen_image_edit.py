@@ -7,7 +7,7 @@ import omni_rl_qwen_image_edit as edit
 from omni_rl.errors import DataError
 from omni_rl.testing.model import ModelContract
 
-SIZE = {"height": 16, "width": 32}
+SIZE = {"height": 64, "width": 96}
 
 
 class TestOnePicture(ModelContract):
@@ -28,10 +28,8 @@ class TestOnePicture(ModelContract):
 
     @pytest.fixture(scope="module")
     @classmethod
-    def media(cls, folder):
-        import media_pipelines
-
-        return [{"image": str(folder / media_pipelines.picture(folder / f"one{i}.png", (32, 32), i))} for i in range(3)]
+    def media(cls, picture):
+        return [{"image": picture(i, (32, 32))} for i in range(3)]
 
     def test_without_a_picture_there_is_nothing_to_edit(self, parts, probe):
         x = {"x": probe.batch["latents", "x", "final"][:1]}
@@ -48,11 +46,5 @@ class TestTwoPicturesWithoutGuidance(TestOnePicture):
 
     @pytest.fixture(scope="module")
     @classmethod
-    def media(cls, folder):
-        import media_pipelines
-
-        sizes = [(32, 32), (48, 24)]
-        rows = [
-            [media_pipelines.picture(folder / f"{i}{j}.png", sizes[j], 2 * i + j) for j in (0, 1)] for i in range(3)
-        ]
-        return [{"image": [str(folder / name) for name in names]} for names in rows]
+    def media(cls, picture):
+        return [{"image": [picture(2 * i, (32, 32)), picture(2 * i + 1, (48, 24))]} for i in range(3)]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,13 @@ import omni_rl_qwen_image
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.testing.assembly import Assembly
 from omni_rl.testing.model import assembled
+from omni_rl_tiny import pipelines
 
 
 @pytest.fixture(scope="session")
-def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random QwenImagePipeline, whose VAE scales its latents as the published one does: each channel its own."""
-    if str(checkout / "core/tests") not in sys.path:
-        sys.path.append(str(checkout / "core/tests"))
-    import tiny_pipelines
-
-    built: Path = tiny_pipelines.build("QwenImagePipeline", tmp_path_factory.mktemp("qwen-image"))
+    built = pipelines.build("QwenImagePipeline", tmp_path_factory.mktemp("qwen-image"))
     config = built / "vae/config.json"
     scaling = {"latents_mean": [-0.8, -0.7, 0.3, 0.1], "latents_std": [2.8, 1.5, 0.7, 3.3]}
     config.write_text(json.dumps({**json.loads(config.read_text()), **scaling}))

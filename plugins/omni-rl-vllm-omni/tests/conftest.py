@@ -13,15 +13,7 @@ import pytest
 
 collect_ignore_glob = [] if util.find_spec("vllm_omni") else ["test_*.py"]
 
-sys.path.append(str(Path(__file__).parents[3] / "core/tests"))  # tiny_pipelines, model_cases
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``tiny_folder("FluxPipeline")``: the folder of that architecture's tiny pipeline."""
-    import tiny_pipelines
-
-    return tiny_pipelines.built_once(tmp_path_factory.mktemp)
+sys.path.append(str(Path(__file__).parents[3] / "core/tests"))  # model_cases
 
 
 @dataclass

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,47 +14,16 @@ from omni_rl.testing.model import assembled
 CALL = {"height": 16, "width": 32, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
 
 
-@pytest.fixture(scope="session")
-def folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Callable[[str], Path]) -> Path:
     """A tiny random Wan 2.1."""
-    built: Path = tiny.build("WanPipeline", tmp_path_factory.mktemp("wan"))
-    return built
+    return tiny_folder("WanPipeline")
 
 
-@pytest.fixture(scope="session")
-def two_experts(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def two_experts(tiny_folder: Callable[[str], Path]) -> Path:
     """A tiny random Wan 2.2, whose boundary lies at timestep 875."""
-    built: Path = tiny.write(tiny.wan_of_two_experts, tmp_path_factory.mktemp("wan-of-two-experts"))
-    return built
-
-
-@pytest.fixture(scope="session")
-def media_pipelines(tiny: ModuleType) -> ModuleType:
-    """The builders of tiny random pipelines that take pictures."""
-    import media_pipelines
-
-    return media_pipelines
-
-
-@pytest.fixture(scope="session")
-def from_a_frame(
-    tiny: ModuleType, media_pipelines: ModuleType, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """``from_a_frame(builder)``: the folder of a tiny random WanImageToVideoPipeline."""
-
-    @cache
-    def folder(builder: str) -> Path:
-        built: Path = tiny.write(getattr(media_pipelines, builder), tmp_path_factory.mktemp(builder))
-        return built
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def picture(media_pipelines: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """``picture(number, (width, height))``: the path of a file."""
-    folder = tmp_path_factory.mktemp("pictures")
-    return lambda number, size: str(folder / media_pipelines.picture(folder / f"{number}.png", size, number))
+    return tiny_folder("WanPipeline-two-experts")
 
 
 @pytest.fixture(scope="module")

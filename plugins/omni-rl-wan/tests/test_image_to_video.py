@@ -19,8 +19,8 @@ class TestWan21(ModelContract):
 
     @pytest.fixture(scope="module")
     @classmethod
-    def pipeline_folder(cls, from_a_frame):
-        return from_a_frame("wan_image_to_video")
+    def pipeline_folder(cls, tiny_folder):
+        return tiny_folder("WanImageToVideoPipeline")
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -44,8 +44,8 @@ class TestTwoExperts(TestWan21):
 
     @pytest.fixture(scope="module")
     @classmethod
-    def pipeline_folder(cls, from_a_frame):
-        return from_a_frame("wan_image_to_video_of_two_experts")
+    def pipeline_folder(cls, tiny_folder):
+        return tiny_folder("WanImageToVideoPipeline-two-experts")
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -64,8 +64,8 @@ class TestFirstAndLast(TestWan21):
 
     @pytest.fixture(scope="module")
     @classmethod
-    def pipeline_folder(cls, from_a_frame):
-        return from_a_frame("wan_first_and_last_frame")
+    def pipeline_folder(cls, tiny_folder):
+        return tiny_folder("WanImageToVideoPipeline-last-frame")
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -79,8 +79,8 @@ class TestByToken(TestWan21):
 
     @pytest.fixture(scope="module")
     @classmethod
-    def pipeline_folder(cls, from_a_frame):
-        return from_a_frame("wan_image_to_video_by_token")
+    def pipeline_folder(cls, tiny_folder):
+        return tiny_folder("WanImageToVideoPipeline-by-token")
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -115,24 +115,24 @@ def point(parts, **call):
 
 
 @pytest.fixture(scope="module")
-def clip(from_a_frame, picture):
+def clip(tiny_folder, picture):
     """Wan 2.1."""
     media = [{"image": picture(i, (24, 36))} for i in range(2)]
-    return assembled_from(from_a_frame("wan_image_to_video"), media)
+    return assembled_from(tiny_folder("WanImageToVideoPipeline"), media)
 
 
 @pytest.fixture(scope="module")
-def experts(from_a_frame, picture):
+def experts(tiny_folder, picture):
     """Wan 2.2, with rows whose pictures differ in size."""
     media = [{"image": picture(0, (24, 36))}, {"image": picture(1, (32, 16))}]
-    return assembled_from(from_a_frame("wan_image_to_video_of_two_experts"), media, max_sequence_length=64)
+    return assembled_from(tiny_folder("WanImageToVideoPipeline-two-experts"), media, max_sequence_length=64)
 
 
 @pytest.fixture(scope="module")
-def by_token(from_a_frame, picture):
+def by_token(tiny_folder, picture):
     """Wan 2.2 5B."""
     media = [{"image": picture(i, (24, 36))} for i in range(2)]
-    return assembled_from(from_a_frame("wan_image_to_video_by_token"), media, max_sequence_length=64)
+    return assembled_from(tiny_folder("WanImageToVideoPipeline-by-token"), media, max_sequence_length=64)
 
 
 @pytest.mark.parametrize("case", ["clip", "experts", "by_token"])
@@ -189,9 +189,9 @@ def test_without_a_first_frame_there_is_nothing_to_continue(experts):
         image_to_video.predict(**{**given, "conditioning": text})
 
 
-def test_a_last_frame_that_clip_has_no_place_for_is_refused(from_a_frame, picture):
+def test_a_last_frame_that_clip_has_no_place_for_is_refused(tiny_folder, picture):
     media = [{"image": picture(i, (24, 36)), "last_image": picture(i + 2, (24, 36))} for i in range(2)]
-    parts = assembled_from(from_a_frame("wan_image_to_video"), media)
+    parts = assembled_from(tiny_folder("WanImageToVideoPipeline"), media)
     with pytest.raises(DataError, match="this Wan takes no last_image"):
         parts.draw(parts.requests()[:1])
 

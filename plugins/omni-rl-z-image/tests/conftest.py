@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,10 @@ from omni_rl.testing.model import assembled
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 
 
-@pytest.fixture(scope="session")
-def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Callable[[str], Path]) -> Path:
     """A tiny random ZImagePipeline."""
-    if str(checkout / "core/tests") not in sys.path:
-        sys.path.append(str(checkout / "core/tests"))
-    import tiny_pipelines
-
-    built: Path = tiny_pipelines.build("ZImagePipeline", tmp_path_factory.mktemp("z-image"))
-    return built
+    return tiny_folder("ZImagePipeline")
 
 
 @pytest.fixture(scope="module")

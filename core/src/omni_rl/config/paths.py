@@ -6,6 +6,8 @@ an override gives is looked for the other way round.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -43,14 +45,17 @@ class Files:
     def checkpoint(self, name: str) -> Path | None:
         """The folder of a shipped checkpoint; None when no plugin ships one of this name.
 
+        A plugin may ship a family, a function of the name behind the slash: ``family/member``.
+
         Raises:
             PluginError: the plugin does not produce the folder.
         """
-        if name not in self.registry.keys("checkpoints"):
+        key, slash, member = name.partition("/")
+        if key not in self.registry.keys("checkpoints") or (slash and not self._is_family(key)):
             return None
-        make, source = self.registry.get("checkpoints", name)
+        make, source = self.registry.get("checkpoints", key)
         try:
-            folder = Path(make())
+            folder = Path(make(member) if self._is_family(key) else make())
         except UserError:
             raise
         except Exception as error:
@@ -58,6 +63,18 @@ class Files:
         if not folder.is_dir():
             raise PluginError(f"{source} says its checkpoint '{name}' is at {folder}, where there is no folder")
         return folder.resolve()
+
+    def of_a_family(self, member: str) -> Path | None:
+        """The folder of a shipped checkpoint of this name in some family."""
+        for key in self.registry.keys("checkpoints"):
+            with contextlib.suppress(UserError):
+                if self._is_family(key):
+                    return self.checkpoint(f"{key}/{member}")
+        return None
+
+    def _is_family(self, key: str) -> bool:
+        make, _ = self.registry.get("checkpoints", key)
+        return bool(inspect.signature(make).parameters)
 
     def model(self, name: str, hub: bool) -> Path:
         """The folder that holds the pipeline's ``model_index.json``.

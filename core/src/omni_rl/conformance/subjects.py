@@ -69,7 +69,7 @@ class Subject:
         unsuited: why no suite applies to it; None when one does.
         chosen: what the entry point names, with its options.
         declared: names the distribution's own class, which inherits the suite; None for the default fixtures.
-        model: a pipeline folder for the suite; None when none was given.
+        model: a pipeline folder for the suite; None when none was given and no checkpoint that is shipped suits.
         call: arguments for the pipeline's ``__call__``.
     """
 
@@ -216,6 +216,8 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
     chosen, lacking = _chosen(offer, tree, given)
     folder = _folder(offer, given.folders)
     declared = entry if folder is None else None
+    if offer.kind == "models" and folder is None and declared is None:
+        folder = _files().of_a_family(offer.key)
     if declared is not None and given.overrides:
         what = f"{offer.distribution} brings the fixtures of its own for {offer.key}, which no override reaches"
         raise ConfigError(what, "leave the overrides out, or choose something else with --key")
@@ -269,7 +271,7 @@ def _missing_model(offer: Offer, folder: Path | None, entry: metadata.EntryPoint
     return (
         f"the suite needs a {offer.key} to run, small and with random weights if you like\n"
         f"  --model FOLDER, as save_pretrained writes it; a package brings its own with the entry point"
-        f" {CONFORMANCE_GROUP}"
+        f" {CONFORMANCE_GROUP};\n  for many architectures there is one in omni-rl-tiny: pip install omni-rl-tiny"
     )
 
 

@@ -7,6 +7,7 @@ would give them. What the suite needs besides is the toy of :mod:`omni_rl.testin
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,9 @@ from omni_rl.types import Backend, Engine
 
 SMALL = {"height": 32, "width": 64, "num_frames": 9}
 """Sizes that every architecture known to diffusers can draw, of those arguments that a pipeline takes."""
+
+CALL = "call.json"
+"""A file in a pipeline's folder that tells better ones."""
 
 SIGN = (128, 64)
 FRAMES, FRAME_RATE = 5, 8.0
@@ -69,9 +73,10 @@ class OfferedModel(ModelContract):
     @pytest.fixture(scope="module")
     @classmethod
     def media(cls, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Media]:
-        """Drawn signs, where the pipeline draws nothing without a picture."""
-        image = _parameters(cls.subject.offer.key).get("image")
-        if image is None or image.default is not inspect.Parameter.empty:
+        """Drawn signs, where a picture is the pipeline's first argument, or one that it cannot do without."""
+        taken = _parameters(cls.subject.offer.key)
+        first = [name for name in taken if name != "self"][:1] == ["image"]
+        if "image" not in taken or not (first or taken["image"].default is inspect.Parameter.empty):
             return ()
         files = [tmp_path_factory.mktemp("signs") / f"{ground}.png" for ground in ("red", "navy", "olive")]
         for number, file in enumerate(files):
@@ -238,7 +243,9 @@ def _loaded(folder: Path) -> LoadedModel:
 
 def _call(subject: Subject, architecture: str) -> dict[str, Any]:
     known = _parameters(architecture)
-    return {**{name: size for name, size in SMALL.items() if name in known}, **subject.call}
+    kept = subject.model / CALL if subject.model else None
+    suits = json.loads(kept.read_text(encoding="utf-8")) if kept and kept.is_file() else {}
+    return {**{name: size for name, size in SMALL.items() if name in known}, **suits, **subject.call}
 
 
 def _parameters(architecture: str) -> Mapping[str, inspect.Parameter]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omni_rl_tiny.build import Sizes
 
-__all__ = ["build_random", "tiny_qwen_signs"]
+__all__ = ["build_random", "tiny_qwen_signs", "tiny_random"]
 
 
 def tiny_qwen_signs() -> Path:
@@ -19,6 +19,18 @@ def tiny_qwen_signs() -> Path:
     ``provenance.json`` says how it was made and how well it scores. Pictures are 64 x 32 pixels (width x height).
     """
     return Path(__file__).with_name("checkpoints") / "tiny-qwen-signs"
+
+
+def tiny_random(name: str) -> Path:
+    """Folder of the checkpoint ``tiny-random/NAME``: an untrained pipeline of the architecture ``NAME``, built when it
+    is first asked for. ``call.json`` in it has arguments of a size that suits it.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    from omni_rl_tiny import kept
+
+    return kept.folder(name)
 
 
 def build_random(

@@ -1,0 +1,119 @@
+"""Tiny random pipelines of real architectures, with text encoders and tokenizers, from diffusers' own classes.
+
+Each is written in about a second, from a fixed seed, as a folder that ``from_pretrained`` loads. One module for each
+family, imported when one of its pipelines is built. Names are those of the architectures; where a plugin meets several
+forms of one, further ones have a word behind it (:data:`VARIANTS`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from omni_rl_tiny.pipelines.calls import CALLS, Call
+
+__all__ = [
+    "BUILDERS",
+    "CALLS",
+    "FROM_PICTURES",
+    "VARIANTS",
+    "build",
+    "built_once",
+    "call_of",
+]
+
+Builder = Callable[[], DiffusionPipeline]
+
+
+def _of(family: str, function: str) -> Builder:
+    def builder() -> DiffusionPipeline:
+        built: DiffusionPipeline = getattr(import_module(f"{__name__}.{family}"), function)()
+        return built
+
+    return builder
+
+
+BUILDERS: dict[str, Builder] = {
+    "QwenImagePipeline": _of("qwen_image", "qwen_image"),
+    "StableDiffusion3Pipeline": _of("stable_diffusion_3", "stable_diffusion_3"),
+    "FluxPipeline": _of("flux", "flux"),
+    "WanPipeline": _of("wan", "wan"),
+    "SanaPipeline": _of("sana", "sana"),
+    "ZImagePipeline": _of("z_image", "z_image"),
+    "Flux2KleinPipeline": _of("flux2", "flux2_klein"),
+    "ChromaPipeline": _of("chroma", "chroma"),
+    "Lumina2Pipeline": _of("lumina2", "lumina2"),
+    "AuraFlowPipeline": _of("aura_flow", "aura_flow"),
+    "Flux2Pipeline": _of("flux2", "flux2"),
+    "LTXPipeline": _of("ltx", "ltx"),
+    "LTX2Pipeline": _of("ltx2", "ltx2"),
+    "HunyuanVideoPipeline": _of("hunyuan_video", "hunyuan_video"),
+    "CogView4Pipeline": _of("cogview4", "cogview4"),
+    "HiDreamImagePipeline": _of("hidream", "hidream"),
+    "OvisImagePipeline": _of("ovis_image", "ovis_image"),
+    "PRXPipeline": _of("prx", "prx"),
+    "MochiPipeline": _of("mochi", "mochi"),
+    "SkyReelsV2Pipeline": _of("skyreels_v2", "skyreels_v2"),
+    "SanaVideoPipeline": _of("sana_video", "sana_video"),
+    "BriaPipeline": _of("bria", "bria"),
+    "ErnieImagePipeline": _of("ernie_image", "ernie_image"),
+    "LuminaPipeline": _of("lumina", "lumina"),
+    "AnyFlowPipeline": _of("anyflow", "anyflow"),
+    "LongCatImagePipeline": _of("longcat_image", "longcat_image"),
+    "OmniGenPipeline": _of("omnigen", "omnigen"),
+    "HunyuanImagePipeline": _of("hunyuan_image", "hunyuan_image"),
+    "Kandinsky5T2VPipeline": _of("kandinsky5", "kandinsky5_t2v"),
+    "Krea2Pipeline": _of("krea2", "krea2"),
+    "StableDiffusion3PAGPipeline": _of("stable_diffusion_3", "stable_diffusion_3_pag"),
+    "PRXPixelPipeline": _of("prx", "prx_pixel"),
+    "QwenImageEditPlusPipeline": _of("from_pictures", "qwen_image_edit_plus"),
+    "FluxKontextPipeline": _of("from_pictures", "flux_kontext"),
+    "WanImageToVideoPipeline": _of("from_pictures", "wan_image_to_video"),
+}
+
+VARIANTS: dict[str, Builder] = {
+    "WanPipeline-two-experts": _of("wan", "wan_of_two_experts"),
+    "WanImageToVideoPipeline-two-experts": _of("from_pictures", "wan_image_to_video_of_two_experts"),
+    "WanImageToVideoPipeline-last-frame": _of("from_pictures", "wan_first_and_last_frame"),
+    "WanImageToVideoPipeline-by-token": _of("from_pictures", "wan_image_to_video_by_token"),
+    "LTX2Pipeline-2.3": _of("ltx2", "ltx2_3"),
+}
+
+FROM_PICTURES = ("QwenImageEditPlusPipeline", "FluxKontextPipeline", "WanImageToVideoPipeline")
+"""What is sampled from a picture beside the text."""
+
+
+def built_once(new_folder: Callable[[str], Path]) -> Callable[[str], Path]:
+    """A function that answers the folder of a tiny pipeline by its name, and builds it when it is first asked."""
+
+    @cache
+    def folder(name: str) -> Path:
+        return build(name, new_folder(name))
+
+    return folder
+
+
+def call_of(name: str) -> Call:
+    """Arguments for ``__call__`` that suit the tiny pipeline."""
+    return CALLS[name.partition("-")[0]]
+
+
+def build(name: str, folder: Path, seed: int = 0) -> Path:
+    """Write a tiny random pipeline into ``folder``, and what it is called with into ``call.json``."""
+    builder = (BUILDERS | VARIANTS)[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pipe = builder()
+        for component, module in pipe.components.items():
+            for parameter in module.parameters() if component.startswith("transformer") and module else ():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.05)  # zero-initialised outputs would make tests trivial
+    pipe.save_pretrained(folder, safe_serialization=True)
+    (folder / "call.json").write_text(json.dumps(call_of(name), indent=1) + "\n", encoding="utf-8")
+    return folder
