@@ -28,6 +28,12 @@ class TestDiffusionDPO(AlgorithmContract):
         return algorithm(**request.param)
 
 
+class TestOfflineDiffusionDPO(AlgorithmContract):
+    @pytest.fixture(params=[{}, {"levels": "uniform", "positive": 1.0, "reference_decay": 0.5}])
+    def algorithm(self, request):
+        return OfflineDiffusionDPO(OfflineDiffusionDPOConfig(**request.param))
+
+
 @pytest.fixture
 def pairs():
     batch = LinearFlow(REFERENCE).rollout(24, (0.95, 0.6, 0.2), elements=5)

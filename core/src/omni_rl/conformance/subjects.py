@@ -224,7 +224,6 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
     return Subject(
         offer,
         missing=lacking or _missing_model(offer, folder, entry),
-        unsuited=_unsuited(chosen),
         chosen=chosen,
         declared=declared,
         model=folder,
@@ -273,9 +272,3 @@ def _missing_model(offer: Offer, folder: Path | None, entry: metadata.EntryPoint
         f"  --model FOLDER, as save_pretrained writes it; a package brings its own with the entry point"
         f" {CONFORMANCE_GROUP};\n  for many architectures there is one in omni-rl-tiny: pip install omni-rl-tiny"
     )
-
-
-def _unsuited(chosen: Chosen) -> str | None:
-    if getattr(chosen.object, "offline", False):
-        return "it learns from given pictures, and the suite of algorithms draws its own"
-    return None

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from omni_rl import artifacts, report
+from omni_rl.config.paths import INDEX
 from omni_rl.exhibits import Exhibit
 from omni_rl.export.source import Source
 from omni_rl.export.verify import Verified
@@ -47,7 +48,7 @@ def write_card(
         _title(source, origin["model"], adapter=bool(lora)),
         _usage(source, origin["model"], dtype, lora, video=any(e.video for e in exhibits)),
         _results(history, pictures=bool(exhibits)),
-        _reproduction(verified, bool(exhibits)),
+        _reproduction(verified, bool(exhibits), _other_scheduler(source)),
         _origin(source, origin, dtype),
         f"## Configuration\n\nEvery effective value; paths are cut to their names.\n\n```yaml\n{config}```",
     ]
@@ -145,13 +146,27 @@ def _figure(row: Mapping[str, float], name: str) -> str:
     return f"{row[name]:.3f}" if error is None else f"{row[name]:.3f} ± {error:.3f}"
 
 
-def _reproduction(verified: Verified | None, pictures: bool) -> str:
+def _reproduction(verified: Verified | None, pictures: bool, other: str | None) -> str:
     if not pictures:
         text = "No validation of the run looked at these weights: there is nothing to compare them with."
     else:
         again = "`python reproduce.py` draws the pictures in `samples/` again and compares them."
         text = f"{again} " + (f"When this was exported: {verified}." if verified else "It was not run on export.")
+    if other:
+        text += (
+            f"\n\nThe run took Euler steps, and so does `reproduce.py`. The code under Use leaves the pipeline its own"
+            f" `{other}`, which steps otherwise: its pictures resemble these without being equal to them."
+        )
     return f"## Reproduction\n\n{text}"
+
+
+def _other_scheduler(source: Source) -> str | None:
+    """Class of the pipeline's scheduler if it takes other steps than the run did, as ``reproduce.py`` tells it."""
+    folder = source.resolved.model_path
+    name = str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["scheduler"][1])
+    config = folder / "scheduler" / "scheduler_config.json"
+    stochastic = config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("stochastic_sampling")
+    return None if name == "FlowMatchEulerDiscreteScheduler" and not stochastic else name
 
 
 def _origin(source: Source, origin: Mapping[str, Any], dtype: str) -> str:

@@ -25,6 +25,8 @@ class AlgorithmContract:
     """What a run relies on. Inherit it and supply one fixture.
 
     ``algorithm``: the instance under test, built from its ``Config``.
+    One that learns from pairs (``offline``) is given samples of the toy, each preferred over another one.
+
     ``model``: what it trains; override it for an algorithm that needs more than a velocity. By default the toy
     pipeline of :mod:`omni_rl.testing.toy`, sampled and trained by core's own engine and backend.
 
@@ -154,7 +156,23 @@ class AlgorithmContract:
         of it.
         """
         batch = parts.batch()
+        if "rejected" in batch.keys():
+            pytest.skip("it learns from pairs, which no reward judges")
         turned = parts.rewarded(batch, -batch["rewards"])
+        there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
+        assert there.any()
+        assert (there - back).norm() > 1e-3 * there.norm()
+
+    def test_preferences_steer_the_gradient(self, parts: Assembly) -> None:
+        """Preferring the other one of every pair must pull elsewhere.
+
+        Mend ``compute_loss``, which tells ``batch["latents"]``, preferred, from ``batch["rejected"]``.
+        """
+        batch = parts.batch()
+        if "rejected" not in batch.keys():
+            pytest.skip("it learns from rewards; no pairs are given to it")
+        turned = batch.clone()
+        turned["latents"], turned["rejected"] = batch["rejected"], batch["latents"]
         there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
         assert there.any()
         assert (there - back).norm() > 1e-3 * there.norm()

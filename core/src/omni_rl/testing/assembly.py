@@ -63,8 +63,12 @@ class Assembly:
         return sorted(self.engine.completed(), key=lambda sample: sample.request.sample_id)
 
     def batch(self, seed: int = 0) -> TensorDict:
-        """One iteration's batch, ready for the backend, with rewards drawn from ``seed``."""
+        """One iteration's batch, ready for the backend, with rewards drawn from ``seed``; for an algorithm that learns
+        from pairs, every sample preferred over another one.
+        """
         batch = trajectory.collate(self.draw(self.requests()))
+        if getattr(self.algorithm, "offline", False):
+            return paired(batch, 1 + seed % (len(batch) - 1))
         return self.rewarded(batch, randn(seed_of("rewards", seed), [len(batch)]))
 
     def rewarded(self, batch: TensorDict, rewards: torch.Tensor) -> TensorDict:
@@ -80,6 +84,20 @@ class Assembly:
         """Move every trainable weight by a fixed random step: adapters start at 0, where half of them do nothing."""
         for name, parameter in self.model.parameters().items():
             parameter.data = parameter.data + STEP * randn(seed_of("nudge", seed, name), parameter.shape)
+
+
+def paired(batch: TensorDict, shift: int) -> TensorDict:
+    """(N,) pairs as :func:`omni_rl.preferences.pairs` makes them of files: each of N samples is preferred over the one
+    that stands ``shift`` places behind it.
+    """
+    drawn = {"advantages", "draws", "log_probs", "loss_weights", "order", "rewards", "sigmas", "timesteps"}
+    found = batch.exclude(*drawn)
+    finals = {stream: stored["final"] for stream, stored in batch["latents"].items()}
+    for entry, places in (("latents", 0), ("rejected", -shift)):
+        values = {stream: {"final": final.roll(places, 0)} for stream, final in finals.items()}
+        found[entry] = TensorDict(values, batch.batch_size)
+    found["uid"] = batch["sample_id"]  # a pair is a group of its own
+    return found
 
 
 def assemble(

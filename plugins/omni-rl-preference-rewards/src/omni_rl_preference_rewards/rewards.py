@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from omni_rl_preference_rewards.pixels import Prepare
 
 
-class _PictureReward:
+class _PictureReward(ABC):
     """What the rewards share: a score of a sample is the mean over its pictures.
 
     As many pictures go through the model at once as the call has samples, so ``batch_size`` bounds both.
@@ -60,9 +61,9 @@ class _PictureReward:
         scores = self._rate(pictures, [batch.prompts[row] for row in rows], len(batch))
         return means(scores.tolist(), rows)
 
+    @abstractmethod
     def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
         """One score (N,) for each of N pictures and its prompt."""
-        raise NotImplementedError
 
 
 class _ClipReward(_PictureReward):
