@@ -106,7 +106,8 @@ def test_an_algorithm_runs_on_the_toy(install):
     install(ALGORITHM, algorithms={"plain": "Plain"})
     checks = checked()
     assert {name.partition(" (")[0] for name in checks} == checks_of(AlgorithmContract) | {IMPORTS}
-    assert {name for name, check in checks.items() if check.verdict != "ok"} == {"the first update is on policy"}
+    skipped = {"the first update is on policy", "preferences steer the gradient"}
+    assert {name for name, check in checks.items() if check.verdict != "ok"} == skipped
 
 
 def test_an_engine_runs_on_the_toy(install):
