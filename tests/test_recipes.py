@@ -27,6 +27,7 @@ from omni_rl.datasets import load
 from omni_rl.errors import UserError
 from omni_rl.model import outline
 from omni_rl.model.loaded import LoadedModel, from_pipe
+from omni_rl.planning import split_call
 from omni_rl.plugins.local import Registry
 from omni_rl.plugins.manager import Hooks, Layer, build_manager, overridden
 from omni_rl.preflight import check_ahead
@@ -41,7 +42,6 @@ MODELS = sorted(path.parent for path in (FIXTURES / "models").glob("*/*/model_in
 
 
 ELSEWHERE = {
-    "plugins/omni-rl-ltx2/README.md": "there is no fixture of its model yet",
     "plugins/omni-rl-vllm-omni/README.md": "its engine is installed in an environment of its own (nox -s vllm_omni)",
     "plugin-template/templates/algorithm/README.md": "of a package that is yet to be generated (nox -s template)",
     "plugin-template/templates/engine/README.md": "of a package that is yet to be generated (nox -s template)",
@@ -93,7 +93,7 @@ def checked(source: Path | Mapping[str, Any]) -> Resolved:
     model = without_weights(resolved)
     for call in (resolved.rollout_call(), resolved.validation_call()):
         if "prepare_latents" in overridden(manager):  # a model plugin's own idea of sizes
-            hooks.prepare_latents(model=model, conditioning={}, call=call)
+            hooks.prepare_latents(model=model, conditioning={}, call=split_call(call)[1])
         refuse_wrong_call(model, {**call, **dict.fromkeys(resolved.config.data.media, Image.new("RGB", (64, 64)))})
     return resolved
 
@@ -125,10 +125,19 @@ def refuse_wrong_call(model: LoadedModel, call: Mapping[str, Any]) -> None:
         wanted = inspect.signature(model.pipe.check_inputs).parameters
         model.pipe.check_inputs(**{name: given.get(name) for name in wanted})
     if "num_frames" in call:
-        assert (call["num_frames"] - 1) % model.pipe.vae_scale_factor_temporal == 0
-    pixels = 2 * getattr(model.pipe, "vae_scale_factor", getattr(model.pipe, "vae_scale_factor_spatial", 8))
+        assert (call["num_frames"] - 1) % scale(model, *TEMPORAL) == 0
+    pixels = 2 * scale(model, *SPATIAL)
     assert call["height"] % pixels == 0
     assert call["width"] % pixels == 0
+
+
+SPATIAL = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+
+
+def scale(model: LoadedModel, *names: str) -> int:
+    """How many times smaller latents are, by whichever of its names the pipeline has."""
+    return next(getattr(model.pipe, name) for name in names if hasattr(model.pipe, name))
 
 
 def changed(data: dict[str, Any], key: str, value: Any) -> None:
