@@ -76,12 +76,7 @@ NOT_TRIED: dict[str, str] = {
     "Kandinsky6TI2VAPipeline": "no tiny pipeline yet",
     "LongCatAudioDiTPipeline": SOUND,
     "MotifVideoPipeline": "no tiny pipeline yet",
-    "NucleusMoEImagePipeline": "no tiny pipeline yet",
-    "QwenImage21Pipeline": "no tiny pipeline yet",
-    "SanaPAGPipeline": "no tiny pipeline yet; StableDiffusion3PAGPipeline has the same guidance",
-    "SkyReelsV2DiffusionForcingPipeline": "no tiny pipeline yet",
     "StableAudio3Pipeline": SOUND,
-    "ZImageOmniPipeline": "no tiny pipeline yet",
 }
 """Flow matching from text alone, and without a tiny pipeline so far: why."""
 
@@ -91,6 +86,7 @@ NOTES: dict[str, str] = {
     "HunyuanImagePipeline": "(the published guider keeps a momentum from step to step)",
     "LongCatImagePipeline": "(its encode_prompt counts the prompts even when it is given embeddings)",
     "PRXPixelPipeline": "(core draws standard normal noise only)",
+    "SkyReelsV2DiffusionForcingPipeline": "(a scheduler for each frame; diffusers fails with latents that it is given)",
 }
 """What is behind a failure, where the recorded sentence does not say it."""
 

@@ -56,6 +56,11 @@ CALLS: dict[str, Call] = {
     "StableDiffusion3PAGPipeline": {**_SMALL, **_CFG, **_SHORT, "pag_scale": 1.5},
     "PRXPixelPipeline": {**_SMALL, **_CFG, "use_resolution_binning": False},
     "OmniGenPipeline": {"height": 32, "width": 32, "guidance_scale": 2.5},
+    "QwenImage21Pipeline": {"height": 64, "width": 32, "true_cfg_scale": 4.0, "negative_prompt": " "},
+    "ZImageOmniPipeline": {**_SMALL, **_CFG, **_SHORT},
+    "NucleusMoEImagePipeline": {**_SMALL, **_CFG, "max_sequence_length": 512, "return_index": -2},
+    "SanaPAGPipeline": {"height": 32, "width": 32, **_CFG, **_SHORT, "use_resolution_binning": False, "pag_scale": 1.5},
+    "SkyReelsV2DiffusionForcingPipeline": {**_CLIP, **_CFG, **_SHORT},
     "QwenImageEditPlusPipeline": {"height": 64, "width": 96, "true_cfg_scale": 4.0, "negative_prompt": " "},
     "FluxKontextPipeline": {
         "height": 32,

@@ -27,6 +27,7 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3Model,
     Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     Qwen3VLModel,
     T5Config,
     T5EncoderModel,
@@ -146,8 +147,8 @@ def qwen3_for_causal_lm(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(Qwen3Config(**decoder_sizes(tokenizer)))
 
 
-def qwen3_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLModel:
-    text = {**decoder_sizes(tokenizer), "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]}}
+def _qwen3_vl_config(tokenizer: PreTrainedTokenizerBase, layers: int) -> Qwen3VLConfig:
+    text = {**decoder_sizes(tokenizer, layers), "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]}}
     vision = {
         "depth": 1,
         "hidden_size": 16,
@@ -157,7 +158,15 @@ def qwen3_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLModel:
         "deepstack_visual_indexes": [0],
         "num_position_embeddings": 16,
     }
-    return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision))
+    return Qwen3VLConfig(text_config=text, vision_config=vision)
+
+
+def qwen3_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLModel:
+    return Qwen3VLModel(_qwen3_vl_config(tokenizer, layers=2))
+
+
+def qwen3_vl_for_generation(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Qwen3VLForConditionalGeneration:
+    return Qwen3VLForConditionalGeneration(_qwen3_vl_config(tokenizer, layers))
 
 
 def qwen_vl(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
