@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
@@ -31,6 +33,8 @@ from transformers import (
     Qwen3VLModel,
     T5Config,
     T5EncoderModel,
+    T5Gemma2Encoder,
+    T5Gemma2EncoderConfig,
     T5GemmaConfig,
     UMT5Config,
     UMT5EncoderModel,
@@ -127,6 +131,11 @@ def t5gemma(tokenizer: PreTrainedTokenizerBase) -> T5GemmaEncoder:
     return model
 
 
+def t5gemma2(tokenizer: PreTrainedTokenizerBase) -> T5Gemma2Encoder:
+    text = {**decoder_sizes(tokenizer), "dropout_rate": 0.0}
+    return T5Gemma2Encoder(T5Gemma2EncoderConfig(text_config=text, vision_config=_VISION, mm_tokens_per_image=1))
+
+
 def llama(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> LlamaModel:
     return LlamaModel(LlamaConfig(**decoder_sizes(tokenizer, layers)))
 
@@ -201,3 +210,10 @@ def qwen_vl(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Qwen2_5_VLFo
         vision_config=vision,
     )
     return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen2_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLForConditionalGeneration:
+    text = {**decoder_sizes(tokenizer), "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]}}
+    del text["head_dim"]
+    vision = {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": WIDTH, "mlp_ratio": 2}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))
