@@ -62,7 +62,6 @@ NOT_TRIED: dict[str, str] = {
     "BriaFiboPipeline": "its call takes no embeddings back",
     "Cosmos2TextToImagePipeline": "its safety checker is a package that downloads models",
     "Cosmos2_5_PredictBasePipeline": "its safety checker is a package that downloads models",
-    "Cosmos3OmniPipeline": "no tiny pipeline yet",
     "DreamLiteMobilePipeline": "its call takes no latents",
     "DreamLitePipeline": "its call takes no latents",
     "GlmImagePipeline": "an autoregressive model samples tokens before the flow begins",
@@ -77,6 +76,7 @@ NOT_TRIED: dict[str, str] = {
 
 NOTES: dict[str, str] = {
     "AnyFlowPipeline": "(a flow map, which is told the next timestep beside this one)",
+    "Cosmos3OmniPipeline": "(an empty video is encoded in every call)",
     "HeliosPipeline": "(videos are made in chunks, each from noise of its own)",
     "HiDreamImagePipeline": "(in eval mode diffusers runs the experts under torch.no_grad)",
     "HunyuanImagePipeline": "(the published guider keeps a momentum from step to step)",

@@ -77,7 +77,7 @@ class WithoutMasks(Toy):
 
 
 class SeesPadding(Toy):
-    """As Qwen-Image 2.1 does: tokens that a mask leaves out still move the others, and where all count there is no mask."""
+    """As Qwen-Image 2.1 does: masked tokens still move the others, and where no token is masked there is no mask."""
 
     def encode_prompt(self, *args, **kwargs):
         prompt_embeds, mask, negative_prompt_embeds, negative_mask = super().encode_prompt(*args, **kwargs)
@@ -120,7 +120,28 @@ class InBundles(Toy):
         return super()._data(streams, schedulers, i, t, embeds[:, 0] + embeds[:, 1], mask)
 
 
-ODD = [DrawsForNothing, Packs, Normalises, MixesRows, TakesOneRow, WithoutMasks, SeesPadding, InParts, InBundles]
+class TakesNoSilence(Toy):
+    """As Cosmos 3 does: its loop fails with what silent denoisers answer."""
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        found = super()._data(streams, schedulers, i, t, embeds, mask)
+        if all(torch.equal(x, start) for x, start in zip(found, streams, strict=True)):
+            raise ValueError("not enough values to unpack")
+        return found
+
+
+ODD = [
+    TakesNoSilence,
+    DrawsForNothing,
+    Packs,
+    Normalises,
+    MixesRows,
+    TakesOneRow,
+    WithoutMasks,
+    SeesPadding,
+    InParts,
+    InBundles,
+]
 
 
 def pipeline(cls: type[Toy]) -> Toy:
@@ -241,10 +262,10 @@ def test_silent_denoisers_answer_lists_of_lists_with_the_sample_at_the_end_of_ea
     assert [x.tolist() for x in answer] == [[0], [0, 0, 0]]
 
 
-def decoded(change) -> dict[str, torch.Tensor]:
+def decoded(change, prompts=PROMPTS) -> dict[str, torch.Tensor]:
     """Samples of a pipeline whose autoencoder's pixels are changed."""
     assembly = assembled(Toy)
-    _, state = own_loop(assembly, still(assembly))
+    _, state = own_loop(assembly, still(assembly, prompts))
     vae = assembly.model.pipe.vae
     own = vae.decode
     vae.__dict__["decode"] = lambda z, return_dict: (change(own(z, return_dict=False)[0]),)
@@ -273,6 +294,12 @@ def test_pictures_with_an_opacity_lie_on_white():
     plain = decoded(lambda pixels: pixels)["image"]
     found = decoded(lambda pixels: torch.cat([pixels, torch.full_like(pixels[:, :1], -0.5)], 1))["image"]
     torch.testing.assert_close(found, 0.25 * plain + 0.75, rtol=0, atol=1e-6)
+
+
+def test_frames_of_one_sample_without_a_batch_are_a_video():
+    """As those of Cosmos 3."""
+    found = decoded(lambda pixels: pixels.repeat(5, 1, 1, 1), PROMPTS[:1])
+    assert found["video"].shape[:3] == (1, 5, 3)
 
 
 def test_a_pipeline_warns_about_texts_and_about_nothing_else(caplog):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
@@ -269,7 +270,8 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
     alone = ("decoded alone", frozen(call))
     mode = model.memo.get(("batching", frozen(call)), "single")  # a plugin's velocity measures none
     rows = len(next(iter(latents.values())))
-    if rows > 1 and not model.memo.get(alone, bool(given_media.signature(conditioning)) and mode == "single"):
+    apart = takes_one_row(model, call) or (bool(given_media.signature(conditioning)) and mode == "single")
+    if rows > 1 and not model.memo.get(alone, apart):
         try:
             return _decoded(model, latents, conditioning, call)
         except torch.OutOfMemoryError:
@@ -281,14 +283,23 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
 
 
 def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
+    rows = len(next(iter(latents.values())))
     final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
     given = latent_arguments(model, latents, conditioning, call)
 
-    def decoded(**generator: Any) -> Tensors:
+    def asked(denoisers: Mapping[str, nn.Module], **generator: Any) -> Any:
         step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
-        with capture.denoisers_silenced(model.denoisers), model.encoders_on_device(), model.compute():
-            outputs = ask(model, step, conditioning, call, **given, **generator, output_type="pt")
-        media = dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
+        with capture.denoisers_silenced(denoisers), model.encoders_on_device(), model.compute():
+            try:
+                return ask(model, step, conditioning, call, **given, **generator, output_type="pt")
+            except (ModelError, *NOT_TAKEN):
+                if step.samples or not denoisers:  # it is not what silent denoisers answer
+                    raise
+        return asked({}, **generator)
+
+    def decoded(**generator: Any) -> Tensors:
+        outputs = asked(model.denoisers, **generator)
+        media = dict(_medium(output, rows) for output in outputs if isinstance(output, torch.Tensor))
         return media | _rates(model, media, call)
 
     media = decoded()
@@ -300,8 +311,13 @@ def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: 
     return media
 
 
-def _medium(output: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S). With an opacity, an image lies on white."""
+def _medium(output: torch.Tensor, rows: int) -> tuple[str, torch.Tensor]:
+    """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S). What has an opacity lies on white.
+
+    Where one sample makes several rows, they are its frames, and the batch was left out.
+    """
+    if rows == 1 < len(output):
+        output = output[None]
     if output.ndim == 4 and output.shape[1] == 4:
         output = output[:, :3] * output[:, 3:] + 1 - output[:, 3:]
     return {4: "image", 5: "video", 3: "audio"}[output.ndim], output

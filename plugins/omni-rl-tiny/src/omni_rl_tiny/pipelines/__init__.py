@@ -82,6 +82,7 @@ BUILDERS: dict[str, Builder] = {
     "BriaFibo2Pipeline": _of("bria_fibo2", "bria_fibo2"),
     "HunyuanVideo15Pipeline": _of("hunyuan_video15", "hunyuan_video15"),
     "HeliosPipeline": _of("helios", "helios"),
+    "Cosmos3OmniPipeline": _of("cosmos3", "cosmos3_omni"),
     "QwenImageEditPlusPipeline": _of("from_pictures", "qwen_image_edit_plus"),
     "FluxKontextPipeline": _of("from_pictures", "flux_kontext"),
     "WanImageToVideoPipeline": _of("from_pictures", "wan_image_to_video"),

@@ -65,6 +65,7 @@ CALLS: dict[str, Call] = {
     "EasyAnimatePipeline": {**_CLIP, "height": 32, "width": 32, **_CFG},
     "BriaFibo2Pipeline": {**_SMALL, **_CFG},
     "HunyuanVideo15Pipeline": {**_CLIP, "negative_prompt": "hello"},
+    "Cosmos3OmniPipeline": {**_CLIP, **_CFG},
     "HeliosPipeline": {
         **_CLIP,
         "height": 64,

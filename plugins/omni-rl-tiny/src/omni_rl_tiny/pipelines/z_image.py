@@ -33,13 +33,13 @@ def _transformer(**changes: int) -> ZImageTransformer2DModel:
 
 def z_image() -> DiffusionPipeline:
     """Lists instead of batches, inside and for the prompts' embeddings; time runs the other way, the sign is turned."""
-    tokenizer = qwen_tokenizer()
+    tokenizer, transformer = qwen_tokenizer(), _transformer()
     return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=image_vae(),
         text_encoder=qwen3(tokenizer),
         tokenizer=tokenizer,
-        transformer=_transformer(),
+        transformer=transformer,
     )
 
 
