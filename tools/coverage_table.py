@@ -59,38 +59,30 @@ SOUND = "makes sound alone; rewards and reports for sound are not there yet"
 NOT_TRIED: dict[str, str] = {
     "AceStepPipeline": SOUND,
     "AnyFlowFARPipeline": "a flow map in chunks; AnyFlowPipeline stands for it",
-    "BriaFibo2Pipeline": "no tiny pipeline yet",
     "BriaFiboPipeline": "its call takes no embeddings back",
     "Cosmos2TextToImagePipeline": "its safety checker is a package that downloads models",
     "Cosmos2_5_PredictBasePipeline": "its safety checker is a package that downloads models",
-    "Cosmos3OmniPipeline": "no tiny pipeline yet",
     "DreamLiteMobilePipeline": "its call takes no latents",
     "DreamLitePipeline": "its call takes no latents",
-    "EasyAnimatePipeline": "no tiny pipeline yet",
     "GlmImagePipeline": "an autoregressive model samples tokens before the flow begins",
-    "HeliosPipeline": "no tiny pipeline yet",
     "HeliosPyramidPipeline": "no tiny pipeline yet",
-    "HunyuanVideo15Pipeline": "no tiny pipeline yet: its text and vision tokens have fixed, large numbers",
     "Ideogram4Pipeline": "its call takes no embeddings back",
     "Kandinsky5T2IPipeline": "its sizes are fixed and large; Kandinsky5T2VPipeline has the same transformer",
     "Kandinsky6TI2VAPipeline": "no tiny pipeline yet",
     "LongCatAudioDiTPipeline": SOUND,
-    "MotifVideoPipeline": "no tiny pipeline yet",
-    "NucleusMoEImagePipeline": "no tiny pipeline yet",
-    "QwenImage21Pipeline": "no tiny pipeline yet",
-    "SanaPAGPipeline": "no tiny pipeline yet; StableDiffusion3PAGPipeline has the same guidance",
-    "SkyReelsV2DiffusionForcingPipeline": "no tiny pipeline yet",
     "StableAudio3Pipeline": SOUND,
-    "ZImageOmniPipeline": "no tiny pipeline yet",
 }
 """Flow matching from text alone, and without a tiny pipeline so far: why."""
 
 NOTES: dict[str, str] = {
     "AnyFlowPipeline": "(a flow map, which is told the next timestep beside this one)",
+    "Cosmos3OmniPipeline": "(an empty video is encoded in every call)",
+    "HeliosPipeline": "(videos are made in chunks, each from noise of its own)",
     "HiDreamImagePipeline": "(in eval mode diffusers runs the experts under torch.no_grad)",
     "HunyuanImagePipeline": "(the published guider keeps a momentum from step to step)",
     "LongCatImagePipeline": "(its encode_prompt counts the prompts even when it is given embeddings)",
     "PRXPixelPipeline": "(core draws standard normal noise only)",
+    "SkyReelsV2DiffusionForcingPipeline": "(a scheduler for each frame; diffusers fails with latents that it is given)",
 }
 """What is behind a failure, where the recorded sentence does not say it."""
 

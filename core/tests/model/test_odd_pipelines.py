@@ -76,6 +76,74 @@ class WithoutMasks(Toy):
         return super()._data(streams, schedulers, i, t, embeds, torch.ones_like(embeds[..., 0]))
 
 
+class SeesPadding(Toy):
+    """As Qwen-Image 2.1 does: masked tokens still move the others, and where no token is masked there is no mask."""
+
+    def encode_prompt(self, *args, **kwargs):
+        prompt_embeds, mask, negative_prompt_embeds, negative_mask = super().encode_prompt(*args, **kwargs)
+        masks = [None if m is None or m.all() else m for m in (mask, negative_mask)]
+        return prompt_embeds, masks[0], negative_prompt_embeds, masks[1]
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        mask = torch.ones_like(embeds[..., 0]) if mask is None else mask
+        return [x + embeds.shape[1] / 100 for x in super()._data(streams, schedulers, i, t, embeds, mask)]
+
+
+class InParts(Toy):
+    """As Z-Image Omni does: a prompt's embeddings are a list of parts."""
+
+    def encode_prompt(self, prompt, negative_prompt, guided, prompt_embeds=None, *args):
+        if prompt_embeds is not None:
+            return prompt_embeds, None, args[1], None
+        encoded = super().encode_prompt(prompt, negative_prompt, guided)
+        positive, negative = ([e[m.bool()] for e, m in zip(*pair, strict=True)] for pair in (encoded[:2], encoded[2:]))
+        return [[e[:1], e[1:]] for e in positive], None, [[e[:1], e[1:]] for e in negative], None
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        assert {len(parts) for parts in embeds} == {2}
+        rows = [torch.cat([2 * first, rest]) for first, rest in embeds]
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in rows], True)
+        padded = torch.nn.utils.rnn.pad_sequence(rows, True)
+        return super()._data(streams, schedulers, i, t, padded, mask)
+
+
+class InBundles(Toy):
+    """As Bria FIBO 2 does: several embeddings of each token, (B, N, L, D), with one mask (B, L)."""
+
+    def encode_prompt(self, prompt, negative_prompt, guided, prompt_embeds=None, mask=None, *negative):
+        if prompt_embeds is not None:
+            return prompt_embeds, mask, *negative
+        embeds, mask, negative_embeds, negative_mask = super().encode_prompt(prompt, negative_prompt, guided)
+        return *(torch.stack([embeds, -2 * embeds], 1), mask), *(torch.stack([negative_embeds] * 2, 1), negative_mask)
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        return super()._data(streams, schedulers, i, t, embeds[:, 0] + embeds[:, 1], mask)
+
+
+class TakesNoSilence(Toy):
+    """As Cosmos 3 does: its loop fails with what silent denoisers answer."""
+
+    def _data(self, streams, schedulers, i, t, embeds, mask):
+        found = super()._data(streams, schedulers, i, t, embeds, mask)
+        if all(torch.equal(x, start) for x, start in zip(found, streams, strict=True)):
+            raise ValueError("not enough values to unpack")
+        return found
+
+
+ODD = [
+    TakesNoSilence,
+    DrawsForNothing,
+    Packs,
+    Normalises,
+    MixesRows,
+    TakesOneRow,
+    WithoutMasks,
+    SeesPadding,
+    InParts,
+    InBundles,
+]
+
+
 def pipeline(cls: type[Toy]) -> Toy:
     pipe = cls(**toy_two_streams.pipeline().components)
     pipe.set_progress_bar_config(disable=True)
@@ -87,7 +155,7 @@ def assembled(cls: type[Toy]) -> Assembly:
     return assemble(model, algorithm=OneWindow(), model={"lora": None}, rollout={"call": dict(CALL)})
 
 
-@pytest.mark.parametrize("cls", [DrawsForNothing, Packs, Normalises, MixesRows, TakesOneRow, WithoutMasks])
+@pytest.mark.parametrize("cls", ODD)
 def test_noise_off_latents_are_those_of_a_call_for_each_prompt(cls):
     assembly = assembled(cls)
     start, state = own_loop(assembly, still(assembly))
@@ -104,7 +172,7 @@ def test_noise_off_latents_are_those_of_a_call_for_each_prompt(cls):
         torch.testing.assert_close(state.x["audio"][row], sound[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [DrawsForNothing, Packs, Normalises, MixesRows, TakesOneRow, WithoutMasks])
+@pytest.mark.parametrize("cls", ODD)
 def test_log_probs_replay_and_samples_decode(cls):
     assembly = assembled(cls)
     samples = assembly.draw(assembly.requests())
@@ -122,8 +190,9 @@ def test_pipelines_that_cannot_take_several_prompts_are_found(cls, single):
     assert (assembly.model.memo.get(("batching", frozen(call))) == "single") == single
 
 
-def test_rows_of_one_width_share_a_call():
-    assembly = assembled(WithoutMasks)
+@pytest.mark.parametrize("cls", [WithoutMasks, SeesPadding])
+def test_rows_of_one_width_share_a_call(cls):
+    assembly = assembled(cls)
     _, state = own_loop(assembly, still(assembly, (PROMPTS[0], PROMPTS[2], PROMPTS[0])))
     seen = []
     handle = assembly.model.pipe.transformer.register_forward_pre_hook(
@@ -180,6 +249,57 @@ def test_silent_denoisers_answer_lists_with_lists():
     assert [x.tolist() for x in answer] == [[0, 0], [0, 0, 0]]
     assert output.sample.tolist() == [0, 0]
     assert [x.tolist() for x in output] == [[0, 0], [0, 0, 0]]
+
+
+def test_silent_denoisers_answer_lists_of_lists_with_the_sample_at_the_end_of_each():
+    class OfX(torch.nn.Module):
+        def forward(self, x, t):
+            raise NotImplementedError
+
+    denoiser = OfX()
+    with capture.denoisers_silenced({"transformer": denoiser}):
+        (answer,) = denoiser(x=[[torch.ones(2), torch.ones(1)], [torch.ones(3)]], t=torch.ones(2))
+    assert [x.tolist() for x in answer] == [[0], [0, 0, 0]]
+
+
+def decoded(change, prompts=PROMPTS) -> dict[str, torch.Tensor]:
+    """Samples of a pipeline whose autoencoder's pixels are changed."""
+    assembly = assembled(Toy)
+    _, state = own_loop(assembly, still(assembly, prompts))
+    vae = assembly.model.pipe.vae
+    own = vae.decode
+    vae.__dict__["decode"] = lambda z, return_dict: (change(own(z, return_dict=False)[0]),)
+    call = state.requests[0].call
+    with torch.no_grad():
+        return assembly.hooks.decode_latents(
+            model=assembly.model, latents=state.x, conditioning=state.conditioning, call=call
+        )
+
+
+def test_where_the_autoencoder_takes_no_batch_samples_are_decoded_one_by_one():
+    """As that of HunyuanVideo 1.5."""
+
+    def fails_with_several(pixels):
+        if len(pixels) > 1:
+            raise RuntimeError("shapes do not match")
+        return pixels
+
+    together, one_by_one = decoded(lambda pixels: pixels), decoded(fails_with_several)
+    for kind, expected in together.items():
+        torch.testing.assert_close(one_by_one[kind], expected, rtol=0, atol=1e-5)
+
+
+def test_pictures_with_an_opacity_lie_on_white():
+    """As those of Qwen-Image 2.1, which have a fourth channel: 0 where nothing is."""
+    plain = decoded(lambda pixels: pixels)["image"]
+    found = decoded(lambda pixels: torch.cat([pixels, torch.full_like(pixels[:, :1], -0.5)], 1))["image"]
+    torch.testing.assert_close(found, 0.25 * plain + 0.75, rtol=0, atol=1e-6)
+
+
+def test_frames_of_one_sample_without_a_batch_are_a_video():
+    """As those of Cosmos 3."""
+    found = decoded(lambda pixels: pixels.repeat(5, 1, 1, 1), PROMPTS[:1])
+    assert found["video"].shape[:3] == (1, 5, 3)
 
 
 def test_a_pipeline_warns_about_texts_and_about_nothing_else(caplog):

@@ -15,6 +15,7 @@ from omni_rl.media_files import load
 from omni_rl.model import capture, stand_ins, universal
 from omni_rl.model.asking import call_arguments, latent_arguments
 from omni_rl.model.batching import in_groups, take
+from omni_rl.model.capture import samples_of
 from omni_rl.model.embeddings import mask_of, one_by_one
 from omni_rl.model.loaded import frozen, lossless
 from omni_rl.model.prompt_outputs import text_arguments
@@ -192,8 +193,8 @@ def denoiser_rows(run: Run, x: Streams, conditioning: Tensors, call: Mapping[str
     """Rows that the denoiser computes for one velocity of x (B, ...)."""
     seen: list[int] = []
 
-    def count(_: Any, args: Any, kwargs: Any) -> None:
-        seen.append(len(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]))
+    def count(denoiser: Any, args: Any, kwargs: Any) -> None:
+        seen.append(len(samples_of(denoiser.forward, args, kwargs)))
 
     handles = [d.register_forward_pre_hook(count, with_kwargs=True) for d in run.model.denoisers.values()]
     t = torch.full((len(next(iter(x.values()))),), 500.0, device=run.model.device)

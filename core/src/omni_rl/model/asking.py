@@ -20,7 +20,7 @@ from omni_rl.model.embeddings import as_returned
 from omni_rl.model.encoding import encode
 from omni_rl.model.given_media import Answers
 from omni_rl.model.loaded import LoadedModel, frozen
-from omni_rl.model.prompt_outputs import least_steps
+from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, least_steps
 from omni_rl.model.streams import Ask, Stream, arguments, find_streams
 from omni_rl.randomness import ForbiddenGenerator
 from omni_rl.requests import Request
@@ -83,7 +83,7 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
     Some draw noise and multiply it by 0. That may be: two generators must then make no difference.
 
     Raises:
-        AssertionError: it draws noise that counts.
+        ModelError: it draws noise that counts.
     """
 
     def asked(**arguments: Any) -> stand_ins.OneStep:
@@ -95,7 +95,8 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
             first, second = (ask(**arguments, generator=capture.discarded(seed)) for seed in (0, 1))
             pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
             if not all(torch.equal(a, b) for a, b in pairs):
-                raise
+                what = f"{model.architecture} draws noise that counts although it is given latents"
+                raise ModelError(what, NEEDS_PLUGIN) from None
             model.memo["idle draws", frozen(call)] = True
             return first
 

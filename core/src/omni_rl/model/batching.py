@@ -70,7 +70,7 @@ def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Te
             raise
         except NOT_TAKEN:
             continue  # the pipeline cannot take this form: exactly what is being asked
-        if all(_close(found[n], reference[n], tolerance) for n in x):
+        if all(close(found[n], reference[n], tolerance) for n in x):
             return mode
     return "single"
 
@@ -84,8 +84,9 @@ def rows_are_apart(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: 
         raise
     except NOT_TAKEN:
         return False
-    return all(_close(together[n], alone[n], tolerance) for n in x)
+    return all(close(together[n], alone[n], tolerance) for n in x)
 
 
-def _close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    """Whether ``a`` is ``b`` to ``tolerance``, relative to the largest element of ``b``."""
     return bool((a - b).abs().max() <= tolerance * b.abs().max())

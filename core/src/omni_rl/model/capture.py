@@ -72,18 +72,32 @@ def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
 
     One answer for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
     """
-
-    def answer(hidden_states: Any, *_: Any, **kwargs: Any) -> _Silence:
-        others = [v for n, v in kwargs.items() if n.endswith("_hidden_states") and "encoder" not in n]
-        return _Silence(_zeros(x) for x in (hidden_states, *others))
-
     for denoiser in denoisers.values():
-        denoiser.__dict__["forward"] = answer
+        denoiser.__dict__["forward"] = _silent(denoiser.forward)
     try:
         yield
     finally:
         for denoiser in denoisers.values():
             del denoiser.__dict__["forward"]
+
+
+def samples_of(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a denoiser is asked about: its ``hidden_states``, or else its first argument."""
+    if args:
+        return args[0]
+    return (
+        kwargs["hidden_states"]
+        if "hidden_states" in kwargs
+        else kwargs[next(iter(inspect.signature(forward).parameters))]
+    )
+
+
+def _silent(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(*args: Any, **kwargs: Any) -> _Silence:
+        others = [v for n, v in kwargs.items() if n.endswith("_hidden_states") and "encoder" not in n]
+        return _Silence(_zeros(x) for x in (samples_of(forward, args, kwargs), *others))
+
+    return answer
 
 
 class _Silence(tuple[Any, ...]):
@@ -96,8 +110,10 @@ class _Silence(tuple[Any, ...]):
 
 
 def _zeros(x: Any) -> Any:
-    """Some denoisers take a list of samples in place of a batch."""
-    return [torch.zeros_like(each) for each in x] if isinstance(x, list) else torch.zeros_like(x)
+    """Some denoisers take a list of samples in place of a batch, or for each a list that it ends."""
+    if isinstance(x, list):
+        return [torch.zeros_like(each[-1] if isinstance(each, list) else each) for each in x]
+    return torch.zeros_like(x)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ names of the rows tell the form, so that any process can give back what the pipe
 ===========================  ==================================================================================
 ``NAME``                     (B, ...) as it is
 ``NAME``, ``NAME_list_mask``   a list of (L_i, ...): rows are padded to (B, L, ...), the mask (B, L) tells L_i
+``NAME``, ``NAME_parts_mask``  a list of lists: a prompt's parts stand one behind the other, the mask counts them from 1
 ``NAME``, ``NAME_width_mask``  (B, L_i, ...), equal L_i in a call: rows are padded, and calls are made width by width
 ``NAME@1``                   the batch stands second, (N, B, ...): rows are (B, N, ...)
 ``NAME@text``                texts for an argument ``NAME``: UTF-8, padded, with ``NAME@text_mask``
@@ -24,18 +25,27 @@ import torch
 
 from omni_rl.types import Tensors
 
-_SUFFIXES = {"list": "_list_mask", "width": "_width_mask"}
+_SUFFIXES = {"list": "_list_mask", "parts": "_parts_mask", "width": "_width_mask"}
 _SECOND, _ENDS, _TEXT = "@1", "@ends", "@text"
 
-Kind = Literal["rows", "list", "width", "second", "ends", "fixed"]
+Kind = Literal["rows", "list", "parts", "width", "second", "ends", "fixed"]
 """``fixed``: it is the same for any number of prompts, so that it holds no rows."""
 
 
 @dataclass(frozen=True)
 class Forms:
-    """How the outputs of a pipeline's ``encode_prompt`` hold their rows, by name."""
+    """How the outputs of a pipeline's ``encode_prompt`` hold their rows, by name.
+
+    Attributes:
+        growing: what is as wide as the longest prompt of a call, with a mask or as one.
+    """
 
     kinds: Mapping[str, Kind]
+    growing: frozenset[str] = frozenset()
+
+    def by_width(self) -> Forms:
+        """The same, with prompts encoded alone, as wide as they are: for pipelines that see masked tokens after all."""
+        return Forms({**self.kinds, **dict.fromkeys(self.growing, "width")})
 
     @property
     def one_by_one(self) -> bool:
@@ -45,13 +55,22 @@ class Forms:
 
 def forms(one: Mapping[str, Any], two: Mapping[str, Any]) -> Forms:
     """Read off what ``encode_prompt`` gave for one short text, and for two texts of which the second is long."""
-    return Forms({name: _kind(name, value, two) for name, value in one.items() if name in two})
+    kinds = {name: _kind(name, value, two) for name, value in one.items() if name in two}
+    rows = [name for name, kind in kinds.items() if kind == "rows"]
+    return Forms(kinds, frozenset(name for name in rows if _grows(name, one[name], two[name])))
+
+
+def _grows(name: str, alone: Any, pair: Any) -> bool:
+    """In its second dimension; a mask may be None where nothing is padded."""
+    if not isinstance(pair, torch.Tensor):
+        return False
+    return "mask" in name if alone is None else alone.ndim > 1 and alone.shape[1] != pair.shape[1]
 
 
 def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Kind:
     pair = two[name]
     if isinstance(pair, list):
-        return "list"
+        return "parts" if any(isinstance(each, list) for each in pair) else "list"
     if not _tensors([alone, pair]) or alone.ndim != pair.ndim:
         return "rows"  # None, where there is no padding or no guidance
     if _are_ends(alone, 1) and _are_ends(pair, 2):
@@ -59,8 +78,8 @@ def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Kind:
     grown = [d for d, sizes in enumerate(zip(alone.shape, pair.shape, strict=True)) if sizes == (1, 2)]
     if 0 not in grown:
         return "second" if 1 in grown else "fixed"
-    wider = alone.shape[1:] != pair.shape[1:]
-    return "width" if wider and "mask" not in name and not _masked(name, pair, two) else "rows"
+    wider = {b for a, b in zip(alone.shape[1:], pair.shape[1:], strict=True) if a != b}
+    return "width" if wider and "mask" not in name and not _masked(name, wider, two) else "rows"
 
 
 def _are_ends(value: torch.Tensor, rows: int) -> bool:
@@ -72,10 +91,10 @@ def _tensors(values: Sequence[Any]) -> bool:
     return all(isinstance(v, torch.Tensor) for v in values)
 
 
-def _masked(name: str, value: torch.Tensor, others: Mapping[str, Any]) -> bool:
-    """Whether a mask (B, L) of the same sign goes with it."""
+def _masked(name: str, widths: set[int], others: Mapping[str, Any]) -> bool:
+    """Whether a mask (B, L) of the same sign, and of such a width, goes with it."""
     masks = [o for n, o in others.items() if "mask" in n and _negative(n) == _negative(name) and _tensors([o])]
-    return any(mask.shape == value.shape[:2] for mask in masks)
+    return any(mask.ndim == 2 and mask.shape[1] in widths for mask in masks)
 
 
 def _negative(name: str) -> bool:
@@ -88,10 +107,14 @@ def to_rows(name: str, values: Sequence[Any], kind: Kind) -> Tensors:
     Args:
         values: what each call returned for ``name``; B rows together.
     """
-    if kind in ("list", "width"):
-        rows = [row for value in values for row in value]
-        mask = torch.nn.utils.rnn.pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in rows], True)
-        return {name: torch.nn.utils.rnn.pad_sequence(rows, True), name + _SUFFIXES[kind]: mask}
+    if kind in _SUFFIXES:
+        rows = [row if isinstance(row, list) else [row] for value in values for row in value]
+        masks = [
+            torch.cat([part.new_full((len(part),), i, dtype=torch.long) for i, part in enumerate(row, 1)])
+            for row in rows
+        ]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {name: pad([torch.cat(row) for row in rows], True), name + _SUFFIXES[kind]: pad(masks, True)}
     if kind == "second":
         return {name + _SECOND: torch.cat([value.transpose(0, 1) for value in values])}
     if kind == "ends":
@@ -133,6 +156,11 @@ def as_returned(conditioning: Tensors) -> dict[str, Any]:
         elif name + _SUFFIXES["list"] in conditioning:
             assert mask is not None
             found[name] = [row[: int(count)] for row, count in zip(value, mask.sum(1), strict=True)]
+        elif name + _SUFFIXES["parts"] in conditioning:
+            assert mask is not None
+            found[name] = [
+                [row[m == i] for i in range(1, int(m.max()) + 1)] for row, m in zip(value, mask, strict=True)
+            ]
         else:
             found[name] = value if mask is None else value[:, : int(mask.sum(1).max())]
     return found

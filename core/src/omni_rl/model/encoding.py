@@ -123,13 +123,20 @@ def joined(parts: Sequence[Tensors]) -> Tensors:
 
 
 def _equally_wide(name: str, values: Sequence[torch.Tensor], masked: bool) -> list[torch.Tensor]:
-    widths = {v.shape[1] for v in values if v.ndim > 1}
-    if len(widths) > 1 and not masked:
+    wanted = [max(sizes) for sizes in zip(*(v.shape[1:] for v in values), strict=True)]
+    if not masked and any(list(v.shape[1:]) != wanted for v in values):
         raise ModelError(
-            f"{name} has widths {sorted(widths)}, and no mask says what is padding",
+            f"{name} has widths {sorted({v.shape[1] for v in values})}, and no mask says what is padding",
             "this model needs a plugin: omni-rl new model",
         )
-    return [pad_width(v, max(widths)) if widths else v for v in values]
+    return [_padded(v, wanted) for v in values]
+
+
+def _padded(value: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """(B, ...) to (B, *sizes) with zeros behind."""
+    missing = [(0, size - own) for own, size in zip(value.shape[1:], sizes, strict=True)]
+    behind = [side for pair in reversed(missing) for side in pair]  # the last dimension first
+    return torch.nn.functional.pad(value, behind) if any(behind) else value
 
 
 def pad_width(value: torch.Tensor, width: int) -> torch.Tensor:

@@ -27,6 +27,8 @@ NEEDS_PLUGIN = "this model needs a plugin: omni-rl new model"
 TWO_TEXTS = ["a", "a " * 36]
 """Of different length in every tokenizer and in every bucket of lengths."""
 
+TWO_OF_ONE_LENGTH = ["a " * 36, "b " * 36]
+
 
 def named_outputs(model: LoadedModel, texts: Mapping[str, list[str]], call: Mapping[str, Any]) -> dict[str, Any]:
     """Run ``__call__`` up to the first denoiser call; what its own ``encode_prompt`` calls returned, by name.
@@ -80,7 +82,7 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
     Prompts with media come one by one, and some pipelines take no two: rows then, which masks tell apart.
     """
     media = given_media.among(call)
-    key = ("forms of embeddings", negative, frozen({n: v for n, v in call.items() if n not in media}), *sorted(media))
+    key = _forms_key(negative, call)
     if key not in model.memo:
         with capture.silent(model.pipe):  # the long text may well be truncated
             try:
@@ -94,6 +96,17 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
                     raise
                 model.memo[key] = Forms({})
     return model.memo[key]  # type: ignore[no-any-return]
+
+
+def set_forms(model: LoadedModel, negative: bool, call: Mapping[str, Any], new: Forms) -> None:
+    """What :func:`forms_of` answers for these arguments from now on."""
+    model.memo[_forms_key(negative, call)] = new
+
+
+def _forms_key(negative: bool, call: Mapping[str, Any]) -> tuple[Any, ...]:
+    media = given_media.among(call)
+    own = frozen({n: v for n, v in call.items() if n not in media})
+    return "forms of embeddings", negative, own, *sorted(media)
 
 
 def _names(

@@ -17,20 +17,40 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
 from omni_rl.media import RATE
 from omni_rl.model import capture, given_media, stand_ins
 from omni_rl.model.asking import ask, encoded_media, latent_arguments, streams_of
-from omni_rl.model.batching import Mode, SingleStep, fastest_mode, in_groups, in_rows, rows_are_apart, take
+from omni_rl.model.batching import (
+    NOT_TAKEN,
+    Mode,
+    SingleStep,
+    close,
+    fastest_mode,
+    in_groups,
+    in_rows,
+    rows_are_apart,
+    take,
+)
 from omni_rl.model.embeddings import Forms, by_width, text_rows, to_rows
 from omni_rl.model.encoding import once
 from omni_rl.model.loaded import LoadedModel, frozen, lossless
-from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, TWO_TEXTS, forms_of, named_outputs, text_arguments
+from omni_rl.model.prompt_outputs import (
+    NEEDS_PLUGIN,
+    TWO_OF_ONE_LENGTH,
+    TWO_TEXTS,
+    forms_of,
+    named_outputs,
+    set_forms,
+    text_arguments,
+)
 from omni_rl.randomness import randn
 from omni_rl.requests import Request
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
@@ -91,8 +111,8 @@ def _present(found: Mapping[str, Any], forms: Forms) -> dict[str, Any]:
     for mask in absent:
         name = mask.replace("_attention_mask", "_embeds").removesuffix("_mask")
         embeds = present.get(name)
-        if isinstance(embeds, torch.Tensor) and forms.kinds.get(name, "rows") == "rows":
-            present[mask] = torch.ones_like(embeds[..., 0], dtype=torch.long)  # (B, L)
+        if isinstance(embeds, torch.Tensor) and forms.kinds.get(name, "rows") == forms.kinds.get(mask, "rows"):
+            present[mask] = torch.ones((len(embeds), embeds.shape[-2]), dtype=torch.long, device=embeds.device)
     return present
 
 
@@ -156,21 +176,54 @@ def takes_one_row(model: LoadedModel, call: Mapping[str, Any]) -> bool:
 def _measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> None:
     """Two prompts of different length in one call against a call for each; once for each set of arguments.
 
-    Some pipelines were written for one prompt at a time: they fail with two, or let the shorter one see its padding.
+    Some pipelines were written for one prompt at a time: they fail with two, or let the shorter one see its padding
+    although a mask goes with it. The latter are given every prompt at its own length.
     """
     key = ("rows measured", negative, frozen(call))
     if key in model.memo or given_media.among(call):  # prompts with media are encoded one by one
         return
     model.memo[key] = True
     with torch.no_grad(), capture.silent(model.pipe), capture.first_asked(model.pipe):
-        texts = text_arguments(TWO_TEXTS, TWO_TEXTS if negative else None)
+        two = _Asked.of(model, TWO_TEXTS, negative, call)
+        found = forms_of(model, negative, call) if hasattr(model.pipe, "encode_prompt") else Forms({})
+        if found.growing and not two.starts_like(_Asked.of(model, TWO_TEXTS[:1], negative, call)):
+            set_forms(model, negative, call, found.by_width())
+            two = _Asked.of(model, TWO_OF_ONE_LENGTH, negative, call)
+        if not two.are_apart():
+            model.memo["batching", frozen(call)] = "single"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A step in the middle of the schedule that is asked for, from noise, for some texts in one call."""
+
+    model: LoadedModel
+    step: SingleStep
+    x: Streams
+    t: torch.Tensor
+    conditioning: Tensors
+
+    @classmethod
+    def of(cls, model: LoadedModel, prompts: Sequence[str], negative: bool, call: Mapping[str, Any]) -> _Asked:
+        texts = text_arguments(prompts, prompts if negative else None)
         conditioning = {n: lossless(v.to(model.device)) for n, v in _encoded(model, texts, call).items()}
         found = streams_of(model, conditioning, call)
-        x = {n: randn(0, (2, *stream.shape)).to(model.device) for n, stream in found.items()}
-        half = torch.full((2,), model.pipe.scheduler.config.num_train_timesteps / 2, device=model.device)
-        with model.compute():
-            if not rows_are_apart(single_step(model, call), x, half, conditioning, _tolerance(model)):
-                model.memo["batching", frozen(call)] = "single"
+        x = {n: randn(0, (len(prompts), *stream.shape)).to(model.device) for n, stream in found.items()}
+        half = torch.full((len(prompts),), model.pipe.scheduler.config.num_train_timesteps / 2, device=model.device)
+        return cls(model, single_step(model, call), x, half, conditioning)
+
+    def are_apart(self) -> bool:
+        """Whether rows get the same velocities together as alone."""
+        with self.model.compute():
+            return rows_are_apart(self.step, self.x, self.t, self.conditioning, _tolerance(self.model))
+
+    def starts_like(self, one: _Asked) -> bool:
+        """Whether the first row's velocity is that of ``one``, whose text was encoded alone."""
+        first = torch.tensor([0])
+        with self.model.compute():
+            padded = self.step(take(self.x, first), self.t[0], take(self.conditioning, first))
+            alone = one.step(take(self.x, first), self.t[0], one.conditioning)
+        return all(close(padded[n], alone[n], _tolerance(self.model)) for n in alone)
 
 
 def _tolerance(model: LoadedModel) -> float:
@@ -210,26 +263,43 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
 
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
-    """The pipeline's own decoding, reached by one step whose outcome is the final latents."""
-    rows = len(next(iter(latents.values())))
+    """The pipeline's own decoding, reached by one step whose outcome is the final latents.
+
+    In one batch, unless the autoencoder takes none.
+    """
+    alone = ("decoded alone", frozen(call))
     mode = model.memo.get(("batching", frozen(call)), "single")  # a plugin's velocity measures none
-    one_by_one = bool(given_media.signature(conditioning)) and mode == "single"
-    parts = [
-        _decoded(model, take(latents, places), take(conditioning, places), call)
-        for places in torch.arange(rows).split(1 if one_by_one else rows)
-    ]
+    rows = len(next(iter(latents.values())))
+    apart = takes_one_row(model, call) or (bool(given_media.signature(conditioning)) and mode == "single")
+    if rows > 1 and not model.memo.get(alone, apart):
+        try:
+            return _decoded(model, latents, conditioning, call)
+        except torch.OutOfMemoryError:
+            raise
+        except NOT_TAKEN:
+            model.memo[alone] = True
+    parts = [_decoded(model, take(latents, i), take(conditioning, i), call) for i in torch.arange(rows).split(1)]
     return {kind: torch.cat([media[kind] for media in parts]) for kind in parts[0]}
 
 
 def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
+    rows = len(next(iter(latents.values())))
     final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
     given = latent_arguments(model, latents, conditioning, call)
 
-    def decoded(**generator: Any) -> Tensors:
+    def asked(denoisers: Mapping[str, nn.Module], **generator: Any) -> Any:
         step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
-        with capture.denoisers_silenced(model.denoisers), model.encoders_on_device(), model.compute():
-            outputs = ask(model, step, conditioning, call, **given, **generator, output_type="pt")
-        media = dict(_medium(output) for output in outputs if isinstance(output, torch.Tensor))
+        with capture.denoisers_silenced(denoisers), model.encoders_on_device(), model.compute():
+            try:
+                return ask(model, step, conditioning, call, **given, **generator, output_type="pt")
+            except (ModelError, *NOT_TAKEN):
+                if step.samples or not denoisers:  # it is not what silent denoisers answer
+                    raise
+        return asked({}, **generator)
+
+    def decoded(**generator: Any) -> Tensors:
+        outputs = asked(model.denoisers, **generator)
+        media = dict(_medium(output, rows) for output in outputs if isinstance(output, torch.Tensor))
         return media | _rates(model, media, call)
 
     media = decoded()
@@ -241,8 +311,15 @@ def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: 
     return media
 
 
-def _medium(output: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S)."""
+def _medium(output: torch.Tensor, rows: int) -> tuple[str, torch.Tensor]:
+    """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S). What has an opacity lies on white.
+
+    Where one sample makes several rows, they are its frames, and the batch was left out.
+    """
+    if rows == 1 < len(output):
+        output = output[None]
+    if output.ndim == 4 and output.shape[1] == 4:
+        output = output[:, :3] * output[:, 3:] + 1 - output[:, 3:]
     return {4: "image", 5: "video", 3: "audio"}[output.ndim], output
 
 

@@ -6,6 +6,7 @@ from diffusers import (
     AutoencoderDC,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    SanaPAGPipeline,
     SanaPipeline,
     SanaTransformer2DModel,
 )
@@ -44,3 +45,8 @@ def sana() -> DiffusionPipeline:
     vae = AutoencoderDC(latent_channels=4, attention_head_dim=2, upsample_block_type="interpolate", **blocks)
     scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     return SanaPipeline(tokenizer, text_encoder, vae, transformer, scheduler)
+
+
+def sana_pag() -> DiffusionPipeline:
+    """The same with perturbed attention: another attention processor for the length of a call."""
+    return SanaPAGPipeline(**sana().components, pag_applied_layers=["transformer_blocks.1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffusers import (
     DiffusionPipeline,
+    SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -26,3 +27,10 @@ def skyreels_v2() -> DiffusionPipeline:
         vae=wan_vae(),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0),
     )
+
+
+def skyreels_v2_diffusion_forcing() -> DiffusionPipeline:
+    """A timestep and a scheduler for each frame."""
+    pipe = skyreels_v2()
+    transformer = SkyReelsV2Transformer3DModel(**SIZES, inject_sample_info=True)
+    return SkyReelsV2DiffusionForcingPipeline(**{**pipe.components, "transformer": transformer})

@@ -23,13 +23,18 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
     Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     Qwen3VLModel,
     T5Config,
     T5EncoderModel,
+    T5Gemma2Encoder,
+    T5Gemma2EncoderConfig,
     T5GemmaConfig,
     UMT5Config,
     UMT5EncoderModel,
@@ -126,6 +131,11 @@ def t5gemma(tokenizer: PreTrainedTokenizerBase) -> T5GemmaEncoder:
     return model
 
 
+def t5gemma2(tokenizer: PreTrainedTokenizerBase) -> T5Gemma2Encoder:
+    text = {**decoder_sizes(tokenizer), "dropout_rate": 0.0}
+    return T5Gemma2Encoder(T5Gemma2EncoderConfig(text_config=text, vision_config=_VISION, mm_tokens_per_image=1))
+
+
 def llama(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> LlamaModel:
     return LlamaModel(LlamaConfig(**decoder_sizes(tokenizer, layers)))
 
@@ -146,8 +156,8 @@ def qwen3_for_causal_lm(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(Qwen3Config(**decoder_sizes(tokenizer)))
 
 
-def qwen3_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLModel:
-    text = {**decoder_sizes(tokenizer), "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]}}
+def _qwen3_vl_config(tokenizer: PreTrainedTokenizerBase, layers: int) -> Qwen3VLConfig:
+    text = {**decoder_sizes(tokenizer, layers), "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]}}
     vision = {
         "depth": 1,
         "hidden_size": 16,
@@ -157,7 +167,15 @@ def qwen3_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLModel:
         "deepstack_visual_indexes": [0],
         "num_position_embeddings": 16,
     }
-    return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision))
+    return Qwen3VLConfig(text_config=text, vision_config=vision)
+
+
+def qwen3_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLModel:
+    return Qwen3VLModel(_qwen3_vl_config(tokenizer, layers=2))
+
+
+def qwen3_vl_for_generation(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Qwen3VLForConditionalGeneration:
+    return Qwen3VLForConditionalGeneration(_qwen3_vl_config(tokenizer, layers))
 
 
 def qwen_vl(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
@@ -192,3 +210,10 @@ def qwen_vl(tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Qwen2_5_VLFo
         vision_config=vision,
     )
     return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen2_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLForConditionalGeneration:
+    text = {**decoder_sizes(tokenizer), "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]}}
+    del text["head_dim"]
+    vision = {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": WIDTH, "mlp_ratio": 2}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))

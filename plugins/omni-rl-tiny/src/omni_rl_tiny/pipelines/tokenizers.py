@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTokenizerFast, GemmaTokenizer, LlamaTokenizer, Qwen2TokenizerFast, T5TokenizerFast
+from transformers import (
+    CLIPTokenizerFast,
+    GemmaTokenizer,
+    LlamaTokenizer,
+    Qwen2TokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+    T5TokenizerFast,
+)
 
 WORDS = "describe the image a sign that says hello world 0 1 2 3 4 5 6 7 8 9 system user assistant"
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+PARTS = CHAT.replace(
+    "{{ m.content }}",
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}",
+)
+"""The same for messages in parts, as multimodal processors take them."""
+
 QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
                   "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 
@@ -68,4 +83,12 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=CHAT,
+    )
+
+
+def qwen3_vl_processor() -> Qwen3VLProcessor:
+    """A tokenizer, and what would scale pictures for the text encoder."""
+    sizes = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+    return Qwen3VLProcessor(
+        Qwen2VLImageProcessor(**sizes), qwen_tokenizer(), Qwen3VLVideoProcessor(**sizes), chat_template=PARTS
     )
