@@ -24,6 +24,8 @@ from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 
 TEXTS = ("a sign that says hello", "the world")
+ARCHITECTURES = ("QwenImageEditPlusPipeline", "FluxKontextPipeline", "WanImageToVideoPipeline")
+"""Several pictures, tokens beside the sample's, an encoder for pictures beside the autoencoder."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +35,7 @@ def _small_pictures() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=pipelines.FROM_PICTURES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pipelines.build(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -42,13 +44,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def assembly(folder: Path) -> Assembly:
     """Two samples of two prompts, each with media of its own: two pictures where a model takes several."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
-    several = model.architecture == "QwenImageEditPlusPipeline"
-    names = [str(folder / pictures.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
     return assemble(
         model,
         algorithm=OneWindow(),
         prompts=TEXTS,
-        media=[{"image": [names[i], names[i + 2]] if several else names[i]} for i in range(2)],
+        media=pictures.media(model.architecture, folder, len(TEXTS)),
         model={"lora": {"rank": 2, "alpha": 2}},
         rollout={"call": pipelines.CALLS[model.architecture]},
     )
