@@ -174,8 +174,9 @@ def _by_diffusers(tiny: Subject, given: Mapping[str, Any], streams: int) -> list
     pipe.set_progress_bar_config(disable=True)
     if not isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler):
         pipe.scheduler = EulerOver(copy.deepcopy(pipe.scheduler))
-    with _stepped(type(pipe.scheduler)) as outputs:
-        pipe(**tiny.call, **given, num_inference_steps=4, output_type="latent")
+    with _stepped(type(pipe.scheduler)) as outputs, torch.random.fork_rng():
+        generator = torch.manual_seed(0)  # by which, or by none, some take a sample of what a picture's encoder answers
+        pipe(**tiny.call, **given, num_inference_steps=4, output_type="latent", generator=generator)
     return outputs[-streams:]
 
 

@@ -12,7 +12,7 @@ from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.media_files import load
-from omni_rl.model import capture, stand_ins, universal
+from omni_rl.model import capture, given_media, stand_ins, universal
 from omni_rl.model.asking import call_arguments, latent_arguments
 from omni_rl.model.batching import in_groups, take
 from omni_rl.model.embeddings import mask_of, one_by_one
@@ -85,7 +85,8 @@ class Oracle:
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
-        with torch.no_grad(), model.compute(), model.encoders_on_device(), masters:
+        noise = given_media.drawing_as_kept(model)
+        with torch.no_grad(), model.compute(), model.encoders_on_device(), masters, noise:
             capture.ask(model.pipe, euler, **arguments)
         return dict(zip(start, euler.latents, strict=True))
 

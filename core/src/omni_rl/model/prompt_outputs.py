@@ -57,9 +57,19 @@ def least_steps(model: LoadedModel) -> int:
 def _encode_calls(
     model: LoadedModel, texts: Mapping[str, list[str]], call: Mapping[str, Any]
 ) -> list[capture.Recorded]:
+    """In a list, unless the pipeline takes one text as it is and nothing else."""
     copies = {name: list(given) for name, given in texts.items()}  # some pipelines write their templates into the list
+    try:
+        return _calls_with(model, copies, call)
+    except ModelError:
+        if len(texts["prompt"]) > 1:
+            raise
+        return _calls_with(model, {name: text for name, (text,) in texts.items()}, call)
+
+
+def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str, Any]) -> list[capture.Recorded]:
     idle = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-    arguments = {**copies, "generator": capture.discarded(), **capture.minimal(call, least_steps(model))}
+    arguments = {**texts, "generator": capture.discarded(), **capture.minimal(call, least_steps(model))}
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
@@ -89,7 +99,7 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
                     for texts in (TWO_TEXTS[:1], TWO_TEXTS)
                 )
                 model.memo[key] = forms(one, two)
-            except ModelError:
+            except (ModelError, AssertionError):
                 if not media:
                     raise
                 model.memo[key] = Forms({})

@@ -199,13 +199,19 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
         ask(model, one, conditioning, call, **given)
         return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
 
-    def width_by_width(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
-        groups = by_width(conditioning, len(next(iter(x.values()))))
+    def group_by_group(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
+        groups = _taken_together(conditioning, len(next(iter(x.values()))))
         if len(groups) == 1:
             return step(x, t, conditioning)
         return in_groups(groups, lambda rows: step(take(x, rows), t[rows] if t.ndim else t, take(conditioning, rows)))
 
-    return width_by_width
+    return group_by_group
+
+
+def _taken_together(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
+    """Indices (b,) of rows whose texts are of one width and whose pixels, as far as they are kept, are the same."""
+    alike = given_media.alike(conditioning, rows)
+    return [same[part] for same in alike for part in by_width(take(conditioning, same), len(same))]
 
 
 @hookimpl
@@ -213,7 +219,8 @@ def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, 
     """The pipeline's own decoding, reached by one step whose outcome is the final latents."""
     rows = len(next(iter(latents.values())))
     mode = model.memo.get(("batching", frozen(call)), "single")  # a plugin's velocity measures none
-    one_by_one = bool(given_media.signature(conditioning)) and mode == "single"
+    several = len(given_media.alike(conditioning, rows)) > 1
+    one_by_one = several or (bool(given_media.signature(conditioning)) and mode == "single")
     parts = [
         _decoded(model, take(latents, places), take(conditioning, places), call)
         for places in torch.arange(rows).split(1 if one_by_one else rows)
