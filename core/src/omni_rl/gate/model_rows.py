@@ -17,7 +17,7 @@ from omni_rl.model.asking import call_arguments, latent_arguments
 from omni_rl.model.batching import in_groups, take
 from omni_rl.model.embeddings import mask_of, one_by_one
 from omni_rl.model.loaded import frozen, lossless
-from omni_rl.model.prompt_outputs import text_arguments
+from omni_rl.model.prompt_outputs import as_taken, text_arguments
 from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Oracle:
         arguments = {
             **call_arguments(model, {}, self.call),
             **latent_arguments(model, start, self.given, self.requests[0].call),
-            **text_arguments(prompts, negatives),
+            **as_taken(model, text_arguments(prompts, negatives)),
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()

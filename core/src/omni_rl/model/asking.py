@@ -16,6 +16,7 @@ import torch
 from omni_rl.errors import ModelError
 from omni_rl.media_files import load
 from omni_rl.model import capture, given_media, stand_ins, starts
+from omni_rl.model.elementwise import NotElementwiseError
 from omni_rl.model.embeddings import as_returned
 from omni_rl.model.encoding import encode
 from omni_rl.model.given_media import Answers
@@ -106,7 +107,8 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
 
 
 def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
-    return capture.discarded() if ("idle draws", frozen(call)) in model.memo else ForbiddenGenerator()
+    own = {n: v for n, v in call.items() if n not in given_media.among(call)}
+    return capture.discarded() if ("idle draws", frozen(own)) in model.memo else ForbiddenGenerator()
 
 
 def encoded_media(model: LoadedModel, request: Request) -> Tensors:
@@ -117,10 +119,11 @@ def encoded_media(model: LoadedModel, request: Request) -> Tensors:
     model.memo[_templates_key({n: v[None] for n, v in sizes.items()}, request.call)] = answers
     found = sizes | {name: value[0] if len(value) == 1 else value for name, value in answers.conditioning().items()}
     row = text | {name: value[None] for name, value in found.items()}
-    with torch.no_grad(), model.compute():
+    with torch.no_grad(), model.compute(), capture.first_asked(model.pipe):
         found |= given_media.pixels({name: media[name] for name in _seen_directly(model, row, request.call)})
-        start = _start(model, row, request.call)
-    return found if start is None else found | {f"{given_media.START}latents": start.whole[0]}
+        if _start(model, row, request.call) is not None:
+            found[f"{given_media.START}latents"] = starts.whole(model.pipe, _asking(model, row, request.call))[0]
+    return found
 
 
 def _seen_directly(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> list[str]:
@@ -140,7 +143,18 @@ def _denoiser_inputs(model: LoadedModel, row: Tensors, call: Mapping[str, Any], 
 
 
 def _start(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Start | None:
-    return starts.find(model.pipe, lambda generator: ask(model, _idle(model), row, call, generator=generator))
+    key = ("start", given_media.signature(row), frozen(call))
+    if key not in model.memo:
+        try:
+            model.memo[key] = starts.find(model.pipe, _asking(model, row, call))
+        except NotElementwiseError as reason:
+            what = f"{model.architecture} cannot be given the latents that it makes of noise and a picture: {reason}"
+            raise ModelError(what, NEEDS_PLUGIN) from reason
+    return model.memo[key]  # type: ignore[no-any-return]
+
+
+def _asking(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> starts.Ask:
+    return lambda **arguments: ask(model, _idle(model), row, call, **arguments)
 
 
 def _idle(model: LoadedModel) -> stand_ins.OneStep:

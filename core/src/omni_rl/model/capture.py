@@ -53,7 +53,10 @@ def drawn_shapes() -> Iterator[list[tuple[int, ...]]]:
 
 @contextlib.contextmanager
 def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[list[Any]]:
-    """Leave the pipeline when it first calls a denoiser: everything before it has been computed. What it is called with."""
+    """Leave the pipeline when it first calls a denoiser: everything before it has been computed.
+
+    Yields what it is called with.
+    """
     given: list[Any] = []
 
     def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -7,14 +7,16 @@ these sizes, and its encoders answer what was kept. So neither rollout steps nor
 pipeline does with its encoders' answers (packing, concatenation, repetition) is its own code.
 
 Two things reach the denoiser by another way and are kept as they are: the pixels of what no encoder sees (masks),
-``pixels_of_<argument>`` (B, [n,] H, W, 3) uint8, and latents that hold the picture itself (:mod:`omni_rl.model.starts`),
-``start_of_<argument>`` (B, ...).
+``pixels_of_<argument>`` (B, [n,] H, W, 3) uint8, and latents of which the picture is a part, ``start_of_<argument>``
+(B, ...), see :mod:`omni_rl.model.starts`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -144,15 +146,36 @@ def standardised(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     return (latents - mean) / std
 
 
+_Call = tuple[str, tuple[int, ...], int]
+
+
+class _Calls:
+    """Tells one call of an encoder from another, within one question to ``pipe``."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._file = inspect.getfile(inspect.unwrap(type(pipe).__call__))
+        self._before = Counter[tuple[str, tuple[int, ...]]]()
+
+    def next(self, encoder: str) -> _Call:
+        """Of a call that is being made."""
+        frames = (frame for frame, _ in traceback.walk_stack(None))
+        site = tuple(frame.f_lineno for frame in frames if frame.f_code.co_filename == self._file)
+        self._before[encoder, site] += 1
+        return encoder, site, self._before[encoder, site]
+
+
 @dataclass
 class Answers:
     """What encoders answered to a question, in the order of their calls.
 
     Attributes:
         by_call: (encoder, number of the call) -> what it returned.
+        numbers: (encoder, where in the pipeline it was called, how often before) -> number of the call. With latents a
+            pipeline may leave out calls that it makes without.
     """
 
     by_call: dict[tuple[str, int], Answer] = field(default_factory=dict)
+    numbers: dict[_Call, int] = field(default_factory=dict)
 
     def conditioning(self) -> Tensors:
         """Every tensor by its name; a row's own, if the question was about one row."""
@@ -170,7 +193,7 @@ def _place(encoder: str, number: int) -> str:
 @contextlib.contextmanager
 def recording(model: LoadedModel) -> Iterator[Answers]:
     """Record what encoders answer within the context; what one asks another counts as its own."""
-    answers, calls, inside = Answers(), Counter[str](), [False]
+    answers, numbers, calls, inside = Answers(), Counter[str](), _Calls(model.pipe), [False]
 
     def recorder(name: str, own: Callable[..., Answer]) -> Callable[..., Answer]:
         def record(*args: Any, **kwargs: Any) -> Answer:
@@ -181,8 +204,9 @@ def recording(model: LoadedModel) -> Iterator[Answers]:
                 answer = own(*args, **kwargs)
             finally:
                 inside[0] = False
-            answers.by_call[name, calls[name]] = answer
-            calls[name] += 1
+            answers.numbers[calls.next(name)] = numbers[name]
+            answers.by_call[name, numbers[name]] = answer
+            numbers[name] += 1
             return answer
 
         return record
@@ -194,17 +218,16 @@ def recording(model: LoadedModel) -> Iterator[Answers]:
 @contextlib.contextmanager
 def answering(model: LoadedModel, conditioning: Tensors, templates: Answers) -> Iterator[None]:
     """Encoders answer what ``conditioning`` (B, ...) kept, in the form of ``templates``."""
-    calls, noise = Counter[str](), posteriors.noise()
+    calls, noise = _Calls(model.pipe), posteriors.noise()
 
     def replay(name: str, own: Callable[..., Answer]) -> Callable[..., Answer]:
         def answer(*_: Any, **__: Any) -> Answer:
-            call = name, calls[name]
-            calls[name] += 1
-            if call not in templates.by_call:
+            number = templates.numbers.get(calls.next(name))
+            if number is None:
                 what = f"{model.architecture} calls its {name} in other ways when it denoises than when it encodes"
                 raise ModelError(what, "this model needs a plugin: omni-rl new model")
-            template = templates.by_call[call]
-            kept = (conditioning[f"{_place(*call)}{i}"] for i, _ in enumerate(leaves(template)))
+            template = templates.by_call[name, number]
+            kept = (conditioning[f"{_place(name, number)}{i}"] for i, _ in enumerate(leaves(template)))
             return _filled(template, kept, noise)
 
         return answer

@@ -17,7 +17,7 @@ def noise() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-class Settled(DiagonalGaussianDistribution):  # type: ignore[misc]
+class Settled(DiagonalGaussianDistribution):
     """A distribution whose samples have the same noise in every row, whatever generator the pipeline has.
 
     Args:
@@ -38,4 +38,5 @@ class Settled(DiagonalGaussianDistribution):  # type: ignore[misc]
         size, where = (self._pictures, *self.mean.shape[1:]), self.parameters
         drawn = randn_tensor(size, generator=self._generator, device=where.device, dtype=where.dtype)
         rows = len(self.mean) // self._pictures
-        return self.mean + self.std * drawn.repeat(rows, *[1] * (drawn.ndim - 1))
+        sample: torch.Tensor = self.mean + self.std * drawn.repeat(rows, *[1] * (drawn.ndim - 1))
+        return sample

@@ -57,14 +57,25 @@ def least_steps(model: LoadedModel) -> int:
 def _encode_calls(
     model: LoadedModel, texts: Mapping[str, list[str]], call: Mapping[str, Any]
 ) -> list[capture.Recorded]:
-    """In a list, unless the pipeline takes one text as it is and nothing else."""
-    copies = {name: list(given) for name, given in texts.items()}  # some pipelines write their templates into the list
     try:
-        return _calls_with(model, copies, call)
+        return _calls_with(model, as_taken(model, texts), call)
     except ModelError:
-        if len(texts["prompt"]) > 1:
+        if len(texts["prompt"]) > 1 or "one text" in model.memo:
             raise
-        return _calls_with(model, {name: text for name, (text,) in texts.items()}, call)
+        calls = _calls_with(model, _alone(texts), call)
+        model.memo["one text"] = True
+        return calls
+
+
+def as_taken(model: LoadedModel, texts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """In lists, or, where a pipeline refused one, as they are; for ``__call__``."""
+    if "one text" in model.memo and len(texts["prompt"]) == 1:
+        return _alone(texts)
+    return {name: list(given) for name, given in texts.items()}  # some pipelines write their templates into the list
+
+
+def _alone(texts: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {name: text for name, (text,) in texts.items()}
 
 
 def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str, Any]) -> list[capture.Recorded]:

@@ -6,14 +6,19 @@ from is looked at when they have drawn it: elements that do not depend on the ge
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
-from omni_rl.model import capture
+from omni_rl.model import capture, elementwise
+from omni_rl.model.elementwise import Elementwise
+
+Ask = Callable[..., Any]
+"""Calls the pipeline for one row, with this ``generator``, and with ``latents`` if there are any."""
 
 _METHOD = "prepare_latents"
 _SEEDS = 3
@@ -25,41 +30,60 @@ class Start:
     """What a pipeline starts one sample from.
 
     Attributes:
-        whole: (1, ...) as ``__call__`` takes it.
+        whole: (1, ...) when it has been drawn.
         drawn: (P,) int64, places of the elements that are drawn; the rest is fixed.
+        way: to that from the argument of ``__call__``.
     """
 
     whole: torch.Tensor
     drawn: torch.Tensor
+    way: Elementwise
 
-    def filled(self, values: torch.Tensor, fixed: torch.Tensor | None = None) -> torch.Tensor:
+    def argument(self, values: torch.Tensor, fixed: torch.Tensor | None = None) -> torch.Tensor:
         """(B, ...) of what is drawn, (B, P), among what is fixed: (B, ...) of these samples, or this one's."""
         whole = self.whole.expand(len(values), *self.whole.shape[1:]) if fixed is None else fixed
         flat = whole.to(values).flatten(1).clone()
         flat[:, self.drawn.to(values.device)] = values.flatten(1)
-        return flat.view(len(values), *self.whole.shape[1:])
+        return self.way.back(flat)
 
 
-def find(pipe: DiffusionPipeline, ask: Callable[[torch.Generator], Any]) -> Start | None:
-    """What the pipeline starts from when ``ask`` calls it without latents; None where all of it is drawn.
+def find(pipe: DiffusionPipeline, ask: Ask) -> Start | None:
+    """What the pipeline starts from when it is given no latents; None where all of it is drawn.
 
-    Args:
-        ask: of one row, with this generator.
+    Raises:
+        NotElementwiseError: nor can it be given that as latents.
     """
     if not hasattr(pipe, _METHOD):
         return None
-    first, *others = (_latents(pipe, ask, capture.discarded(seed)) for seed in range(_SEEDS))
+    with capture.drawn_shapes() as shapes:
+        first = whole(pipe, ask)
+    others = [whole(pipe, ask, generator=capture.discarded(seed)) for seed in range(1, _SEEDS)]
     drawn = torch.stack([first != other for other in others]).any(0)
     if bool(drawn.all()) or not bool(drawn.any()):
         return None
-    return Start(first.float(), drawn.flatten().nonzero().flatten())
+    as_drawn = next((d for d in shapes if math.prod(d) == first.numel()), first.shape)
+    return Start(first, drawn.flatten().nonzero().flatten(), _way(pipe, ask, [first.shape[1:], as_drawn[1:]]))
 
 
-def _latents(
-    pipe: DiffusionPipeline, ask: Callable[[torch.Generator], Any], generator: torch.Generator
-) -> torch.Tensor:
+def whole(pipe: DiffusionPipeline, ask: Ask, **arguments: Any) -> torch.Tensor:
+    """(1, ...) fp32, what the pipeline starts from."""
     with capture.leave_after(pipe, _METHOD) as results:
-        ask(generator)
+        ask(**{"generator": capture.discarded(), **arguments})
     (result,) = results
     latents: torch.Tensor = result[0] if isinstance(result, tuple) else result
-    return latents
+    return latents.float()
+
+
+def _way(pipe: DiffusionPipeline, ask: Ask, shapes: Sequence[Sequence[int]]) -> Elementwise:
+    """From latents that are given, in the first of ``shapes`` that is taken."""
+
+    def through(values: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [whole(pipe, ask, latents=value) for value in values]
+
+    try:
+        (way,) = elementwise.find(through, shapes[:1])
+    except (elementwise.NotElementwiseError, RuntimeError, ValueError, LookupError):
+        if len(shapes) == 1:
+            raise
+        return _way(pipe, ask, shapes[1:])
+    return way

@@ -48,7 +48,7 @@ class Stream:
     def argument(self, x: torch.Tensor, conditioning: Tensors) -> torch.Tensor:
         """As ``__call__`` takes it, from (B, *shape)."""
         given = x if self.way is None else self.way.back(x)
-        return given if self.start is None else self.start.filled(given, conditioning[START + self.parameter])
+        return given if self.start is None else self.start.argument(given, conditioning[START + self.parameter])
 
 
 def arguments(streams: Mapping[str, Stream], x: Streams, conditioning: Tensors) -> dict[str, torch.Tensor]:
@@ -93,7 +93,7 @@ def _among(start: Start, parameter: str, ask: Ask) -> Ask:
 
     def asked(**arguments: Any) -> stand_ins.OneStep:
         if parameter in arguments:
-            arguments[parameter] = start.filled(arguments[parameter])
+            arguments[parameter] = start.argument(arguments[parameter])
         return ask(**arguments)
 
     return asked

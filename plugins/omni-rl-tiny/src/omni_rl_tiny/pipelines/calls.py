@@ -94,7 +94,7 @@ CALLS: dict[str, Call] = {
             "image_emb_len": 4,
         },
     },
-    "Kandinsky5I2VPipeline": {**_CLIP, **_CFG, "max_sequence_length": 512},
+    "Kandinsky5I2VPipeline": {**_CLIP, "num_frames": 17, **_CFG, "max_sequence_length": 512},
     "SkyReelsV2ImageToVideoPipeline": {**_CLIP, **_CFG, **_SHORT},
     "SanaImageToVideoPipeline": {
         "height": 32,

@@ -32,7 +32,6 @@ from omni_rl_tiny.pipelines.longcat_image import longcat_image
 from omni_rl_tiny.pipelines.qwen_image import qwen_image
 from omni_rl_tiny.pipelines.wan import SIZES, wan
 
-
 CLIP_VISION = CLIPVisionConfig(
     hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
 )
@@ -75,7 +74,7 @@ def qwen_image_edit() -> DiffusionPipeline:
 
 
 def longcat_image_edit() -> DiffusionPipeline:
-    """CFG in two passes, a picture seen by the text encoder and appended as tokens; sixteen latent channels, no others."""
+    """CFG in two passes, a picture seen by the text encoder and appended as tokens; sixteen latent channels."""
     pipe = longcat_image()
     parts = {
         "vae": AutoencoderKL(**{**pipe.vae.config, "latent_channels": 16}),

@@ -32,7 +32,7 @@ def _small(calculate_dimensions: Callable[[float, float], Any]) -> Callable[[flo
 
 
 def media(architecture: str, folder: Path, prompts: int) -> list[dict[str, str | list[str]]]:
-    """For each prompt what the pipeline is sampled from, as files of pictures of its own; nothing where it takes none."""
+    """For each prompt the files that the pipeline is sampled from; nothing where it takes none."""
     counts = FROM_PICTURES.get(architecture, {})
     return [{name: _files(folder, f"{i}-{name}", count, i) for name, count in counts.items()} for i in range(prompts)]
 
