@@ -145,6 +145,7 @@ def _denoiser_inputs(model: LoadedModel, row: Tensors, call: Mapping[str, Any], 
 def _start(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Start | None:
     key = ("start", given_media.signature(row), frozen(call))
     if key not in model.memo:
+        _templates(model, row, call)  # before anything of the pipeline is replaced
         try:
             model.memo[key] = starts.find(model.pipe, _asking(model, row, call))
         except NotElementwiseError as reason:

@@ -14,9 +14,7 @@ Two things reach the denoiser by another way and are kept as they are: the pixel
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from transformers import PreTrainedModel
 
 from omni_rl.errors import ModelError
 from omni_rl.model import posteriors
+from omni_rl.model.call_sites import Call, Calls
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.types import Tensors
 
@@ -146,36 +145,17 @@ def standardised(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     return (latents - mean) / std
 
 
-_Call = tuple[str, tuple[int, ...], int]
-
-
-class _Calls:
-    """Tells one call of an encoder from another, within one question to ``pipe``."""
-
-    def __init__(self, pipe: Any) -> None:
-        self._file = inspect.getfile(inspect.unwrap(type(pipe).__call__))
-        self._before = Counter[tuple[str, tuple[int, ...]]]()
-
-    def next(self, encoder: str) -> _Call:
-        """Of a call that is being made."""
-        frames = (frame for frame, _ in traceback.walk_stack(None))
-        site = tuple(frame.f_lineno for frame in frames if frame.f_code.co_filename == self._file)
-        self._before[encoder, site] += 1
-        return encoder, site, self._before[encoder, site]
-
-
 @dataclass
 class Answers:
     """What encoders answered to a question, in the order of their calls.
 
     Attributes:
         by_call: (encoder, number of the call) -> what it returned.
-        numbers: (encoder, where in the pipeline it was called, how often before) -> number of the call. With latents a
-            pipeline may leave out calls that it makes without.
+        numbers: where a call was made -> its number.
     """
 
     by_call: dict[tuple[str, int], Answer] = field(default_factory=dict)
-    numbers: dict[_Call, int] = field(default_factory=dict)
+    numbers: dict[Call, int] = field(default_factory=dict)
 
     def conditioning(self) -> Tensors:
         """Every tensor by its name; a row's own, if the question was about one row."""
@@ -193,7 +173,7 @@ def _place(encoder: str, number: int) -> str:
 @contextlib.contextmanager
 def recording(model: LoadedModel) -> Iterator[Answers]:
     """Record what encoders answer within the context; what one asks another counts as its own."""
-    answers, numbers, calls, inside = Answers(), Counter[str](), _Calls(model.pipe), [False]
+    answers, numbers, calls, inside = Answers(), Counter[str](), Calls(model.pipe), [False]
 
     def recorder(name: str, own: Callable[..., Answer]) -> Callable[..., Answer]:
         def record(*args: Any, **kwargs: Any) -> Answer:
@@ -218,7 +198,7 @@ def recording(model: LoadedModel) -> Iterator[Answers]:
 @contextlib.contextmanager
 def answering(model: LoadedModel, conditioning: Tensors, templates: Answers) -> Iterator[None]:
     """Encoders answer what ``conditioning`` (B, ...) kept, in the form of ``templates``."""
-    calls, noise = _Calls(model.pipe), posteriors.noise()
+    calls, noise = Calls(model.pipe), posteriors.noise()
 
     def replay(name: str, own: Callable[..., Answer]) -> Callable[..., Answer]:
         def answer(*_: Any, **__: Any) -> Answer:
