@@ -175,5 +175,5 @@ def test_pixels_that_are_kept_stand_in_the_place_of_blank_media():
 def test_rows_of_different_pixels_are_asked_about_apart():
     assert [rows.tolist() for rows in given_media.alike(_kept(9, 0, 9, 9), 4)] == [[1], [0, 2, 3]]
     assert [rows.tolist() for rows in given_media.alike({"size_of_mask": torch.ones(2, 2)}, 2)] == [[0, 1]]
-    with pytest.raises(ModelError, match="different content for mask="):
+    with pytest.raises(ModelError, match="different pixels for mask="):
         given_media.in_place(_kept(9, 0))

@@ -107,10 +107,8 @@ def _shared(name: str, values: torch.Tensor) -> torch.Tensor:
     """Of all rows, on the CPU."""
     first = values[0].cpu()
     if not bool((values.cpu() == first).all()):
-        what, argument = (
-            ("sizes", name.removeprefix(SIZE)) if name.startswith(SIZE) else ("content", name.removeprefix(PIXELS))
-        )
-        raise ModelError(f"one batch holds media of different {what} for {argument}=")
+        what, _, argument = name.partition("_of_")
+        raise ModelError(f"one batch holds media of different {what.removesuffix('s')}s for {argument}=")
     return first
 
 
