@@ -74,17 +74,27 @@ NOT_TRIED: dict[str, str] = {
 }
 """Flow matching from text alone, and without a tiny pipeline so far: why."""
 
+NOISED = re.compile(r"\b(scale_noise|add_noise)\(")
+"""In the source of a pipeline with a ``strength``: its latents are made of a picture and noise."""
+
 NOTES: dict[str, str] = {
     "AnyFlowPipeline": "(a flow map, which is told the next timestep beside this one)",
     "Cosmos3OmniPipeline": "(an empty video is encoded in every call)",
     "HeliosPipeline": "(videos are made in chunks, each from noise of its own)",
     "HiDreamImagePipeline": "(in eval mode diffusers runs the experts under torch.no_grad)",
     "HunyuanImagePipeline": "(the published guider keeps a momentum from step to step)",
+    "HunyuanVideoImageToVideoPipeline": "(a thousandth of the picture is added to the latents that it is given)",
+    "LTXConditionPipeline": "(its call takes latents for a video to start from, not for noise)",
+    "LongCatImageEditPipeline": "(its encode_prompt counts the prompts even when it is given embeddings)",
     "LongCatImagePipeline": "(its encode_prompt counts the prompts even when it is given embeddings)",
     "PRXPixelPipeline": "(core draws standard normal noise only)",
     "SkyReelsV2DiffusionForcingPipeline": "(a scheduler for each frame; diffusers fails with latents that it is given)",
 }
 """What is behind a failure, where the recorded sentence does not say it."""
+
+FROM_NOISED = """These make their first latents of a picture and noise, by `scale_noise` or `add_noise`, where
+`strength` is below 1, or put the noised picture back in after every step. omni-rl draws the noise that a sample starts
+from by itself and learns from every step from there on, so it trains none of them."""
 
 HEAD = """# Which pipelines can be trained
 
@@ -167,7 +177,9 @@ def pipelines() -> Iterator[tuple[str, type]]:
 
 
 def facts(cls: type) -> Entry:
-    """Schedulers by annotation, whether they match flows, and whether something else than text goes in."""
+    """Schedulers by annotation, whether they match flows, whether something else than text goes in, and whether that is
+    noised.
+    """
     init = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     schedulers = _class_names(init["scheduler"].annotation) if "scheduler" in init else []
     call = inspect.signature(cls.__call__).parameters
@@ -180,6 +192,7 @@ def facts(cls: type) -> Entry:
         "schedulers": schedulers,
         "flow_matching": flow or by_text or cls.__name__ in FLOW_BY_CHECKPOINT,
         "needs_input": bool(needed or INPUT.search(cls.__name__)),
+        "noised_input": "strength" in call and bool(NOISED.search(inspect.getsource(cls))),
     }
 
 
@@ -205,6 +218,7 @@ def page(content: Entry) -> str:
     lines: dict[str, list[str]] = {"pass": [], "fails": [], "not tried": []}
     others: Counter[str] = Counter()
     needing: list[str] = []
+    noised: list[str] = []
     for name, entry in content["pipelines"].items():
         if "verdict" in entry:
             reason = " ".join(filter(None, [entry["reason"], NOTES.get(name, "")]))
@@ -212,6 +226,8 @@ def page(content: Entry) -> str:
             lines[entry["verdict"]].append(f"| {name} | {_kind(entry)} | {verdict} |")
         elif not entry["flow_matching"]:
             others[", ".join(entry["schedulers"]) or "no scheduler"] += 1
+        elif entry["needs_input"] and entry["noised_input"]:
+            noised.append(name)
         elif entry["needs_input"]:
             needing.append(name)
         else:
@@ -219,11 +235,13 @@ def page(content: Entry) -> str:
     passing, failing, untried = (len(rows) for rows in lines.values())
     counts = (
         f"Of {len(content['pipelines'])} pipelines {passing} pass and {failing} fail, {untried} and another "
-        f"{len(needing)} that start from a picture, a video or a sound were not tried, {others.total()} match no flow."
+        f"{len(needing)} that start from a picture, a video or a sound were not tried, {len(noised)} start from a "
+        f"noised picture, {others.total()} match no flow."
     )
     rows = [row for part in lines.values() for row in part]
     table = ["| architecture | kind | verdict |", "|---|---|---|", *rows]
     tail = ["", "## Start from a picture, a video or a sound, not tried", "", ", ".join(needing) + ".", ""]
+    tail += ["## Start from a noised picture", "", FROM_NOISED, "", ", ".join(noised) + ".", ""]
     tail += ["## Not flow matching", "", "By the schedulers that they are annotated with:", ""]
     tail += [f"* {count}: {schedulers}" for schedulers, count in sorted(others.items())]
     return HEAD.format(**content["versions"], counts=counts) + "\n" + "\n".join([*table, *tail]) + "\n"

@@ -79,17 +79,13 @@ class Subject:
 
     Attributes:
         call: arguments, as ``rollout.call`` has them.
-        pictures: for each of :data:`PROMPTS` what ``image=`` is, as ``data.media`` has it; none where it takes none.
+        media: for each of :data:`PROMPTS` the files of every argument that takes some, as ``Request.media`` has them;
+            none where there is no such argument.
     """
 
     folder: Path
     call: Mapping[str, Any]
-    pictures: Sequence[Any] = ()
-
-    @property
-    def media(self) -> list[dict[str, Any]] | None:
-        """One for each prompt."""
-        return [{"image": picture} for picture in self.pictures] or None
+    media: Sequence[Mapping[str, str | list[str]]] = ()
 
 
 def architectures() -> list[str]:
@@ -100,12 +96,8 @@ def architectures() -> list[str]:
 def subject(architecture: str, folder: Path) -> Subject:
     """Builds the pipeline, with pictures beside it where it takes them."""
     pipelines.build(architecture, folder)
-    if architecture not in pipelines.FROM_PICTURES:
-        return Subject(folder, pipelines.CALLS[architecture])
-    names = [str(folder / pictures.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
-    several = architecture == "QwenImageEditPlusPipeline"
-    given = [names[:2], names[2:]] if several else names[:2]
-    return Subject(folder, pipelines.CALLS[architecture], given)
+    media = pictures.media(architecture, folder, len(PROMPTS)) if architecture in pipelines.FROM_PICTURES else ()
+    return Subject(folder, pipelines.CALLS[architecture], media)
 
 
 def judge(tiny: Subject, work: Path) -> Verdict:
@@ -156,7 +148,7 @@ class EulerOver:
 
 def _assembled(tiny: Subject, prompts: Sequence[str] = PROMPTS) -> Assembly:
     model = load_model(tiny.folder, device=torch.device("cpu"), precision="fp32", full=True)
-    media = tiny.media and tiny.media[: len(prompts)]
+    media = list(tiny.media[: len(prompts)]) or None
     rollout = {"call": dict(tiny.call)}
     return assemble(model, algorithm=OneWindow(), prompts=prompts, media=media, model={"lora": None}, rollout=rollout)
 
@@ -182,8 +174,9 @@ def _by_diffusers(tiny: Subject, given: Mapping[str, Any], streams: int) -> list
     pipe.set_progress_bar_config(disable=True)
     if not isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler):
         pipe.scheduler = EulerOver(copy.deepcopy(pipe.scheduler))
-    with _stepped(type(pipe.scheduler)) as outputs:
-        pipe(**tiny.call, **given, num_inference_steps=4, output_type="latent")
+    with _stepped(type(pipe.scheduler)) as outputs, torch.random.fork_rng():
+        generator = torch.manual_seed(0)  # by which, or by none, some take a sample of what a picture's encoder answers
+        pipe(**tiny.call, **given, num_inference_steps=4, output_type="latent", generator=generator)
     return outputs[-streams:]
 
 
@@ -240,10 +233,10 @@ def _slope(loss: Any, gradients: Mapping[Any, torch.Tensor], length: float, h: f
 def recipe(tiny: Subject, work: Path, lora: bool) -> dict[str, Any]:
     """Two iterations of FlowGRPO on the prompts, which are written into ``work``."""
     rows = [{"prompt": prompt} for prompt in PROMPTS]
-    for row, picture in zip(rows, tiny.pictures, strict=False):
-        row["source"] = picture
+    for row, files in zip(rows, tiny.media, strict=False):
+        row |= {f"files_of_{argument}": given for argument, given in files.items()}
     (work / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    media = {"media": {"image": "source"}} if tiny.pictures else {}
+    media = {"media": {name: f"files_of_{name}" for name in tiny.media[0]}} if tiny.media else {}
     return {
         "model": {"path": str(tiny.folder), "plugin": "universal", "lora": {"rank": 2, "alpha": 4} if lora else None},
         "algorithm": {"name": "flow_grpo"},

@@ -79,7 +79,9 @@ def test_the_recorded_facts():
     assert [name for name in found.keys() - RECORD["pipelines"].keys() if found[name]["flow_matching"]] == []
     for name in found.keys() & RECORD["pipelines"].keys():
         recorded = RECORD["pipelines"][name]
-        assert found[name] == {key: recorded[key] for key in ("schedulers", "flow_matching", "needs_input")}, name
+        assert found[name] == {
+            key: recorded[key] for key in ("schedulers", "flow_matching", "needs_input", "noised_input")
+        }, name
 
 
 def _tool() -> ModuleType:

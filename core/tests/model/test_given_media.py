@@ -17,6 +17,7 @@ from omni_rl import trajectory
 from omni_rl.errors import ModelError
 from omni_rl.media_files import load
 from omni_rl.model import given_media
+from omni_rl.model.asking import latent_arguments
 from omni_rl.model.loaded import load_model
 from omni_rl.requests import NO_STEPS
 from omni_rl.testing.assembly import Assembly, assemble
@@ -24,6 +25,16 @@ from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 
 TEXTS = ("a sign that says hello", "the world")
+ARCHITECTURES = (
+    "QwenImageEditPlusPipeline",
+    "FluxKontextPipeline",
+    "WanImageToVideoPipeline",
+    "FluxFillPipeline",
+    "LTXImageToVideoPipeline",
+)
+"""Several pictures; tokens beside the sample's; an encoder for pictures beside the autoencoder; a mask that no encoder
+sees, and samples of an autoencoder's answers, fewer when latents are given; latents that hold a picture.
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +44,7 @@ def _small_pictures() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=pipelines.FROM_PICTURES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pipelines.build(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -42,13 +53,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def assembly(folder: Path) -> Assembly:
     """Two samples of two prompts, each with media of its own: two pictures where a model takes several."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
-    several = model.architecture == "QwenImageEditPlusPipeline"
-    names = [str(folder / pictures.picture(folder / f"{i}.png", (32, 32), i)) for i in range(4)]
     return assemble(
         model,
         algorithm=OneWindow(),
         prompts=TEXTS,
-        media=[{"image": [names[i], names[i + 2]] if several else names[i]} for i in range(2)],
+        media=pictures.media(model.architecture, folder, len(TEXTS)),
         model={"lora": {"rank": 2, "alpha": 2}},
         rollout={"call": pipelines.CALLS[model.architecture]},
     )
@@ -63,9 +72,14 @@ def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(fo
     start, state = drawn_without_noise(assembly, requests)
     for row, request in enumerate(requests):
         call = {**pipelines.CALLS[type(plain).__name__], **load(request.media), "prompt": request.prompt}
-        latents = start["x"][row : row + 1].clone()
-        own = plain(**call, latents=latents, num_inference_steps=4, output_type="latent", return_dict=False)[0]
-        assert float((state.x["x"][row] - own[0]).abs().max()) <= 2e-6 * float(own.abs().max())
+        conditioning = {name: value[row : row + 1] for name, value in state.conditioning.items()}
+        given, final = (
+            latent_arguments(assembly.model, {"x": x["x"][row : row + 1].clone()}, conditioning, request.call)
+            for x in (start, state.x)
+        )
+        steps = {"num_inference_steps": 4, "generator": torch.Generator().manual_seed(0)}
+        own = plain(**call, **given, **steps, output_type="latent", return_dict=False)[0]
+        assert float((final["latents"] - own).abs().max()) <= 2e-6 * float(own.abs().max())
 
 
 def test_replay_is_exact_and_encodes_nothing(assembly: Assembly):
@@ -137,3 +151,29 @@ def test_blank_media_have_the_sizes_of_the_real_ones():
     blank = given_media.blank(kept)
     assert [picture.size for picture in blank["image"]] == [(8, 4), (2, 6)]
     assert blank["mask"].size == (3, 5)
+
+
+def _kept(*pixels: int) -> dict[str, torch.Tensor]:
+    """A mask of one colour for each row."""
+    rows = [{"mask": Image.new("RGB", (3, 5), (colour,) * 3)} for colour in pixels]
+    return {
+        name: torch.stack([{**given_media.sizes(row), **given_media.pixels(row)}[name] for row in rows])
+        for name in ("size_of_mask", "pixels_of_mask")
+    }
+
+
+def test_pixels_that_are_kept_stand_in_the_place_of_blank_media():
+    (mask,) = given_media.in_place(_kept(7, 7)).values()
+    assert mask.size == (3, 5)
+    assert set(mask.get_flattened_data()) == {(7, 7, 7)}
+    clip = [Image.new("RGB", (2, 4), (i, i, i)) for i in range(3)]
+    kept = {**given_media.sizes({"video": clip}), **given_media.pixels({"video": clip})}
+    frames = given_media.in_place({name: value[None] for name, value in kept.items()})["video"]
+    assert [frame.getpixel((0, 0)) for frame in frames] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
+
+
+def test_rows_of_different_pixels_are_asked_about_apart():
+    assert [rows.tolist() for rows in given_media.alike(_kept(9, 0, 9, 9), 4)] == [[1], [0, 2, 3]]
+    assert [rows.tolist() for rows in given_media.alike({"size_of_mask": torch.ones(2, 2)}, 2)] == [[0, 1]]
+    with pytest.raises(ModelError, match="different pixels for mask="):
+        given_media.in_place(_kept(9, 0))

@@ -13,8 +13,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from model_cases import OneWindow, own_loop, still
 
+from omni_rl.errors import ModelError
 from omni_rl.model import capture, stand_ins
 from omni_rl.model.loaded import from_pipe, frozen
+from omni_rl.model.prompt_outputs import as_taken, named_outputs
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl.types import SigmaTable
 
@@ -63,6 +65,15 @@ class TakesOneRow(Toy):
 
     def _data(self, streams, schedulers, i, t, embeds, mask):
         return super()._data(streams, schedulers, i, t, embeds.view(1, -1, embeds.shape[-1]), mask)
+
+
+class TakesOneText(Toy):
+    """As WAN-VACE does: a list of prompts is refused, even a list of one."""
+
+    def encode_prompt(self, prompt, *args, **kwargs):
+        if isinstance(prompt, list):
+            raise ValueError("a list of prompts is not yet supported")
+        return super().encode_prompt([prompt], *args, **kwargs)
 
 
 class WithoutMasks(Toy):
@@ -188,6 +199,22 @@ def test_pipelines_that_cannot_take_several_prompts_are_found(cls, single):
     own_loop(assembly, still(assembly))
     call = assembly.requests()[0].call
     assert (assembly.model.memo.get(("batching", frozen(call))) == "single") == single
+
+
+def test_a_pipeline_that_refuses_a_list_of_one_text_is_given_the_text():
+    call = {name: value for name, value in CALL.items() if name != "negative_prompt"}
+    one, two = ({"prompt": texts, "negative_prompt": texts} for texts in (["a"], ["a", "the world"]))
+    own = pipeline(Toy)
+    picky = TakesOneText(**own.components)
+    usual, model = (from_pipe(pipe, path=Path("toy"), device=torch.device("cpu")) for pipe in (own, picky))
+    assert as_taken(model, one) == one
+    expected = named_outputs(usual, one, call)
+    for name, value in named_outputs(model, one, call).items():
+        assert torch.equal(value, expected[name])
+    assert as_taken(model, one) == {"prompt": "a", "negative_prompt": "a"}
+    assert as_taken(usual, one) == one
+    with pytest.raises(ModelError, match="a list of prompts is not yet supported"):
+        named_outputs(model, two, call)
 
 
 @pytest.mark.parametrize("cls", [WithoutMasks, SeesPadding])

@@ -96,7 +96,7 @@ def test_prompts_that_cannot_be_passed_back(cls, sentence):
 
 
 def test_noise_that_a_pipeline_draws_by_itself_fails_loudly():
-    with pytest.raises(ModelError, match="ToyTwoStreamsPipeline draws noise that counts although it is given latents"):
+    with pytest.raises(ModelError, match="draws noise of its own, although it is given latents"):
         draw(assembled(jitter=0.1))
 
 

@@ -12,13 +12,13 @@ from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
 from omni_rl.media_files import load
-from omni_rl.model import capture, stand_ins, universal
+from omni_rl.model import capture, given_media, stand_ins, universal
 from omni_rl.model.asking import call_arguments, latent_arguments
 from omni_rl.model.batching import in_groups, take
 from omni_rl.model.capture import samples_of
 from omni_rl.model.embeddings import mask_of, one_by_one
 from omni_rl.model.loaded import frozen, lossless
-from omni_rl.model.prompt_outputs import text_arguments
+from omni_rl.model.prompt_outputs import as_taken, text_arguments
 from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
 
 if TYPE_CHECKING:
@@ -82,11 +82,12 @@ class Oracle:
         arguments = {
             **call_arguments(model, {}, self.call),
             **latent_arguments(model, start, self.given, self.requests[0].call),
-            **text_arguments(prompts, negatives),
+            **as_taken(model, text_arguments(prompts, negatives)),
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
-        with torch.no_grad(), model.compute(), model.encoders_on_device(), masters:
+        noise = given_media.drawing_as_kept(model)
+        with torch.no_grad(), model.compute(), model.encoders_on_device(), masters, noise:
             capture.ask(model.pipe, euler, **arguments)
         return dict(zip(start, euler.latents, strict=True))
 

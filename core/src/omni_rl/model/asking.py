@@ -15,12 +15,14 @@ import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.media_files import load
-from omni_rl.model import capture, given_media, stand_ins
+from omni_rl.model import capture, given_media, stand_ins, starts
+from omni_rl.model.elementwise import NotElementwiseError
 from omni_rl.model.embeddings import as_returned
 from omni_rl.model.encoding import encode
 from omni_rl.model.given_media import Answers
 from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN, least_steps
+from omni_rl.model.starts import Start
 from omni_rl.model.streams import Ask, Stream, arguments, find_streams
 from omni_rl.randomness import ForbiddenGenerator
 from omni_rl.requests import Request
@@ -40,7 +42,7 @@ def latent_arguments(
     model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Latents under the names by which ``__call__`` takes them."""
-    return arguments(streams_of(model, conditioning, call), x)
+    return arguments(streams_of(model, conditioning, call), x, conditioning)
 
 
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
     given = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in own.items()})
     negative = {name.startswith("negative_") for name in given}
     texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in _taken(model)]
-    media = given_media.blank(conditioning)
+    media = given_media.in_place(conditioning)
     fixed = capture.minimal(call, least_steps(model))
     return {"generator": _generator(model, call), **dict.fromkeys(texts), **given, **media, **fixed}
 
@@ -73,7 +75,8 @@ def streams_of(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any
             return one
 
         with torch.no_grad(), model.compute(), capture.first_asked(model.pipe):
-            model.memo[key] = find_streams(model, _minding_idle_draws(model, step, call))
+            start = _start(model, row, call) if given_media.signature(row) else None
+            model.memo[key] = find_streams(model, _minding_idle_draws(model, step, call), start)
     return model.memo[key]  # type: ignore[no-any-return]
 
 
@@ -91,12 +94,12 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
             return ask(**arguments)
         try:
             return ask(**arguments)
-        except (AssertionError, TypeError):
+        except (AssertionError, TypeError) as error:
             first, second = (ask(**arguments, generator=capture.discarded(seed)) for seed in (0, 1))
             pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
             if not all(torch.equal(a, b) for a, b in pairs):
-                what = f"{model.architecture} draws noise that counts although it is given latents"
-                raise ModelError(what, NEEDS_PLUGIN) from None
+                what = f"{model.architecture} draws noise of its own, although it is given latents"
+                raise ModelError(what, NEEDS_PLUGIN) from error
             model.memo["idle draws", frozen(call)] = True
             return first
 
@@ -104,7 +107,8 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
 
 
 def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
-    return capture.discarded() if ("idle draws", frozen(call)) in model.memo else ForbiddenGenerator()
+    own = {n: v for n, v in call.items() if n not in given_media.among(call)}
+    return capture.discarded() if ("idle draws", frozen(own)) in model.memo else ForbiddenGenerator()
 
 
 def encoded_media(model: LoadedModel, request: Request) -> Tensors:
@@ -113,7 +117,49 @@ def encoded_media(model: LoadedModel, request: Request) -> Tensors:
     sizes = given_media.sizes(media)
     answers = _answers(model, text, request.call, media)
     model.memo[_templates_key({n: v[None] for n, v in sizes.items()}, request.call)] = answers
-    return sizes | {name: value[0] if len(value) == 1 else value for name, value in answers.conditioning().items()}
+    found = sizes | {name: value[0] if len(value) == 1 else value for name, value in answers.conditioning().items()}
+    row = text | {name: value[None] for name, value in found.items()}
+    with torch.no_grad(), model.compute(), capture.first_asked(model.pipe):
+        found |= given_media.pixels({name: media[name] for name in _seen_directly(model, row, request.call)})
+        if _start(model, row, request.call) is not None:
+            found[f"{given_media.START}latents"] = starts.whole(model.pipe, _asking(model, row, request.call))[0]
+    return found
+
+
+def _seen_directly(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> list[str]:
+    """Media whose pixels change what the denoiser is called with, although encoders answer the same."""
+    key = ("seen directly", given_media.signature(row), frozen(call))
+    if key not in model.memo:
+        black = _denoiser_inputs(model, row, call)
+        white = {n: _denoiser_inputs(model, row, call, **{n: v}) for n, v in given_media.blank(row, "white").items()}
+        model.memo[key] = [n for n, found in white.items() if not all(map(torch.equal, found, black))]
+    return model.memo[key]  # type: ignore[no-any-return]
+
+
+def _denoiser_inputs(model: LoadedModel, row: Tensors, call: Mapping[str, Any], **media: Any) -> list[torch.Tensor]:
+    with capture.leave_at_denoiser(model.denoisers) as given:
+        ask(model, _idle(model), row, call, **media, generator=capture.discarded())
+    return list(given_media.leaves(given))
+
+
+def _start(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Start | None:
+    key = ("start", given_media.signature(row), frozen(call))
+    if key not in model.memo:
+        _templates(model, row, call)  # before anything of the pipeline is replaced
+        try:
+            model.memo[key] = starts.find(model.pipe, _asking(model, row, call))
+        except NotElementwiseError as reason:
+            what = f"{model.architecture} cannot be given the latents that it makes of noise and a picture: {reason}"
+            raise ModelError(what, NEEDS_PLUGIN) from reason
+    return model.memo[key]  # type: ignore[no-any-return]
+
+
+def _asking(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> starts.Ask:
+    return lambda **arguments: ask(model, _idle(model), row, call, **arguments)
+
+
+def _idle(model: LoadedModel) -> stand_ins.OneStep:
+    return stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
 
 
 def _answers(model: LoadedModel, text: Tensors, call: Mapping[str, Any], media: Mapping[str, Any]) -> Answers:
@@ -124,10 +170,8 @@ def _answers(model: LoadedModel, text: Tensors, call: Mapping[str, Any], media: 
         capture.first_asked(model.pipe),
         model.encoders_on_device(),
     ):
-        idle = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-        capture.ask(
-            model.pipe, idle, **{**call_arguments(model, text, call), **media, "generator": capture.discarded()}
-        )
+        arguments = {**call_arguments(model, text, call), **media, "generator": capture.discarded()}
+        capture.ask(model.pipe, _idle(model), **arguments)
     if not answers.by_call:
         raise ModelError(f"{model.architecture} encodes none of {', '.join(media)}", "see data.media")
     return answers

@@ -52,18 +52,40 @@ def drawn_shapes() -> Iterator[list[tuple[int, ...]]]:
 
 
 @contextlib.contextmanager
-def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Leave the pipeline when it first calls a denoiser: everything before it has been computed."""
+def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[list[Any]]:
+    """Leave the pipeline when it first calls a denoiser: everything before it has been computed.
 
-    def leave(*_: Any, **__: Any) -> None:
+    Yields what it is called with.
+    """
+    given: list[Any] = []
+
+    def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.extend([args, kwargs])
         raise Answered
 
-    handles = [d.register_forward_pre_hook(leave) for d in denoisers.values()]
+    handles = [d.register_forward_pre_hook(leave, with_kwargs=True) for d in denoisers.values()]
     try:
-        yield
+        yield given
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def leave_after(pipe: DiffusionPipeline, name: str) -> Iterator[list[Any]]:
+    """Leave the pipeline when one of its methods has returned; what it returned."""
+    method = getattr(pipe, name)
+    results: list[Any] = []
+
+    def leave(*args: Any, **kwargs: Any) -> None:
+        results.append(method(*args, **kwargs))
+        raise Answered
+
+    pipe.__dict__[name] = leave
+    try:
+        yield results
+    finally:
+        del pipe.__dict__[name]
 
 
 @contextlib.contextmanager

@@ -59,9 +59,30 @@ def least_steps(model: LoadedModel) -> int:
 def _encode_calls(
     model: LoadedModel, texts: Mapping[str, list[str]], call: Mapping[str, Any]
 ) -> list[capture.Recorded]:
-    copies = {name: list(given) for name, given in texts.items()}  # some pipelines write their templates into the list
+    try:
+        return _calls_with(model, as_taken(model, texts), call)
+    except ModelError:
+        if len(texts["prompt"]) > 1 or "one text" in model.memo:
+            raise
+        calls = _calls_with(model, _alone(texts), call)
+        model.memo["one text"] = True
+        return calls
+
+
+def as_taken(model: LoadedModel, texts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """In lists, or, where a pipeline refused one, as they are; for ``__call__``."""
+    if "one text" in model.memo and len(texts["prompt"]) == 1:
+        return _alone(texts)
+    return {name: list(given) for name, given in texts.items()}  # some pipelines write their templates into the list
+
+
+def _alone(texts: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {name: text for name, (text,) in texts.items()}
+
+
+def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str, Any]) -> list[capture.Recorded]:
     idle = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
-    arguments = {**copies, "generator": capture.discarded(), **capture.minimal(call, least_steps(model))}
+    arguments = {**texts, "generator": capture.discarded(), **capture.minimal(call, least_steps(model))}
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
@@ -91,7 +112,7 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
                     for texts in (TWO_TEXTS[:1], TWO_TEXTS)
                 )
                 model.memo[key] = forms(one, two)
-            except ModelError:
+            except (ModelError, AssertionError):
                 if not media:
                     raise
                 model.memo[key] = Forms({})

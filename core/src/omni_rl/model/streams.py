@@ -11,16 +11,19 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from omni_rl.errors import ModelError
 from omni_rl.model import capture, elementwise, stand_ins
 from omni_rl.model.elementwise import Elementwise, NotElementwiseError
+from omni_rl.model.given_media import START
 from omni_rl.model.loaded import LoadedModel
 from omni_rl.model.prompt_outputs import NEEDS_PLUGIN
-from omni_rl.types import Streams
+from omni_rl.model.starts import Start
+from omni_rl.types import Streams, Tensors
 
 Ask = Callable[..., stand_ins.OneStep]
 """Takes a single step of one row with these latents (and generator) as arguments."""
@@ -34,24 +37,30 @@ class Stream:
         parameter: the argument of ``__call__`` that takes it.
         shape: of one sample, as it is stepped.
         way: from the argument to what is stepped; None: the argument is stepped as it is.
+        start: where in the argument it stands, if a picture is a part of that; then ``way`` is from there on.
     """
 
     parameter: str
     shape: tuple[int, ...]
     way: Elementwise | None = None
+    start: Start | None = None
 
-    def argument(self, x: torch.Tensor) -> torch.Tensor:
+    def argument(self, x: torch.Tensor, conditioning: Tensors) -> torch.Tensor:
         """As ``__call__`` takes it, from (B, *shape)."""
-        return x if self.way is None else self.way.back(x)
+        given = x if self.way is None else self.way.back(x)
+        return given if self.start is None else self.start.argument(given, conditioning[START + self.parameter])
 
 
-def arguments(streams: Mapping[str, Stream], x: Streams) -> dict[str, torch.Tensor]:
+def arguments(streams: Mapping[str, Stream], x: Streams, conditioning: Tensors) -> dict[str, torch.Tensor]:
     """Latents under the names by which ``__call__`` takes them."""
-    return {stream.parameter: stream.argument(x[name]) for name, stream in streams.items()}
+    return {stream.parameter: stream.argument(x[name], conditioning) for name, stream in streams.items()}
 
 
-def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
+def find_streams(model: LoadedModel, ask: Ask, start: Start | None = None) -> dict[str, Stream]:
     """Every stream by name.
+
+    Args:
+        start: what the pipeline starts the first one from, if a picture is a part of that.
 
     Raises:
         ModelError: a stream has no argument, its latents do not reach the loop unless changed in a way that cannot be
@@ -62,6 +71,10 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
     stepped = [tuple(s.shape[1:]) for s in probe.samples]
     _check_noise(model, probe.samples, ask(streams=None, generator=capture.discarded(1)).samples)
     parameters = _parameters(model, len(stepped))
+    if start is not None and len(start.drawn) == math.prod(stepped[0]):
+        ask = _among(start, parameters[0], ask)
+    else:
+        start = None
     try:
         ways = _ways(ask, parameters, stepped, _as_drawn(stepped, drawn), model.device)
     except NotElementwiseError as reason:
@@ -71,7 +84,19 @@ def find_streams(model: LoadedModel, ask: Ask) -> dict[str, Stream]:
         raise ModelError(what, NEEDS_PLUGIN) from reason
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
     found = zip(names, parameters, stepped, ways, strict=True)
-    return {n: Stream(p, shape, None if way.trivial else way) for n, p, shape, way in found}
+    streams = {n: Stream(p, shape, None if way.trivial else way) for n, p, shape, way in found}
+    return streams if start is None else {**streams, names[0]: replace(streams[names[0]], start=start)}
+
+
+def _among(start: Start, parameter: str, ask: Ask) -> Ask:
+    """``ask``, whose latents of this name are what is drawn of ``start``."""
+
+    def asked(**arguments: Any) -> stand_ins.OneStep:
+        if parameter in arguments:
+            arguments[parameter] = start.argument(arguments[parameter])
+        return ask(**arguments)
+
+    return asked
 
 
 def _check_noise(model: LoadedModel, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:

@@ -15,21 +15,17 @@ One question is asked in several ways: "run your ``__call__`` up to here" (:mod:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from omni_rl.errors import ModelError
 from omni_rl.hookspecs import hookimpl
-from omni_rl.media import RATE
-from omni_rl.model import capture, given_media, stand_ins
+from omni_rl.model import capture, decoding, given_media, stand_ins
 from omni_rl.model.asking import ask, encoded_media, latent_arguments, streams_of
 from omni_rl.model.batching import (
-    NOT_TAKEN,
     Mode,
     SingleStep,
     close,
@@ -252,82 +248,29 @@ def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
         ask(model, one, conditioning, call, **given)
         return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
 
-    def width_by_width(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
-        groups = by_width(conditioning, len(next(iter(x.values()))))
+    def group_by_group(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
+        groups = _taken_together(conditioning, len(next(iter(x.values()))))
         if len(groups) == 1:
             return step(x, t, conditioning)
         return in_groups(groups, lambda rows: step(take(x, rows), t[rows] if t.ndim else t, take(conditioning, rows)))
 
-    return width_by_width
+    return group_by_group
+
+
+def _taken_together(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
+    """Indices (b,) of rows whose texts are of one width and whose pixels, as far as they are kept, are the same."""
+    alike = given_media.alike(conditioning, rows)
+    return [same[part] for same in alike for part in by_width(take(conditioning, same), len(same))]
 
 
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
     """The pipeline's own decoding, reached by one step whose outcome is the final latents.
 
-    In one batch, unless the autoencoder takes none.
+    In one batch, unless the pipeline or its autoencoder takes none.
     """
-    alone = ("decoded alone", frozen(call))
+    rows = len(next(iter(latents.values())))
     mode = model.memo.get(("batching", frozen(call)), "single")  # a plugin's velocity measures none
-    rows = len(next(iter(latents.values())))
-    apart = takes_one_row(model, call) or (bool(given_media.signature(conditioning)) and mode == "single")
-    if rows > 1 and not model.memo.get(alone, apart):
-        try:
-            return _decoded(model, latents, conditioning, call)
-        except torch.OutOfMemoryError:
-            raise
-        except NOT_TAKEN:
-            model.memo[alone] = True
-    parts = [_decoded(model, take(latents, i), take(conditioning, i), call) for i in torch.arange(rows).split(1)]
-    return {kind: torch.cat([media[kind] for media in parts]) for kind in parts[0]}
-
-
-def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
-    rows = len(next(iter(latents.values())))
-    final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
-    given = latent_arguments(model, latents, conditioning, call)
-
-    def asked(denoisers: Mapping[str, nn.Module], **generator: Any) -> Any:
-        step = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
-        with capture.denoisers_silenced(denoisers), model.encoders_on_device(), model.compute():
-            try:
-                return ask(model, step, conditioning, call, **given, **generator, output_type="pt")
-            except (ModelError, *NOT_TAKEN):
-                if step.samples or not denoisers:  # it is not what silent denoisers answer
-                    raise
-        return asked({}, **generator)
-
-    def decoded(**generator: Any) -> Tensors:
-        outputs = asked(model.denoisers, **generator)
-        media = dict(_medium(output, rows) for output in outputs if isinstance(output, torch.Tensor))
-        return media | _rates(model, media, call)
-
-    media = decoded()
-    if model.memo.get(("idle draws", frozen(call))) is True:  # of the loop; the decoder's have yet to be seen
-        other = decoded(generator=capture.discarded(1))
-        if not all(torch.equal(value, other[kind]) for kind, value in media.items()):
-            raise ModelError(f"{model.architecture} draws noise of its own while it decodes", "see rollout.call")
-        model.memo["idle draws", frozen(call)] = "of the decoder too"
-    return media
-
-
-def _medium(output: torch.Tensor, rows: int) -> tuple[str, torch.Tensor]:
-    """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S). What has an opacity lies on white.
-
-    Where one sample makes several rows, they are its frames, and the batch was left out.
-    """
-    if rows == 1 < len(output):
-        output = output[None]
-    if output.ndim == 4 and output.shape[1] == 4:
-        output = output[:, :3] * output[:, 3:] + 1 - output[:, 3:]
-    return {4: "image", 5: "video", 3: "audio"}[output.ndim], output
-
-
-def _rates(model: LoadedModel, media: Tensors, call: Mapping[str, Any]) -> Tensors:
-    """Frames and sound samples per second, where the pipeline's arguments or components tell them."""
-    parameters = inspect.signature(type(model.pipe).__call__).parameters
-    default = parameters["frame_rate"].default if "frame_rate" in parameters else None
-    sound = (getattr(m.config, "output_sampling_rate", None) for m in model.modules.values() if hasattr(m, "config"))
-    known = {"video": call.get("frame_rate") or default, "audio": next((rate for rate in sound if rate), None)}
-    rates = {kind: float(rate) for kind, rate in known.items() if isinstance(rate, (int, float))}
-    return {kind + RATE: torch.full((len(media[kind]),), rates[kind]) for kind in media.keys() & rates.keys()}
+    media = bool(given_media.signature(conditioning)) and mode == "single"
+    apart = media or takes_one_row(model, call) or len(given_media.alike(conditioning, rows)) > 1
+    return decoding.decode(model, latents, conditioning, call, apart)

@@ -30,6 +30,8 @@ __all__ = [
 
 Builder = Callable[[], DiffusionPipeline]
 
+_TRAINED_FROM_ZERO = ("transformer", "controlnet")
+
 
 def _of(family: str, function: str) -> Builder:
     def builder() -> DiffusionPipeline:
@@ -86,6 +88,24 @@ BUILDERS: dict[str, Builder] = {
     "QwenImageEditPlusPipeline": _of("from_pictures", "qwen_image_edit_plus"),
     "FluxKontextPipeline": _of("from_pictures", "flux_kontext"),
     "WanImageToVideoPipeline": _of("from_pictures", "wan_image_to_video"),
+    "QwenImageEditPipeline": _of("from_pictures", "qwen_image_edit"),
+    "LongCatImageEditPipeline": _of("from_pictures", "longcat_image_edit"),
+    "LucyEditPipeline": _of("from_pictures", "lucy_edit"),
+    "ChronoEditPipeline": _of("from_pictures", "chrono_edit"),
+    "LTX2ImageToVideoPipeline": _of("first_frames", "ltx2_image_to_video"),
+    "LTXImageToVideoPipeline": _of("first_frames", "ltx_image_to_video"),
+    "LTXConditionPipeline": _of("first_frames", "ltx_condition"),
+    "HunyuanVideoImageToVideoPipeline": _of("first_frames", "hunyuan_video_image_to_video"),
+    "Kandinsky5I2VPipeline": _of("first_frames", "kandinsky5_i2v"),
+    "SkyReelsV2ImageToVideoPipeline": _of("first_frames", "skyreels_v2_image_to_video"),
+    "SanaImageToVideoPipeline": _of("first_frames", "sana_image_to_video"),
+    "FluxControlPipeline": _of("controls", "flux_control"),
+    "FluxFillPipeline": _of("controls", "flux_fill"),
+    "CogView4ControlPipeline": _of("controls", "cogview4_control"),
+    "WanVACEPipeline": _of("controls", "wan_vace"),
+    "FluxControlNetPipeline": _of("controls", "flux_controlnet"),
+    "StableDiffusion3ControlNetPipeline": _of("controls", "stable_diffusion_3_controlnet"),
+    "QwenImageControlNetPipeline": _of("controls", "qwen_image_controlnet"),
 }
 
 VARIANTS: dict[str, Builder] = {
@@ -96,8 +116,34 @@ VARIANTS: dict[str, Builder] = {
     "LTX2Pipeline-2.3": _of("ltx2", "ltx2_3"),
 }
 
-FROM_PICTURES = ("QwenImageEditPlusPipeline", "FluxKontextPipeline", "WanImageToVideoPipeline")
-"""What is sampled from a picture beside the text."""
+_CONTROL = {"control_image": 1}
+
+FROM_PICTURES: dict[str, dict[str, int]] = {
+    "QwenImageEditPlusPipeline": {"image": 2},
+    "FluxKontextPipeline": {"image": 1},
+    "WanImageToVideoPipeline": {"image": 1},
+    "QwenImageEditPipeline": {"image": 1},
+    "LongCatImageEditPipeline": {"image": 1},
+    "LucyEditPipeline": {"video": 5},
+    "ChronoEditPipeline": {"image": 1},
+    "LTX2ImageToVideoPipeline": {"image": 1},
+    "LTXImageToVideoPipeline": {"image": 1},
+    "LTXConditionPipeline": {"image": 1},
+    "HunyuanVideoImageToVideoPipeline": {"image": 1},
+    "Kandinsky5I2VPipeline": {"image": 1},
+    "SkyReelsV2ImageToVideoPipeline": {"image": 1},
+    "SanaImageToVideoPipeline": {"image": 1},
+    "FluxControlPipeline": _CONTROL,
+    "FluxFillPipeline": {"image": 1, "mask_image": 1},
+    "CogView4ControlPipeline": _CONTROL,
+    "WanVACEPipeline": {"video": 5, "mask": 5, "reference_images": 1},
+    "FluxControlNetPipeline": _CONTROL,
+    "StableDiffusion3ControlNetPipeline": _CONTROL,
+    "QwenImageControlNetPipeline": _CONTROL,
+}
+"""What is sampled from pictures beside the text: how many each argument takes; one is a picture, several are a list of
+pictures or a clip.
+"""
 
 
 def built_once(new_folder: Callable[[str], Path]) -> Callable[[str], Path]:
@@ -122,7 +168,7 @@ def build(name: str, folder: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         pipe = builder()
         for component, module in pipe.components.items():
-            for parameter in module.parameters() if component.startswith("transformer") and module else ():
+            for parameter in module.parameters() if component.startswith(_TRAINED_FROM_ZERO) and module else ():
                 if not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.05)  # zero-initialised outputs would make tests trivial
     pipe.save_pretrained(folder, safe_serialization=True)

@@ -1,10 +1,18 @@
-"""Pipelines that take pictures: editing with one and several, concatenated tokens, a first frame."""
+"""Pipelines that take pictures: editing with one and several, a clip, concatenated tokens, Wan's first frame."""
 
 from __future__ import annotations
 
 from diffusers import (
+    AutoencoderKL,
+    ChronoEditPipeline,
+    ChronoEditTransformer3DModel,
     DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
     FluxKontextPipeline,
+    LongCatImageEditPipeline,
+    LongCatImageTransformer2DModel,
+    LucyEditPipeline,
+    QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     WanImageToVideoPipeline,
     WanTransformer3DModel,
@@ -13,21 +21,29 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
+    PreTrainedTokenizerBase,
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
 )
 
 from omni_rl_tiny.pipelines.flux import flux
+from omni_rl_tiny.pipelines.longcat_image import longcat_image
 from omni_rl_tiny.pipelines.qwen_image import qwen_image
-from omni_rl_tiny.pipelines.wan import wan
+from omni_rl_tiny.pipelines.wan import SIZES, wan
+
+CLIP_VISION = CLIPVisionConfig(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+)
 
 
-def qwen_image_edit_plus() -> DiffusionPipeline:
-    """True CFG, one or more pictures seen by the text encoder and appended as tokens. It scales pictures to a million
-    pixels, so that its autoencoder makes few tokens of many.
-    """
-    pipe = qwen_image(halvings=4)
+def clip_processor() -> CLIPImageProcessor:
+    """For :data:`CLIP_VISION`: four tokens and one for the whole."""
+    return CLIPImageProcessor(crop_size=32, size=32)
+
+
+def _qwen_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLProcessor:
+    """Small pictures in few tokens."""
     pictures = {
         "patch_size": 14,
         "merge_size": 2,
@@ -35,20 +51,37 @@ def qwen_image_edit_plus() -> DiffusionPipeline:
         "min_pixels": 28 * 28,
         "max_pixels": 56 * 56,
     }
-    processor = Qwen2VLProcessor(
+    return Qwen2VLProcessor(
         Qwen2VLImageProcessor(**pictures),
-        pipe.tokenizer,
+        tokenizer,
         Qwen2VLVideoProcessor(**pictures),
         chat_template="{{ messages }}",
     )
-    return QwenImageEditPlusPipeline(
-        scheduler=pipe.scheduler,
-        vae=pipe.vae,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
-        processor=processor,
-        transformer=pipe.transformer,
-    )
+
+
+def qwen_image_edit_plus() -> DiffusionPipeline:
+    """True CFG, one or more pictures seen by the text encoder and appended as tokens. It scales pictures to a million
+    pixels, so that its autoencoder makes few tokens of many.
+    """
+    pipe = qwen_image(halvings=4)
+    return QwenImageEditPlusPipeline(**pipe.components, processor=_qwen_processor(pipe.tokenizer))
+
+
+def qwen_image_edit() -> DiffusionPipeline:
+    """The same with one picture, whose size and the sample's are apart."""
+    pipe = qwen_image(halvings=4)
+    return QwenImageEditPipeline(**pipe.components, processor=_qwen_processor(pipe.tokenizer))
+
+
+def longcat_image_edit() -> DiffusionPipeline:
+    """CFG in two passes, a picture seen by the text encoder and appended as tokens; sixteen latent channels."""
+    pipe = longcat_image()
+    parts = {
+        "vae": AutoencoderKL(**{**pipe.vae.config, "latent_channels": 16}),
+        "transformer": LongCatImageTransformer2DModel(**{**pipe.transformer.config, "in_channels": 64}),
+        "text_processor": _qwen_processor(pipe.tokenizer),
+    }
+    return LongCatImageEditPipeline(**{**pipe.components, **parts})
 
 
 def flux_kontext() -> DiffusionPipeline:
@@ -61,14 +94,8 @@ def flux_kontext() -> DiffusionPipeline:
 
 def wan_image_to_video(**transformer: object) -> DiffusionPipeline:
     """Wan 2.1: the first frame as further channels, and as CLIP sees it."""
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    return _from_a_frame(
-        {"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24, **transformer},
-        image_encoder=CLIPVisionModel(vision),
-        image_processor=CLIPImageProcessor(crop_size=32, size=32),
-    )
+    changes = {"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24, **transformer}
+    return _from_a_frame(changes, image_encoder=CLIPVisionModel(CLIP_VISION), image_processor=clip_processor())
 
 
 def wan_first_and_last_frame() -> DiffusionPipeline:
@@ -84,6 +111,36 @@ def wan_image_to_video_of_two_experts() -> DiffusionPipeline:
 def wan_image_to_video_by_token() -> DiffusionPipeline:
     """Wan 2.2 5B: the first frame in the sample's place, with a timestep of its own."""
     return _from_a_frame({}, expand_timesteps=True)
+
+
+def lucy_edit() -> DiffusionPipeline:
+    """A clip as further channels, through the transformer of Wan 2.2 5B."""
+    pipe = wan()
+    transformer = WanTransformer3DModel(**{**pipe.transformer.config, "in_channels": 8})
+    return LucyEditPipeline(
+        tokenizer=pipe.tokenizer,
+        text_encoder=pipe.text_encoder,
+        vae=pipe.vae,
+        scheduler=pipe.scheduler,
+        transformer=transformer,
+        expand_timesteps=True,
+    )
+
+
+def chrono_edit() -> DiffusionPipeline:
+    """An edited picture as the last frame of a clip that starts from the given one, seen by CLIP too."""
+    pipe = wan()
+    return ChronoEditPipeline(
+        tokenizer=pipe.tokenizer,
+        text_encoder=pipe.text_encoder,
+        image_encoder=CLIPVisionModel(CLIP_VISION),
+        image_processor=clip_processor(),
+        transformer=ChronoEditTransformer3DModel(
+            **{**SIZES, "in_channels": 12}, image_dim=16, added_kv_proj_dim=24, rope_temporal_skip_len=2
+        ),
+        vae=pipe.vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
+    )
 
 
 def _from_a_frame(changes: dict[str, object], experts: int = 1, **components: object) -> DiffusionPipeline:
