@@ -198,6 +198,18 @@ def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
     return getattr(function, "__wrapped__", function).__get__(pipe)  # type: ignore[no-any-return]
 
 
+_OF_ARGUMENTS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+)
+
+
 @contextlib.contextmanager
 def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
     """The first questions with given arguments: what fails in them fails because of the arguments.
@@ -209,7 +221,7 @@ def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, LookupError, AttributeError, NameError, ArithmeticError, RuntimeError, ImportError) as error:
+    except _OF_ARGUMENTS as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
 
