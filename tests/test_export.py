@@ -22,6 +22,7 @@ from omni_rl.randomness import INITIAL, randn_rows
 from omni_rl.requests import NoiseKey
 from omni_rl.run_directory import RunDirectory
 from omni_rl_tiny import pipelines, tiny_qwen_signs
+from omni_rl_tiny.pipelines.pictures import media as tiny_media
 
 pytestmark = [
     pytest.mark.ci,
@@ -152,13 +153,16 @@ def tiny_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[...
         lr: float = 5e-2,
         precision: str = "fp32",
     ) -> Path:
-        (tmp_path / "prompts.txt").write_text("hello world\na sign that says 7\n")
+        prompts = ["hello world", "a sign that says 7"]
+        media = tiny_media(architecture, tmp_path, len(prompts))
+        rows = [{"prompt": prompt, **files} for prompt, files in zip(prompts, media, strict=True)]
+        (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         config: dict[str, Any] = {
             "model": {"path": str(model or tiny_folder(architecture)), "lora": lora},
             "algorithm": {"name": "flow_grpo"},
             "rollout": {"steps": 4, "prompts": 2, "group_size": 4, "call": pipelines.CALLS[architecture]},
             "reward": "jpeg_compressibility",
-            "data": {"path": str(tmp_path / "prompts.txt")},
+            "data": {"path": str(tmp_path / "prompts.jsonl"), "media": {name: name for name in media[0]}},
             "train": {"iterations": 2, "lr": lr},
             "validation": {"every": 0},
             "device": "cpu",
@@ -181,12 +185,17 @@ SOLVERS = {
     "FluxPipeline": None,
     "SanaPipeline": "DPMSolverMultistepScheduler",
     "WanPipeline": "UniPCMultistepScheduler",
+    "LTX2Pipeline": None,
+    "FluxControlPipeline": None,
+    "LTXImageToVideoPipeline": None,
 }
 
 
 @pytest.mark.parametrize(("architecture", "solver"), SOLVERS.items())
 def test_no_model_is_special(architecture: str, solver: str | None, tiny_run: Callable[..., Path]) -> None:
-    """Guidance on; two of them step with multistep solvers of their own, which the card tells, and one makes videos."""
+    """Guidance on; two of them step with multistep solvers of their own, which the card tells, some make videos. LTX-2
+    normalises the latents that it is given, LTX wants the picture in them, FLUX Control draws to encode it.
+    """
     folder = export_run(tiny_run(architecture))
     told = re.search(r"leaves the pipeline its own `(\w+)`", (folder / "README.md").read_text())
     assert (told[1] if told else None) == solver

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from omni_rl import trajectory
 from omni_rl.durable import write_atomic
-from omni_rl.errors import CheckpointError
+from omni_rl.errors import CheckpointError, ModelError
 from omni_rl.media import media_of
+from omni_rl.media_files import load
+from omni_rl.model import universal
+from omni_rl.model.asking import latent_arguments
+from omni_rl.model.loaded import LoadedModel, lossless
 from omni_rl.randomness import INITIAL, randn_rows
 from omni_rl.report import strip
 from omni_rl.requests import Request
 from omni_rl.run_directory import RunDirectory
-from omni_rl.types import Sample, SigmaTable, Streams
+from omni_rl.types import Sample, SigmaTable, Streams, Tensors
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Exhibit:
         request: as submitted.
         shapes: per stream, the latents of the sample.
         table: the exact schedule it was drawn with.
+        given: (1, ...) fp32 by argument, what the pipeline is to be given for it to start from x_T; empty where that is
+            x_T itself. Some normalise what they are given, some want a picture in it.
     """
 
     picture: np.ndarray
@@ -43,20 +50,45 @@ class Exhibit:
     request: Request
     shapes: dict[str, tuple[int, ...]]
     table: SigmaTable
+    given: Tensors = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sample: Sample) -> Exhibit:
-        """From a sample with its whole trajectory."""
+    def of(cls, sample: Sample, model: LoadedModel) -> Exhibit:
+        """From a sample with its whole trajectory, of this model."""
         drawn = sample.trajectory
         assert drawn is not None
         shapes = {name: tuple(stream["final"].shape) for name, stream in drawn["latents"].items()}
         table = SigmaTable(drawn["schedule", "timesteps"], drawn["schedule", "sigmas"])
-        return cls(picture(sample), "video" in drawn["media"].keys(), sample.request, shapes, table)
+        found = cls(picture(sample), "video" in drawn["media"].keys(), sample.request, shapes, table)
+        conditioning = {n: v[None].to(model.device) for n, v in trajectory.conditioning_of(drawn).items()}
+        return replace(found, given=_given(model, found, conditioning))
 
     def start(self) -> Streams:
         """x_T, (1, ...) fp32 per stream."""
         key = self.request.initial_key
         return {name: randn_rows([key], name, INITIAL, shape) for name, shape in self.shapes.items()}
+
+
+@torch.no_grad()
+def _given(model: LoadedModel, exhibit: Exhibit, conditioning: Tensors) -> Tensors:
+    x, request = {name: value.to(model.device) for name, value in exhibit.start().items()}, exhibit.request
+    try:
+        given = latent_arguments(model, x, conditioning, request.call)
+    except ModelError:  # a plugin keeps texts in a form of its own
+        try:
+            given = latent_arguments(model, x, _as_the_pipeline_keeps_it(model, request), request.call)
+        except ModelError:  # and it alone knows how the pipeline is asked
+            return {}
+    changed = not all(map(torch.equal, given.values(), x.values()))
+    return {name: value.cpu() for name, value in given.items()} if changed else {}
+
+
+def _as_the_pipeline_keeps_it(model: LoadedModel, request: Request) -> Tensors:
+    negative = None if request.negative_prompt is None else [request.negative_prompt]
+    call = {**request.call, **load(request.media)}
+    text = universal.encode_prompt(model=model, prompts=[request.prompt], negative_prompts=negative, call=call)
+    kept = {name: lossless(value).to(model.device) for name, value in text.items()}
+    return kept | universal.prepare_condition(model=model, requests=[request])
 
 
 def picture(sample: Sample) -> np.ndarray:
@@ -72,6 +104,7 @@ def write(directory: RunDirectory, iteration: int, exhibits: Sequence[Exhibit]) 
         if not (directory.checkpoints / file.stem.replace("validation", "iteration")).exists():
             file.unlink()
     pictures = {f"{i:03d}": torch.from_numpy(e.picture.copy()) for i, e in enumerate(exhibits)}
+    given = {f"{i:03d}/{name}": value.contiguous() for i, e in enumerate(exhibits) for name, value in e.given.items()}
     sheet = [
         {
             "video": e.video,
@@ -82,7 +115,7 @@ def write(directory: RunDirectory, iteration: int, exhibits: Sequence[Exhibit]) 
         }
         for e in exhibits
     ]
-    write_atomic(_file(directory, iteration), save(pictures, {"exhibits": json.dumps(sheet)}))
+    write_atomic(_file(directory, iteration), save(pictures | given, {"exhibits": json.dumps(sheet)}))
 
 
 def read(directory: RunDirectory, iteration: int) -> list[Exhibit]:
@@ -91,21 +124,22 @@ def read(directory: RunDirectory, iteration: int) -> list[Exhibit]:
     if not path.exists():
         return []
     try:
-        with safe_open(path, framework="np") as file:
-            pictures = [file.get_tensor(name) for name in sorted(file.keys())]
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             sheet = json.loads(file.metadata()["exhibits"])
     except SafetensorError as error:
         hint = "resume the finished run: it is validated again"
         raise CheckpointError(f"{path} is damaged: {error}", hint) from error
     return [
         Exhibit(
-            pixels,
+            tensors[f"{number:03d}"].numpy(),
             known["video"],
             Request.from_json(known["request"]),
             {name: tuple(shape) for name, shape in known["shapes"].items()},
             SigmaTable(torch.tensor(known["timesteps"]), torch.tensor(known["sigmas"])),
+            {n.partition("/")[2]: value for n, value in tensors.items() if n.startswith(f"{number:03d}/")},
         )
-        for pixels, known in zip(pictures, sheet, strict=True)
+        for number, known in enumerate(sheet)
     ]
 
 

@@ -81,7 +81,7 @@ def validate(run: Run, iteration: int, changes: Mapping[str, Any] | None = None)
     labels = collected.scored[0].components
     means = {label: _mean([s.components[label] for s in collected.scored]) for label in labels}
     samples = [without_trajectory(s.sample) for s in collected.scored]
-    exhibits = [Exhibit.of(s.sample) for s in collected.scored[:SHOWN] if s.sample.trajectory is not None]
+    exhibits = [Exhibit.of(s.sample, run.model) for s in collected.scored[:SHOWN] if s.sample.trajectory is not None]
     return Validated(
         iteration, figures["reward"], figures.get("reward_stderr", math.nan), means, values, samples, pairs, exhibits
     )

@@ -67,7 +67,10 @@ def draw(pipe: DiffusionPipeline, sample: dict[str, Any]) -> np.ndarray:
         pipe.scheduler.table = sample["timesteps"], sample["sigmas"]
     noise = load_file(SAMPLES / sample["noise"])
     media = {argument: opened(files) for argument, files in sample["media"].items()}
-    medium = np.asarray(pipe(**sample["call"], **media, **noise, output_type="np", return_dict=False)[0][0])
+    given = {**sample["call"], **media, **noise, "output_type": "np", "return_dict": False}
+    if media:
+        given["generator"] = torch.manual_seed(0)  # by it some take a sample of what a picture's encoder answers
+    medium = np.asarray(pipe(**given)[0][0])
     if sample["video"]:
         chosen = np.linspace(0, len(medium) - 1, min(len(medium), 4)).round().astype(int)
         medium = np.concatenate(medium[chosen], axis=1)

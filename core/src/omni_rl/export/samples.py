@@ -38,8 +38,8 @@ def write_samples(
 
 def _write(samples: Path, name: str, exhibit: Exhibit) -> dict[str, Any]:
     Image.fromarray(exhibit.picture).save(samples / f"{name}.png")
-    noise = {"latents" if stream == "x" else f"{stream}_latents": x for stream, x in exhibit.start().items()}
-    save_file(noise, samples / f"{name}.safetensors")
+    own = {"latents" if stream == "x" else f"{stream}_latents": x for stream, x in exhibit.start().items()}
+    save_file(exhibit.given or own, samples / f"{name}.safetensors")
     return {
         "picture": f"{name}.png",
         "noise": f"{name}.safetensors",
