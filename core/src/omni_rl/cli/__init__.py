@@ -200,7 +200,8 @@ def conformance(
     """Run the contract suites on an installed plugin and report: what its tests inherit, without its tests.
 
     Everything that the package offers is tested; --kind and --key choose. --kind, --key and --model may be repeated.
-    A model needs a pipeline folder (--model), unless the package brings one; everything else runs on a toy.
+    A model needs a pipeline folder: --model, or one that the package brings, or the tiny random one of its architecture
+    that omni-rl-tiny has. Everything else runs on a toy.
 
     Exit status: 0 when all is well, 1 when a check failed, 2 when a suite could not run. Needs omni-rl[testing].
     """
