@@ -53,7 +53,7 @@ def group(name: str) -> list[str]:
 
 def run_tests(session: nox.Session, *args: str) -> None:
     """Run pytest with one torch thread per worker (the models are too small for more); a worker takes about 1.5 GB."""
-    workers = ("-n", "auto", "--maxprocesses", "8", "--dist", "loadgroup")
+    workers = ("-n", "auto", "--maxprocesses", "8", "--dist", "loadgroup")  # one test at a time: some take minutes
     session.run("pytest", *workers, *args, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 

@@ -17,8 +17,7 @@ from omni_rl.run_directory import RunDirectory
 from omni_rl_tiny import tiny_qwen_signs
 
 SEEDS = range(5)
-pytestmark = pytest.mark.timeout(3600)  # five runs of two minutes in one fixture
-ONE_WORKER = pytest.mark.xdist_group("quickstart")  # the five runs are made once
+pytestmark = pytest.mark.timeout(3600)  # five runs of two minutes in one test
 
 
 class Trained(NamedTuple):
@@ -55,28 +54,21 @@ def test_fifteen_iterations_raise_the_held_out_score(quickstart: Callable[..., T
     assert found.after - found.before > 0.1
 
 
-@pytest.fixture(scope="module")
-def five(quickstart: Callable[..., Trained]) -> list[Trained]:
-    return [quickstart(seed) for seed in SEEDS]
-
-
 @pytest.mark.full
-@ONE_WORKER
-def test_the_quickstart_learns_what_it_promises(five: list[Trained]) -> None:
-    """From a base worth improving to better than perfect pretraining: above the score of the base's own pictures."""
+def test_the_quickstart_learns_what_it_promises(quickstart: Callable[..., Trained]) -> None:
+    """From a base worth improving to better than perfect pretraining: above the score of the base's own pictures.
+
+    Another recogniser agrees, where it is installed.
+    """
+    five = [quickstart(seed) for seed in SEEDS]
     own = json.loads((tiny_qwen_signs() / "provenance.json").read_text())["ocr_scores"]["pictures of stage faulty"]
     assert all(found.before >= 0.45 for found in five)
     assert len([found for found in five if found.after - found.before >= 0.25]) >= 4
     assert len([found for found in five if found.after >= 0.85 and found.after > own]) >= 4
     assert five[0].after >= 0.85  # what a reader of the example sees
     assert five[0].after > own
-
-
-@pytest.mark.full
-@ONE_WORKER
-@pytest.mark.skipif(not shutil.which("tesseract"), reason="needs the program tesseract (Debian: tesseract-ocr)")
-def test_another_recogniser_agrees(five: list[Trained]) -> None:
-    assert all(found.other_after > found.other_before for found in five)
+    if shutil.which("tesseract"):
+        assert all(found.other_after > found.other_before for found in five)
 
 
 @pytest.mark.full
