@@ -17,8 +17,8 @@ from tensordict import TensorDict
 from omni_rl import trajectory
 from omni_rl.hookspecs import hookimpl
 from omni_rl.media import quantise
-from omni_rl.model.encoding import encode
-from omni_rl.model.loaded import LoadedModel, lossless
+from omni_rl.model.encoding import encode, on_device
+from omni_rl.model.loaded import LoadedModel
 from omni_rl.randomness import INITIAL, draw_seed, randn, randn_rows
 from omni_rl.requests import Request
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
@@ -87,8 +87,7 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     first = requests[0]
     assert all(r.steps == first.steps and r.call == first.call for r in requests), "a state's rows share a schedule"
     conditioning, tokens = encode(model, requests)
-    condition = model.hooks.prepare_condition(model=model, requests=requests, call=first.call)
-    condition = {n: lossless(v.to(model.device)) for n, v in condition.items()}
+    condition = on_device(model, model.hooks.prepare_condition(model=model, requests=requests, call=first.call))
     masks = {n.removeprefix(MASK): v.bool() for n, v in condition.items() if n.startswith(MASK)}
     conditioning |= {n: v for n, v in condition.items() if not n.startswith(MASK)}
     shapes = model.hooks.prepare_latents(model=model, conditioning=conditioning, call=first.call)

@@ -23,7 +23,8 @@ from omni_rl.media import media_of
 from omni_rl.media_files import load
 from omni_rl.model import universal
 from omni_rl.model.asking import latent_arguments
-from omni_rl.model.loaded import LoadedModel, lossless
+from omni_rl.model.encoding import on_device
+from omni_rl.model.loaded import LoadedModel
 from omni_rl.randomness import INITIAL, randn_rows
 from omni_rl.report import strip
 from omni_rl.requests import Request
@@ -87,8 +88,7 @@ def _as_the_pipeline_keeps_it(model: LoadedModel, request: Request) -> Tensors:
     negative = None if request.negative_prompt is None else [request.negative_prompt]
     call = {**request.call, **load(request.media)}
     text = universal.encode_prompt(model=model, prompts=[request.prompt], negative_prompts=negative, call=call)
-    kept = {name: lossless(value).to(model.device) for name, value in text.items()}
-    return kept | universal.prepare_condition(model=model, requests=[request])
+    return on_device(model, text) | universal.prepare_condition(model=model, requests=[request])
 
 
 def picture(sample: Sample) -> np.ndarray:

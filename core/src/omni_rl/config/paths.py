@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +51,14 @@ class Files:
             PluginError: the plugin does not produce the folder.
         """
         key, slash, member = name.partition("/")
-        if key not in self.registry.keys("checkpoints") or (slash and not self._is_family(key)):
+        if key not in self.registry.keys("checkpoints"):
             return None
         make, source = self.registry.get("checkpoints", key)
+        family = _is_family(make)
+        if slash and not family:
+            return None
         try:
-            folder = Path(make(member) if self._is_family(key) else make())
+            folder = Path(make(member) if family else make())
         except UserError:
             raise
         except Exception as error:
@@ -68,13 +71,9 @@ class Files:
         """The folder of a shipped checkpoint of this name in some family."""
         for key in self.registry.keys("checkpoints"):
             with contextlib.suppress(UserError):
-                if self._is_family(key):
+                if _is_family(self.registry.get("checkpoints", key)[0]):
                     return self.checkpoint(f"{key}/{member}")
         return None
-
-    def _is_family(self, key: str) -> bool:
-        make, _ = self.registry.get("checkpoints", key)
-        return bool(inspect.signature(make).parameters)
 
     def model(self, name: str, hub: bool) -> Path:
         """The folder that holds the pipeline's ``model_index.json``.
@@ -125,6 +124,10 @@ class Files:
         what = f"there is no prompt file '{name}'" + (f" in the checkpoint '{first}'" if folder else "")
         hint = f"files beside it: {', '.join(beside[:8])}" if beside and not near else None
         raise DataError(what + (f". Did you mean '{near}'?" if near else ""), hint)
+
+
+def _is_family(make: Callable[..., object]) -> bool:
+    return bool(inspect.signature(make).parameters)
 
 
 def architecture_of(folder: Path) -> str:

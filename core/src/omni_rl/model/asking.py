@@ -107,8 +107,8 @@ def _minding_idle_draws(model: LoadedModel, ask: Ask, call: Mapping[str, Any]) -
 
 
 def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
-    own = {n: v for n, v in call.items() if n not in given_media.among(call)}
-    return capture.discarded() if ("idle draws", frozen(own)) in model.memo else ForbiddenGenerator()
+    idle = ("idle draws", frozen(given_media.without(call))) in model.memo
+    return capture.discarded() if idle else ForbiddenGenerator()
 
 
 def encoded_media(model: LoadedModel, request: Request) -> Tensors:
@@ -138,7 +138,7 @@ def _seen_directly(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) ->
 
 def _denoiser_inputs(model: LoadedModel, row: Tensors, call: Mapping[str, Any], **media: Any) -> list[torch.Tensor]:
     with capture.leave_at_denoiser(model.denoisers) as given:
-        ask(model, _idle(model), row, call, **media, generator=capture.discarded())
+        ask(model, stand_ins.idle(model.pipe.scheduler), row, call, **media, generator=capture.discarded())
     return list(given_media.leaves(given))
 
 
@@ -155,11 +155,7 @@ def _start(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> Start |
 
 
 def _asking(model: LoadedModel, row: Tensors, call: Mapping[str, Any]) -> starts.Ask:
-    return lambda **arguments: ask(model, _idle(model), row, call, **arguments)
-
-
-def _idle(model: LoadedModel) -> stand_ins.OneStep:
-    return stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
+    return lambda **arguments: ask(model, stand_ins.idle(model.pipe.scheduler), row, call, **arguments)
 
 
 def _answers(model: LoadedModel, text: Tensors, call: Mapping[str, Any], media: Mapping[str, Any]) -> Answers:
@@ -171,7 +167,7 @@ def _answers(model: LoadedModel, text: Tensors, call: Mapping[str, Any], media: 
         model.encoders_on_device(),
     ):
         arguments = {**call_arguments(model, text, call), **media, "generator": capture.discarded()}
-        capture.ask(model.pipe, _idle(model), **arguments)
+        capture.ask(model.pipe, stand_ins.idle(model.pipe.scheduler), **arguments)
     if not answers.by_call:
         raise ModelError(f"{model.architecture} encodes none of {', '.join(media)}", "see data.media")
     return answers

@@ -86,13 +86,13 @@ def _encode_texts(model: LoadedModel, keys: Sequence[_Key], call: Mapping[str, A
         encoded = hooks.encode_prompt(
             model=model, prompts=prompts, negative_prompts=negatives, tokens=tokens, call=call
         )
-        return _on_device(model, encoded), {}
+        return on_device(model, encoded), {}
     encoded = _encode_tokens(model, prompts, tokens, call)
     if negatives is not None:
         negative_tokens = hooks.tokenize(model=model, prompts=negatives, call=call)
         encoded |= _negative(_encode_tokens(model, negatives, negative_tokens, call))
         tokens = {**tokens, **_negative(negative_tokens)}
-    return _on_device(model, encoded), tokens
+    return on_device(model, encoded), tokens
 
 
 def _encode_tokens(model: LoadedModel, prompts: Sequence[str], tokens: Tensors, call: Mapping[str, Any]) -> Tensors:
@@ -104,7 +104,8 @@ def _negative(tensors: Tensors) -> Tensors:
     return {f"negative_{name}": value for name, value in tensors.items()}
 
 
-def _on_device(model: LoadedModel, tensors: Tensors) -> Tensors:
+def on_device(model: LoadedModel, tensors: Tensors) -> Tensors:
+    """Encoders' answers as rollout and replay are given them: where the model computes, in fp32."""
     return {name: lossless(value.to(model.device)) for name, value in tensors.items()}
 
 

@@ -51,6 +51,12 @@ def among(call: Mapping[str, Any]) -> set[str]:
     return {name for name, value in call.items() if isinstance(_first(value), Image.Image)}
 
 
+def without(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The other arguments."""
+    media = among(call)
+    return {name: value for name, value in call.items() if name not in media}
+
+
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 

@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import torch
-
 from omni_rl.errors import ModelError
 from omni_rl.model import capture, given_media, stand_ins
 from omni_rl.model.embeddings import Forms, forms
@@ -81,13 +79,12 @@ def _alone(texts: Mapping[str, list[str]]) -> dict[str, Any]:
 
 
 def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str, Any]) -> list[capture.Recorded]:
-    idle = stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None)
     arguments = {**texts, "generator": capture.discarded(), **capture.minimal(call, least_steps(model))}
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
     ):
-        capture.ask(model.pipe, idle, **arguments)
+        capture.ask(model.pipe, stand_ins.idle(model.pipe.scheduler), **arguments)
     return calls
 
 
@@ -102,7 +99,6 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
 
     Prompts with media come one by one, and some pipelines take no two: rows then, which masks tell apart.
     """
-    media = given_media.among(call)
     key = _forms_key(negative, call)
     if key not in model.memo:
         with capture.silent(model.pipe):  # the long text may well be truncated
@@ -113,7 +109,7 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
                 )
                 model.memo[key] = forms(one, two)
             except (ModelError, AssertionError):
-                if not media:
+                if not given_media.among(call):
                     raise
                 model.memo[key] = Forms({})
     return model.memo[key]  # type: ignore[no-any-return]
@@ -125,9 +121,7 @@ def set_forms(model: LoadedModel, negative: bool, call: Mapping[str, Any], new: 
 
 
 def _forms_key(negative: bool, call: Mapping[str, Any]) -> tuple[Any, ...]:
-    media = given_media.among(call)
-    own = frozen({n: v for n, v in call.items() if n not in media})
-    return "forms of embeddings", negative, own, *sorted(media)
+    return "forms of embeddings", negative, frozen(given_media.without(call)), *sorted(given_media.among(call))
 
 
 def _names(

@@ -112,6 +112,11 @@ class OneStep(StandIn):
         return _stepped(sample if self._instead is None else self._instead[len(self.samples) - 1], return_dict)
 
 
+def idle(scheduler: Any) -> OneStep:
+    """For questions that are answered before a step is taken."""
+    return OneStep(scheduler, torch.tensor(1000.0), streams=None)
+
+
 class Table(StandIn):
     """The pipeline's own scheduler, left alone until its first ``step``: by then its table is set."""
 

@@ -36,8 +36,8 @@ from omni_rl.model.batching import (
     take,
 )
 from omni_rl.model.embeddings import Forms, by_width, text_rows, to_rows
-from omni_rl.model.encoding import once
-from omni_rl.model.loaded import LoadedModel, frozen, lossless
+from omni_rl.model.encoding import on_device, once
+from omni_rl.model.loaded import LoadedModel, frozen
 from omni_rl.model.prompt_outputs import (
     NEEDS_PLUGIN,
     TWO_OF_ONE_LENGTH,
@@ -202,7 +202,7 @@ class _Asked:
     @classmethod
     def of(cls, model: LoadedModel, prompts: Sequence[str], negative: bool, call: Mapping[str, Any]) -> _Asked:
         texts = text_arguments(prompts, prompts if negative else None)
-        conditioning = {n: lossless(v.to(model.device)) for n, v in _encoded(model, texts, call).items()}
+        conditioning = on_device(model, _encoded(model, texts, call))
         found = streams_of(model, conditioning, call)
         x = {n: randn(0, (len(prompts), *stream.shape)).to(model.device) for n, stream in found.items()}
         half = torch.full((len(prompts),), model.pipe.scheduler.config.num_train_timesteps / 2, device=model.device)

@@ -12,6 +12,7 @@ from diffusers import (
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 from transformers import ByT5Tokenizer
 
+from omni_rl_tiny.pipelines.hunyuan_video import SIZES
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, qwen_vl, t5_encoder
 from omni_rl_tiny.pipelines.tokenizers import qwen_tokenizer
 
@@ -20,14 +21,7 @@ def hunyuan_image() -> DiffusionPipeline:
     """Guidance by a component of its own, two text encoders of which one reads what stands in quotation marks."""
     tokenizer, bytes_tokenizer = qwen_tokenizer(), ByT5Tokenizer()
     transformer = HunyuanImageTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        text_embed_dim=WIDTH,
+        **SIZES,
         text_embed_2_dim=WIDTH,
         rope_axes_dim=(8, 8),
     )

@@ -14,6 +14,18 @@ from transformers import CLIPTextModel
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, clip_config, llama
 from omni_rl_tiny.pipelines.tokenizers import clip_tokenizer, llama_tokenizer
 
+SIZES = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_refiner_layers": 1,
+    "text_embed_dim": WIDTH,
+}
+"""Of the transformers for videos and for pictures."""
+
 
 def video_vae() -> AutoencoderKLHunyuanVideo:
     return AutoencoderKLHunyuanVideo(
@@ -28,14 +40,7 @@ def hunyuan_video() -> DiffusionPipeline:
     """Video, true CFG beside a guidance embedding, a template that is cropped, masked text."""
     tokenizer, clip = llama_tokenizer(), clip_tokenizer()
     transformer = HunyuanVideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        text_embed_dim=WIDTH,
+        **SIZES,
         pooled_projection_dim=WIDTH,
         rope_axes_dim=(4, 6, 6),
     )
