@@ -10,9 +10,11 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 
+from omni_rl.errors import ModelError
 from omni_rl.model import posteriors, starts
 from omni_rl.model.elementwise import NotElementwiseError
 from omni_rl.model.stand_ins import Answered
+from omni_rl.model.streams import Stream
 from omni_rl.randomness import randn
 
 FIRST_FRAME = torch.tensor([7.0, 8.0])
@@ -100,6 +102,15 @@ def test_nothing_is_kept_where_all_is_drawn():
 def test_a_pipeline_that_cannot_be_given_its_start_is_refused():
     with pytest.raises(NotElementwiseError):
         found(Ignores())
+
+
+def test_conditioning_without_the_picture_is_refused():
+    start = starts.Start(torch.zeros(1, 3), torch.tensor([1, 2]))
+    stream = Stream("latents", (2,), start=start)
+    kept = {"start_of_latents": torch.tensor([[7.0, 0.0, 0.0]])}
+    assert stream.argument(torch.tensor([[1.0, 2.0]]), kept).tolist() == [[7.0, 1.0, 2.0]]
+    with pytest.raises(ModelError, match="latents hold a picture, and the conditioning has no start_of_latents"):
+        stream.argument(torch.ones(1, 2), {})
 
 
 def test_samples_of_a_picture_are_those_of_seed_0_in_every_row():

@@ -46,9 +46,18 @@ class Stream:
     start: Start | None = None
 
     def argument(self, x: torch.Tensor, conditioning: Tensors) -> torch.Tensor:
-        """As ``__call__`` takes it, from (B, *shape)."""
-        given = x if self.way is None else self.way.back(x)
-        return given if self.start is None else self.start.argument(given, conditioning[START + self.parameter])
+        """As ``__call__`` takes it, from (B, *shape).
+
+        Raises:
+            ModelError: a picture is a part of it, and conditioning of a plugin's own form does not hold that.
+        """
+        given, name = x if self.way is None else self.way.back(x), START + self.parameter
+        if self.start is None:
+            return given
+        if name not in conditioning:
+            what = f"{self.parameter} hold a picture, and the conditioning has no {name}"
+            raise ModelError(what, "keep what core's prepare_condition answers, or answer every hook of the model")
+        return self.start.argument(given, conditioning[name])
 
 
 def arguments(streams: Mapping[str, Stream], x: Streams, conditioning: Tensors) -> dict[str, torch.Tensor]:
