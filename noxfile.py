@@ -6,7 +6,7 @@
 
 Every session builds its own environment under .nox/ and installs core and the plugins from this checkout. `-R` skips
 the installation on later runs; what follows `--` goes to the program that the session runs:
-`python -m nox -R -s fast -- core/tests/test_collecting.py -x`.
+`python -m nox -R -s fast -- core/tests/run/test_collect.py -x`.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ import diffusers
 import torch
 from model_plugin_cases import CASES, ROWS, Case
 
-from omni_rl import defaults
-from omni_rl.model.loaded import LoadedModel, from_pipe
+from omni_rl.model.loading import LoadedModel, from_pipe
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
+from omni_rl.run import core_hooks
 
 EQUAL = torch.full((ROWS,), 500.0)
 OWN = torch.tensor([950.25, 702.5, 500.0, 311.0])
@@ -36,7 +36,7 @@ class Side:
     """Hooks of core, with or without the plugin."""
 
     def __init__(self, case: Case, model: LoadedModel, plugin: Any = None) -> None:
-        layers = [Layer("core", defaults, "omni-rl"), *([Layer("model", plugin, "plugin")] if plugin else [])]
+        layers = [Layer("core", core_hooks, "omni-rl"), *([Layer("model", plugin, "plugin")] if plugin else [])]
         self.model, self.call, self.conditioning = model, case.call, case.conditioning()
         if plugin and case.kept:
             self.conditioning = case.kept(model.pipe, self.conditioning)

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from omni_rl.config.resolve import resolve
-from omni_rl.loop import one_iteration
-from omni_rl.media import Media, quantise
-from omni_rl.rewards.base import RewardBatch
-from omni_rl.run import Run
+from omni_rl.contracts.media import Media, quantise
+from omni_rl.contracts.reward import RewardBatch
+from omni_rl.run.loop import one_iteration
+from omni_rl.run.start import Run
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 GROUPS, MEMBERS, BATCH, STEPS, WINDOW = 8, 12, 48, 8, 3

@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 from diffusers import QwenImageTransformer2DModel as Transformer
 
-from omni_rl import defaults
-from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.loading import LoadedModel
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
+from omni_rl.run import core_hooks
 
 ROWS, SIDE, TEXT, WIDTH = 2, 512, 64, 256
 
@@ -33,7 +33,7 @@ def build_pair() -> tuple[Callable[[], None], Callable[[], None]]:
     pipe = QwenImagePipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), vae, None, None, transformer)
     pipe.set_progress_bar_config(disable=True)
     model = LoadedModel(pipe, "QwenImagePipeline", Path(), torch.device("cpu"), torch.float32)
-    model.hooks = Hooks(build_manager([Layer("core", defaults, "omni-rl")]))
+    model.hooks = Hooks(build_manager([Layer("core", core_hooks, "omni-rl")]))
     conditioning = {
         "prompt_embeds": torch.randn(ROWS, TEXT, WIDTH),
         "prompt_embeds_mask": torch.ones(ROWS, TEXT, dtype=torch.long),

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from omni_rl import denoise
 from omni_rl.config.resolve import resolve
-from omni_rl.planning import rollout_requests
-from omni_rl.run import Run
+from omni_rl.run.start import Run
+from omni_rl.sampling import denoise
+from omni_rl.sampling.plan_requests import rollout_requests
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 CHANGES = ["rollout.steps=10", "algorithm.window_size=2", "algorithm.window_range=[7, 9]"]

@@ -112,7 +112,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 @pytest.fixture(scope="session")
 def figures() -> Callable[[Path], list[dict[str, float]]]:
     """A run's rows of metrics.jsonl but for what depends on the clock."""
-    from omni_rl.run_directory import RunDirectory
+    from omni_rl.storage.run_folder import RunDirectory
 
     def read(run_dir: Path) -> list[dict[str, float]]:
         rows = RunDirectory(run_dir).metrics()
@@ -124,8 +124,8 @@ def figures() -> Callable[[Path], list[dict[str, float]]]:
 @pytest.fixture(scope="session")
 def weights() -> Callable[..., dict[str, torch.Tensor]]:
     """Every tensor of a run's checkpoint: policy, average, optimizer."""
-    from omni_rl import checkpoint
-    from omni_rl.run_directory import RunDirectory
+    from omni_rl.storage import checkpoint
+    from omni_rl.storage.run_folder import RunDirectory
 
     def read(run_dir: Path, iteration: int | None = None) -> dict[str, torch.Tensor]:
         newest = checkpoint.latest(RunDirectory(run_dir))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from omni_rl.config import fields, schema
+from omni_rl.config import fields
+from omni_rl.contracts import schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

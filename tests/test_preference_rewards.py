@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import omni_rl
-from omni_rl.media import media_of
-from omni_rl.rewards.base import RewardBatch
+from omni_rl.contracts.media import media_of
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards import tiny
 
 NAMES = ["clip_score", "pickscore", "hps_v2", "aesthetic", "image_reward"]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from omni_rl import train
-from omni_rl.run_directory import RunDirectory
+from omni_rl.storage.run_folder import RunDirectory
 from omni_rl_tiny import tiny_qwen_signs
 
 SEEDS = range(5)

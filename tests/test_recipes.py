@@ -19,18 +19,19 @@ import pytest
 import torch
 from PIL import Image
 
-from omni_rl import defaults, train
+from omni_rl import train
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.config.schema import Config
 from omni_rl.config.yaml_file import parse, read
-from omni_rl.datasets import load
+from omni_rl.contracts.schema import Config
+from omni_rl.data.prompts import load
 from omni_rl.errors import UserError
 from omni_rl.model import outline
-from omni_rl.model.loaded import LoadedModel, from_pipe
-from omni_rl.planning import split_call
+from omni_rl.model.loading import LoadedModel, from_pipe
 from omni_rl.plugins.local import Registry
 from omni_rl.plugins.manager import Hooks, Layer, build_manager, overridden
-from omni_rl.preflight import check_ahead
+from omni_rl.run import core_hooks
+from omni_rl.run.preflight import check_ahead
+from omni_rl.sampling.plan_requests import split_call
 from omni_rl_tiny import pipelines
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +88,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def checked(source: Path | Mapping[str, Any]) -> Resolved:
     """Resolved, and held against what its model's configuration files say."""
     resolved = resolve(source)
-    manager = build_manager([Layer("core", defaults, "core"), *resolved.layers()])
+    manager = build_manager([Layer("core", core_hooks, "core"), *resolved.layers()])
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(resolved.config.data, [])])
     model = without_weights(resolved)

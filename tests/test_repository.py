@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from omni_rl.config.schema import Config
-from omni_rl.hookspecs import CONTRACT_MAJOR
+from omni_rl.contracts.hooks import CONTRACT_MAJOR
+from omni_rl.contracts.schema import Config
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from omni_rl import resume, train
-from omni_rl.run_directory import RunDirectory
+from omni_rl.storage.run_folder import RunDirectory
 
 pytestmark = pytest.mark.ci
 

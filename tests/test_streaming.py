@@ -23,8 +23,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from omni_rl.engines.embedded import EmbeddedEngine
-from omni_rl.types import Sample
+from omni_rl.sampling.embedded import EmbeddedEngine
+from omni_rl.contracts.types import Sample
 
 
 class Config(BaseModel):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from omni_rl.cli.new_plugin import kinds, new_plugin
-from omni_rl.config.schema import Config
+from omni_rl.contracts.schema import Config
 
 KINDS = kinds()
 KEYS = {kind: "AuraFlowPipeline" if kind == "model" else "sharp_edges" for kind in KINDS}

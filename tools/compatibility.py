@@ -12,15 +12,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args
 
-from omni_rl.compatibility import Trained, compatibility_of
-from omni_rl.requests import SdeType
+from omni_rl.contracts.requests import SdeType
+from omni_rl.contracts.traits import Trained, compatibility_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/compatibility.md"
 
 HEAD = """# What runs with what
 
-Written by `python tools/compatibility.py` from what the plugins declare (`omni_rl.compatibility`); `omni-rl check`
+Written by `python tools/compatibility.py` from what the plugins declare (`omni_rl.contracts.traits`); `omni-rl check`
 refuses the rest. Models do not appear: every algorithm runs with every one (`tests/test_every_pair.py`). Algorithms on
 the forward process learn from finished samples, drawn without noise, so transitions do not concern them.
 """

@@ -3,7 +3,7 @@
     python tools/hook_snapshot.py
 
 Refuses to record a changed contract under an unchanged version: a new hook or argument needs a new CONTRACT_MINOR, any
-other change a new CONTRACT_MAJOR (``omni_rl.hookspecs``). Refuses a changed hook whose docstring does not say so.
+other change a new CONTRACT_MAJOR (``omni_rl.contracts.hooks``). Refuses a changed hook whose docstring does not say so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omni_rl import hookspecs
+from omni_rl.contracts import hooks as contract
 from omni_rl.plugins.contract import SPECS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,7 @@ def current() -> Snapshot:
             "returns": signature.return_annotation,
             "firstresult": spec.firstresult,
         }
-    return {"contract": [hookspecs.CONTRACT_MAJOR, hookspecs.CONTRACT_MINOR], "hooks": hooks}
+    return {"contract": [contract.CONTRACT_MAJOR, contract.CONTRACT_MINOR], "hooks": hooks}
 
 
 def without_history(recorded: Snapshot) -> Snapshot:
@@ -108,7 +108,9 @@ def main() -> int:
     old = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
     needed = needed_version(old, new)
     if new["contract"] < needed:
-        print(f"The hooks changed: set CONTRACT_MAJOR = {needed[0]}, CONTRACT_MINOR = {needed[1]} in hookspecs.py.")
+        print(
+            f"The hooks changed: set CONTRACT_MAJOR = {needed[0]}, CONTRACT_MINOR = {needed[1]} in contracts/hooks.py."
+        )
         return 1
     recorded = with_history(old, new)
     if silent := undocumented(recorded):

@@ -14,9 +14,10 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from tensordict import TensorDict
 
-from omni_rl import hookimpl, trajectory
-from omni_rl.model.loaded import load_model
-from omni_rl.requests import NO_STEPS, Request, Window, all_steps
+from omni_rl import hookimpl
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import NO_STEPS, Request, Window, all_steps
+from omni_rl.model.loading import load_model
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl.testing.toy import PolicyGradient
 from omni_rl_tiny import pipelines

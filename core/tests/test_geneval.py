@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from omni_rl import datasets
-from omni_rl.config.schema import Data
+from omni_rl.contracts.schema import Data
+from omni_rl.data import prompts
 from omni_rl.errors import DataError
 from omni_rl.geneval import read_geneval
 
@@ -39,7 +39,7 @@ def written(path, *lines):
 
 def test_scenes_reach_rewards_as_they_are_written(tmp_path) -> None:
     data = Data(path=str(written(tmp_path / "evaluation_metadata.jsonl", *SCENES)), format="geneval")
-    rows = datasets.load(data, {"geneval": read_geneval}.__getitem__).rows
+    rows = prompts.load(data, {"geneval": read_geneval}.__getitem__).rows
     assert [{**row.metadata, "prompt": row.prompt} for row in rows] == SCENES
 
 

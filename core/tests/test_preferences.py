@@ -11,10 +11,10 @@ import torch
 from model_cases import GUIDED, unguided
 from PIL import Image
 
-from omni_rl.config.schema import Data
-from omni_rl.datasets import PromptRow
+from omni_rl.contracts.schema import Data
+from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import DataError
-from omni_rl.model.loaded import load_model
+from omni_rl.model.loading import load_model
 from omni_rl.preferences import cache_folder, pairs, require_pictures
 from omni_rl.testing.assembly import assemble
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni_rl import trajectory
-from omni_rl.denoise import sharing
-from omni_rl.hookspecs import hookimpl
-from omni_rl.requests import Window
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.requests import Window
+from omni_rl.sampling.denoise import sharing
 from omni_rl.testing.assembly import assemble
 from omni_rl.testing.toy import PolicyGradient, toy_model
 from omni_rl.testing.trajectories import replayed

@@ -16,13 +16,13 @@ import yaml
 from pydantic import ValidationError
 from tensordict import TensorDict
 
-from omni_rl.config.schema import Config
+from omni_rl.contracts.requests import NoiseKey, Request
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import PluginError
 from omni_rl.plugins.manager import Hooks, Layer, build_manager
-from omni_rl.requests import NoiseKey, Request
-from omni_rl.run_directory import RunDirectory
+from omni_rl.storage.run_folder import RunDirectory
 from omni_rl.trackers import TensorBoard, Tracker, WeightsAndBiases
-from omni_rl.types import Sample
 
 CONFIG = {"model": {"path": "tiny"}, "algorithm": {"name": "flow_grpo"}, "reward": "ocr", "data": {"path": "p.txt"}}
 

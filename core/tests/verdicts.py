@@ -26,14 +26,14 @@ from model_cases import OneWindow, own_loop, still
 
 from omni_rl import train
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.media import RATE
+from omni_rl.data.media_files import load
 from omni_rl.errors import RunError, UserError
 from omni_rl.gate.rows import gap
-from omni_rl.media import RATE
-from omni_rl.media_files import load
-from omni_rl.model.asking import latent_arguments
-from omni_rl.model.loaded import load_model
-from omni_rl.run import Run
+from omni_rl.model.loading import load_model
+from omni_rl.run.start import Run
 from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl.universal.ask import latent_arguments
 from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 
@@ -282,7 +282,7 @@ def _matters(run: Run, name: str) -> bool:
 
 
 def _velocities(run: Run) -> list[torch.Tensor]:
-    from omni_rl.planning import rollout_requests
+    from omni_rl.sampling.plan_requests import rollout_requests
 
     (request, *_) = rollout_requests(run.config, run.hooks, run.prompts, 0, 0)
     with torch.no_grad():

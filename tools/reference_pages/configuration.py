@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from omni_rl.config import schema
+from omni_rl.contracts import schema
 from omni_rl.plugins.discovery import KINDS
 
 HEAD = """# Configuration

@@ -1,4 +1,4 @@
-"""The page about hooks: every one in the order of the contract, as ``omni_rl.hookspecs`` describes it."""
+"""The page about hooks: every one in the order of the contract, as ``omni_rl.contracts.hooks`` describes it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from omni_rl import defaults, hookspecs
-from omni_rl.engines.base import ENGINE_HOOKS
+from omni_rl.contracts import hooks
 from omni_rl.plugins.checks import qualified_name
+from omni_rl.plugins.context import ENGINE_HOOKS
 from omni_rl.plugins.contract import SPECS, Spec
+from omni_rl.run import core_hooks
 
 HEAD = """# Hooks
 
-Written by `python tools/reference.py` from `omni_rl.hookspecs`, contract {version}.
+Written by `python tools/reference.py` from `omni_rl.contracts.hooks`, contract {version}.
 
 {rules}
 
@@ -28,7 +29,7 @@ from __future__ import annotations
 import torch
 
 from omni_rl import hookimpl
-from omni_rl.types import LossOutput
+from omni_rl.contracts.types import LossOutput
 ```
 
 *Answered by* is who answers when no plugin does. *Called by* is who asks, besides the gate and the contract suites. An
@@ -41,8 +42,8 @@ SILENT = ("gate", "testing")
 
 def page(root: Path) -> str:
     """The whole file."""
-    version = f"{hookspecs.CONTRACT_MAJOR}.{hookspecs.CONTRACT_MINOR}"
-    parts = [HEAD.format(version=version, rules=markdown(hookspecs.__doc__ or "")), _index()]
+    version = f"{hooks.CONTRACT_MAJOR}.{hooks.CONTRACT_MINOR}"
+    parts = [HEAD.format(version=version, rules=markdown(hooks.__doc__ or "")), _index()]
     calls = callers(root / "core/src")
     for title, specs in groups().items():
         parts.append(f"## {title}\n")
@@ -52,7 +53,7 @@ def page(root: Path) -> str:
 
 def groups() -> dict[str, list[Spec]]:
     """Hooks by the headings of the module."""
-    lines = inspect.getsource(hookspecs).splitlines()
+    lines = inspect.getsource(hooks).splitlines()
     heads = {i: found[1].capitalize() for i, line in enumerate(lines, 1) if (found := re.match(r"# -+ (.+)$", line))}
     grouped: dict[str, list[Spec]] = {title: [] for title in heads.values()}
     for spec in SPECS.values():
@@ -89,7 +90,7 @@ def _doc(spec: Spec) -> str:
 
 def _section(spec: Spec, calls: list[str]) -> str:
     facts = []
-    if answer := getattr(defaults, spec.name, None):
+    if answer := getattr(core_hooks, spec.name, None):
         facts.append(f"Answered by `{qualified_name(answer)}`.")
     if calls:
         facts.append(f"Called by {', '.join(f'`{call}`' for call in calls)}.")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from omni_rl.hookspecs import hookimpl
+from omni_rl.contracts.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run, check, resume, train
+    from omni_rl.run.start import Run, check, resume, train
 
 __version__ = "0.1.0"
 __all__ = ["Run", "__version__", "check", "hookimpl", "resume", "train"]
@@ -18,7 +18,7 @@ __all__ = ["Run", "__version__", "check", "hookimpl", "resume", "train"]
 
 def __getattr__(name: str) -> Any:
     if name in ("Run", "check", "resume", "train"):
-        from omni_rl import run
+        from omni_rl.run import start
 
-        return getattr(run, name)
+        return getattr(start, name)
     raise AttributeError(f"module 'omni_rl' has no attribute {name!r}")

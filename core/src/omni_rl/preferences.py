@@ -20,20 +20,21 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
-from omni_rl import media_files, trajectory
 from omni_rl.config.call_arguments import effective_call
-from omni_rl.datasets import PromptRow
-from omni_rl.durable import write_atomic
-from omni_rl.engines.prepared import prepare
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import NoiseKey, Request
+from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.data import media_files
+from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import DataError
 from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.loaded import frozen
-from omni_rl.planning import split_call
-from omni_rl.requests import NoiseKey, Request
-from omni_rl.types import Streams, Tensors
+from omni_rl.model.loading import frozen
+from omni_rl.sampling.plan_requests import split_call
+from omni_rl.sampling.remote.prepared import prepare
+from omni_rl.storage.durable import write_atomic
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 SIDES = {"chosen": "latents", "rejected": "rejected"}
 """Column of the data -> entry of the batch."""

@@ -17,14 +17,14 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.media import media_of
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import PluginError
-from omni_rl.hookspecs import hookimpl
-from omni_rl.media import media_of
-from omni_rl.report import grid, reward_figures, still
-from omni_rl.types import Sample
+from omni_rl.reporting import grid, reward_figures, still
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 _VALIDATION = {"reward": "val/reward/mean", "reward_stderr": "val/reward/stderr"}
 

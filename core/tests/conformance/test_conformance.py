@@ -111,7 +111,7 @@ def test_an_algorithm_runs_on_the_toy(install):
 
 
 def test_an_engine_runs_on_the_toy(install):
-    install("from omni_rl.engines.embedded import EmbeddedEngine as Same", engines={"same": "Same"})
+    install("from omni_rl.sampling.embedded import EmbeddedEngine as Same", engines={"same": "Same"})
     checks = checked()
     assert {name.partition(" (")[0] for name in checks} == checks_of(EngineContract) | {IMPORTS}
     assert verdicts(checks) == {"ok"}

@@ -16,12 +16,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from omni_rl import checkpoint, exhibits, train
+from omni_rl import train
 from omni_rl.errors import CheckpointError, RunError, UserError
 from omni_rl.export import SHEET, Wanted, export_run, reproduce, weights
 from omni_rl.export.card import without_paths
-from omni_rl.run import Run
-from omni_rl.run_directory import RunDirectory
+from omni_rl.reporting import exhibits
+from omni_rl.run.start import Run
+from omni_rl.storage import checkpoint
+from omni_rl.storage.run_folder import RunDirectory
 from omni_rl_tiny import pipelines
 
 UNVERIFIED = Wanted(verify=False)

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from omni_rl.gate.rows import Row
-from omni_rl.run import check
+from omni_rl.run.start import check
 from omni_rl_tiny import pipelines
 
 HEAD = """
 import copy
 import torch
 import omni_rl_qwen_image as qwen
-from omni_rl import denoise, hookimpl
-from omni_rl.engines.embedded import EmbeddedEngine
-from omni_rl.types import SigmaTable, SyncReport
+from omni_rl import hookimpl
+from omni_rl.sampling import denoise
+from omni_rl.sampling.embedded import EmbeddedEngine
+from omni_rl.contracts.types import SigmaTable, SyncReport
 """
 
 Configure = Callable[..., dict[str, Any]]

@@ -97,7 +97,7 @@ FAULTS = {
     ),
     "a log-prob without gradient": (
         """
-        from omni_rl.backends import policy as own
+        from omni_rl.training import policy as own
 
         @hookimpl
         def forward_and_sample_previous_step(policy, batch, model_inputs, step):
@@ -238,7 +238,7 @@ def test_a_pipeline_that_branches_on_the_step(assert_red, judged):
 def test_a_full_weight_that_is_cut_off(assert_red):
     """Full fine-tuning through the universal adapter, one block's input detached."""
     fault = """
-        from omni_rl.model import universal
+        from omni_rl.universal import hooks as universal
 
         @hookimpl
         def predict(model, x, t, conditioning, call):

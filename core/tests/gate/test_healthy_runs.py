@@ -12,8 +12,8 @@ from omni_rl.errors import GateError
 from omni_rl.gate.gate import run_gate
 from omni_rl.gate.probe import draw
 from omni_rl.gate.rows import Row, raise_on_failure, table
-from omni_rl.model import prompt_outputs
-from omni_rl.run import Run, train
+from omni_rl.run.start import Run, train
+from omni_rl.universal import prompt_outputs
 from omni_rl_tiny import pipelines
 
 JUDGED = {
@@ -34,7 +34,7 @@ JUDGED = {
 TOLD = {"guidance", "geometry", "memory", "time"}
 
 FROZEN_ROW = """
-from omni_rl.requests import Request
+from omni_rl.contracts.requests import Request
 
 @hookimpl
 def prepare_condition(requests):
@@ -122,7 +122,7 @@ def test_offload_and_gradient_checkpointing(judged):
 
 def test_an_algorithm_that_stores_no_steps(judged):
     fault = """
-        from omni_rl.requests import NO_STEPS
+        from omni_rl.contracts.requests import NO_STEPS
 
         @hookimpl
         def sde_window():
@@ -152,7 +152,7 @@ def test_a_loop_that_is_replaced_is_told(judged):
 def test_a_plugin_for_what_the_pipeline_cannot_say(judged):
     """A model whose prompts only its plugin can encode is compared as far as that goes."""
     fault = """
-        from omni_rl.model import prompt_outputs
+        from omni_rl.universal import prompt_outputs
 
         def unnamed(*_):
             raise prompt_outputs.ModelError("its outputs cannot be passed back")

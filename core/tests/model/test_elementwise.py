@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni_rl.model.elementwise import NotElementwiseError, find
+from omni_rl.universal.affine_maps import NotElementwiseError, find
 
 SCALE, SHIFT = torch.linspace(0.05, 12.0, 4), torch.linspace(-40.0, 7.0, 4)
 

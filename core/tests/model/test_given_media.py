@@ -13,14 +13,14 @@ from model_cases import Euler, OneWindow
 from model_cases import own_loop as drawn_without_noise
 from PIL import Image
 
-from omni_rl import trajectory
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import NO_STEPS
+from omni_rl.data.media_files import load
 from omni_rl.errors import ModelError
-from omni_rl.media_files import load
-from omni_rl.model import given_media
-from omni_rl.model.asking import latent_arguments
-from omni_rl.model.loaded import load_model
-from omni_rl.requests import NO_STEPS
+from omni_rl.model.loading import load_model
 from omni_rl.testing.assembly import Assembly, assemble
+from omni_rl.universal import media_conditioning
+from omni_rl.universal.ask import latent_arguments
 from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 
@@ -140,15 +140,17 @@ def test_what_an_encoder_answers_about_several_pictures_at_once_is_kept_whole(tm
 
 
 def test_media_of_different_sizes_in_one_batch_are_refused():
-    sizes = torch.stack([given_media.sizes({"image": Image.new("RGB", (w, 8))})["size_of_image"] for w in (8, 16)])
+    sizes = torch.stack(
+        [media_conditioning.sizes({"image": Image.new("RGB", (w, 8))})["size_of_image"] for w in (8, 16)]
+    )
     with pytest.raises(ModelError, match="different sizes for image="):
-        given_media.blank({"size_of_image": sizes})
+        media_conditioning.blank({"size_of_image": sizes})
 
 
 def test_blank_media_have_the_sizes_of_the_real_ones():
     media = {"image": [Image.new("RGB", (8, 4)), Image.new("RGB", (2, 6))], "mask": Image.new("RGB", (3, 5))}
-    kept = {name: size[None] for name, size in given_media.sizes(media).items()}
-    blank = given_media.blank(kept)
+    kept = {name: size[None] for name, size in media_conditioning.sizes(media).items()}
+    blank = media_conditioning.blank(kept)
     assert [picture.size for picture in blank["image"]] == [(8, 4), (2, 6)]
     assert blank["mask"].size == (3, 5)
 
@@ -157,23 +159,23 @@ def _kept(*pixels: int) -> dict[str, torch.Tensor]:
     """A mask of one colour for each row."""
     rows = [{"mask": Image.new("RGB", (3, 5), (colour,) * 3)} for colour in pixels]
     return {
-        name: torch.stack([{**given_media.sizes(row), **given_media.pixels(row)}[name] for row in rows])
+        name: torch.stack([{**media_conditioning.sizes(row), **media_conditioning.pixels(row)}[name] for row in rows])
         for name in ("size_of_mask", "pixels_of_mask")
     }
 
 
 def test_pixels_that_are_kept_stand_in_the_place_of_blank_media():
-    (mask,) = given_media.in_place(_kept(7, 7)).values()
+    (mask,) = media_conditioning.in_place(_kept(7, 7)).values()
     assert mask.size == (3, 5)
     assert mask.getcolors() == [(15, (7, 7, 7))]
     clip = [Image.new("RGB", (2, 4), (i, i, i)) for i in range(3)]
-    kept = {**given_media.sizes({"video": clip}), **given_media.pixels({"video": clip})}
-    frames = given_media.in_place({name: value[None] for name, value in kept.items()})["video"]
+    kept = {**media_conditioning.sizes({"video": clip}), **media_conditioning.pixels({"video": clip})}
+    frames = media_conditioning.in_place({name: value[None] for name, value in kept.items()})["video"]
     assert [frame.getpixel((0, 0)) for frame in frames] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
 
 
 def test_rows_of_different_pixels_are_asked_about_apart():
-    assert [rows.tolist() for rows in given_media.alike(_kept(9, 0, 9, 9), 4)] == [[1], [0, 2, 3]]
-    assert [rows.tolist() for rows in given_media.alike({"size_of_mask": torch.ones(2, 2)}, 2)] == [[0, 1]]
+    assert [rows.tolist() for rows in media_conditioning.alike(_kept(9, 0, 9, 9), 4)] == [[1], [0, 2, 3]]
+    assert [rows.tolist() for rows in media_conditioning.alike({"size_of_mask": torch.ones(2, 2)}, 2)] == [[0, 1]]
     with pytest.raises(ModelError, match="different pixels for mask="):
-        given_media.in_place(_kept(9, 0))
+        media_conditioning.in_place(_kept(9, 0))

@@ -6,13 +6,13 @@ import pytest
 import torch
 from model_cases import GUIDED, unguided
 
-from omni_rl import defaults
 from omni_rl.errors import ModelError
-from omni_rl.model import media_encoding
-from omni_rl.model.loaded import load_model
+from omni_rl.model.loading import load_model
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
-from omni_rl.randomness import randn
+from omni_rl.run import core_hooks
+from omni_rl.schedulers.randomness import randn
+from omni_rl.universal import media_encoding
 
 ARCHITECTURES = ["QwenImagePipeline", "StableDiffusion3Pipeline", "FluxPipeline", "WanPipeline", "SanaPipeline"]
 
@@ -21,7 +21,7 @@ ARCHITECTURES = ["QwenImagePipeline", "StableDiffusion3Pipeline", "FluxPipeline"
 def loaded(tiny_folder):
     def load(architecture):
         model = load_model(tiny_folder(architecture), device=torch.device("cpu"), precision="fp32", full=True)
-        model.hooks = Hooks(build_manager([Layer("core", defaults, "omni-rl")]))
+        model.hooks = Hooks(build_manager([Layer("core", core_hooks, "omni-rl")]))
         call = unguided(GUIDED[architecture])
         with torch.no_grad():
             conditioning = model.hooks.encode_prompt(

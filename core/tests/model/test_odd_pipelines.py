@@ -13,12 +13,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from model_cases import OneWindow, own_loop, still
 
+from omni_rl.contracts.types import SigmaTable
 from omni_rl.errors import ModelError
-from omni_rl.model import capture, stand_ins
-from omni_rl.model.loaded import from_pipe, frozen
-from omni_rl.model.prompt_outputs import as_taken, named_outputs
+from omni_rl.model.loading import from_pipe, frozen
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
-from omni_rl.types import SigmaTable
+from omni_rl.universal import capture, scheduler_stand_ins
+from omni_rl.universal.prompt_outputs import as_taken, named_outputs
 
 Toy = toy_two_streams.ToyTwoStreamsPipeline
 CALL = toy_two_streams.CALL
@@ -241,7 +241,7 @@ def inverted() -> FlowMatchEulerDiscreteScheduler:
 
 
 def test_where_time_runs_the_other_way_velocities_change_their_sign():
-    one = stand_ins.OneStep(inverted(), torch.tensor(250.0), streams=None)
+    one = scheduler_stand_ins.OneStep(inverted(), torch.tensor(250.0), streams=None)
     one.step(torch.ones(1), torch.tensor(250.0), torch.zeros(1))
     assert one.velocities == [-torch.ones(1)]
 
@@ -251,7 +251,7 @@ def test_euler_steps_where_time_runs_the_other_way_are_diffusers_own():
     own.set_timesteps(3)
     table = SigmaTable(own.timesteps, 1 - own.sigmas)
     x = torch.tensor([0.5])
-    euler = stand_ins.Euler(inverted(), table, [x])
+    euler = scheduler_stand_ins.Euler(inverted(), table, [x])
     euler.set_timesteps(3)
     for i, t in enumerate(own.timesteps):
         velocity = torch.tensor([i + 1.0])
@@ -261,7 +261,7 @@ def test_euler_steps_where_time_runs_the_other_way_are_diffusers_own():
 
 
 def test_a_step_answers_as_schedulers_do():
-    one = stand_ins.OneStep(FlowMatchEulerDiscreteScheduler(), torch.tensor(250.0), streams=None)
+    one = scheduler_stand_ins.OneStep(FlowMatchEulerDiscreteScheduler(), torch.tensor(250.0), streams=None)
     sample = torch.zeros(1)
     assert one.step(torch.ones(1), 250.0, sample).prev_sample is sample
     assert one.step(torch.ones(1), 250.0, sample, return_dict=False)[0] is sample

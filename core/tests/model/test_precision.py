@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_cases import Case, own_loop, still
 
-from omni_rl.model.loaded import from_pipe
+from omni_rl.model.loading import from_pipe
 from omni_rl_tiny import pipelines
 
 

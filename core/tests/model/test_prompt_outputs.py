@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model.embeddings import Forms, as_returned, by_width, forms, mask_of, one_by_one, text_rows, to_rows
-from omni_rl.model.prompt_outputs import assigned_names, return_names
+from omni_rl.universal.embedding_rows import (
+    Forms,
+    as_returned,
+    by_width,
+    forms,
+    mask_of,
+    one_by_one,
+    text_rows,
+    to_rows,
+)
+from omni_rl.universal.prompt_outputs import assigned_names, return_names
 
 # ------------------------------------------------------------------------------------------------------------- names
 

@@ -14,12 +14,12 @@ from model_cases import OneWindow
 from torch import nn
 
 from omni_rl import hookimpl
-from omni_rl.backends.lora import make_trainable
+from omni_rl.contracts.types import SigmaTable
 from omni_rl.errors import ModelError
-from omni_rl.model import stand_ins
-from omni_rl.model.loaded import from_pipe, load_model
+from omni_rl.model.adapters import make_trainable
+from omni_rl.model.loading import from_pipe, load_model
 from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.types import SigmaTable
+from omni_rl.universal import scheduler_stand_ins
 
 Toy = toy_two_streams.ToyTwoStreamsPipeline
 
@@ -272,9 +272,9 @@ def test_the_stand_ins_answer_for_the_pipelines_scheduler():
     t = torch.tensor(250.0)
     table = SigmaTable(torch.tensor([1000.0]), torch.tensor([1.0, 0.0]))
     for stand_in in (
-        stand_ins.OneStep(scheduler, t, streams=1),
-        stand_ins.Table(scheduler),
-        stand_ins.Euler(scheduler, table, [torch.zeros(1)]),
+        scheduler_stand_ins.OneStep(scheduler, t, streams=1),
+        scheduler_stand_ins.Table(scheduler),
+        scheduler_stand_ins.Euler(scheduler, table, [torch.zeros(1)]),
     ):
         assert stand_in.config.shift == 2.0
         assert stand_in.order == 1
@@ -285,12 +285,12 @@ def test_the_stand_ins_answer_for_the_pipelines_scheduler():
 
 
 def test_one_step_is_where_the_pipeline_is_asked():
-    one = stand_ins.OneStep(toy_two_streams.pipeline().scheduler, torch.tensor(250.0), streams=2)
+    one = scheduler_stand_ins.OneStep(toy_two_streams.pipeline().scheduler, torch.tensor(250.0), streams=2)
     one.set_timesteps(50, device="cpu", mu=0.7)
     assert one.timesteps.tolist() == [250.0]
     assert one.sigmas.tolist() == [0.25, 0.0]
     one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
-    with pytest.raises(stand_ins.Answered):
+    with pytest.raises(scheduler_stand_ins.Answered):
         one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
     assert len(one.velocities) == 2
 

@@ -12,7 +12,7 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from model_cases import GUIDED, Case, unguided
 
 from omni_rl.errors import ModelError
-from omni_rl.model.loaded import from_pipe
+from omni_rl.model.loading import from_pipe
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 
 PUBLISHED = Path(__file__).parent / "published"

@@ -11,11 +11,11 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 
 from omni_rl.errors import ModelError
-from omni_rl.model import posteriors, starts
-from omni_rl.model.elementwise import NotElementwiseError
-from omni_rl.model.stand_ins import Answered
-from omni_rl.model.streams import Stream
-from omni_rl.randomness import randn
+from omni_rl.schedulers.randomness import randn
+from omni_rl.universal import image_starts, posteriors
+from omni_rl.universal.affine_maps import NotElementwiseError
+from omni_rl.universal.scheduler_stand_ins import Answered
+from omni_rl.universal.streams import Stream
 
 FIRST_FRAME = torch.tensor([7.0, 8.0])
 
@@ -62,12 +62,12 @@ class Ignores(Frames):
         return super().prepare_latents(None, generator)
 
 
-def found(pipe: Any) -> starts.Start | None:
+def found(pipe: Any) -> image_starts.Start | None:
     def ask(**arguments: Any) -> None:
         with contextlib.suppress(Answered):
             pipe.prepare_latents(**arguments)
 
-    return starts.find(pipe, ask)
+    return image_starts.find(pipe, ask)
 
 
 @pytest.mark.parametrize("cls", [Frames, Normalises])
@@ -105,7 +105,7 @@ def test_a_pipeline_that_cannot_be_given_its_start_is_refused():
 
 
 def test_conditioning_without_the_picture_is_refused():
-    start = starts.Start(torch.zeros(1, 3), torch.tensor([1, 2]))
+    start = image_starts.Start(torch.zeros(1, 3), torch.tensor([1, 2]))
     stream = Stream("latents", (2,), start=start)
     kept = {"start_of_latents": torch.tensor([[7.0, 0.0, 0.0]])}
     assert stream.argument(torch.tensor([[1.0, 2.0]]), kept).tolist() == [[7.0, 1.0, 2.0]]

@@ -11,10 +11,11 @@ import torch
 import toy_two_streams
 from model_cases import OneWindow, own_loop, still
 
-from omni_rl import hookimpl, trajectory
+from omni_rl import hookimpl
+from omni_rl.contracts import trajectory
 from omni_rl.errors import ModelError
 from omni_rl.model.encoding import encode_ahead
-from omni_rl.model.loaded import from_pipe, load_model
+from omni_rl.model.loading import from_pipe, load_model
 from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl_tiny.pipelines.text_encoders import WIDTH
 

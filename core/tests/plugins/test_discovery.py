@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from omni_rl.config import schema
+from omni_rl.contracts import schema
 from omni_rl.errors import PluginError
 from omni_rl.plugins import discovery
 from omni_rl.plugins.discovery import KINDS, Offer, find, load, offers

@@ -10,8 +10,8 @@ import pytest
 
 MODULES = [
     "omni_rl",
-    "omni_rl.config.schema",
-    "omni_rl.hookspecs",
+    "omni_rl.contracts.schema",
+    "omni_rl.contracts.hooks",
     "omni_rl.plugins.discovery",
     "omni_rl.plugins.listing",
     "omni_rl.plugins.local",

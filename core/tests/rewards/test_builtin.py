@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.rewards.builtin import Brightness, JpegCompressibility
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.rewards.builtin import PythonFunction
 from omni_rl.rewards.failures import MAX_LINES, describe_failure, place_of
 

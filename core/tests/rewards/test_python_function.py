@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import ConfigError, PluginError
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.rewards.builtin import PythonFunction
 from omni_rl.rewards.runner import RewardSpec
 

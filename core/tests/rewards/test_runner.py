@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import ConfigError
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.rewards.builtin import Brightness, JpegCompressibility
 from omni_rl.rewards.runner import RewardRunner, RewardSpec
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from omni_rl.contracts.reward import RewardBatch
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import RewardError
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
-from omni_rl.types import Sample
 
 
 @dataclass

@@ -10,12 +10,12 @@ import pytest
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.forward_process import ForwardOptions, ForwardProcess, noised_at
-from omni_rl.hookspecs import hookimpl
-from omni_rl.requests import Window
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.requests import Window
+from omni_rl.contracts.types import LossOutput
+from omni_rl.objectives.forward_process import ForwardOptions, ForwardProcess, noised_at
 from omni_rl.testing.algorithm import AlgorithmContract, assembled
 from omni_rl.testing.toy import PolicyGradient, toy_model
-from omni_rl.types import LossOutput
 
 STEPS = 6
 TWO_LEVELS = [0.1, 0.7, 0.1, 0.7, 0.1, 0.7]

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from omni_rl.backends.policy import TorchPolicy
-from omni_rl.backends.torch_backend import TorchBackend
 from omni_rl.testing.backend import BackendContract, trainer
 from omni_rl.testing.toy import toy_model
+from omni_rl.training.backend import TorchBackend
+from omni_rl.training.policy import TorchPolicy
 
 
 class Spilling(TorchBackend):

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omni_rl.engines.embedded import EmbeddedEngine
-from omni_rl.requests import Window
+from omni_rl.contracts.requests import Window
+from omni_rl.contracts.types import Sample, SyncReport
+from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl.testing.engine import EngineContract, assembled
 from omni_rl.testing.toy import toy_model
-from omni_rl.types import Sample, SyncReport
 
 
 class Unknown(EmbeddedEngine):

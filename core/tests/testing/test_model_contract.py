@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omni_rl.hookspecs import hookimpl
-from omni_rl.model import universal
+from omni_rl.contracts.hooks import hookimpl
 from omni_rl.testing.assembly import PROMPTS, as_run, drawn
 from omni_rl.testing.model import ModelContract, Oracle, assembled
+from omni_rl.universal import hooks as universal
 from omni_rl_tiny import pipelines
 
 ARCHITECTURE = "FluxPipeline"

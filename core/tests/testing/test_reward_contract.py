@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.testing.reward import RewardContract
 
 

@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from omni_rl.buckets import form
-from omni_rl.engines.base import ENGINE_HOOKS, Context
+from omni_rl.contracts.batches import form
+from omni_rl.plugins.context import ENGINE_HOOKS, Context
 from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.loaded import LoadedModel, from_pipe
-from omni_rl.requests import Request
-from omni_rl.types import DenoiseState, Sample, SyncReport
+from omni_rl.model.loading import LoadedModel, from_pipe
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import DenoiseState, Sample, SyncReport
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from omni_rl import hookimpl
-from omni_rl.model.loaded import LoadedModel
-from omni_rl.types import Streams, Tensors
+from omni_rl.model.loading import LoadedModel
+from omni_rl.contracts.types import Streams, Tensors
 
 
 @hookimpl

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from omni_rl.errors import RewardError
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch, Scores
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch, Scores
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from omni_rl.errors import RewardError
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.testing.reward import RewardContract
 
 from {{ cookiecutter.module }} import Colourfulness, colourfulness

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from omni_rl.errors import ConfigError
-from omni_rl.forward_process import noised_at
-from omni_rl.randomness import randn
+from omni_rl.objectives.forward_process import noised_at
+from omni_rl.schedulers.randomness import randn
 from omni_rl.testing.algorithm import AlgorithmContract, prepared
 from omni_rl.testing.assembly import assemble
 from omni_rl.testing.linear_flow import LinearFlow, assert_gradient

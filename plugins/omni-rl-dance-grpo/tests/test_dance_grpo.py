@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl import trajectory
+from omni_rl.contracts import trajectory
 from omni_rl.testing.algorithm import AlgorithmContract, prepared
 from omni_rl.testing.assembly import assemble
 from omni_rl.testing.toy import toy_model

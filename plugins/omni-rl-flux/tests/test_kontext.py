@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.model import given_media, universal
 from omni_rl.testing.model import ModelContract, assembled
+from omni_rl.universal import hooks as universal
+from omni_rl.universal import media_conditioning
 from omni_rl_flux import kontext
 
 CALL = {"height": 16, "width": 32, "max_area": 512, "max_sequence_length": 64, "_auto_resize": False}
@@ -95,7 +96,7 @@ def test_rows_whose_pictures_differ_in_size_are_drawn_apart(parts):
     for one, other in zip(together, alone, strict=True):
         a, b = (s.trajectory["latents", "x", "final"] for s in (one, other))
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
-    sizes = [s.trajectory["condition", f"{given_media.SIZE}image"].tolist() for s in together]
+    sizes = [s.trajectory["condition", f"{media_conditioning.SIZE}image"].tolist() for s in together]
     assert sizes == [[24, 36], [32, 16]]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl import trajectory
+from omni_rl.contracts import trajectory
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
 from omni_rl_grpo_guard import GRPOGuard, GRPOGuardConfig

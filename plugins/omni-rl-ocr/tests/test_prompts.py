@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl import datasets
-from omni_rl.config.schema import Data
+from omni_rl.contracts.schema import Data
+from omni_rl.data import prompts
 from omni_rl.errors import DataError
 from omni_rl.plugins.local import Registry
 from omni_rl_ocr import read_ocr_text, target_text
@@ -27,7 +27,7 @@ def written(path: Path, text: str) -> Path:
 
 def test_the_quoted_text_becomes_a_column(tmp_path) -> None:
     data = Data(path=str(written(tmp_path / "train.txt", LINES)), format="ocr_txt")
-    rows = datasets.load(data, lambda name: Registry().get("datasets", name)[0]).rows
+    rows = prompts.load(data, lambda name: Registry().get("datasets", name)[0]).rows
     assert [row.prompt for row in rows] == [line for line in LINES.splitlines() if line]
     assert [row.metadata for row in rows] == [{"text": "Mind the Bears"}, {"text": "Deck B"}, {"text": "Fresh at Six"}]
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import DataError, PluginError, RewardError
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch
 from omni_rl_ocr import OCRConfig, OCRReward, TesseractConfig, TesseractReward
 from omni_rl_ocr.rapid import LineReader
 from omni_rl_ocr.tesseract import TesseractReader

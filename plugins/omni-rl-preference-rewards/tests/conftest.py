@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards import Aesthetic, ImageReward, tiny
 
 sys.path.insert(0, str(Path(__file__).parent))  # published_models

@@ -24,7 +24,7 @@ from published_models import (
 from safetensors.torch import load_file
 from transformers import BertTokenizer, CLIPModel, CLIPTokenizer
 
-from omni_rl.rewards.base import RewardBatch
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards import Aesthetic, HPSv2, ImageReward, PickScore, tiny
 from omni_rl_preference_rewards.convert import main
 from omni_rl_preference_rewards.original_blip import blip_config

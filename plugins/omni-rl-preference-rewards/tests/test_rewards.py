@@ -18,10 +18,10 @@ from published_models import cropped, fitted
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
-from omni_rl.config.schema import RewardEntry
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch
+from omni_rl.contracts.schema import RewardEntry
 from omni_rl.errors import DataError, ModelError, RewardError
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.testing.reward import RewardContract, take
 from omni_rl_preference_rewards import Aesthetic, ClipScore, HPSv2, ImageReward, PickScore
 

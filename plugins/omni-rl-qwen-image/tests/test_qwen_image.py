@@ -6,9 +6,9 @@ from diffusers.configuration_utils import FrozenDict
 
 import omni_rl_qwen_image as qwen
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.model import universal
-from omni_rl.model.loaded import load_model
+from omni_rl.model.loading import load_model
 from omni_rl.testing.model import ModelContract
+from omni_rl.universal import hooks as universal
 
 PROMPTS = ("a", "a sign that says hello", "describe the image of a world with 9 signs and 12345678 users", "7" * 200)
 SIZE = {"height": 16, "width": 32}

@@ -9,10 +9,10 @@ import psutil
 import pytest
 import torch
 
-from omni_rl.collecting import finished_groups
+from omni_rl.contracts.requests import Sde
 from omni_rl.errors import RunError
 from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
-from omni_rl.requests import Sde
+from omni_rl.run.collect import finished_groups
 from omni_rl_vllm_omni import VllmOmniEngine
 from omni_rl_vllm_omni.options import VllmOmniConfig
 

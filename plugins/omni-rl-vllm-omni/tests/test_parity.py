@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omni_rl import trajectory
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import NoiseKey
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.weight_rows import weight_rows
-from omni_rl.randomness import INITIAL, draw_seed, randn
-from omni_rl.requests import NoiseKey
+from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl.testing.assembly import as_run, drawn
 from omni_rl.testing.trajectories import replayed
 

@@ -62,8 +62,8 @@ def train(
 ) -> None:
     """Prove a run, then train it."""
     from omni_rl.cli.training import announce, quiet
-    from omni_rl.progress import Progress
-    from omni_rl.run import train
+    from omni_rl.reporting.progress import Progress
+    from omni_rl.run.start import train
 
     quiet()
     announce(train(config, overrides or (), run_dir, Progress))
@@ -73,8 +73,8 @@ def train(
 def resume(run: RunFolder, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint."""
     from omni_rl.cli.training import announce, quiet
-    from omni_rl.progress import Progress
-    from omni_rl.run import resume
+    from omni_rl.reporting.progress import Progress
+    from omni_rl.run.start import resume
 
     quiet()
     announce(resume(run, overrides or (), Progress))
@@ -85,7 +85,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run the gate alone: a few samples and a table of verdicts."""
     from omni_rl.cli.training import quiet
     from omni_rl.gate.rows import raise_on_failure, table
-    from omni_rl.run import check
+    from omni_rl.run.start import check
 
     quiet()
     rows = check(config, overrides or ())
@@ -145,8 +145,8 @@ def sample(
     seed: Annotated[int, typer.Option(help="names the noise")] = 0,
 ) -> None:
     """Draw samples with the weights of a run."""
+    from omni_rl.cli.sample import sample_to_file
     from omni_rl.cli.training import quiet
-    from omni_rl.sampling import sample_to_file
 
     quiet()
     sample_to_file(source, prompts, output, each, seed)

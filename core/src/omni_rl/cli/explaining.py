@@ -22,10 +22,10 @@ def explained(architecture: str, algorithm: str) -> str:
     Raises:
         PluginError: no plugin offers the algorithm.
     """
-    from omni_rl import defaults
+    from omni_rl.run import core_hooks
 
     registry = Registry()
-    layers = [Layer("core", defaults, f"{CORE} {__version__}")]
+    layers = [Layer("core", core_hooks, f"{CORE} {__version__}")]
     known = {offer.key for offer in offers("models")}
     if architecture in known:
         found, source = registry.get("models", architecture)

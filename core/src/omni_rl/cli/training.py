@@ -7,8 +7,8 @@ import warnings
 
 import typer
 
-from omni_rl import artifacts
-from omni_rl.run import Run
+from omni_rl.reporting import artifacts
+from omni_rl.run.start import Run
 
 
 def quiet() -> None:

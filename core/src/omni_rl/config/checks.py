@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from omni_rl.compatibility import conflicts
 from omni_rl.config.call_arguments import SECTIONS, forbidden
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.layers import Tree
 from omni_rl.config.problems import at
-from omni_rl.config.schema import Config
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.traits import conflicts
 from omni_rl.errors import UserError
 
 

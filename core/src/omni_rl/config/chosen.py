@@ -14,8 +14,8 @@ from omni_rl.config import fields
 from omni_rl.config.layers import Tree
 from omni_rl.config.paths import Files
 from omni_rl.config.problems import unknown_key, validate
-from omni_rl.config.schema import Data, Launcher, PluginSection, RewardEntry, Rollout, Tracker, Train
 from omni_rl.config.yaml_file import KeyPath
+from omni_rl.contracts.schema import Data, Launcher, PluginSection, RewardEntry, Rollout, Tracker, Train
 from omni_rl.errors import PluginError, UserError
 from omni_rl.plugins.discovery import DISABLE, KINDS, offers
 from omni_rl.plugins.local import Registry

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omni_rl.config.schema import named, named_list
 from omni_rl.config.yaml_file import KeyPath
+from omni_rl.contracts.schema import named, named_list
 
 NAMED_LISTS: tuple[KeyPath, ...] = (("reward",), ("validation", "reward"), ("tracker",))
 """Lists of plugins, which may be written short: ``reward: ocr`` and ``reward: {name: ocr}`` mean one entry."""

@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 
 from omni_rl.config import fields
 from omni_rl.config.layers import Source, Tree, dotted
-from omni_rl.config.schema import Config
 from omni_rl.config.yaml_file import KeyPath, Word
+from omni_rl.contracts.schema import Config
 from omni_rl.errors import ConfigError, PluginError, UserError, did_you_mean
 
 SHOWN = 8

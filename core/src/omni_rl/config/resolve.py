@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from omni_rl.config.checks import cross_checks
-from omni_rl.config.gather import UNIVERSAL, Gathered
+from omni_rl.config.find_plugins import UNIVERSAL, Gathered
 from omni_rl.config.inputs import Input
 from omni_rl.config.layers import Source, Tree
 from omni_rl.config.problems import raise_all, validate
 from omni_rl.config.resolved import Origin, Resolved, origins_of
-from omni_rl.config.schema import Config
+from omni_rl.contracts.schema import Config
 
 __all__ = ["UNIVERSAL", "Origin", "Resolved", "resolve"]
 

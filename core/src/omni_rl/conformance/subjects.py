@@ -14,12 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from omni_rl.config import fields, schema
+from omni_rl.config import fields
 from omni_rl.config.chosen import Chosen, with_options
 from omni_rl.config.layers import Source, Tree
 from omni_rl.config.overrides import Override, apply, parse_override
 from omni_rl.config.paths import Files, architecture_of
 from omni_rl.config.yaml_file import KeyPath
+from omni_rl.contracts import schema
 from omni_rl.errors import ConfigError, ModelError, PluginError, UserError, did_you_mean
 from omni_rl.plugins.discovery import (
     CONFORMANCE_GROUP,

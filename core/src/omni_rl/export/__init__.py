@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 
 from omni_rl import __version__
-from omni_rl.durable import new_folder, writing
 from omni_rl.errors import UserError
-from omni_rl.exhibits import Exhibit
 from omni_rl.export.card import write_card
 from omni_rl.export.samples import write_samples
 from omni_rl.export.source import Source, open_source
 from omni_rl.export.verify import Verified, verify
 from omni_rl.export.weights import write_lora, write_pipeline
+from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.storage.durable import new_folder, writing
 
 SHEET = "omni-rl.json"
 """What was exported, for programs; a folder that holds it is an export."""

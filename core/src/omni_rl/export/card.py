@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from omni_rl import artifacts, report
+from omni_rl import reporting
 from omni_rl.config.paths import INDEX
-from omni_rl.exhibits import Exhibit
 from omni_rl.export.source import Source
 from omni_rl.export.verify import Verified
+from omni_rl.reporting import artifacts
+from omni_rl.reporting.exhibits import Exhibit
 
 CONFIG = "config.yaml"
 
@@ -38,7 +39,7 @@ def write_card(
     """
     origin = source.origin
     history = [row for row in artifacts.history(source.directory) if row["iteration"] <= source.iteration]
-    report.write_curves(folder / "curves.svg", history)
+    reporting.write_curves(folder / "curves.svg", history)
     if exhibits:
         _before_after(folder / "before_after.png", source, exhibits)
     config = yaml.safe_dump(without_paths(source.resolved.config.model_dump(mode="json")), sort_keys=False)
@@ -69,7 +70,7 @@ def without_paths(value: Any) -> Any:
 def _before_after(path: Path, source: Source, exhibits: Sequence[Exhibit]) -> None:
     first, _ = artifacts.before(source.directory)
     pictures = [first[e.request.sample_id] for e in exhibits]
-    report.before_after(pictures, [e.picture for e in exhibits], [e.request.prompt for e in exhibits]).save(path)
+    reporting.before_after(pictures, [e.picture for e in exhibits], [e.request.prompt for e in exhibits]).save(path)
 
 
 def _front_matter(model: Mapping[str, Any], *, adapter: bool) -> str:
@@ -142,7 +143,7 @@ def _results(history: Sequence[Mapping[str, float]], pictures: bool) -> str:
 
 
 def _figure(row: Mapping[str, float], name: str) -> str:
-    error = row.get(report.stderr_name(name))
+    error = row.get(reporting.stderr_name(name))
     return f"{row[name]:.3f}" if error is None else f"{row[name]:.3f} ± {error:.3f}"
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 from safetensors.torch import save_file
 
-from omni_rl.exhibits import Exhibit
+from omni_rl.data.media_files import load
 from omni_rl.export import reproduce
-from omni_rl.media_files import load
+from omni_rl.reporting.exhibits import Exhibit
 
 
 def write_samples(

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni_rl import checkpoint, exhibits
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.config.schema import Lora
-from omni_rl.engines.weights import plain_name
+from omni_rl.contracts.schema import Lora
+from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError, ModelError
-from omni_rl.exhibits import Exhibit
-from omni_rl.provenance import FILE
-from omni_rl.run_directory import RunDirectory
-from omni_rl.types import Tensors
+from omni_rl.model.weights import plain_name
+from omni_rl.reporting import exhibits
+from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.reporting.provenance import FILE
+from omni_rl.storage import checkpoint
+from omni_rl.storage.run_folder import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Source:
 
     Attributes:
         directory, resolved: the run and its configuration.
-        origin: its ``omni_rl.provenance``.
+        origin: its ``omni_rl.reporting.provenance``.
         checkpoint: the folder they are read from.
         state: the checkpoint's state.
         weights: which of its weights: ``policy``, ``ema``, or another copy that the algorithm keeps.
@@ -93,7 +94,7 @@ def open_source(run: str | Path, overrides: Sequence[str], iteration: int | None
 
 
 def _validated(resolved: Resolved) -> str:
-    """As ``omni_rl.run.Run.evaluated_weights``."""
+    """As ``omni_rl.run.start.Run.evaluated_weights``."""
     return "policy" if resolved.config.train.ema is None else "ema"
 
 

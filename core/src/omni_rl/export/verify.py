@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omni_rl import artifacts
 from omni_rl.errors import ConfigError, RunError
-from omni_rl.exhibits import Exhibit
 from omni_rl.export.source import Source
-from omni_rl.parts import pick_device
-from omni_rl.provenance import device_name
-from omni_rl.run_directory import RunDirectory
+from omni_rl.reporting import artifacts
+from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.reporting.provenance import device_name
+from omni_rl.run.assembly import pick_device
+from omni_rl.storage.run_folder import RunDirectory
 
 LIMIT = 1
 """Levels of 0 to 255: fp32 sums in another order may round a colour the other way, and no more."""

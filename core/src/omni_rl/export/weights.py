@@ -13,11 +13,11 @@ import torch
 from diffusers import AutoModel
 
 from omni_rl.config.paths import INDEX
-from omni_rl.config.schema import Lora
-from omni_rl.engines.weights import ADAPTER_SIDES
+from omni_rl.contracts.schema import Lora
+from omni_rl.contracts.types import Tensors
 from omni_rl.errors import ModelError, UserError
 from omni_rl.export.source import Source
-from omni_rl.types import Tensors
+from omni_rl.model.weights import ADAPTER_SIDES
 
 SECOND = "transformer_2"
 """The second expert, into which ``load_lora_weights`` loads a file of its own."""

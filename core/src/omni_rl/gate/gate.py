@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from omni_rl.engines.base import ENGINE_HOOKS
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
@@ -13,10 +12,11 @@ from omni_rl.gate.rows import Row
 from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
 from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.weight_rows import weight_rows
+from omni_rl.plugins.context import ENGINE_HOOKS
 from omni_rl.plugins.manager import diffuse_reason, overridden
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 
 def run_gate(run: Run) -> list[Row]:

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from omni_rl.contracts.types import DenoiseState, SigmaTable, Streams, Tensors
+from omni_rl.data.media_files import load
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import Row, gap, judge
-from omni_rl.media_files import load
-from omni_rl.model import capture, given_media, stand_ins, universal
-from omni_rl.model.asking import call_arguments, latent_arguments
-from omni_rl.model.batching import in_groups, take
-from omni_rl.model.capture import samples_of
-from omni_rl.model.embeddings import mask_of, one_by_one
-from omni_rl.model.loaded import frozen, lossless
-from omni_rl.model.prompt_outputs import as_taken, text_arguments
-from omni_rl.types import DenoiseState, SigmaTable, Streams, Tensors
+from omni_rl.model.loading import frozen, lossless
+from omni_rl.universal import capture, media_conditioning, scheduler_stand_ins
+from omni_rl.universal import hooks as universal
+from omni_rl.universal.ask import call_arguments, latent_arguments
+from omni_rl.universal.batching import in_groups, take
+from omni_rl.universal.capture import samples_of
+from omni_rl.universal.embedding_rows import mask_of, one_by_one
+from omni_rl.universal.prompt_outputs import as_taken, text_arguments
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 LOOP_TOLERANCE = {torch.float32: (2e-6, 1e-3), torch.bfloat16: (1e-2, 5e-2)}
 """Of noise-off latents against the pipeline's own loop, relative to the largest latent: ten floors between these."""
@@ -76,7 +77,7 @@ class Oracle:
 
     def _final(self, start: Streams, rows: torch.Tensor) -> Streams:
         model = self.model
-        euler = stand_ins.Euler(model.pipe.scheduler, self.table, list(start.values()))
+        euler = scheduler_stand_ins.Euler(model.pipe.scheduler, self.table, list(start.values()))
         prompts = [self.prompts[i] for i in rows]
         negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {
@@ -86,7 +87,7 @@ class Oracle:
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
-        noise = given_media.drawing_as_kept(model)
+        noise = media_conditioning.drawing_as_kept(model)
         with torch.no_grad(), model.compute(), model.encoders_on_device(), masters, noise:
             capture.ask(model.pipe, euler, **arguments)
         return dict(zip(start, euler.latents, strict=True))

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict
 
-from omni_rl import trajectory
-from omni_rl.buckets import form
-from omni_rl.collecting import finished_groups
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.batches import form
+from omni_rl.contracts.requests import NO_STEPS, Request
+from omni_rl.contracts.types import DenoiseState, Sample, Streams
 from omni_rl.errors import RunError
 from omni_rl.gate.rounding import nudged
-from omni_rl.planning import rollout_requests
-from omni_rl.requests import NO_STEPS, Request
-from omni_rl.types import DenoiseState, Sample, Streams
+from omni_rl.run.collect import finished_groups
+from omni_rl.sampling.plan_requests import rollout_requests
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 PROMPTS, MEMBERS = 2, 4
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict
 
-from omni_rl import trajectory
-from omni_rl.denoise import noise_of
-from omni_rl.engines.embedded import EmbeddedEngine
+from omni_rl.contracts import trajectory
 from omni_rl.gate.probe import Probe
 from omni_rl.gate.rounding import rounds_otherwise, with_nudged_text
 from omni_rl.gate.rows import Row, judge
+from omni_rl.sampling.denoise import noise_of
+from omni_rl.sampling.embedded import EmbeddedEngine
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 PERTURBATION = 1e-3
 NEIGHBOURS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict
 
-from omni_rl import trajectory
-from omni_rl.randomness import randn, seed_of
-from omni_rl.types import Tensors
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.types import Tensors
+from omni_rl.schedulers.randomness import randn, seed_of
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 
 def rounds_otherwise(run: Run) -> bool:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import RewardError
 from omni_rl.gate.probe import Probe, sampled
 from omni_rl.gate.rows import Row, judge
 from omni_rl.rewards.runner import Scored
-from omni_rl.types import Sample
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 
 def reward_row(run: Run, probe: Probe) -> Row:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omni_rl import trajectory
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.types import Streams
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rounding import rounds_otherwise
 from omni_rl.gate.rows import Row, gap, judge
-from omni_rl.types import Streams
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """Of final latents, relative to the largest; ten times what another batch composition or rounding changes, if more."""

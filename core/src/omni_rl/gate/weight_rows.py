@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Streams, SyncReport
 from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import Row, gap, judge
-from omni_rl.requests import Request
-from omni_rl.types import Streams, SyncReport
 
 if TYPE_CHECKING:
-    from omni_rl.run import Run
+    from omni_rl.run.start import Run
 
 STEP = 0.02
 """How far weights are moved, relative to their size; adapters that are still 0, absolutely."""

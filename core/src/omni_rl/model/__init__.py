@@ -1,1 +1,1 @@
-"""The loaded model, the universal adapter, and how they become one set of hooks."""
+"""A loaded diffusers pipeline: loading, adapters, weights, prompt encoding."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.encoding import pad_width
-from omni_rl.types import Streams, Tensors
 
 NEGATIVE = "negative_"
 """How conditioning of the negative prompt is prefixed."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from omni_rl.config.paths import INDEX
 from omni_rl.errors import ModelError
-from omni_rl.model.loaded import DENOISER_PREFIXES
+from omni_rl.model.loading import DENOISER_PREFIXES
 
 
 def pipeline_class(architecture: str, folder: Path) -> type:

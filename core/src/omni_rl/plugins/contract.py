@@ -1,4 +1,4 @@
-"""The hooks of ``omni_rl.hookspecs`` as data, and the layers that answer them."""
+"""The hooks of ``omni_rl.contracts.hooks`` as data, and the layers that answer them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from omni_rl import hookspecs
+from omni_rl.contracts import hooks
 
 LayerName = Literal["core", "model", "algorithm", "pair", "local", "observer"]
 
@@ -68,6 +68,6 @@ def _spec(name: str, function: Callable[..., Any]) -> Spec:
 
 
 SPECS: Mapping[str, Spec] = MappingProxyType(
-    {name: _spec(name, value) for name, value in vars(hookspecs).items() if hasattr(value, "omni_rl_spec")}
+    {name: _spec(name, value) for name, value in vars(hooks).items() if hasattr(value, "omni_rl_spec")}
 )
 """Every hook by name, in the order of the contract."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pluggy
 
-from omni_rl import hookspecs
+from omni_rl.contracts import hooks
 from omni_rl.errors import PluginError
 from omni_rl.plugins.checks import Implementation, implementations, qualified_name, reason
 from omni_rl.plugins.contract import ORDER, SPECS, Layer, LayerName, Spec
@@ -33,7 +33,7 @@ class Manager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__("omni_rl")
-        self.add_hookspecs(hookspecs)
+        self.add_hookspecs(hooks)
         self.layers: dict[str, Layer] = {}
 
     def add(self, layer: Layer) -> None:
@@ -56,7 +56,7 @@ def build_manager(layers: Sequence[Layer]) -> Manager:
     """A fresh manager over these layers, in any order; layers of the same name keep theirs.
 
     Raises:
-        PluginError: a plugin breaks a rule of ``omni_rl.hookspecs``, or two plugins of one layer answer one hook.
+        PluginError: a plugin breaks a rule of ``omni_rl.contracts.hooks``, or two plugins of one layer answer one hook.
     """
     manager = Manager()
     answered: dict[tuple[LayerName, str], tuple[Layer, Implementation]] = {}

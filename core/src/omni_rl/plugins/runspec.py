@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omni_rl.config.resolved import Resolved
 
 
-CORE_HOOKS = ("omni_rl.defaults",)
+CORE_HOOKS = ("omni_rl.run.core_hooks",)
 """Core's own hook modules."""
 
 

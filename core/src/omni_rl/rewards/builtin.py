@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from omni_rl.contracts.media import Media
+from omni_rl.contracts.reward import RewardBatch, Scores
 from omni_rl.errors import RewardError
-from omni_rl.media import Media
-from omni_rl.rewards.base import RewardBatch, Scores
 from omni_rl.rewards.local_file import load_function
 
 KILOBYTE = 1000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from omni_rl.rewards.base import Reward, RewardBatch
+from omni_rl.contracts.reward import Reward, RewardBatch
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from omni_rl.contracts.media import Media, media_of
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.reward import Reward, RewardBatch
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import ConfigError, RewardError
-from omni_rl.media import Media, media_of
-from omni_rl.requests import Request
-from omni_rl.rewards.base import Reward, RewardBatch
 from omni_rl.rewards.calls import Calls, Raised
 from omni_rl.rewards.failures import describe_failure
-from omni_rl.types import Sample
 
 __all__ = ["RewardRunner", "RewardSpec", "Scored", "describe_failure"]
 

@@ -5,7 +5,7 @@ The function ``omni_rl.schedulers.transition.transition`` is not re-exported: he
 
 from __future__ import annotations
 
-from omni_rl.schedulers.flow_match_sde import FlowMatchSDEDiscreteScheduler, FlowMatchSDEDiscreteSchedulerOutput
+from omni_rl.schedulers.scheduler import FlowMatchSDEDiscreteScheduler, FlowMatchSDEDiscreteSchedulerOutput
 from omni_rl.schedulers.transition import Transition, joint_kl, joint_log_prob
 
 __all__ = [

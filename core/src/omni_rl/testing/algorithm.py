@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 from tensordict import TensorDict
 
-from omni_rl import trajectory
-from omni_rl.config.schema import Algorithm
-from omni_rl.model.loaded import LoadedModel
-from omni_rl.requests import Window
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import Window
+from omni_rl.contracts.schema import Algorithm
+from omni_rl.model.loading import LoadedModel
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.testing.toy import toy_model
 

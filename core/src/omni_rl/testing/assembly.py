@@ -9,25 +9,26 @@ from typing import Any, cast
 import torch
 from tensordict import TensorDict
 
-from omni_rl import defaults, trajectory
-from omni_rl.backends.torch_backend import TorchBackend
-from omni_rl.config.defaults import applicable, defaults_of
 from omni_rl.config.layers import Source, Tree
-from omni_rl.config.schema import Config
-from omni_rl.datasets import PromptRow, PromptSet
-from omni_rl.engines.base import Context
-from omni_rl.engines.embedded import EmbeddedEngine
+from omni_rl.config.plugin_defaults import applicable, defaults_of
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.types import Backend, Engine, Sample
+from omni_rl.data.prompts import PromptRow, PromptSet
 from omni_rl.gate.probe import Probe
-from omni_rl.model.loaded import LoadedModel
-from omni_rl.planning import rollout_requests
+from omni_rl.model.loading import LoadedModel
+from omni_rl.plugins.context import Context
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
 from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
-from omni_rl.randomness import randn, seed_of
-from omni_rl.requests import Request
-from omni_rl.run import Run
+from omni_rl.run import core_hooks
+from omni_rl.run.start import Run
+from omni_rl.sampling.embedded import EmbeddedEngine
+from omni_rl.sampling.plan_requests import rollout_requests
+from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.testing.toy import PolicyGradient
-from omni_rl.types import Backend, Engine, Sample
+from omni_rl.training.backend import TorchBackend
 
 PROMPTS = ("a sign that says hello", "a", "describe the image of a world with 9 signs")
 """Of different length, so that they are padded beside each other."""
@@ -122,7 +123,7 @@ def assemble(
         sections: the configuration, over the plugins' defaults and this module's.
     """
     algorithm = PolicyGradient() if algorithm is None else algorithm
-    layers = [Layer("core", defaults, "omni-rl"), Layer("algorithm", algorithm, type(algorithm).__name__)]
+    layers = [Layer("core", core_hooks, "omni-rl"), Layer("algorithm", algorithm, type(algorithm).__name__)]
     if plugin is not None:
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
     config = _config(layers, model.architecture, len(prompts), sections)

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from omni_rl.engines.base import Context
+from omni_rl.contracts.types import Backend, Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.loading import LoadedModel
+from omni_rl.plugins.context import Context
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.testing.toy import PolicyGradient, toy_model
-from omni_rl.types import Backend, Tensors
 
 LORA = {"rank": 2, "alpha": 4.0}
 Train = Callable[..., Assembly]

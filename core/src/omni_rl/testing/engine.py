@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from omni_rl import trajectory
-from omni_rl.engines.base import ENGINE_HOOKS, Context
-from omni_rl.model.loaded import LoadedModel
-from omni_rl.randomness import INITIAL, draw_seed, randn
-from omni_rl.requests import NO_STEPS
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import NO_STEPS
+from omni_rl.contracts.types import Engine
+from omni_rl.model.loading import LoadedModel
+from omni_rl.plugins.context import ENGINE_HOOKS, Context
+from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.testing.toy import toy_model
 from omni_rl.testing.trajectories import check_documented, found, noises, replayed
-from omni_rl.types import Engine
 
 
 class EngineContract:
@@ -55,7 +55,7 @@ class EngineContract:
     def test_hooks_that_it_honours_exist(self, parts: Assembly) -> None:
         """``honours`` decides whether a run that overrides a hook may use the engine.
 
-        Mend ``honours``: the hooks that the engine calls, out of ``omni_rl.engines.base.ENGINE_HOOKS``.
+        Mend ``honours``: the hooks that the engine calls, out of ``omni_rl.plugins.context.ENGINE_HOOKS``.
         """
         assert parts.engine.honours <= ENGINE_HOOKS
 
@@ -97,9 +97,9 @@ class EngineContract:
         assert all(found(sample)["latents", "x", "final"].any() for sample in samples)
 
     def test_trajectories_are_as_documented(self, parts: Assembly) -> None:
-        """Keys, shapes and dtypes of :mod:`omni_rl.trajectory`, on the CPU, finite; falling sigmas.
+        """Keys, shapes and dtypes of :mod:`omni_rl.contracts.trajectory`, on the CPU, finite; falling sigmas.
 
-        Mend ``completed``: ``omni_rl.denoise.recorded`` makes a trajectory of a finished state.
+        Mend ``completed``: ``omni_rl.sampling.denoise.recorded`` makes a trajectory of a finished state.
         """
         for sample in parts.draw(parts.requests()):
             assert found(sample).batch_size == torch.Size([])

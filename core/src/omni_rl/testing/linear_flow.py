@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from omni_rl import trajectory
-from omni_rl.randomness import randn, seed_of
-from omni_rl.requests import SdeType
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import SdeType
+from omni_rl.contracts.types import Evaluation, Policy, Streams, Tensors
+from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
-from omni_rl.types import Evaluation, Policy, Streams, Tensors
 
 
 class LinearFlow:
-    """``omni_rl.types.Policy`` with the weights ``theta`` = (a, b); every x is (B, elements) float64.
+    """``omni_rl.contracts.types.Policy`` with the weights ``theta`` = (a, b); every x is (B, elements) float64.
 
     Args:
         theta, reference: (a, b), trained and kept as the reference.

@@ -13,22 +13,22 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from omni_rl import trajectory
-from omni_rl.config.defaults import defaults_of
+from omni_rl.config.plugin_defaults import defaults_of
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.media import RATE
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.data.media_files import load
 from omni_rl.errors import DataError
 from omni_rl.gate.model_rows import Oracle
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.weight_rows import weight_rows
-from omni_rl.media import RATE
-from omni_rl.media_files import load
-from omni_rl.model import universal
 from omni_rl.model.encoding import joined
-from omni_rl.model.loaded import LoadedModel, load_model, lossless
+from omni_rl.model.loading import LoadedModel, load_model, lossless
 from omni_rl.plugins.contract import Layer
-from omni_rl.requests import Request
 from omni_rl.testing.assembly import PROMPTS, Assembly, as_run, assemble, drawn
 from omni_rl.testing.trajectories import final, replayed
-from omni_rl.types import Streams, Tensors
+from omni_rl.universal import hooks as universal
 
 LISTING = "import sys; from omni_rl.plugins.listing import rows; rows(); print([m for m in {!r} if m in sys.modules])"
 GROUP_SIZE = 2

@@ -21,19 +21,19 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from omni_rl.conformance.subjects import Subject
-from omni_rl.engines.base import Context
+from omni_rl.contracts.media import Media as Drawn
+from omni_rl.contracts.reward import RewardBatch
+from omni_rl.contracts.types import Backend, Engine
 from omni_rl.errors import PluginError
-from omni_rl.media import Media as Drawn
-from omni_rl.model.loaded import LoadedModel, load_model
+from omni_rl.model.loading import LoadedModel, load_model
+from omni_rl.plugins.context import Context
 from omni_rl.plugins.discovery import CONFORMANCE_GROUP, load
-from omni_rl.rewards.base import RewardBatch
 from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl.testing.backend import BackendContract
 from omni_rl.testing.engine import EngineContract
 from omni_rl.testing.model import Media, ModelContract
 from omni_rl.testing.reward import RewardContract
 from omni_rl.testing.toy import toy_model
-from omni_rl.types import Backend, Engine
 
 SMALL = {"height": 32, "width": 64, "num_frames": 9}
 """Sizes that every architecture known to diffusers can draw, of those arguments that a pipeline takes."""

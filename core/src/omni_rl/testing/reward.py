@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from omni_rl.config.schema import RewardEntry
-from omni_rl.rewards.base import Reward, RewardBatch, Scores
+from omni_rl.contracts.reward import Reward, RewardBatch, Scores
+from omni_rl.contracts.schema import RewardEntry
 
 UNKNOWN_KEY = "no_reward_has_this_option"
 

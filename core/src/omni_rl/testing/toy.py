@@ -15,12 +15,12 @@ from diffusers.configuration_utils import ConfigMixin
 from tensordict import TensorDict
 from torch import nn
 
-from omni_rl.advantages import group_advantages
-from omni_rl.hookspecs import hookimpl
-from omni_rl.model.loaded import LoadedModel
-from omni_rl.randomness import randn, seed_of
-from omni_rl.requests import Window
-from omni_rl.types import LossOutput, Policy
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.requests import Window
+from omni_rl.contracts.types import LossOutput, Policy
+from omni_rl.model.loading import LoadedModel
+from omni_rl.objectives.advantages import group_advantages
+from omni_rl.schedulers.randomness import randn, seed_of
 
 SHAPE = (3, 4, 4)
 WIDTH = 8

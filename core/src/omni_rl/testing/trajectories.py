@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from tensordict import TensorDict
 
-from omni_rl import trajectory
-from omni_rl.randomness import draw_seed, randn
-from omni_rl.requests import Request
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Sample, Streams
+from omni_rl.schedulers.randomness import draw_seed, randn
 from omni_rl.testing.assembly import Assembly
-from omni_rl.types import Sample, Streams
 
 FLOAT, WHOLE = torch.float32, torch.int64
 MEDIA = {"image": (torch.uint8, 3), "video": (torch.uint8, 4), "audio": (FLOAT, 2)}
@@ -56,7 +56,7 @@ def _named(request: Request, stream: str, step: int, shape: Sequence[int]) -> to
 
 
 def check_documented(sample: Sample) -> None:
-    """Fail unless the trajectory has the keys, shapes and dtypes of :mod:`omni_rl.trajectory`."""
+    """Fail unless the trajectory has the keys, shapes and dtypes of :mod:`omni_rl.contracts.trajectory`."""
     rows, steps = found(sample), sample.request.window.size
     fixed = {
         "log_probs": (FLOAT, (steps,)),

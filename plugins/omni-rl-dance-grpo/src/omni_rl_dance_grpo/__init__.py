@@ -7,8 +7,8 @@ What differs from FlowGRPO, all of it defaults here that the configuration may c
 * advantages are divided by the standard deviation of their group;
 * every sample is trained on a random part of its steps, ``timestep_fraction``, drawn anew for sample and iteration.
 
-Assumptions: those of the policy gradient (:mod:`omni_rl.policy_gradient`). A step left out costs no forward, and as
-each is left out as often as any other, the gradient keeps its direction in expectation.
+Assumptions: those of the policy gradient (:mod:`omni_rl.objectives.policy_gradient`). A step left out costs no forward,
+and as each is left out as often as any other, the gradient keeps its direction in expectation.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pydantic import Field
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.advantages import StdScope
-from omni_rl.policy_gradient import ClippedOptions, PolicyGradient
-from omni_rl.randomness import seed_of
-from omni_rl.types import Policy
-from omni_rl.windows import RandomlyPlaced, RandomWindow
+from omni_rl.contracts.types import Policy
+from omni_rl.objectives.advantages import StdScope
+from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
+from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
+from omni_rl.schedulers.randomness import seed_of
 
 
 class DanceGRPOConfig(ClippedOptions, RandomWindow):

@@ -22,9 +22,9 @@ from tensordict import TensorDict
 from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
-from omni_rl.advantages import group_advantages
-from omni_rl.forward_process import ForwardProcess, noised_at
-from omni_rl.types import LossOutput, Policy
+from omni_rl.contracts.types import LossOutput, Policy
+from omni_rl.objectives.advantages import group_advantages
+from omni_rl.objectives.forward_process import ForwardProcess, noised_at
 from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
 from omni_rl_diffusion_dpo.pairs import paired
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from omni_rl.forward_process import ForwardOptions, Levels
+from omni_rl.objectives.forward_process import ForwardOptions, Levels
 
 
 class OfflineDiffusionDPOConfig(ForwardOptions):

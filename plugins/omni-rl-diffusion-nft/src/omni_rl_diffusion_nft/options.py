@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from omni_rl.advantages import AdvantageOptions
-from omni_rl.forward_process import ForwardOptions
+from omni_rl.objectives.advantages import AdvantageOptions
+from omni_rl.objectives.forward_process import ForwardOptions
 
 
 class DiffusionNFTConfig(AdvantageOptions, ForwardOptions):

@@ -9,7 +9,8 @@ A ratio says little about how far a Gaussian in many dimensions has moved; its K
 r = pi / pi_old of the step; s is each row's own true standard deviation, so the threshold means the same for every SDE
 type and step. ``scale: none`` leaves s out: mean((mu - mu_old)^2) / 2.
 
-Assumptions: those of the policy gradient (:mod:`omni_rl.policy_gradient`); advantages are not clipped unless asked for.
+Assumptions: those of the policy gradient (:mod:`omni_rl.objectives.policy_gradient`); advantages are not clipped unless
+asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveFloat
 
-from omni_rl.policy_gradient import PolicyGradient, PolicyGradientOptions, Step
-from omni_rl.types import Tensors
-from omni_rl.windows import RandomlyPlaced, RandomWindow
+from omni_rl.contracts.types import Tensors
+from omni_rl.objectives.policy_gradient import PolicyGradient, PolicyGradientOptions, Step
+from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 
 
 class FlowDPPOConfig(PolicyGradientOptions, RandomWindow):

@@ -13,8 +13,8 @@ same for every SDE type. With ``rollout.share_initial_noise`` the steps before t
 
 from __future__ import annotations
 
-from omni_rl.policy_gradient import ClippedOptions, PolicyGradient
-from omni_rl.windows import RandomlyPlaced, RandomWindow
+from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
+from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 
 
 class FlowGRPOConfig(ClippedOptions, RandomWindow):

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import torch
 
-from omni_rl.policy_gradient import ClippedOptions, PolicyGradient, Step, clipped
-from omni_rl.types import Tensors
-from omni_rl.windows import RandomlyPlaced, RandomWindow
+from omni_rl.contracts.types import Tensors
+from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient, Step, clipped
+from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 
 
 class GRPOGuardConfig(ClippedOptions, RandomWindow):

@@ -8,7 +8,7 @@ and at the end of ``window_range`` either wraps around to its start or stops the
 the window, as the paper's do. Steps outside of it are plain ODE steps. ``order: random`` draws the position anew in
 every iteration instead.
 
-Assumptions: those of FlowGRPO (:mod:`omni_rl.policy_gradient`).
+Assumptions: those of FlowGRPO (:mod:`omni_rl.objectives.policy_gradient`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from omni_rl import hookimpl
+from omni_rl.contracts.requests import Window
 from omni_rl.errors import ConfigError
-from omni_rl.policy_gradient import ClippedOptions, PolicyGradient
-from omni_rl.randomness import seed_of
-from omni_rl.requests import Window
-from omni_rl.windows import WindowOptions
+from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
+from omni_rl.objectives.windows import WindowOptions
+from omni_rl.schedulers.randomness import seed_of
 
 
 class MixGRPOConfig(ClippedOptions, WindowOptions):

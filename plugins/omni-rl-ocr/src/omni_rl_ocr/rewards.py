@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
-from omni_rl.rewards.base import RewardBatch
 from omni_rl_ocr.rapid import LineReader, SceneReader
 from omni_rl_ocr.reading import Picture, Reader
 from omni_rl_ocr.tesseract import TesseractReader

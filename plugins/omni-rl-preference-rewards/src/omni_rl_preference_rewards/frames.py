@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
-from omni_rl.rewards.base import RewardBatch
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""

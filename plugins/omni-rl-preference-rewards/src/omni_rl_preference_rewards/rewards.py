@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from omni_rl.rewards.base import RewardBatch
+from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards.folders import BERT_TOKENIZER, CLIP_TOKENIZER, Files
 from omni_rl_preference_rewards.frames import Picture, means, pictures_of
 from omni_rl_preference_rewards.loading import shared
@@ -42,7 +42,7 @@ class _PictureReward(ABC):
     files: ClassVar[Files]
 
     def __init__(self, config: PictureOptions) -> None:
-        from omni_rl.parts import pick_device
+        from omni_rl.run.assembly import pick_device
 
         self._device = pick_device(config.device)
         self._frames = config.frames

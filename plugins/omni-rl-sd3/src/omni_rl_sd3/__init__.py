@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from omni_rl import hookimpl
+from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError
 from omni_rl.model.guidance import classifier_free
-from omni_rl.model.loaded import LoadedModel
+from omni_rl.model.loading import LoadedModel
 from omni_rl.model.prompts import refuse_cut
-from omni_rl.types import Streams, Tensors
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "clip_skip", "mu"}
 """With any other argument the pipeline itself is asked for the velocity."""

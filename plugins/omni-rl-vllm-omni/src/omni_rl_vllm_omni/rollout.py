@@ -22,13 +22,13 @@ from vllm_omni.diffusion.registry import DiffusionModelRegistry
 from vllm_omni.diffusion.worker.input_batch import InputBatch
 from vllm_omni.diffusion.worker.utils import StepRequestState
 
-from omni_rl import denoise
-from omni_rl.engines.prepared import Asked
-from omni_rl.engines.weights import packed
-from omni_rl.media import quantise
+from omni_rl.contracts.media import quantise
+from omni_rl.contracts.types import DenoiseState, Streams
+from omni_rl.model.weights import packed
 from omni_rl.plugins.manager import Hooks
 from omni_rl.plugins.runspec import RunSpec
-from omni_rl.types import DenoiseState, Streams
+from omni_rl.sampling import denoise
+from omni_rl.sampling.remote.prepared import Asked
 from omni_rl_vllm_omni.scheduler import RolloutScheduler
 from omni_rl_vllm_omni.wire import asked_in
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from omni_rl.model.stand_ins import StandIn
-from omni_rl.types import DenoiseState, Streams
+from omni_rl.contracts.types import DenoiseState, Streams
+from omni_rl.universal.scheduler_stand_ins import StandIn
 
 Step = Callable[[DenoiseState, Streams], None]
-"""Advances a state by one step; ``omni_rl.hookspecs.step_scheduler``, bound."""
+"""Advances a state by one step; ``omni_rl.contracts.hooks.step_scheduler``, bound."""
 
 
 class RolloutScheduler(StandIn):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from vllm_omni.diffusion.worker.diffusion_worker import CustomPipelineWorkerExtension
 
-from omni_rl.engines.landing import Landing, Pipeline, locate
-from omni_rl.engines.weights import unpacked
+from omni_rl.model.weights import unpacked
+from omni_rl.sampling.remote.landing import Landing, Pipeline, locate
 from omni_rl_vllm_omni.adapters import activate
 
 
@@ -22,7 +22,7 @@ class WeightReceiver(CustomPipelineWorkerExtension):
         """Load some weights and read them back; answers where each one landed.
 
         Args:
-            chunk: :func:`omni_rl.engines.weights.packed` weights by canonical name.
+            chunk: :func:`omni_rl.model.weights.packed` weights by canonical name.
 
         Raises:
             ValueError: a weight landed nowhere, or is not what was sent.

@@ -16,11 +16,12 @@ import torch
 
 import omni_rl_wan as wan
 from omni_rl import hookimpl
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.model import given_media, universal
-from omni_rl.model.loaded import LoadedModel
-from omni_rl.requests import Request
-from omni_rl.types import Streams, Tensors
+from omni_rl.model.loading import LoadedModel
+from omni_rl.universal import hooks as universal
+from omni_rl.universal import media_conditioning
 
 TEXT_TOKENS = 512
 """Where there are image embeddings, the transformer takes as many tokens from the end to be text."""
@@ -28,7 +29,7 @@ TEXT_TOKENS = 512
 GIVEN = "given"
 """Among the conditioning: mask and latents of the given frames (B, C', F, h, w)."""
 
-LAST = f"{given_media.SIZE}last_image"
+LAST = f"{media_conditioning.SIZE}last_image"
 
 
 @hookimpl
@@ -95,12 +96,14 @@ def predict(
     """
     if call.keys() - wan.HONOURED:
         return None
-    latents = [given_media.standardised(m, model.pipe.vae) for m in given_media.modes(conditioning, "vae")]
+    latents = [
+        media_conditioning.standardised(m, model.pipe.vae) for m in media_conditioning.modes(conditioning, "vae")
+    ]
     if not latents:
         raise DataError("image to video needs a first frame, and there is none", "data.media: {image: COLUMN}")
     (frames,) = latents  # (B, C, F, h, w), or one frame with expand_timesteps
-    kept = {n: v for n, v in conditioning.items() if not given_media.is_stand_in(n)}
-    for embeds in given_media.answers(conditioning, "encode_image"):  # one call, with all frames, or none
+    kept = {n: v for n, v in conditioning.items() if not media_conditioning.is_stand_in(n)}
+    for embeds in media_conditioning.answers(conditioning, "encode_image"):  # one call, with all frames, or none
         kept[wan.IMAGE_EMBEDS] = embeds
     if model.pipe.config.expand_timesteps:
         return wan.guided_velocity(model, x, t, {**kept, GIVEN: frames}, call, _first_frame_replaced)

@@ -1,1 +1,0 @@
-"""Training backends: what updates the policy."""

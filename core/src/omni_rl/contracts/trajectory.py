@@ -1,0 +1,149 @@
+"""The trajectory: what rollout hands to training for one sample, and its keys.
+
+Floats are fp32 and on the CPU when they cross a process border. Shapes per batch of B samples with T stored steps:
+
+=================================  ==================  ========================================================== key
+shape               note =================================  ==================
+========================================================== ``latents/<stream>/all``           (B, T + 1, ...)     first
+= state entering the window ``latents/<stream>/final``         (B, ...)            what was decoded ``mask/<stream>``
+broadcastable       elements that count; absent when all do ``log_probs``                      (B, T)              per
+unmasked element over all streams, constants included ``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact
+values used; replay never recomputes them ``schedule/timesteps``, ``sigmas`` (B, steps), + 1     the whole table; the
+window's part of it stands above ``draws/<stream>``                 (B, T) int64        seeds of the window's noise
+(``omni_rl.schedulers.randomness.randn``) ``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L)
+and ``negative_*``; padded ``condition/<name>``               (B, ...)            other conditioning ``call/<name>``
+(B,) fp64           every numeric pipeline argument that shaped the sample ``uid``, ``sample_id``             (B,) int64
+identity, echoed by the engine and checked by the driver ``policy_version``                 (B,) int64          weight
+syncs completed when the sample was drawn ``media/<kind>``                   see omni_rl.contracts.media   quantised
+once, by core =================================  ==================
+==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl.contracts import batches
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Sample, Streams, Tensors
+from omni_rl.errors import RunError
+from omni_rl.schedulers.randomness import randn
+
+PROMPT_KEYS = tuple(
+    sign + name
+    for sign in ("", "negative_")
+    for name in ("prompt_ids", "prompt_ids_mask", "prompt_embeds", "prompt_embeds_mask")
+)
+_TOKEN_KEYS = tuple(k for k in PROMPT_KEYS if "_ids" in k)
+
+
+def text_entries(conditioning: Tensors, tokens: Tensors) -> dict[str, Any]:
+    """Conditioning and tokens under their trajectory keys."""
+    named = {**conditioning, **tokens}
+    known: dict[str, Any] = {k: v for k, v in named.items() if k in PROMPT_KEYS}
+    other = {k: v for k, v in named.items() if k not in PROMPT_KEYS}
+    return {**known, **({"condition": other} if other else {})}
+
+
+def conditioning_of(batch: TensorDict) -> Tensors:
+    """What ``predict`` was given, from a trajectory batch; the inverse of :func:`text_entries` without the tokens."""
+    known = {k: batch[k] for k in PROMPT_KEYS if k in batch.keys() and k not in _TOKEN_KEYS}
+    return {**known, **(dict(batch["condition"].items()) if "condition" in batch.keys() else {})}
+
+
+def masks_of(batch: TensorDict) -> Streams:
+    """Masks per stream; empty when every element counts."""
+    return dict(batch["mask"].items()) if "mask" in batch.keys() else {}
+
+
+def steps_of(batch: TensorDict) -> int:
+    """How many steps of each row are trained on."""
+    return int(batch["order" if "order" in batch.keys() else "timesteps"].shape[1])
+
+
+def at(batch: TensorDict, name: str | tuple[str, ...], step: int, ahead: int = 0) -> torch.Tensor:
+    """(B, ...) of the entry (B, T, ...) at training step ``step``, or ``ahead`` stored steps after it.
+
+    Training steps are the stored ones in order, unless ``order`` (B, steps) int64 names a stored step for each row.
+    """
+    values: torch.Tensor = batch[name]
+    if "order" not in batch.keys():
+        return values[:, step + ahead]
+    return values[torch.arange(len(values)), batch["order"][:, step] + ahead]
+
+
+def latents(batch: TensorDict, step: int, ahead: int = 0) -> Streams:
+    """(B, ...) fp32 per stream: the latents that enter training step ``step``, or (ahead = 1) the ones it led to."""
+    return {n: at(batch, ("latents", n, "all"), step, ahead) for n in batch["latents"].keys()}
+
+
+def drawn_noise(batch: TensorDict, step: int) -> Streams:
+    """The noise that the rollout drew at training step ``step``, (B, ...) fp32 on the CPU, from its seeds."""
+    shapes = {n: stored["final"].shape[1:] for n, stored in batch["latents"].items()}
+    seeds = {n: at(batch, ("draws", n), step).tolist() for n in shapes}
+    return {n: torch.stack([randn(seed, shapes[n]) for seed in seeds[n]]) for n in shapes}
+
+
+def numeric_call(call: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+    """Numeric pipeline arguments as (rows,) fp64 tensors."""
+    numbers = {k: float(v) for k, v in call.items() if isinstance(v, (bool, int, float))}
+    return {k: torch.full((rows,), v, dtype=torch.float64) for k, v in numbers.items()}
+
+
+def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    """uid, sample_id and policy_version as (B,) int64."""
+    names = ("uid", "sample_id", "policy_version")
+    return {n: torch.tensor([getattr(r, n) for r in requests], dtype=torch.int64) for n in names}
+
+
+def collate(samples: Sequence[Sample]) -> TensorDict:
+    """Stack single trajectories, media left out, into a batch (N,); prompts of different length are padded with 0.
+
+    Samples of several sizes make a lazy stack (:mod:`omni_rl.contracts.batches`); each size is padded by itself,
+    because the width that a prompt is replayed at should be the one that it was drawn with.
+
+    Raises:
+        RunError: prompts differ in length, and nothing says which tokens are padding.
+    """
+    rows = [s.trajectory.exclude("media") for s in samples if s.trajectory is not None]
+    for alike in batches.by_form(rows, lambda row: batches.row_form(row.exclude(*_text_keys(row)))):
+        _pad([rows[i] for i in alike])
+    return batches.stacked(rows)
+
+
+def _pad(rows: Sequence[TensorDict]) -> None:
+    for key in _text_keys(rows[0]):
+        widths = {row[key].shape[0] for row in rows}
+        if len(widths) > 1:
+            _require_mask(rows[0], key)
+            for row in rows:
+                row[key] = _padded(row[key], max(widths))
+
+
+def _text_keys(row: TensorDict) -> list[str | tuple[str, ...]]:
+    """Keys of what has a token dimension first: the prompts' own, and further encoders' among the conditions."""
+    condition = row["condition"].keys() if "condition" in row.keys() else ()
+    other: list[tuple[str, ...]] = [("condition", n) for n in condition if n.startswith(("prompt", "negative_prompt"))]
+    both: tuple[str | tuple[str, ...], ...] = (*PROMPT_KEYS, *other)
+    return [k for k in both if k in row.keys(include_nested=True) and row[k].ndim]
+
+
+def _require_mask(row: TensorDict, key: str | tuple[str, ...]) -> None:
+    name = key[-1] if isinstance(key, tuple) else key
+    sign = "negative_" if name.startswith("negative_") else ""
+    if not any(str(n).startswith(f"{sign}prompt") and str(n).endswith("_mask") for n in _names(row)):
+        raise RunError(f"{name} has another length in every sample, and no mask says which tokens are padding")
+
+
+def _names(row: TensorDict) -> list[str]:
+    return [k[-1] if isinstance(k, tuple) else k for k in row.keys(include_nested=True, leaves_only=True)]
+
+
+def _padded(value: torch.Tensor, width: int) -> torch.Tensor:
+    if value.shape[0] == width:
+        return value
+    return torch.cat([value, value.new_zeros(width - value.shape[0], *value.shape[1:])])

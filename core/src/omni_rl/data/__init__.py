@@ -1,0 +1,1 @@
+"""Prompts and input media: reading the user's files."""

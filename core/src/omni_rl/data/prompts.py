@@ -1,0 +1,269 @@
+"""Prompts: files to rows, and which rows an iteration samples.
+
+A format is a callable ``(path, prompt_column) -> list[PromptRow]`` under the entry-point group ``omni_rl.datasets``;
+its name there is what ``data.format`` calls it, by default the file's suffix. Rows with equal text stay separate rows:
+groups are told apart by uid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omni_rl.contracts.schema import Data
+from omni_rl.errors import ConfigError, DataError, PluginError, did_you_mean, nearest
+from omni_rl.schedulers.randomness import seed_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt and the other columns of its row, which rewards receive; ``metadata`` is plain JSON data.
+
+    ``media`` (files) and ``call`` (values) are arguments for the pipeline that ``data.media`` and ``data.call`` found
+    among the columns; readers leave them empty.
+    """
+
+    prompt: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    media: dict[str, str | list[str]] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
+
+
+Reader = Callable[[Path, str], list[PromptRow]]
+"""What a format is: path and prompt column to rows; raises DataError naming the file and the line."""
+
+
+def read_text(path: Path, prompt_column: str) -> list[PromptRow]:
+    """``txt``: one prompt a line, without the space around it; blank lines are skipped, there are no columns."""
+    del prompt_column
+    return _some(path, [PromptRow(line) for _, line in numbered_lines(path)])
+
+
+def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
+    """``jsonl``: one JSON object a line; blank lines are skipped.
+
+    Raises:
+        DataError: naming file and line, for broken JSON, a line that is no object, and an unusable prompt.
+    """
+    return _some(path, [row for _, row in placed_rows(path, prompt_column)])
+
+
+def read_parquet(path: Path, prompt_column: str) -> list[PromptRow]:
+    """``parquet``: one row a prompt. Needs the extra ``parquet``.
+
+    Raises:
+        PluginError: pyarrow is not installed.
+        DataError: naming file and row (from 1), for a broken file, an unusable prompt, and a value without a JSON form.
+    """
+    records = _table(path).to_pylist()
+    return _some(
+        path, [_row(f"{path}: row {i}", _json_able(path, i, r), prompt_column) for i, r in enumerate(records, 1)]
+    )
+
+
+def load(data: Data, find_reader: Callable[[str], Reader]) -> PromptSet:
+    """The prompts of a ``data:`` section.
+
+    Args:
+        data: ``path`` as it can be opened from here; ``format`` defaults to the path's suffix.
+        find_reader: a format's name to its reader; raises PluginError for a name nobody provides.
+
+    Raises:
+        ConfigError: an unknown key, or no way to tell the format.
+        PluginError: the reader answers something other than PromptRow.
+        DataError: the file or one of its prompts cannot be used.
+    """
+    _check_keys(data)
+    path = Path(data.path)
+    name = data.format or path.suffix.removeprefix(".").lower()
+    if not name:
+        raise ConfigError(f"{path} has no suffix that tells its format.", "Set `data.format`, for example to txt.")
+    rows = find_reader(name)(path, data.prompt_column)
+    stranger = next((row for row in rows if not isinstance(row, PromptRow)), None)
+    if stranger is not None:
+        raise PluginError(f"the reader of {name!r} returned a {type(stranger).__name__}, not a PromptRow.")
+    return PromptSet([_with_arguments(data, path, i, row) for i, row in enumerate(_some(path, rows), 1)])
+
+
+def _with_arguments(data: Data, path: Path, number: int, row: PromptRow) -> PromptRow:
+    """The row with what ``data.media`` and ``data.call`` take from its columns."""
+    if not data.media and not data.call:
+        return row
+    where = f"{path}: row {number}"
+    media = {
+        argument: _files(where, path, column, _column(where, row, column)) for argument, column in data.media.items()
+    }
+    return replace(row, media=media, call={column: _column(where, row, column) for column in data.call})
+
+
+def _column(where: str, row: PromptRow, column: str) -> Any:
+    if column not in row.metadata:
+        found = ", ".join(map(repr, row.metadata)) or "none besides the prompt"
+        raise DataError(f"{where}: no column {column!r}; it has {found}.{did_you_mean(column, row.metadata)}")
+    return row.metadata[column]
+
+
+def _files(where: str, path: Path, column: str, value: Any) -> str | list[str]:
+    """Absolute paths of the files that ``value`` names."""
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: column {column!r} must hold a path or a list of paths, not {_shown(value)}.")
+    files = [path.parent / name for name in names]
+    absent = next((file for file in files if not file.is_file()), None)
+    if absent is not None:
+        raise DataError(f"{where}: {absent} does not exist.", "Paths are relative to the data file.")
+    found = [str(file.resolve()) for file in files]
+    return found if isinstance(value, list) else found[0]
+
+
+class PromptSet:
+    """Rows, and the order in which iterations use them. Holds no position: an iteration's rows follow from its number.
+
+    Args:
+        rows: at least one.
+    """
+
+    def __init__(self, rows: list[PromptRow]) -> None:
+        assert rows, "a prompt set needs a row"
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def for_iteration(self, iteration: int, n: int, seed: int, shuffle: bool) -> list[tuple[int, PromptRow]]:
+        """The ``n`` rows of an iteration (from 0) with their indices in ``rows``.
+
+        Iterations walk through one permutation of the set after the other, and one that reaches the end goes on in the
+        next permutation: at any time the uses of two rows differ by at most one. A function of the arguments, hence
+        exact for a resumed run, provided that ``n`` is the same in all iterations.
+        """
+        assert iteration >= 0, "iterations count from 0"
+        places = range(iteration * n, (iteration + 1) * n)
+        orders = {epoch: self._order(epoch, seed, shuffle) for epoch in {place // len(self) for place in places}}
+        indices = [int(orders[place // len(self)][place % len(self)]) for place in places]
+        return [(index, self.rows[index]) for index in indices]
+
+    def _order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
+        if not shuffle:
+            return np.arange(len(self))
+        # numpy promises the raw stream of a bit generator for ever, but not what Generator.permutation makes of it
+        raw = np.random.PCG64(seed_of(seed, "data", epoch)).random_raw(len(self))
+        return np.argsort(raw, kind="stable")
+
+
+def placed_rows(path: Path, prompt_column: str) -> Iterator[tuple[str, PromptRow]]:
+    """The rows of a ``jsonl`` file and where each stands (``prompts.jsonl:3``), for formats that ask more of them.
+
+    Raises:
+        DataError: as :func:`read_json_lines`.
+    """
+    for number, line in numbered_lines(path):
+        where = f"{path}:{number}"
+        yield where, _row(where, _object(path, number, line), prompt_column)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered (from 1) lines that are not blank, stripped. Only newlines end a line: a prompt may hold U+2028.
+
+    Raises:
+        DataError: there is no such file, or it is not UTF-8.
+    """
+    _check_exists(path)
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from error
+    stripped = enumerate((line.strip() for line in text.split("\n")), 1)
+    return ((number, line) for number, line in stripped if line)
+
+
+def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: broken JSON at column {error.colno}: {error.msg}.") from error
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{path}:{number}: a line must be a JSON object, not {_shown(value)}.", 'Write {"prompt": "..."}.'
+        )
+    return value
+
+
+def _table(path: Path) -> pyarrow.Table:
+    _check_exists(path)
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise PluginError(f"reading {path} needs pyarrow.", "pip install 'omni-rl[parquet]'") from error
+    try:
+        return pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+
+
+def _json_able(path: Path, number: int, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``record`` itself: its columns travel to engines and rewards in other processes as JSON."""
+    for column, value in record.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise DataError(
+                f"{path}: row {number}: column {column!r} holds a {type(value).__name__}, which has no JSON form.",
+                "Drop the column, or store it as text or numbers.",
+            ) from error
+    return record
+
+
+def _row(where: str, record: Mapping[str, Any], column: str) -> PromptRow:
+    if column not in record:
+        near = nearest(column, record)
+        raise DataError(
+            f"{where}: no column {column!r}; it has {', '.join(map(repr, record)) or 'none'}.",
+            f"Set `data.prompt_column`{f' to {near}' if near else ' to the column that holds the text'}.",
+        )
+    prompt = record[column]
+    if not isinstance(prompt, str):
+        raise DataError(f"{where}: the prompt in column {column!r} must be text, not {_shown(prompt)}.")
+    if not prompt.strip():
+        raise DataError(f"{where}: the prompt in column {column!r} is empty.", "Remove the row or fill it in.")
+    return PromptRow(prompt, {key: value for key, value in record.items() if key != column})
+
+
+def _some(path: Path, rows: list[PromptRow]) -> list[PromptRow]:
+    if not rows:
+        raise DataError(f"{path} holds no prompts.", "Write at least one.")
+    return rows
+
+
+def _check_keys(data: Data) -> None:
+    unknown = next(iter(data.options()), None)
+    if unknown:
+        known = ", ".join(Data.model_fields)
+        raise ConfigError(
+            f"unknown key `data.{unknown}`.{did_you_mean(unknown, Data.model_fields)}", f"Known: {known}."
+        )
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"the prompt file {path} is a folder.", "Set `data.path` to a file of prompts.")
+    if not path.exists():
+        beside = (other.name for other in path.parent.iterdir()) if path.parent.is_dir() else ()
+        near = did_you_mean(path.name, beside)
+        raise DataError(f"the prompt file {path} does not exist.{near}", "Set `data.path` to a file of prompts.")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]}..."

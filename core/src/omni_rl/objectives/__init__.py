@@ -1,0 +1,1 @@
+"""Building blocks of RL objectives: advantages, windows, policy gradients, forward process, divergences."""

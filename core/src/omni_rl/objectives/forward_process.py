@@ -1,0 +1,147 @@
+"""The forward process x_s = (1 - s) x0 + s n: what algorithms share that train on finished samples.
+
+They need no SDE window, no log-probs and no stored steps: ``latents/<stream>/final`` is x0, and noise levels and noise
+are drawn from keys of (seed, iteration, sample), so that neither micro-batches nor a resumed run change them. The
+velocity that a flow-matching model is trained towards is u = n - x0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from tensordict import TensorDict
+
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.requests import NO_STEPS, Window
+from omni_rl.contracts.traits import FORWARD_PROCESS
+from omni_rl.contracts.types import Streams
+from omni_rl.schedulers.randomness import randn, seed_of
+from omni_rl.schedulers.transition import joint_mean
+
+LEAST = 1e-3
+"""Noise level below which uniform draws do not go."""
+
+Levels = Literal["schedule", "uniform", "logit_normal"]
+
+
+class ForwardOptions(BaseModel):
+    """At which noise levels a sample is trained on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    levels: Levels = Field(
+        "schedule", description="noise levels: those of the rollout's schedule, or uniform or logit-normal draws"
+    )
+    levels_per_sample: PositiveInt | None = Field(
+        None, description="noise levels per sample and iteration; null: as many as rollout.steps"
+    )
+    logit_mean: float = Field(0.0, description="mean of logit_normal's normal")
+    logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="standard deviation of logit_normal's normal")
+
+    def noised(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
+        """The batch with a plan of its noise: ``timesteps`` (N, T), ``noise_levels`` (N, T) and the seeds
+        ``noise/<stream>`` (N, T), T levels a row. What the window stored is left out.
+        """
+        if not len(batch):
+            return batch
+        rows = [seed_of(seed, "forward", iteration, int(i)) for i in batch["sample_id"]]
+        table = batch["schedule"]
+        count = self.levels_per_sample or table["timesteps"].shape[1]
+        levels = torch.stack([self._levels(row, table["sigmas"][n], count) for n, row in enumerate(rows)])  # (N, T)
+        batch = batch.exclude("order", "loss_weights", "log_probs", "sigmas", "draws")
+        batch["noise_levels"] = levels
+        batch["timesteps"] = torch.stack([timesteps_at(table[n], row) for n, row in enumerate(levels)])
+        seeds = {s: [[seed_of(row, s, i) for i in range(count)] for row in rows] for s in batch["latents"].keys()}
+        batch["noise"] = TensorDict({s: torch.tensor(value) for s, value in seeds.items()}, batch.batch_size)
+        return batch
+
+    def _levels(self, seed: int, sigmas: torch.Tensor, count: int) -> torch.Tensor:
+        """(count,) for one row, from ``sigmas`` (steps + 1,)."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.levels == "schedule":
+            rounds = math.ceil(count / (len(sigmas) - 1))
+            return torch.cat([sigmas[torch.randperm(len(sigmas) - 1, generator=generator)] for _ in range(rounds)])[
+                :count
+            ]
+        # One draw from each of equal parts of the distribution: a row covers it evenly, and each draw is still its.
+        parts = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+        uniform = (parts / count).clamp(min=LEAST).double()
+        if self.levels == "uniform":
+            return uniform.float()
+        return torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(uniform)).float()
+
+
+class ForwardProcess:
+    """What algorithms on the forward process have in common."""
+
+    compatibility = FORWARD_PROCESS
+
+    @hookimpl
+    def sde_window(self) -> Window:
+        """None: samples are drawn by ODE steps."""
+        return NO_STEPS
+
+
+def timesteps_at(schedule: TensorDict, levels: torch.Tensor) -> torch.Tensor:
+    """(T,) in the pipeline's unit, for noise levels (T,): the schedule's where they lie on it, linear between.
+
+    Below the schedule's last level, in proportion: level 0 is timestep 0.
+    """
+    sigmas, timesteps = schedule["sigmas"][:-1].double(), schedule["timesteps"].double()
+    zero = torch.zeros(1, dtype=torch.float64)
+    known, values = torch.cat([zero, sigmas.flip(0)]), torch.cat([zero, timesteps.flip(0)])  # rising
+    right = torch.searchsorted(known, levels.double()).clamp(1, len(known) - 1)
+    share = (levels.double() - known[right - 1]) / (known[right] - known[right - 1])
+    return (values[right - 1] + share * (values[right] - values[right - 1])).float()
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Samples at one noise level each, on the policy's device; masked elements stay as they are.
+
+    Attributes:
+        x0, x, target: (B, ...) fp32 per stream; clean, noised, and the velocity n - x0.
+        t: (B,) fp32, the pipeline's timestep. level: (B,) fp32, s.
+        masks: per stream, where elements count.
+    """
+
+    x0: Streams
+    x: Streams
+    target: Streams
+    t: torch.Tensor
+    level: torch.Tensor
+    masks: Streams
+
+    def mean(self, values: Streams) -> torch.Tensor:
+        """(B,) over the elements that count."""
+        return joint_mean(values, self.masks)
+
+    def error(self, velocity: Streams) -> torch.Tensor:
+        """(B,) mean (v - u)^2."""
+        return self.mean({n: (v - self.target[n]) ** 2 for n, v in velocity.items()})
+
+
+def along(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(B, 1, ..., 1) of (B,), to go with ``like`` (B, ...)."""
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))
+
+
+def noised_at(batch: TensorDict, step: int, device: torch.device, samples: str = "latents") -> Noised:
+    """The rows of a planned batch at their level number ``step``; ``samples`` names the entry that holds x0."""
+    level = batch["noise_levels"][:, step].to(device)
+    masks = {n: m.to(device) for n, m in trajectory.masks_of(batch).items()}
+    x0 = {n: stored["final"].to(device) for n, stored in batch[samples].items()}
+    x, target = {}, {}
+    for n, clean in x0.items():
+        seeds = batch["noise", n][:, step].tolist()
+        noise = torch.stack([randn(seed, clean.shape[1:]) for seed in seeds]).to(clean)
+        s = along(level, clean)
+        mixed = (1 - s) * clean + s * noise
+        x[n] = torch.where(masks[n], mixed, clean) if n in masks else mixed
+        target[n] = noise - clean
+    return Noised(x0, x, target, batch["timesteps"][:, step].to(device), level, masks)

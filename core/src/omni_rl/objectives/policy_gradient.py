@@ -1,0 +1,164 @@
+"""The policy gradient on stored denoising steps, written once: what GRPO and its relatives share.
+
+An algorithm derives from :class:`PolicyGradient`, and says which steps are noisy (``sde_window``) or what its surrogate
+is (:meth:`PolicyGradient.surrogate`); advantages, the divergence from the reference, old log-probs and the correction
+for an engine that computes otherwise than the trainer are here.
+
+With A the advantage and r = pi(x'|x) / pi_old(x'|x) of one stored step,
+
+    L = w * surrogate(A, r) + beta * D(pi, pi_ref),        surrogate = max(-A r, -A clip(r, 1 - c_low, 1 + c_high))
+
+averaged over samples and steps. Log-probs are means over latent elements, so ratios lie close to 1 and clip ranges are
+small (1e-5 to 1e-3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field, PositiveFloat, model_validator
+from tensordict import TensorDict
+
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.types import Evaluation, LossOutput, Policy, Streams, Tensors
+from omni_rl.objectives.advantages import AdvantageOptions, GroupRelative
+from omni_rl.objectives.divergence import Divergence, divergence
+from omni_rl.objectives.rollout_correction import Correction, OldLogProbs, corrected
+from omni_rl.schedulers.transition import joint_mean
+
+
+class PolicyGradientOptions(AdvantageOptions):
+    """Options that every policy gradient has, beside its name."""
+
+    kl_beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the divergence from the reference")
+    kl: Divergence = Field(
+        "transition", description="how that divergence is measured: see omni_rl.objectives.divergence"
+    )
+    old_log_probs: OldLogProbs = Field(
+        "rollout", description="the ratio's denominator: as stored by the engine, or recomputed by the trainer"
+    )
+    correction: Correction | None = Field(None, description="weights for what the engine computes otherwise")
+
+    @model_validator(mode="after")
+    def _correctable(self) -> PolicyGradientOptions:
+        if self.correction is not None and self.old_log_probs == "rollout":
+            raise ValueError("correction compares two log-probs: set old_log_probs to recomputed, or leave it out")
+        return self
+
+
+class ClippedOptions(PolicyGradientOptions):
+    """Beside them, those of a clipped ratio."""
+
+    clip_range: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = Field(
+        1e-4, description="c: ratios are clipped to [1 - c, 1 + c]; [low, high]: to [1 - low, 1 + high]"
+    )
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """(low, high)."""
+        pair = self.clip_range
+        return pair if isinstance(pair, tuple) else (pair, pair)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stored step of B samples under the current weights, beside what the rollout drew.
+
+    Attributes:
+        now: the policy's evaluation, with gradient.
+        advantages: (B,). log_ratio: (B,) log pi - log pi_old, with gradient.
+        batch, index: where it is stored.
+    """
+
+    now: Evaluation
+    advantages: torch.Tensor
+    log_ratio: torch.Tensor
+    batch: TensorDict
+    index: int
+
+    @cached_property
+    def noise(self) -> Streams:
+        """What the rollout drew, (B, ...) per stream, drawn once more from its seeds."""
+        return trajectory.drawn_noise(self.batch, self.index)
+
+    def shift(self) -> Streams:
+        """mu - mu_old per stream, (B, ...), with gradient: exactly 0 while the weights are the rollout's.
+
+        mu_old is not stored: x' and the noise that made it are, so mu + std * noise - x' is the same difference.
+        """
+        following = trajectory.latents(self.batch, self.index, ahead=1)
+        return {n: t.sample(self.noise[n]) - following[n].to(t.mean) for n, t in self.now.transitions.items()}
+
+    def mean(self, values: Streams) -> torch.Tensor:
+        """(B,) mean of (B, ...) per stream over the elements that count."""
+        return joint_mean(values, trajectory.masks_of(self.batch))
+
+    def kl_old(self) -> torch.Tensor:
+        """(B,) KL(pi || pi_old) per latent element, by the transition's true variance."""
+        squares = {n: d**2 / (2 * _safe(self.now.transitions[n].std) ** 2) for n, d in self.shift().items()}
+        return self.mean(squares)
+
+
+class PolicyGradient(GroupRelative):
+    """The hooks that policy gradients share."""
+
+    Config: ClassVar[type[PolicyGradientOptions]]
+    config: PolicyGradientOptions
+
+    def __init__(self, config: PolicyGradientOptions) -> None:
+        self.config = config
+        self.uses_reference = config.kl_beta > 0 and config.kl != "old_log_ratio"
+
+    @hookimpl
+    def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
+        """Old log-probs of the trainer's, and the correction, where they are asked for."""
+        return corrected(policy, batch, self.config.old_log_probs, self.config.correction)
+
+    @hookimpl
+    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+        """The surrogate, and the divergence from the reference."""
+        stored = self.stored(policy, batch, step)
+        loss, metrics = self.surrogate(stored)
+        if "importance" in batch.keys():
+            loss = loss * trajectory.at(batch, "importance", step).to(loss)
+        if self.config.kl_beta > 0:
+            kl = divergence(self.config.kl, policy, batch, step, stored.now, stored.log_ratio)
+            loss, metrics["kl"] = loss + self.config.kl_beta * kl, kl
+        return LossOutput(loss, {name: value.detach() for name, value in metrics.items()})
+
+    def stored(self, policy: Policy, batch: TensorDict, step: int) -> Step:
+        """A stored step under the current weights."""
+        now = policy.evaluate(batch, step)
+        device = now.log_prob.device
+        old = "old_log_probs" if "old_log_probs" in batch.keys() else "log_probs"
+        log_ratio = now.log_prob - trajectory.at(batch, old, step).to(device)  # (B,)
+        return Step(now, batch["advantages"].to(device), log_ratio, batch, step)
+
+    def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
+        """(B,) loss without the divergence, and (B,) figures; here PPO's."""
+        assert isinstance(self.config, ClippedOptions)
+        return clipped(step.advantages, step.log_ratio, *self.config.clip)
+
+
+def clipped(advantages: torch.Tensor, log_ratio: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor, Tensors]:
+    """max(-A r, -A clip(r, 1 - low, 1 + high)), (B,), with its figures (PPO, arXiv 1707.06347)."""
+    ratio = log_ratio.exp()
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
+    above, below = (ratio > 1 + high).float(), (ratio < 1 - low).float()
+    return loss, {
+        "ratio_mean": ratio,
+        "logp_absdiff_max": log_ratio.abs(),
+        "ppo_kl": -log_ratio,
+        "pg_clipfrac": above + below,
+        "pg_clipfrac_higher": above,
+        "pg_clipfrac_lower": below,
+    }
+
+
+def _safe(std: torch.Tensor) -> torch.Tensor:
+    """Steps without noise have no density: their difference is 0 by construction, whatever it is divided by."""
+    return std.masked_fill(std == 0, 1.0)

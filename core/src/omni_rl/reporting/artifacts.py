@@ -1,0 +1,154 @@
+"""What a run leaves for people to look at: the gate's table, validations, pictures, the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from omni_rl import reporting
+from omni_rl.contracts.media import media_of
+from omni_rl.gate.rows import Row
+from omni_rl.reporting import exhibits, video_files
+from omni_rl.reporting.provenance import FILE, provenance
+from omni_rl.run.validation import SHOWN, Validated, validate
+from omni_rl.storage.durable import write_atomic
+from omni_rl.storage.run_folder import RunDirectory
+
+if TYPE_CHECKING:
+    from omni_rl.run.start import Run
+
+COLUMNS = 8
+"""Pictures in a row of a grid."""
+
+PLAYED = 8
+"""Clips written at each validation."""
+
+
+def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
+    """``gate.json``: every row of the gate."""
+    directory.write_json("gate.json", [{"name": r.name, "verdict": r.verdict, "detail": r.detail} for r in rows])
+
+
+def write_provenance(run: Run) -> None:
+    """``provenance.json``: the model, the data, the seed and the versions that the run was started with."""
+    assert run.directory is not None
+    run.directory.write_json(FILE, provenance(run))
+
+
+def write_validation(directory: RunDirectory, validated: Validated) -> None:
+    """A line of ``validation.jsonl``, a grid in ``images/``, and the grid's pictures exactly as drawn.
+
+    Of the first validation all pictures are kept, for the report.
+    """
+    rows = [row for row in validations(directory) if row["iteration"] < validated.iteration]
+    rows.append({"iteration": validated.iteration, **validated.row()})
+    write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    images = validated.images()
+    reporting.grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
+        directory.images / f"validation-{validated.iteration:06d}.png"
+    )
+    _write_videos(directory, validated)
+    exhibits.write(directory, validated.iteration, validated.exhibits)
+    if validated.iteration == 0:
+        save_file({"images": torch.from_numpy(images), "rewards": validated.rewards}, _before_file(directory))
+
+
+def _write_videos(directory: RunDirectory, validated: Validated) -> None:
+    """``videos/<iteration>-<sample>.mp4`` of the first samples, where they are clips and PyAV is installed."""
+    drawn = [(i, s.trajectory) for i, s in enumerate(validated.samples[:PLAYED]) if s.trajectory is not None]
+    clips = {i: media for i, found in drawn if "video" in (media := media_of(dict(found["media"].items())))}
+    if not clips or not video_files.available():
+        return
+    directory.videos.mkdir(exist_ok=True)
+    for number, media in clips.items():
+        video_files.write(directory.videos / f"validation-{validated.iteration:06d}-{number:02d}.mp4", media)
+
+
+def validations(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The rows of ``validation.jsonl``."""
+    path = directory.path / "validation.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def history(directory: RunDirectory) -> list[dict[str, float]]:
+    """The metrics with the validations merged in by iteration, the one before training included."""
+    held_out = {row["iteration"]: row for row in validations(directory)}
+    first: dict[str, float] = held_out.get(0, {"iteration": 0})
+    return [first] + [{**row, **held_out.get(row["iteration"], {})} for row in directory.metrics()]
+
+
+def before(directory: RunDirectory) -> tuple[np.ndarray, torch.Tensor]:
+    """The first validation's pictures, (N, H, W, 3) uint8 by ``sample_id``, and their rewards (N,)."""
+    kept = load_file(_before_file(directory))
+    return kept["images"].numpy(), kept["rewards"]
+
+
+def _before_file(directory: RunDirectory) -> str:
+    return str(directory.images / "before.safetensors")
+
+
+def _captions(validated: Validated) -> list[str]:
+    values = validated.rewards.tolist()
+    return [f"{v:.2f} {s.request.prompt}" for v, s in zip(values, validated.samples, strict=True)]
+
+
+def write_report(run: Run) -> None:
+    """``report.html`` and ``images/before_after.png``: curves, pictures on equal noise, health figures."""
+    directory, after = run.directory, run.validations[-1]
+    assert directory is not None
+    first, rewards = before(directory)
+    images = after.images()
+    uids = [s.request.uid for s in after.samples]
+    figures = {"before": _figures(first, uids, rewards), "after": _figures(images, uids, after.rewards)}
+    guided, changes = guidance_off(run.config.rollout.call)
+    if guided:
+        plain = validate(run, run.iteration, changes)
+        figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
+    prompts = [s.request.prompt for s in after.samples]
+    reporting.before_after(list(first[:SHOWN]), list(images[:SHOWN]), prompts[:SHOWN]).save(
+        directory.images / "before_after.png"
+    )
+    _write_page(run, directory, first, images, prompts, figures)
+
+
+def _write_page(
+    run: Run,
+    directory: RunDirectory,
+    before: np.ndarray,
+    after: np.ndarray,
+    prompts: Sequence[str],
+    figures: dict[str, dict[str, float]],
+) -> None:
+    reporting.write_report(
+        directory.path / "report.html",
+        title=f"{run.model.architecture} with {run.config.algorithm.name}",
+        config_yaml=directory.config_file.read_text(),
+        metrics=history(directory),
+        before=list(before[:SHOWN]),
+        after=list(after[:SHOWN]),
+        captions=list(prompts[:SHOWN]),
+        health=figures,
+        notes=[f"{row.name}: {row.detail}" for row in run.gate],
+    )
+
+
+def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
+    """Samples without a reward, among them those that the engine failed to draw, count in no figure."""
+    scored = ~rewards.isnan().numpy()
+    return {**reporting.reward_figures(rewards.numpy()), **reporting.health(images[scored], np.asarray(uids)[scored])}
+
+
+def guidance_off(call: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Whether classifier-free guidance is configured, and the arguments that switch it off.
+
+    A model trained without guidance can look worse with it and the other way round; the report shows both.
+    """
+    scale = next((k for k in ("true_cfg_scale", "guidance_scale") if float(call.get(k) or 0) > 1), None)
+    if scale is None or "negative_prompt" not in call:
+        return False, {}
+    return True, {scale: 1.0, "negative_prompt": None}

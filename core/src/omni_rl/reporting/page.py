@@ -1,0 +1,165 @@
+"""``report.html``: one self-contained page that needs no network and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from omni_rl.reporting.curves import Row, constants, curve, sections, sheet
+from omni_rl.reporting.pictures import data_uri
+from omni_rl.storage.durable import write_atomic
+
+Health = Mapping[str, Mapping[str, float]]
+
+_FEW = 5  # notes
+_LOW = 0.7  # a figure under this share of the first row's is marked
+_MEANING = {
+    "reward": "mean over the samples, with its standard error",
+    "diversity_within": "how much samples of one prompt differ (root mean square over pixels, 0 to 1)",
+    "diversity_across": "the same for samples of different prompts",
+    "contrast": "standard deviation of luminance inside a picture (0 to 0.5)",
+    "colour_entropy": "bits of the colours of all pixels over 512 cells of the RGB cube (0 to 9)",
+}
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    config_yaml: str,
+    metrics: Sequence[Row],
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    captions: Sequence[str],
+    health: Health,
+    notes: Sequence[str],
+) -> None:
+    """Write the report, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        title: of the page.
+        config_yaml: the resolved configuration.
+        metrics: one row per iteration with the key ``iteration``; every other key that varies becomes a curve, with
+            ``x_stderr`` (or ``x/stderr`` beside ``x/mean``) as the band around ``x``. Keys that only some rows have are
+            joined across the others.
+        before, after: uint8 (H, W, 3), or videos (F, H, W, 3); picture i of both has ``captions[i]`` and equal noise.
+        health: figures by name, by row (``before`` and ``after`` make the headline; others may follow); ``x_stderr``
+            is shown with ``x``; rows are compared with the first.
+        notes: sentences for the top of the page.
+
+    Raises RunError when the file cannot be written.
+    """
+    assert len(before) == len(after) == len(captions), (len(before), len(after), len(captions))
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<div class="soft">{metrics[-1]["iteration"] if metrics else 0:.0f} iterations</div>',
+        _headline(health),
+        _list(notes),
+        _pairs(before, after, captions),
+        _curves(metrics),
+        _health(health),
+        "<h2>Configuration</h2>",
+        f"<details><summary>every effective value</summary><pre>{escape(config_yaml)}</pre></details>",
+    ]
+    write_atomic(path, _page(title, "\n".join(part for part in parts if part)).encode())
+
+
+def write_curves(path: Path, metrics: Sequence[Row]) -> None:
+    """The report's curves as an SVG file, whole or not at all; ``metrics`` as for :func:`write_report`."""
+    write_atomic(path, sheet(metrics, _style()).encode())
+
+
+def _style() -> str:
+    return resources.files(__package__).joinpath("style.css").read_text("utf-8")
+
+
+def _page(title: str, body: str) -> str:
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself refuses the network
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _headline(health: Health) -> str:
+    """The reward before and after, when both rows are there."""
+    start, end = health.get("before", {}), health.get("after", {})
+    if "reward" not in start or "reward" not in end:
+        return ""
+    return (
+        f'<div class="headline">reward {_value(start, "reward")} &rarr; {_value(end, "reward")}</div>'
+        '<div class="soft">before &rarr; after, mean and standard error</div>'
+    )
+
+
+def _list(notes: Sequence[str]) -> str:
+    """Few notes open, many folded, so that the pictures stay in sight."""
+    if not notes:
+        return ""
+    items = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
+    return items if len(notes) <= _FEW else f"<details><summary>{len(notes)} notes</summary>{items}</details>"
+
+
+def _pairs(before: Sequence[np.ndarray], after: Sequence[np.ndarray], captions: Sequence[str]) -> str:
+    if not captions:
+        return ""
+    figures = "".join(
+        f'<figure><figcaption title="{escape(caption)}">{escape(caption)}</figcaption>{_img(one)}{_img(two)}</figure>'
+        for caption, one, two in zip(captions, before, after, strict=True)
+    )
+    intro = '<p class="soft">Before above, after below; the same prompt and the same noise.</p>'
+    return f'<h2>Before and after</h2>{intro}<div class="pairs">{figures}</div>'
+
+
+def _img(image: np.ndarray) -> str:
+    uri = data_uri(image)
+    return f'<img {"" if uri.startswith("data:image/png") else "class=large "}src="{uri}" alt="">'
+
+
+def _curves(metrics: Sequence[Row]) -> str:
+    if not metrics:
+        return ""
+    parts = ["<h2>Curves</h2>"]
+    for section, names in sections(metrics).items():
+        panels = "".join(curve(name, metrics) for name in names)
+        parts.append(f'<h3>{section}</h3><div class="curves">{panels}</div>')
+    fixed = ", ".join(f"{escape(name)} {value:.6g}" for name, value in constants(metrics).items())
+    return "".join(parts) + (f'<p class="soft">Constant: {fixed}</p>' if fixed else "")
+
+
+def _health(health: Health) -> str:
+    names = list(dict.fromkeys(name for row in health.values() for name in row if not name.endswith("_stderr")))
+    if not names:
+        return ""
+    first = next(iter(health.values()))
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    rows = "".join(
+        f"<tr><th>{escape(label)}</th>{''.join(_cell(row, first, name) for name in names)}</tr>"
+        for label, row in health.items()
+    )
+    meanings = "".join(f"<dt>{n.replace('_', ' ')}</dt><dd>{_MEANING[n]}</dd>" for n in names if n in _MEANING)
+    warning = f"Marked: under {_LOW:.0%} of the first row. A reward that rises while these fall deserves a look."
+    table = f'<div class="wide"><table><tr><th></th>{head}</tr>{rows}</table></div>'
+    return f'<h2>Health</h2>{table}<p class="soft">{warning}</p><dl>{meanings}</dl>'
+
+
+def _cell(row: Mapping[str, float], first: Mapping[str, float], name: str) -> str:
+    """One figure, with its change from the first row in per cent (no per cent for rewards: their zero is arbitrary)."""
+    if name not in row:
+        return "<td>-</td>"
+    if row is first or name == "reward" or not first.get(name):
+        return f"<td>{_value(row, name)}</td>"
+    share = row[name] / first[name]
+    return f"<td{' class=low' if share < _LOW else ''}>{_value(row, name)}<small>{share - 1:+.0%}</small></td>"
+
+
+def _value(row: Mapping[str, float], name: str) -> str:
+    error = row.get(f"{name}_stderr")
+    return f"{row[name]:.3f}" if error is None else f"{row[name]:.3f} &plusmn; {error:.3f}"

@@ -1,0 +1,78 @@
+"""Where a run comes from: what it trained, on what, and with which versions. Written once, when it starts."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from omni_rl import __version__
+from omni_rl.config.resolved import Resolved
+from omni_rl.plugins.discovery import CORE
+
+if TYPE_CHECKING:
+    from omni_rl.run.start import Run
+
+FILE = "provenance.json"
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Plain data: ``model``, ``data``, ``plugins``, ``seed``, ``device``, ``versions``; no path of this machine.
+
+    Of data and of local plugin files the name and the sha256; of a folder, that of its files' names and bytes.
+    """
+    return {
+        "model": model(run.resolved, run.fingerprint),
+        "data": _data(run.resolved),
+        "plugins": [_identity(Path(str(module.__file__))) for module in run.resolved.local],
+        "seed": run.config.seed,
+        "device": device_name(run.model.device),
+        "versions": _versions(run.resolved),
+    }
+
+
+def model(resolved: Resolved, fingerprint: str) -> dict[str, Any]:
+    """The base: its name, and what tells it from others of that name.
+
+    A model hub's id with the snapshot's commit, or the name of a folder; of both,
+    ``omni_rl.storage.checkpoint.fingerprint``.
+    """
+    hub = resolved.config.model.hub
+    name = resolved.config.model.path
+    commit = {"commit": resolved.model_path.name} if hub else {}
+    known = {"name": name if hub else Path(name).name, "hub": hub, **commit}
+    return {**known, "architecture": resolved.architecture, "fingerprint": fingerprint}
+
+
+def _data(resolved: Resolved) -> dict[str, dict[str, str]]:
+    """Prompt files by their use."""
+    config = resolved.config
+    held_out = {} if config.validation.data is None else {"validation": config.validation.data}
+    files = {use: Path(data.path) for use, data in {"training": config.data, **held_out}.items()}
+    return {use: _identity(file) for use, file in files.items()}
+
+
+def _identity(path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    inside = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    lines = [f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for name, file in inside]
+    return {"file": path.name, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or a GPU's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions(resolved: Resolved) -> dict[str, str]:
+    """Python, the libraries, and every distribution that provides something to the run."""
+    sources = {chosen.source.rpartition(" ")[::2] for chosen in resolved.chosen()}  # "<distribution> <version>"
+    plugins = {name: version for name, version in sorted(sources) if name and not Path(name).is_absolute()}
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    return {CORE: __version__, **plugins, "python": platform.python_version(), **libraries}

@@ -1,0 +1,1 @@
+"""One training run, from the resolved configuration to the report; read ``loop.py`` first."""

@@ -1,0 +1,60 @@
+"""What can be known to be wrong with a run before any weight is read: minutes earlier, where a model is large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from omni_rl.config.call_arguments import check_call
+from omni_rl.config.resolve import Resolved
+from omni_rl.contracts.schema import Data
+from omni_rl.data.prompts import PromptRow
+from omni_rl.errors import ConfigError
+from omni_rl.model import outline
+from omni_rl.model.adapters import refuse_unmatched, refuse_untargeted
+from omni_rl.plugins.context import ENGINE_HOOKS
+
+
+def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Sequence[PromptRow]]]) -> None:
+    """Ask the pipeline's class, its denoisers' outlines and the algorithm's window.
+
+    Args:
+        data: the sections that name prompts, with their rows.
+
+    Raises:
+        ModelError: there is no such pipeline, or its configuration is broken.
+        ConfigError: the pipeline does not take the arguments, or the engine no media; the SDE window does not fit the
+            steps; adapters would have no module to stand beside.
+    """
+    config = resolved.config
+    pipeline = outline.pipeline_class(resolved.architecture, resolved.model_path)
+    check_call(config.rollout.call, pipeline, "rollout.call", resolved.place)
+    check_call(config.validation.call, pipeline, "validation.call", resolved.place)
+    for section, rows in data:
+        _check_rows(resolved, pipeline, section, rows)
+    hooks.sde_window(iteration=0, group=0, steps=config.rollout.steps, seed=config.seed or 0)
+    if config.model.lora is not None:
+        _check_targets(resolved, config.model.lora.targets)
+
+
+def _check_rows(resolved: Resolved, pipeline: type, data: Data, rows: Sequence[PromptRow]) -> None:
+    """What rows bring: arguments that the pipeline has, and media that somebody looks at."""
+    check_call(data.media, pipeline, "data.media")
+    for values in {repr(row.call): row.call for row in rows}.values():
+        check_call(values, pipeline, "data.call")
+    if not data.media:
+        return
+    if "prepare_condition" not in getattr(resolved.engine.object, "honours", ENGINE_HOOKS):
+        engine = resolved.config.rollout.engine
+        raise ConfigError(f"data.media: the engine {engine} takes none", "use rollout.engine: diffusers")
+    if getattr(resolved.algorithm.object, "offline", False):
+        raise ConfigError("data.media: algorithms that learn from pairs take none", "remove data.media")
+
+
+def _check_targets(resolved: Resolved, targets: list[str] | str) -> None:
+    found = outline.denoisers(resolved.model_path)
+    source = resolved.tree.source(("model", "lora", "targets"))
+    for name, denoiser in found.items():
+        refuse_untargeted(name, denoiser, targets, source.place)
+    if found and source.by != "plugin":  # a plugin's suggestion may cover several models of one architecture
+        refuse_unmatched(found, targets, source.place)

@@ -1,0 +1,1 @@
+"""Sampling: request planning, the one denoising loop, and the embedded engine."""

@@ -1,0 +1,245 @@
+"""The one denoising loop, as stepwise phases: core's defaults for the rollout hooks.
+
+``prepare_encode`` -> (``denoise_step`` -> ``step_scheduler``) x steps -> ``post_decode``. Whole-request sampling
+(``diffuse``) is these phases in a loop; continuous batching is the same phases with several states in flight. Nothing
+else in omni-rl steps a latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.media import quantise
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import DenoiseState, Sample, SigmaTable, Streams, Tensors
+from omni_rl.model.encoding import encode, on_device
+from omni_rl.model.loading import LoadedModel
+from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
+from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn, randn_rows
+from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
+
+MASK = "mask/"
+"""How ``prepare_condition`` marks a stream's mask among the conditioning."""
+
+
+@dataclass
+class Recording:
+    """What the window keeps; T is the window's size, equal for all rows of a state.
+
+    Attributes:
+        start: (B,) int64, the step at which each row's window opens.
+        latents: per stream (B, T + 1, ...) fp32.
+        log_probs: (B, T) fp32. timesteps: (B, T) fp32. sigmas: (B, T + 1) fp32.
+    """
+
+    start: torch.Tensor
+    latents: Streams
+    log_probs: torch.Tensor
+    timesteps: torch.Tensor
+    sigmas: torch.Tensor
+
+
+@hookimpl
+def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample]:
+    """The phases in a loop; what samples of a group have in common is computed once."""
+    state = model.hooks.prepare_encode(model=model, requests=sharing(requests))
+    while not state.done:
+        if len(state.requests) < len(requests) and state.step == min(r.window.start for r in requests):
+            state = fork(state, requests)
+        (velocity,) = model.hooks.denoise_step(model=model, states=[state])
+        model.hooks.step_scheduler(model=model, state=state, velocity=velocity)
+    return model.hooks.post_decode(model=model, state=state)  # type: ignore[no-any-return]
+
+
+def sharing(requests: Sequence[Request]) -> list[Request]:
+    """One request of each group whose samples share their initial noise, while there is a step before their windows."""
+    if min(r.window.start for r in requests) == 0:
+        return list(requests)
+    return list({(r.uid, r.initial_key): r for r in reversed(requests)}.values())[::-1]
+
+
+def fork(state: DenoiseState, requests: Sequence[Request]) -> DenoiseState:
+    """``state`` at the same step, with a row for each of ``requests``, whose windows have yet to begin."""
+    places = {(r.uid, r.initial_key): i for i, r in enumerate(state.requests)}
+    rows = torch.tensor([places[r.uid, r.initial_key] for r in requests])
+
+    def spread(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+        return {n: v[rows.to(v.device)] for n, v in tensors.items()}
+
+    x = spread(state.x)
+    masks = {n: m if len(m) == 1 else spread({n: m})[n] for n, m in state.masks.items()}
+    recorded = _empty_recording(requests, x, state.table)
+    return DenoiseState(
+        list(requests), x, spread(state.conditioning), state.table, spread(state.tokens), masks, state.step, recorded
+    )
+
+
+@hookimpl
+def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseState:
+    """Encode once, take the schedule, draw x_T from the requests' keys."""
+    first = requests[0]
+    assert all(r.steps == first.steps and r.call == first.call for r in requests), "a state's rows share a schedule"
+    conditioning, tokens = encode(model, requests)
+    condition = on_device(model, model.hooks.prepare_condition(model=model, requests=requests, call=first.call))
+    masks = {n.removeprefix(MASK): v.bool() for n, v in condition.items() if n.startswith(MASK)}
+    conditioning |= {n: v for n, v in condition.items() if not n.startswith(MASK)}
+    shapes = model.hooks.prepare_latents(model=model, conditioning=conditioning, call=first.call)
+    table = model.hooks.set_timesteps(
+        model=model, steps=first.steps, shapes=shapes, conditioning=conditioning, call=first.call
+    )
+    state = begin(requests, shapes, table, model.device)
+    state.conditioning, state.tokens, state.masks = conditioning, tokens, masks
+    return state
+
+
+def begin(
+    requests: Sequence[Request], shapes: Mapping[str, Sequence[int]], table: SigmaTable, device: torch.device
+) -> DenoiseState:
+    """A state at x_T, drawn from the requests' keys, with nothing of a model in it yet.
+
+    Args:
+        shapes: per stream, the latents of one sample.
+    """
+    keys = [r.initial_key for r in requests]
+    x = {name: randn_rows(keys, name, INITIAL, shape).to(device) for name, shape in shapes.items()}
+    return DenoiseState(list(requests), x, {}, table, recorded=_empty_recording(requests, x, table))
+
+
+def _empty_recording(requests: Sequence[Request], x: Streams, table: SigmaTable) -> Recording:
+    """Room for the window; its first state is x_T until a later one enters the window."""
+    sizes = {r.window.size for r in requests}
+    assert len(sizes) == 1, "the rows of a state record equally many steps"
+    size, rows = sizes.pop(), len(requests)
+    start = torch.tensor([r.window.start for r in requests])
+    index = start[:, None] + torch.arange(size + 1)  # (B, T + 1)
+    latents = {name: torch.stack([state] + [torch.zeros_like(state)] * size, 1) for name, state in x.items()}
+    device = next(iter(x.values())).device
+    timesteps = table.timesteps[index[:, :size]]  # (B, T)
+    return Recording(start, latents, torch.zeros(rows, size, device=device), timesteps, table.sigmas[index])
+
+
+@hookimpl
+def denoise_step(model: LoadedModel, states: Sequence[DenoiseState]) -> Sequence[Streams]:
+    """Velocities of each state at its own step."""
+    velocities = []
+    for state in states:
+        t = state.table.timesteps[state.step].expand(len(state.requests)).to(model.device)  # (B,)
+        with model.compute():
+            velocity = model.hooks.predict(
+                model=model, x=state.x, t=t, conditioning=state.conditioning, call=state.requests[0].call
+            )
+        velocities.append({name: v.float() for name, v in velocity.items()})
+    return velocities
+
+
+@hookimpl
+def step_scheduler(model: LoadedModel, state: DenoiseState, velocity: Streams) -> bool:
+    """Sample x' given x for every row: noise inside a row's window, the plain ODE step outside."""
+    i, requests = state.step, state.requests
+    inside = torch.tensor([i in r.window for r in requests])
+    # float64, as the replay's: eta must be the same number on both sides to the last bit.
+    level = torch.tensor([r.sde.noise_level for r in requests], dtype=torch.float64) * inside  # (B,)
+    sigma, sigma_next = state.table.sigmas[i], state.table.sigmas[i + 1]
+    kind = requests[0].sde
+    steps = {
+        name: transition(x, velocity[name], sigma, sigma_next, level.to(x.device), kind.type)
+        for name, x in state.x.items()
+    }
+    noisy = bool((level > 0).any())
+    following = {name: _sampled(state, name, s) if noisy else s.mean for name, s in steps.items()}
+    following = {name: _keep_frozen(state, name, value) for name, value in following.items()}
+    _record(state, inside, following, lambda: joint_log_prob(steps, following, state.masks, kind.log_prob))
+    state.x = following
+    state.step += 1
+    return True
+
+
+def _sampled(state: DenoiseState, stream: str, step: Transition) -> torch.Tensor:
+    x = state.x[stream]
+    noise = noise_of(state.requests, stream, x.shape[1:], [state.step] * len(x))  # (B, ...)
+    return step.sample(noise.to(x.device))
+
+
+def noise_of(
+    requests: Sequence[Request], stream: str, shape: Sequence[int], steps: Sequence[int] | None = None
+) -> torch.Tensor:
+    """(B, *shape) fp32 on the CPU: each request's noise at its step in ``steps``, by default its window's first."""
+    at = [r.window.start for r in requests] if steps is None else steps
+    return torch.stack([randn(draw_seed(r.key, stream, i), shape) for r, i in zip(requests, at, strict=True)])
+
+
+def _keep_frozen(state: DenoiseState, stream: str, following: torch.Tensor) -> torch.Tensor:
+    mask = state.masks.get(stream)
+    return following if mask is None else torch.where(mask, following, state.x[stream])
+
+
+def _record(state: DenoiseState, inside: torch.Tensor, following: Streams, log_prob: Any) -> None:
+    rows = inside.nonzero().flatten()
+    if not len(rows):
+        return
+    recorded: Recording = state.recorded
+    slot = state.step - recorded.start[rows]
+    recorded.log_probs[rows, slot] = log_prob()[rows]
+    for name, kept in recorded.latents.items():
+        kept[rows, slot] = state.x[name][rows]
+        kept[rows, slot + 1] = following[name][rows]
+
+
+@hookimpl
+def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample]:
+    """Decode, quantise, and package one trajectory per request."""
+    call = state.requests[0].call
+    decoded = model.hooks.decode_latents(model=model, latents=state.x, conditioning=state.conditioning, call=call)
+    media = {kind: quantise(kind, value) for kind, value in decoded.items()}
+    batch = recorded(state, media)
+    return [Sample(r, row) for r, row in zip(state.requests, batch.unbind(0), strict=True)]
+
+
+def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
+    """The trajectories of a finished state, batch size (B,), on the CPU; ``media`` (B, ...) by kind."""
+    kept: Recording = state.recorded
+    rows = len(state.requests)
+    latents = {n: {"all": x, "final": state.x[n]} for n, x in kept.latents.items()}
+    entries: dict[str, Any] = {
+        "latents": latents,
+        "log_probs": kept.log_probs,
+        "timesteps": kept.timesteps,
+        "sigmas": kept.sigmas,
+        "media": media,
+        "draws": {n: _draws(state.requests, n) for n in latents},
+        "schedule": _schedule(state),
+        **trajectory.text_entries(state.conditioning, state.tokens),
+        **trajectory.identity(state.requests),
+    }
+    if state.masks:
+        entries["mask"] = {n: m.expand(rows, *m.shape[1:]) for n, m in state.masks.items()}
+    if call := trajectory.numeric_call(state.requests[0].call, rows):
+        entries["call"] = call
+    return TensorDict(entries, batch_size=[rows]).cpu()
+
+
+def _draws(requests: Sequence[Request], stream: str) -> torch.Tensor:
+    """(B, T) int64, the seeds of the noise in each row's window."""
+    seeds = [[draw_seed(r.key, stream, i) for i in range(r.window.start, r.window.stop)] for r in requests]
+    return torch.tensor(seeds, dtype=torch.int64).view(len(requests), requests[0].window.size)
+
+
+def _schedule(state: DenoiseState) -> Tensors:
+    """The whole table, (B, steps) and (B, steps + 1)."""
+    rows = len(state.requests)
+    return {"timesteps": state.table.timesteps.expand(rows, -1), "sigmas": state.table.sigmas.expand(rows, -1)}
+
+
+@hookimpl
+def build_scheduler(model: LoadedModel, table: SigmaTable) -> FlowMatchSDEDiscreteScheduler:
+    """The public SDE scheduler with exactly this table."""
+    scheduler: FlowMatchSDEDiscreteScheduler = FlowMatchSDEDiscreteScheduler()
+    scheduler.set_table(table.timesteps, table.sigmas)
+    return scheduler

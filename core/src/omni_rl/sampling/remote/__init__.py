@@ -1,0 +1,1 @@
+"""Helpers for engines that sample in other processes."""

@@ -1,0 +1,294 @@
+"""Atomic, complete checkpoints. ``kill -9`` at any moment leaves the newest complete one loadable.
+
+::
+
+    checkpoints/
+        latest.json                    {"checkpoint": "iteration-000041"}
+        iteration-000041/
+            tensors.safetensors        policy/<name>, ema/<name>, old/<name>, optimizer/<name>/exp_avg, ...
+            state.json                 everything else, and the sha256 of both
+
+A checkpoint is written under a hidden name, synced, and renamed: a folder with a checkpoint's name is a complete one.
+``iteration-000041.replaced`` exists only while a resumed run writes iteration 41 again, so that no moment is without.
+One process writes; hidden leftovers of a killed one are swept by the next :func:`save`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from omni_rl.contracts.types import Tensors
+from omni_rl.errors import CheckpointError
+from omni_rl.storage.durable import sync, write_atomic, writing
+from omni_rl.storage.run_folder import RunDirectory
+
+SCHEMA = 1
+REQUIRED = ("iteration", "policy_version", "architecture", "model_fingerprint")
+"""Keys that every state has. Beside them: data position, tracker ids, the backend's and the algorithm's own state."""
+
+_NAME = re.compile(r"iteration-(\d+)(\.replaced)?")
+_SAMPLED = 16  # places in a weight file that the fingerprint reads
+_CHUNK = 4096  # bytes it reads at each
+
+
+def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: int) -> Path:
+    """Write the checkpoint of ``state["iteration"]`` completed iterations and delete all but the last ``keep``.
+
+    Args:
+        tensors: any shapes and dtypes, on any device; tied tensors are stored once per name.
+        state: JSON data with at least the keys of :data:`REQUIRED`; tuples come back as lists.
+        keep: how many to keep, >= 1; the one written now is never deleted, and neither are later ones, which a
+            run resumed from an earlier checkpoint has yet to replace.
+
+    Raises RunError when it cannot be written (disk full); earlier checkpoints are then untouched.
+    """
+    missing = [key for key in REQUIRED if key not in state]
+    assert not missing, f"a checkpoint's state needs {missing}"
+    assert keep >= 1, "the newest checkpoint is always kept"
+    final = run.checkpoints / f"iteration-{state['iteration']:06d}"
+    _sweep(run.checkpoints)
+    stored = _storable(tensors)
+    with writing(final, sum(tensor.nbytes for tensor in stored.values())):
+        _write(run.checkpoints / f".{final.name}.tmp", final, stored, state)
+    write_atomic(run.checkpoints / "latest.json", json.dumps({"checkpoint": final.name}).encode())
+    _prune(run.checkpoints, final, keep)
+    return final
+
+
+def latest(run: RunDirectory) -> Path | None:
+    """The checkpoint that ``latest.json`` names, else the newest complete one, else None.
+
+    They differ when a process was killed between naming a checkpoint and pointing at it, and when the pointer or its
+    folder is damaged or gone.
+    """
+    complete = _complete(run.checkpoints)
+    named = [folder for folder in complete if folder.name == _pointed(run.checkpoints / "latest.json")]
+    return next(reversed(named or complete), None)
+
+
+def load(
+    path: Path, architecture: str | None = None, model_fingerprint: str | None = None
+) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors (on the CPU) and state of the checkpoint folder ``path``, verified against their checksums.
+
+    Raises CheckpointError when it is damaged, naming the file and an intact earlier checkpoint, and when it belongs
+    to another ``architecture`` or to another model folder (:func:`fingerprint`) than the ones given.
+    """
+    state = load_state(path, architecture, model_fingerprint)
+    return load_file(path / "tensors.safetensors"), state
+
+
+def load_state(path: Path, architecture: str | None = None, model_fingerprint: str | None = None) -> dict[str, Any]:
+    """The state alone, both files verified; raises as :func:`load`."""
+    try:
+        state = _verify(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.what, error.hint or _way_out(path)) from error
+    _same("architecture", state["architecture"], architecture, path)
+    _same("model_fingerprint", state["model_fingerprint"], model_fingerprint, path)
+    return state
+
+
+def load_group(path: Path, group: str) -> Tensors:
+    """One group of tensors, as :func:`select`, read alone and unverified; CheckpointError when there is none."""
+    with safe_open(path / "tensors.safetensors", framework="pt") as file:
+        names = list(file.keys())
+        found = {n.removeprefix(f"{group}/"): file.get_tensor(n) for n in names if n.startswith(f"{group}/")}
+    if not found:
+        groups = sorted({name.partition("/")[0] for name in names} - {"optimizer"})
+        raise CheckpointError(f"{path} holds no {group!r} weights", f"it holds: {', '.join(groups)}")
+    return found
+
+
+def flatten(groups: Mapping[str, Tensors]) -> Tensors:
+    """``{"policy": {"w": t}}`` to ``{"policy/w": t}``."""
+    return {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
+
+
+def select(tensors: Tensors, group: str) -> Tensors:
+    """One group of flattened tensors, under its own names; empty when there is none."""
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def fingerprint(model_folder: Path) -> str:
+    """sha256 over a diffusers folder: configuration and tokenizer files whole, weight files by header and by samples.
+
+    A weight file's header is its index (names, dtypes, shapes); samples from 16 places tell two sets of weights of one
+    architecture apart without reading gigabytes. Independent of the folder's own name and place.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(model_folder.rglob("*"), key=lambda file: file.relative_to(model_folder).as_posix()):
+        if file.suffix in (".json", ".txt", ".safetensors") and file.is_file():
+            content = _sampled(file) if file.suffix == ".safetensors" else file.read_bytes()
+            digest.update(f"{file.relative_to(model_folder).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _sampled(file: Path) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")  # of the header, which is JSON
+        parts = [str(size).encode(), stream.read(length)]
+        for place in range(_SAMPLED):
+            stream.seek(8 + length + max(size - 8 - length - _CHUNK, 0) * place // (_SAMPLED - 1))
+            parts.append(stream.read(_CHUNK))
+    return b"".join(parts)
+
+
+def _storable(tensors: Tensors) -> Tensors:
+    """On the CPU, contiguous, no two sharing memory: what safetensors asks for."""
+    stored: Tensors = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().to("cpu").contiguous()
+        memory = here.untyped_storage().data_ptr()
+        stored[name] = here.clone() if memory in seen else here
+        seen.add(memory)
+    return stored
+
+
+def _write(temporary: Path, final: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
+    """Both files into the new folder ``temporary``, synced, then renamed; on failure nothing is left of it."""
+    try:
+        temporary.mkdir()
+        file, sheet_file = temporary / "tensors.safetensors", temporary / "state.json"
+        save_file(tensors, file, metadata={"format": "pt"})
+        sheet_file.write_text(json.dumps(_sheet(file, state), indent=2) + "\n", encoding="utf-8")
+        for written in (file, sheet_file, temporary):
+            sync(written)
+        _publish(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sheet(tensors_file: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(state))  # as it will be read back: text keys, lists for tuples
+    tensors = {"bytes": tensors_file.stat().st_size, "sha256": _sha256(tensors_file)}
+    return {"schema": SCHEMA, "tensors": tensors, "state_sha256": _state_sha256(plain), "state": plain}
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Give a written folder its name. An older one of that name stays complete, beside it, until then."""
+    if final.exists():
+        os.replace(final, final.with_name(f"{final.name}.replaced"))
+    os.replace(temporary, final)
+    sync(final.parent)
+
+
+def _pointed(pointer: Path) -> str | None:
+    """The folder name in ``latest.json``; None when the file is absent or damaged, for the folders are the truth."""
+    try:
+        name = json.loads(pointer.read_bytes())["checkpoint"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return str(name)
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    """All complete checkpoints, oldest first; a replaced one comes before its replacement."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(match, entry) for entry in checkpoints.iterdir() if (match := _NAME.fullmatch(entry.name))]
+    return [entry for _, entry in sorted(found, key=lambda pair: (int(pair[0][1]), pair[0][2] is None))]
+
+
+def _iteration(checkpoint: Path) -> int:
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def _prune(checkpoints: Path, newest: Path, keep: int) -> None:
+    earlier = [folder for folder in _complete(checkpoints) if _iteration(folder) < _iteration(newest)]
+    replaced = newest.with_name(f"{newest.name}.replaced")
+    for folder in [*earlier[: len(earlier) - (keep - 1)], *([replaced] if replaced.exists() else [])]:
+        _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Hide, then delete: a half-deleted folder must not look complete. What resists goes with a later sweep."""
+    hidden = folder.with_name(f".{folder.name}.deleted")
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sweep(checkpoints: Path) -> None:
+    """Remove what a killed process left: half-written, half-deleted and replaced folders."""
+    for folder in checkpoints.glob(".iteration-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in checkpoints.glob("iteration-*.replaced"):
+        if folder.with_suffix("").exists():
+            _delete(folder)
+
+
+def _verify(path: Path) -> dict[str, Any]:
+    """The state of an intact checkpoint; CheckpointError says which file is not intact."""
+    file, sheet = path / "tensors.safetensors", _read_sheet(path / "state.json")
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing")
+    size, expected = file.stat().st_size, sheet["tensors"]["bytes"]
+    if size != expected:
+        raise CheckpointError(f"{file} has {size} bytes instead of {expected}")
+    if _sha256(file) != sheet["tensors"]["sha256"]:
+        raise CheckpointError(f"{file} is damaged: its sha256 is not the one in state.json")
+    state: dict[str, Any] = sheet["state"]
+    return state
+
+
+def _read_sheet(file: Path) -> dict[str, Any]:
+    try:
+        sheet: dict[str, Any] = json.loads(file.read_bytes())
+        schema = sheet["schema"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged: it is not the JSON of a checkpoint") from error
+    if schema != SCHEMA:
+        hint = "resume with the version of omni-rl that wrote it"
+        raise CheckpointError(f"{file} has checkpoint schema {schema}; this omni-rl reads {SCHEMA}", hint)
+    if "state" not in sheet or "tensors" not in sheet or _state_sha256(sheet["state"]) != sheet.get("state_sha256"):
+        raise CheckpointError(f"{file} is damaged: its content does not match its own sha256")
+    return sheet
+
+
+def _way_out(path: Path) -> str:
+    """What to do about the damaged checkpoint ``path``: the newest intact one before it, if there is any."""
+    folder = path.parent
+    known = _complete(folder) if _NAME.fullmatch(path.name) else []
+    for earlier in reversed([other for other in known if other != path and _iteration(other) <= _iteration(path)]):
+        try:
+            _verify(earlier)
+        except CheckpointError:
+            continue
+        return f"{earlier.name} is intact; to go on from it: rm -r {path} && omni-rl resume {folder.parent}"
+    return f"there is no intact earlier checkpoint in {folder}: start again with omni-rl train"
+
+
+def _same(what: str, found: str, expected: str | None, path: Path) -> None:
+    if expected not in (None, found):
+        words = what.replace("_", " ")
+        raise CheckpointError(
+            f"{path} belongs to another model: its {words} is {found}, this run's is {expected}",
+            "set model.path to the folder that the run was started with",
+        )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _state_sha256(state: Any) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,247 @@
+"""The ``torch`` backend: AdamW over fp32 masters in one process."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from diffusers import ModelMixin
+from tensordict import TensorDict
+
+from omni_rl.contracts import batches, trajectory
+from omni_rl.contracts.types import Backend, LossOutput, Policy, Tensors
+from omni_rl.errors import CheckpointError, ConfigError, RunError
+from omni_rl.model.adapters import make_trainable
+from omni_rl.plugins.context import Context
+from omni_rl.training.offload import optimizer_state_on
+from omni_rl.training.policy import TorchPolicy
+
+VARIANTS = 64
+"""How many forms of a block may be compiled: with and without gradient, LoRA and masks, at several batch sizes."""
+
+PATIENCE = 3
+"""So many updates in a row may have a gradient that is not finite: they are skipped, then the run stops."""
+
+FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
+"""The replay error: after the first update the policy has moved, and the figure would measure that instead."""
+
+
+class TorchBackend:
+    """Trains on one iteration's batch: inner epochs x mini-batches x (micro-batches x stored steps).
+
+    Losses are averaged over all samples and steps of a mini-batch, so the micro-batch size changes memory and nothing
+    else. Mini-batches are whole prompts in rollout order.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._config, self._hooks, self._model = context.config.train, context.hooks, context.model
+        self._seed = context.config.seed or 0
+        make_trainable(context.model, context.config.model.lora, self._seed)
+        policy = TorchPolicy(context.model, context.hooks, context.config)
+        self.policy: Policy = policy
+        self._parameters = policy.parameters
+        for name in _kept_copies(context):
+            self.policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
+        train = self._config
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()),
+            lr=train.lr,
+            betas=train.betas,
+            eps=train.eps,
+            weight_decay=train.weight_decay,
+        )
+        self.updates = 0
+        self._skipped = 0  # in a row
+        _prepare_modules(context)
+
+    def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
+        """All updates of one iteration; metrics are means over updates, prefixed ``actor/``."""
+        prepare, of_run = self._hooks.prepare_actor_batch, {"iteration": iteration, "seed": self._seed}
+        batch = batches.change(batch, lambda rows: prepare(policy=self.policy, batch=rows, **of_run))
+        mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
+        parts = mini_batches * self._config.inner_epochs
+        rows = [self._one_update(part, iteration, n == len(parts)) for n, part in enumerate(parts, 1)]
+        figures = {k: float(v.double().mean()) for k, v in _figures(batch).items()}
+        if rows:
+            figures |= {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
+            figures |= {k: rows[0][k] for k in FIRST_UPDATE_ONLY & rows[0].keys()}
+        figures |= {"updates": len(rows), "skipped_updates": sum(r["skipped_updates"] for r in rows)}
+        return {k if "/" in k else f"actor/{k}": v for k, v in figures.items()}
+
+    def _one_update(self, batch: TensorDict, iteration: int, last: bool) -> dict[str, float]:
+        self._optimizer.zero_grad(set_to_none=True)
+        terms = _terms(batch)
+        meter = _Meter()
+        for _, micro_batch in batches.parts(batch, self._config.micro_batch_size):
+            for step in range(trajectory.steps_of(batch)):
+                output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, step=step)
+                weights = _loss_weights(micro_batch, step, output.loss)
+                (_weighted(output.loss, weights).sum() / terms).backward()
+                meter.add(output, weights)
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm))
+        lr = self._learning_rate()
+        finite = math.isfinite(norm)
+        if finite:
+            self._step(lr)
+        self._mind_skipped(iteration, finite)
+        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
+        return {**meter.means(terms), "grad_norm": norm, "lr": lr, "skipped_updates": float(not finite)}
+
+    def _step(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        with optimizer_state_on(self._optimizer, self._model.device, self._config.offload):
+            self._optimizer.step()
+        self.updates += 1
+        self._average_weights()
+
+    def _mind_skipped(self, iteration: int, finite: bool) -> None:
+        """One gradient that is not finite would make every weight so.
+
+        Raises:
+            RunError: ``PATIENCE`` updates in a row were skipped.
+        """
+        self._skipped = 0 if finite else self._skipped + 1
+        if self._skipped >= PATIENCE:
+            raise RunError(
+                f"{PATIENCE} updates in a row, the last in iteration {iteration}, had a gradient that is not finite; "
+                "the weights are those before. Lower train.lr, or look at the losses in metrics.jsonl"
+            )
+
+    def _learning_rate(self) -> float:
+        warmup = self._config.warmup
+        return self._config.lr * min(1.0, (self.updates + 1) / (warmup + 1))
+
+    def _average_weights(self) -> None:
+        ema = self._config.ema
+        if ema is None or self.updates % ema.every:
+            return
+        average = self.policy.named["ema"]
+        for name, parameter in self._parameters.items():
+            average[name].lerp_(parameter.detach(), 1 - ema.decay)
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """``policy/<name>``, each named copy, and ``optimizer/<name>/<key>``; plus the number of updates."""
+        tensors = {f"policy/{n}": p.detach() for n, p in self._parameters.items()}
+        for copy, values in self.policy.named.items():
+            tensors |= {f"{copy}/{n}": v for n, v in values.items()}
+        for name, parameter in self._parameters.items():
+            state = self._optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer/{name}/{key}": value.detach() for key, value in state.items()}
+        return {n: t.cpu().contiguous() for n, t in tensors.items()}, {"updates": self.updates}
+
+    def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
+        """Restore exactly; every tensor must fit, and none may be left over."""
+        unused = set(tensors)
+        for name, target in self._targets().items():
+            _fits(name, tensors, target)
+            target.data.copy_(tensors[name])
+            unused.discard(name)
+        for name, parameter in self._parameters.items():
+            prefix = f"optimizer/{name}/"
+            mine = {k for k in unused if k.startswith(prefix)}
+            if mine:
+                self._optimizer.state[parameter] = {k.removeprefix(prefix): self._restored(k, tensors[k]) for k in mine}
+                unused -= mine
+        if unused:
+            raise CheckpointError(
+                f"the checkpoint holds {len(unused)} tensors this run has no place for: {min(unused)}"
+            )
+        self.updates = int(extra["updates"])
+
+    def _targets(self) -> Tensors:
+        targets: Tensors = {f"policy/{n}": p for n, p in self._parameters.items()}
+        for copy, values in self.policy.named.items():
+            targets |= {f"{copy}/{n}": v for n, v in values.items()}
+        return targets
+
+    def _restored(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        on_cpu = name.endswith("/step") or self._config.offload
+        return value.clone() if on_cpu else value.to(self._model.device, copy=True)
+
+
+class _Meter:
+    """Sums of per-sample figures over micro-batches and steps; ``*_max`` figures take the maximum."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, output: LossOutput, weights: torch.Tensor) -> None:
+        for name, values in {**output.metrics, "loss": output.loss.detach()}.items():
+            seen = _weighted(values.detach(), weights).double().cpu()
+            self._sums[name] = (
+                torch.maximum(self._sums[name], seen.max()) if name.endswith("_max") else self._sums[name] + seen.sum()
+            )
+
+    def means(self, terms: float) -> dict[str, float]:
+        return {n: float(v if n.endswith("_max") else v / terms) for n, v in self._sums.items()}
+
+
+def _terms(batch: TensorDict) -> float:
+    """What the summed losses of a mini-batch are divided by: its rows and steps, or their weights."""
+    steps = range(trajectory.steps_of(batch))
+    if "loss_weights" not in batch.keys():
+        return len(batch) * len(steps)
+    return float(sum(trajectory.at(batch, "loss_weights", step).double().sum() for step in steps))
+
+
+def _loss_weights(batch: TensorDict, step: int, loss: torch.Tensor) -> torch.Tensor:
+    """(B,) beside ``loss`` (B,)."""
+    return trajectory.at(batch, "loss_weights", step).to(loss) if "loss_weights" in batch.keys() else loss.new_ones(())
+
+
+def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Their product, and 0 where the weight is: what is left out need not be finite."""
+    return torch.where(weights != 0, values * weights, 0)
+
+
+def _figures(batch: TensorDict) -> Tensors:
+    return dict(batch["metrics"].items()) if "metrics" in batch.keys() and len(batch) else {}
+
+
+def _kept_copies(context: Context) -> list[str]:
+    """The reference and the old policy are kept when an algorithm says it uses them; the average when configured.
+
+    Raises:
+        ConfigError: the algorithm uses the average, and none is configured.
+    """
+    wanted = {n for n in ("reference", "old", "ema") for p in context.plugins if getattr(p, f"uses_{n}", False)}
+    if "ema" in wanted and context.config.train.ema is None:
+        name = context.config.algorithm.name
+        raise ConfigError(f"{name}, as configured, compares with the average of the weights", "set train.ema.decay")
+    return sorted(wanted | {"ema"} if context.config.train.ema is not None else wanted)
+
+
+def _prepare_modules(context: Context) -> None:
+    for denoiser in context.model.denoisers.values():
+        if context.config.train.gradient_checkpointing:
+            cast(ModelMixin, denoiser).enable_gradient_checkpointing()
+        if context.config.train.compile:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+            cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
+
+
+def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:
+    """Split (N,) rows into mini-batches of whole groups; groups are neighbours, the last mini-batch may be smaller."""
+    uid = batch["uid"]
+    starts = [0, *(int(i) for i in (uid[1:] != uid[:-1]).nonzero().flatten() + 1), len(uid)]
+    size = prompts or len(starts)
+    for first in range(0, len(starts) - 1, size):
+        last = min(first + size, len(starts) - 1)
+        yield batch[starts[first] : starts[last]]
+
+
+def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
+    found = tensors.get(name)
+    if found is None or found.shape != target.shape:
+        has = "nothing" if found is None else f"shape {tuple(found.shape)}"
+        raise CheckpointError(
+            f"the checkpoint has {has} for {name!r}, this run needs shape {tuple(target.shape)}",
+            "resume with the configuration (model, lora, ema) that wrote it",
+        )
+
+
+_: type[Backend] = TorchBackend

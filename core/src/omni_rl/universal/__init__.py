@@ -1,0 +1,1 @@
+"""The universal adapter: model hooks that ask the diffusers pipeline itself."""

@@ -1,0 +1,64 @@
+"""An algorithm that is not right for a configuration says so, with the place to mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.traits import FORWARD_PROCESS, Compatibility, conflicts
+
+ABLE = Compatibility(sde=("sde", "cps"), engines=("diffusers",), backends=("torch",), trained=("lora",))
+
+
+class Picky:
+    compatibility = ABLE
+
+
+class OnFinishedSamples:
+    compatibility = FORWARD_PROCESS
+
+
+def config(**sections: Any) -> Config:
+    base = {
+        "model": {"path": "m", "lora": {"rank": 4}},
+        "algorithm": {"name": "picky"},
+        "reward": "brightness",
+        "data": {"path": "p.txt"},
+    }
+    return Config.model_validate({**base, **sections})
+
+
+def found(given: Config, algorithm: object) -> list[tuple[str, str, str]]:
+    return [(".".join(place), what, hint) for place, what, hint in conflicts(given, "picky", algorithm)]
+
+
+@pytest.mark.parametrize(
+    ("sections", "place", "says"),
+    [
+        (
+            {"rollout": {"sde": {"type": "dance_sde"}}},
+            "rollout.sde.type",
+            "does not run with transitions of type dance_sde",
+        ),
+        ({"rollout": {"sde": {"noise_level": 0}}}, "rollout.sde.noise_level", "compares densities of noisy steps"),
+        ({"rollout": {"engine": "vllm-omni"}}, "rollout.engine", "does not run with the engine vllm-omni"),
+        ({"train": {"backend": "other"}}, "train.backend", "does not run with the backend other"),
+        ({"model": {"path": "m"}}, "model.lora", "picky trains lora weights only"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_place(sections, place, says):
+    ((where, what, hint),) = found(config(**sections), Picky)
+    assert where == place
+    assert says in what
+    assert hint
+
+
+def test_what_fits_is_left_alone():
+    assert found(config(), Picky) == []
+    assert found(config(), object()) == []
+
+
+def test_noise_does_not_concern_who_draws_none():
+    assert found(config(rollout={"sde": {"noise_level": 0, "type": "dance_sde"}}), OnFinishedSamples) == []
