@@ -18,11 +18,16 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-CORE = "core[new,parquet,tensorboard,testing,video]"
-PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml"))
+CORE = "core[parquet,video]"
+EXTRAS = {"omni-rl-testing": "[new]", "omni-rl-trackers": "[tensorboard]"}
+PACKAGES = sorted(
+    f"{path.parent.relative_to(ROOT)}{EXTRAS.get(path.parent.name, '')}"
+    for path in ROOT.glob("plugins/*/pyproject.toml")
+)
 APART = [package for package in PACKAGES if "vllm-omni" in package]  # vLLM-Omni pins torch, diffusers and transformers
 PLUGINS = [package for package in PACKAGES if package not in APART]
 TINY = "plugins/omni-rl-tiny"
+TESTING = "plugins/omni-rl-testing[new]"
 PYTHONS = ["3.11", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 NOT_FULL = ("-m", "not full")
@@ -44,6 +49,11 @@ def install(session: nox.Session, *extra: str, packages: Sequence[str] = (CORE, 
     session.install(*(arg for package in packages for arg in ("-e", package)), *extra)
     session.env["HF_HUB_OFFLINE"] = "1"  # nothing here needs a model hub, and nothing may come to need one
     session.env["PYTHONDONTWRITEBYTECODE"] = None  # without bytecode every process spends 15 s compiling its imports
+
+
+def folder_of(package: str) -> str:
+    """The folder of a requirement such as ``plugins/omni-rl-testing[new]``."""
+    return package.partition("[")[0]
 
 
 def group(name: str) -> list[str]:
@@ -94,11 +104,11 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("package", PLUGINS, ids=[Path(package).name for package in PLUGINS])
+@nox.parametrize("package", PLUGINS, ids=[Path(package).name.partition("[")[0] for package in PLUGINS])
 def plugins(session: nox.Session, package: str) -> None:
     """One plugin beside core and the tiny pipelines of its tests: what it depends on is what it declares."""
-    install(session, *group("test"), packages=[*dict.fromkeys((CORE, TINY, package))])
-    run_tests(session, *NOT_FULL, f"{package}/tests")
+    install(session, *group("test"), packages=[*dict.fromkeys((CORE, TESTING, TINY, package))])
+    run_tests(session, *NOT_FULL, f"{folder_of(package)}/tests")
 
 
 @nox.session(venv_backend="uv", python="3.11")
@@ -115,7 +125,9 @@ def vllm_omni(session: nox.Session) -> None:
     local = [arg for package in (CORE, *PLUGINS, *APART) for arg in ("-e", package)]
     session.install(*local, *group("test"), "--override", str(overrides))
     session.env.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": None})
-    session.run("pytest", "-m", "", "-W", "default", *(session.posargs or [f"{package}/tests" for package in APART]))
+    session.run(
+        "pytest", "-m", "", "-W", "default", *(session.posargs or [f"{folder_of(package)}/tests" for package in APART])
+    )
 
 
 @nox.session
@@ -139,7 +151,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)  # where they are installed already, their names are taken
 def template(session: nox.Session) -> None:
     """`omni-rl new` gives, of each kind, a package that is clean, installs, is listed, passes and trains."""
-    install(session, *group("lint"), packages=[CORE, "plugins/omni-rl-flow-grpo", "plugins/omni-rl-tiny"])
+    install(session, *group("lint"), packages=[CORE, TESTING, "plugins/omni-rl-flow-grpo", TINY])
     parent = Path(session.create_tmp()) / "plugins"
     shutil.rmtree(parent, ignore_errors=True)
     parent.mkdir()

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from omni_rl import train
 from omni_rl.contracts.requests import NoiseKey
 from omni_rl.errors import RunError
-from omni_rl.export import Wanted, export_run, weights
 from omni_rl.reporting import exhibits
 from omni_rl.schedulers.randomness import INITIAL, randn_rows
 from omni_rl.storage.run_folder import RunDirectory
+from omni_rl_export import weights
+from omni_rl_export.export import Wanted, export_run
 from omni_rl_tiny import pipelines, tiny_qwen_signs
 from omni_rl_tiny.pipelines.pictures import media as tiny_media
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omni_rl.cli.new_plugin import kinds, new_plugin
 from omni_rl.contracts.schema import Config
+from omni_rl_testing.new_plugin import kinds, new_plugin
 
 KINDS = kinds()
 KEYS = {kind: "AuraFlowPipeline" if kind == "model" else "sharp_edges" for kind in KINDS}

@@ -18,8 +18,8 @@ from omni_rl import hookimpl
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.requests import NO_STEPS, Request, Window, all_steps
 from omni_rl.model.loading import load_model
-from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
-from omni_rl.testing.toy import PolicyGradient
+from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl_testing.toy import PolicyGradient
 from omni_rl_tiny import pipelines
 
 REPRESENTATIVES = (

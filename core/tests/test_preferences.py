@@ -16,7 +16,7 @@ from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import DataError
 from omni_rl.model.loading import load_model
 from omni_rl.preferences import cache_folder, pairs, require_pictures
-from omni_rl.testing.assembly import assemble
+from omni_rl_testing.assembly import assemble
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from omni_rl.errors import RunError, UserError
 from omni_rl.gate.rows import gap
 from omni_rl.model.loading import load_model
 from omni_rl.run.start import Run
-from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.universal.ask import latent_arguments
+from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 

@@ -8,8 +8,8 @@ from omni_rl.contracts.schema import Lora
 from omni_rl.errors import ConfigError, ModelError
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.loading import LoadedModel, load_model
-from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.toy import toy_model
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.toy import toy_model
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from omni_rl.contracts.requests import NO_STEPS
 from omni_rl.data.media_files import load
 from omni_rl.errors import ModelError
 from omni_rl.model.loading import load_model
-from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.universal import media_conditioning
 from omni_rl.universal.ask import latent_arguments
+from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 

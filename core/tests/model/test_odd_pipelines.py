@@ -16,9 +16,9 @@ from model_cases import OneWindow, own_loop, still
 from omni_rl.contracts.types import SigmaTable
 from omni_rl.errors import ModelError
 from omni_rl.model.loading import from_pipe, frozen
-from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl.universal import capture, scheduler_stand_ins
 from omni_rl.universal.prompt_outputs import as_taken, named_outputs
+from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
 
 Toy = toy_two_streams.ToyTwoStreamsPipeline
 CALL = toy_two_streams.CALL

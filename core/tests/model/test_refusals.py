@@ -18,8 +18,8 @@ from omni_rl.contracts.types import SigmaTable
 from omni_rl.errors import ModelError
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.loading import from_pipe, load_model
-from omni_rl.testing.assembly import Assembly, assemble
 from omni_rl.universal import scheduler_stand_ins
+from omni_rl_testing.assembly import Assembly, assemble
 
 Toy = toy_two_streams.ToyTwoStreamsPipeline
 

@@ -16,7 +16,7 @@ from omni_rl.contracts import trajectory
 from omni_rl.errors import ModelError
 from omni_rl.model.encoding import encode_ahead
 from omni_rl.model.loading import from_pipe, load_model
-from omni_rl.testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl_tiny.pipelines.text_encoders import WIDTH
 
 PICTURE, SOUND = (4, 4, 8), (2, 6)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from omni_rl.model.weights import adapter_names, adapters, covers, packed, portions, trained, unpacked
-from omni_rl.testing.assembly import assemble
-from omni_rl.testing.toy import toy_model
+from omni_rl_testing.assembly import assemble
+from omni_rl_testing.toy import toy_model
 
 
 def parts(rank):

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from omni_rl.objectives.forward_process import ForwardOptions, noised_at, timesteps_at
 from omni_rl.schedulers.randomness import randn
-from omni_rl.testing.linear_flow import LinearFlow
+from omni_rl_testing.linear_flow import LinearFlow
 
 SIGMAS = (1.0, 0.75, 0.5, 0.1, 0.0)
 

@@ -14,9 +14,9 @@ from omni_rl.contracts.requests import Window
 from omni_rl.objectives.divergence import divergence
 from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
 from omni_rl.objectives.rollout_correction import Correction, corrected
-from omni_rl.testing.assembly import assemble
-from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
-from omni_rl.testing.toy import toy_model
+from omni_rl_testing.assembly import assemble
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.toy import toy_model
 
 SIGMAS, ETA = (0.9, 0.6, 0.25), 0.5
 THETA, SAMPLED_BY, REFERENCE = (0.6, -0.3), (0.5, -0.1), (0.2, 0.3)

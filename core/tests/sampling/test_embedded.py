@@ -12,10 +12,10 @@ from omni_rl.contracts.requests import NO_STEPS, Request, Sde, Window
 from omni_rl.contracts.types import Sample
 from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
-from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.engine import EngineContract
-from omni_rl.testing.toy import ToyPipeline, toy_model
-from omni_rl.testing.trajectories import found
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.toy import ToyPipeline, toy_model
+from omni_rl_testing.trajectories import found
 
 PROMPTS = ("a", "b", "c")
 

@@ -7,11 +7,11 @@ import torch
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.types import LossOutput
 from omni_rl.errors import ConfigError, RunError
-from omni_rl.testing.algorithm import gradient
-from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.backend import BackendContract, weights
-from omni_rl.testing.toy import PolicyGradient, toy_model
 from omni_rl.training.backend import TorchBackend
+from omni_rl_testing.algorithm import gradient
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.backend import BackendContract, weights
+from omni_rl_testing.toy import PolicyGradient, toy_model
 
 
 class TestTorch(BackendContract):

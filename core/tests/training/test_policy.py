@@ -4,9 +4,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.toy import toy_model
 from omni_rl.training.policy import call_of
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.toy import toy_model
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from omni_rl.testing.algorithm import AlgorithmContract
+from omni_rl_testing.algorithm import AlgorithmContract
 
 from {{ cookiecutter.module }} import Reinforce
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.engine import EngineContract
-from omni_rl.testing.toy import toy_model
-from omni_rl.testing.trajectories import found
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.toy import toy_model
+from omni_rl_testing.trajectories import found
 from pydantic import ValidationError
 
 from {{ cookiecutter.module }} import ReplicaEngine

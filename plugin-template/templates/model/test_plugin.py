@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 from omni_rl.model.loading import LoadedModel
-from omni_rl.testing.assembly import Assembly
+from omni_rl_testing.assembly import Assembly
 
 from {{ cookiecutter.module }} import predict
 from {{ cookiecutter.module }}.conformance import AuraFlow

@@ -5,7 +5,7 @@ import pytest
 from omni_rl.errors import RewardError
 from omni_rl.contracts.media import Media
 from omni_rl.contracts.reward import RewardBatch
-from omni_rl.testing.reward import RewardContract
+from omni_rl_testing.reward import RewardContract
 
 from {{ cookiecutter.module }} import Colourfulness, colourfulness
 

@@ -7,11 +7,11 @@ import torch
 from omni_rl.errors import ConfigError
 from omni_rl.objectives.forward_process import noised_at
 from omni_rl.schedulers.randomness import randn
-from omni_rl.testing.algorithm import AlgorithmContract, prepared
-from omni_rl.testing.assembly import assemble
-from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
-from omni_rl.testing.toy import toy_model
 from omni_rl_awm import AWM, AWMConfig
+from omni_rl_testing.algorithm import AlgorithmContract, prepared
+from omni_rl_testing.assembly import assemble
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.toy import toy_model
 
 THETA, SAMPLED_BY, REFERENCE = (0.6, -0.3), (0.5, -0.1), (0.2, 0.3)
 LIKENESS = {

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from omni_rl.contracts import trajectory
-from omni_rl.testing.algorithm import AlgorithmContract, prepared
-from omni_rl.testing.assembly import assemble
-from omni_rl.testing.toy import toy_model
 from omni_rl_dance_grpo import DanceGRPO, DanceGRPOConfig
+from omni_rl_testing.algorithm import AlgorithmContract, prepared
+from omni_rl_testing.assembly import assemble
+from omni_rl_testing.toy import toy_model
 
 
 def algorithm(**options) -> DanceGRPO:

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from omni_rl.schedulers.randomness import randn
-from omni_rl.testing.algorithm import AlgorithmContract, prepared
-from omni_rl.testing.assembly import assemble
-from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
-from omni_rl.testing.toy import toy_model
 from omni_rl_diffusion_dpo import DiffusionDPO, OfflineDiffusionDPO
 from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
 from omni_rl_diffusion_dpo.pairs import paired
+from omni_rl_testing.algorithm import AlgorithmContract, prepared
+from omni_rl_testing.assembly import assemble
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.toy import toy_model
 
 THETA, REFERENCE = (0.6, -0.3), (0.5, -0.1)
 

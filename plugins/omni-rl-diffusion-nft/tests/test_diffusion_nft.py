@@ -8,11 +8,11 @@ import torch
 
 from omni_rl.objectives.forward_process import noised_at
 from omni_rl.schedulers.randomness import randn
-from omni_rl.testing.algorithm import AlgorithmContract, prepared
-from omni_rl.testing.assembly import assemble
-from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
-from omni_rl.testing.toy import toy_model
 from omni_rl_diffusion_nft import DiffusionNFT, DiffusionNFTConfig, decay_after
+from omni_rl_testing.algorithm import AlgorithmContract, prepared
+from omni_rl_testing.assembly import assemble
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.toy import toy_model
 
 THETA, OLD, REFERENCE = (0.6, -0.3), (0.5, -0.1), (0.2, 0.3)
 

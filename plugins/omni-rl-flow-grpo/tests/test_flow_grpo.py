@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from torch.distributions import Normal, kl_divergence
 
 from omni_rl.errors import ConfigError
-from omni_rl.testing.algorithm import AlgorithmContract
-from omni_rl.testing.assembly import Assembly, assemble
-from omni_rl.testing.linear_flow import LinearFlow
-from omni_rl.testing.toy import toy_model
 from omni_rl_flow_grpo import FlowGRPO, FlowGRPOConfig
+from omni_rl_testing.algorithm import AlgorithmContract
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.linear_flow import LinearFlow
+from omni_rl_testing.toy import toy_model
 
 ETA = 0.7
 SIGMAS = (0.95, 0.7, 0.4, 0.15)

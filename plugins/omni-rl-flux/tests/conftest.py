@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.testing.assembly import Assembly
-from omni_rl.testing.model import assembled
 from omni_rl_flux import flux1
+from omni_rl_testing.assembly import Assembly
+from omni_rl_testing.model import assembled
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 

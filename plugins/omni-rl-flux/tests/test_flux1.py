@@ -5,9 +5,9 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.testing.model import ModelContract
 from omni_rl.universal import hooks as universal
 from omni_rl_flux import flux1
+from omni_rl_testing.model import ModelContract
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 TRUE_CFG = {**CALL, "true_cfg_scale": 2.0}

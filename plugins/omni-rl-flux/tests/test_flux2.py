@@ -5,9 +5,9 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.testing.model import ModelContract, assembled
 from omni_rl.universal import hooks as universal
 from omni_rl_flux import flux2
+from omni_rl_testing.model import ModelContract, assembled
 
 KLEIN = {"height": 16, "width": 24, "max_sequence_length": 64, "text_encoder_out_layers": [1, 2]}
 FLUX2 = {**KLEIN, "max_sequence_length": 512}

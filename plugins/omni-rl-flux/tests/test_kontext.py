@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.testing.model import ModelContract, assembled
 from omni_rl.universal import hooks as universal
 from omni_rl.universal import media_conditioning
 from omni_rl_flux import kontext
+from omni_rl_testing.model import ModelContract, assembled
 
 CALL = {"height": 16, "width": 32, "max_area": 512, "max_sequence_length": 64, "_auto_resize": False}
 TRUE_CFG = {**CALL, "true_cfg_scale": 2.0, "negative_prompt": "hello"}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from omni_rl.contracts import trajectory
-from omni_rl.testing.algorithm import AlgorithmContract
-from omni_rl.testing.linear_flow import LinearFlow, assert_gradient
 from omni_rl_grpo_guard import GRPOGuard, GRPOGuardConfig
+from omni_rl_testing.algorithm import AlgorithmContract
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
 
 SIGMAS, ETA = (0.9, 0.6, 0.25), 0.5
 THETA, SAMPLED_BY = (0.6, -0.3), (0.5, -0.1)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import omni_rl_ltx2
-from omni_rl.testing.assembly import Assembly
-from omni_rl.testing.model import assembled
+from omni_rl_testing.assembly import Assembly
+from omni_rl_testing.model import assembled
 
 CALL = {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
 PERTURBED = {**CALL, "spatio_temporal_guidance_blocks": [1]}

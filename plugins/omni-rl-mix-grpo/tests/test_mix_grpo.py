@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from omni_rl.errors import ConfigError
-from omni_rl.testing.algorithm import AlgorithmContract
 from omni_rl_mix_grpo import MixGRPO, MixGRPOConfig
+from omni_rl_testing.algorithm import AlgorithmContract
 
 
 def algorithm(**options) -> MixGRPO:

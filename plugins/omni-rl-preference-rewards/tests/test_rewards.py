@@ -22,8 +22,8 @@ from omni_rl.contracts.media import Media
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl.contracts.schema import RewardEntry
 from omni_rl.errors import DataError, ModelError, RewardError
-from omni_rl.testing.reward import RewardContract, take
 from omni_rl_preference_rewards import Aesthetic, ClipScore, HPSv2, ImageReward, PickScore
+from omni_rl_testing.reward import RewardContract, take
 
 LONG = "a very long prompt " * 6
 

@@ -5,7 +5,7 @@ import torch
 
 import omni_rl_qwen_image_edit as edit
 from omni_rl.errors import DataError
-from omni_rl.testing.model import ModelContract
+from omni_rl_testing.model import ModelContract
 
 SIZE = {"height": 64, "width": 96}
 

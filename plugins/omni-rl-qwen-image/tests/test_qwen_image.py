@@ -7,8 +7,8 @@ from diffusers.configuration_utils import FrozenDict
 import omni_rl_qwen_image as qwen
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.loading import load_model
-from omni_rl.testing.model import ModelContract
 from omni_rl.universal import hooks as universal
+from omni_rl_testing.model import ModelContract
 
 PROMPTS = ("a", "a sign that says hello", "describe the image of a world with 9 signs and 12345678 users", "7" * 200)
 SIZE = {"height": 16, "width": 32}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import omni_rl_sd3
-from omni_rl.testing.assembly import Assembly
-from omni_rl.testing.model import assembled
+from omni_rl_testing.assembly import Assembly
+from omni_rl_testing.model import assembled
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 

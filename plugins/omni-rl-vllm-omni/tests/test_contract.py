@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omni_rl.testing.engine import EngineContract
+from omni_rl_testing.engine import EngineContract
 
 pytestmark = pytest.mark.ci
 

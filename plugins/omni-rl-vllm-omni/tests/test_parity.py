@@ -12,8 +12,8 @@ from omni_rl.contracts.requests import NoiseKey
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
-from omni_rl.testing.assembly import as_run, drawn
-from omni_rl.testing.trajectories import replayed
+from omni_rl_testing.assembly import as_run, drawn
+from omni_rl_testing.trajectories import replayed
 
 pytestmark = pytest.mark.ci
 

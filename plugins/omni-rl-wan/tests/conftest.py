@@ -8,8 +8,8 @@ import pytest
 
 import omni_rl_wan
 from omni_rl.model.loading import LoadedModel
-from omni_rl.testing.assembly import Assembly
-from omni_rl.testing.model import assembled
+from omni_rl_testing.assembly import Assembly
+from omni_rl_testing.model import assembled
 
 CALL = {"height": 16, "width": 32, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
 

@@ -6,8 +6,8 @@ from PIL import Image
 
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.encoding import encode
-from omni_rl.testing.model import ModelContract, assembled
 from omni_rl.universal import hooks as universal
+from omni_rl_testing.model import ModelContract, assembled
 from omni_rl_wan import image_to_video
 
 SIZE = {"height": 16, "width": 32, "num_frames": 9}

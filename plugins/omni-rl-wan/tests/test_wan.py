@@ -6,8 +6,8 @@ from diffusers.configuration_utils import FrozenDict
 
 import omni_rl_wan as wan
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.testing.model import ModelContract
 from omni_rl.universal import hooks as universal
+from omni_rl_testing.model import ModelContract
 
 CALL = {"height": 16, "width": 32, "num_frames": 5, "max_sequence_length": 64}
 GUIDED = {**CALL, "guidance_scale": 5.0}

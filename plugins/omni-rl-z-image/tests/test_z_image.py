@@ -5,8 +5,8 @@ import torch
 
 import omni_rl_z_image as z_image
 from omni_rl.errors import DataError
-from omni_rl.testing.model import ModelContract
 from omni_rl.universal import hooks as universal
+from omni_rl_testing.model import ModelContract
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 GUIDED = {**CALL, "guidance_scale": 4.0}

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-
 import typer
 
 from omni_rl.reporting import artifacts
 from omni_rl.run.start import Run
-
-
-def quiet() -> None:
-    """Keep the libraries' own banners and progress bars out of the run's output."""
-    import diffusers
-    import transformers
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def announce(run: Run) -> None:

@@ -53,6 +53,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "trackers": Kind("tracker", "tracker.plugin"),
         "datasets": Kind("dataset format"),
         "checkpoints": Kind("checkpoint"),
+        "commands": Kind("command"),
         "plugins": Kind("observer"),
     }
 )

@@ -1,0 +1,61 @@
+"""Commands that other packages add to ``omni-rl``: entry points of the group ``omni_rl.commands``.
+
+An entry point names a function with typer's annotations. Its module is imported when the command is run or ``--help``
+lists it, so it must not import torch by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from omni_rl.errors import PluginError
+from omni_rl.plugins.discovery import find, known_plugins, load, offers
+
+KIND = "commands"
+
+
+class CommandGroup(TyperGroup):
+    """Core's commands, and those of installed packages after them. (click's types are private to typer: Any.)"""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every name once; core's own come first and cannot be replaced."""
+        return list(dict.fromkeys([*super().list_commands(ctx), *(offer.key for offer in offers(KIND))]))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name; None when neither core nor any package known to it has one.
+
+        A command whose package is not installed, broken or one of several says so when it is run, with the pip line.
+        """
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        known = {offer.key for offer in offers(KIND)} | set(known_plugins().get(KIND, {}))
+        return _command(cmd_name) if cmd_name in known else None
+
+
+def _command(name: str) -> Any:
+    try:
+        return _alone(name, load(find(KIND, name)))
+    except PluginError as error:
+        return _refusing(name, error)
+
+
+def _refusing(name: str, error: PluginError) -> Any:
+    """A command that takes any arguments and raises ``error``."""
+
+    def refuse() -> None:
+        raise error
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    return _alone(name, refuse, help=f"(cannot be used: {error.what.splitlines()[0]})", context_settings=anything)
+
+
+def _alone(name: str, function: Callable[..., Any], **settings: Any) -> Any:
+    """The command that typer makes of one function."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(name, **settings)(function)
+    return typer.main.get_command(app)

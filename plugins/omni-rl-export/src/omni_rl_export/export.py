@@ -1,0 +1,127 @@
+"""``omni-rl export``: a run's weights for plain diffusers, with a model card, held to the run's own pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from omni_rl import __version__
+from omni_rl.errors import UserError
+from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.storage.durable import new_folder, writing
+from omni_rl_export.card import write_card
+from omni_rl_export.samples import write_samples
+from omni_rl_export.source import Source, open_source
+from omni_rl_export.verify import Verified, verify
+from omni_rl_export.weights import write_lora, write_pipeline
+
+SHEET = "omni-rl.json"
+"""What was exported, for programs; a folder that holds it is an export."""
+
+Format = Literal["lora", "pipeline"]
+Precision = Literal["fp32", "bf16"]
+
+__all__ = ["Format", "Precision", "Wanted", "export_run"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export.
+
+    Attributes:
+        iteration: of the checkpoint; None is the newest.
+        weights: ``policy``, ``ema`` or another copy that the run keeps; None is what validation looked at.
+        format: None is ``lora`` for a run that trained adapters, else ``pipeline``.
+        dtype: of the exported weights; None is the run's precision.
+        verify: reload the export in plain diffusers and draw the run's validation pictures.
+        force: replace an earlier export.
+    """
+
+    iteration: int | None = None
+    weights: str | None = None
+    format: Format | None = None
+    dtype: Precision | None = None
+    verify: bool = True
+    force: bool = False
+
+
+def export_run(
+    run: str | Path,
+    output: Path | None = None,
+    wanted: Wanted | None = None,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write the export of ``run`` and return its folder: whole and verified, or not at all.
+
+    Args:
+        output: new, empty, or with ``wanted.force`` an earlier export; default ``export`` inside the run.
+        overrides: ``key.sub=value``, for a model or data that lies elsewhere by now.
+        say: is told what takes long and what the comparison found.
+
+    Raises:
+        UserError: there is nothing to export as asked, or ``output`` is taken.
+        RunError: plain diffusers does not draw the run's pictures from it, or the disk is full.
+    """
+    wanted = wanted or Wanted()
+    output = output or Path(run) / "export"
+    source = open_source(run, overrides, wanted.iteration, wanted.weights)
+    _check_free(output, wanted.force)
+    exhibits = source.exhibits()
+    if wanted.verify and not exhibits:
+        what = f"no validation looked at the weights {source.weights!r} of iteration {source.iteration}"
+        raise UserError(f"{what}, so there are no pictures to hold the export to", "skip this with --no-verify")
+    size = (source.checkpoint / "tensors.safetensors").stat().st_size
+    with writing(output, size, then="export again"), new_folder(output) as folder:
+        _fill(folder, source, wanted, exhibits, say)
+    return output
+
+
+def _fill(
+    folder: Path, source: Source, wanted: Wanted, exhibits: Sequence[Exhibit], say: Callable[[str], None]
+) -> None:
+    precision = source.resolved.config.precision
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[wanted.dtype or precision]
+    form = wanted.format or ("lora" if source.lora else "pipeline")
+    lora: list[dict[str, Any]] = []
+    base = source.base() if wanted.verify or form == "pipeline" else None
+    if form == "lora":
+        lora = write_lora(folder, source, getattr(torch, dtype))
+    else:
+        assert base is not None
+        write_pipeline(folder, source, base, getattr(torch, dtype))
+    if exhibits:
+        model = source.origin["model"]
+        write_samples(folder, exhibits, dtype=dtype, lora=lora, base=model["name"] if model["hub"] else None)
+    verified: Verified | None = None
+    if wanted.verify:
+        assert base is not None
+        say(f"drawing {len(exhibits)} validation pictures with plain diffusers (--no-verify skips this)")
+        verified = verify(folder, base, source, exhibits, dtype)
+        say(str(verified))
+    write_card(folder, source, dtype=dtype, lora=lora, exhibits=exhibits, verified=verified)
+    sheet = {
+        "omni_rl": __version__,
+        "iteration": source.iteration,
+        "weights": source.weights,
+        "dtype": dtype,
+        "lora": lora,
+        "verified": verified and asdict(verified),
+        "provenance": source.origin,
+    }
+    (folder / SHEET).write_text(json.dumps(sheet, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_free(output: Path, force: bool) -> None:
+    """Only an export may be replaced, and only when that is asked for."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / SHEET).is_file():
+        raise UserError(f"{output} exists and is no export", "give another folder with --output")
+    if not force:
+        raise UserError(f"{output} exists", "replace it with --force, or give another folder with --output")

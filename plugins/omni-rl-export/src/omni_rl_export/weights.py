@@ -1,0 +1,119 @@
+"""Weights in the layouts of plain diffusers: a LoRA for ``load_lora_weights``, or a pipeline folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoModel
+
+from omni_rl.config.paths import INDEX
+from omni_rl.contracts.schema import Lora
+from omni_rl.contracts.types import Tensors
+from omni_rl.errors import ModelError, UserError
+from omni_rl.model.weights import ADAPTER_SIDES
+from omni_rl_export.source import Source
+
+SECOND = "transformer_2"
+"""The second expert, into which ``load_lora_weights`` loads a file of its own."""
+
+_PICKLED = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack")
+
+
+def write_lora(folder: Path, source: Source, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """One file a denoiser, by diffusers' own ``save_lora_weights``; rank and alpha stand in its header.
+
+    Returns:
+        The arguments of each call of ``load_lora_weights`` that loads them.
+
+    Raises:
+        UserError: the run trained no adapter, or diffusers cannot load adapters into this pipeline.
+    """
+    if source.lora is None:
+        raise UserError("this run trained the whole denoiser: there is no adapter", "export it with --format pipeline")
+    found, calls = source.tensors(), []
+    pipeline = _loader(source.resolved.architecture, list(found))
+    for name, tensors in found.items():
+        second = name == SECOND
+        file = "pytorch_lora_weights_2.safetensors" if second else "pytorch_lora_weights.safetensors"
+        pipeline.save_lora_weights(
+            folder,
+            weight_name=file,
+            # the file of a second expert is told apart by its name, not by the prefix inside
+            **{f"{_first(pipeline)}_lora_layers": {n: t.to(dtype).contiguous() for n, t in tensors.items()}},
+            **{f"{_first(pipeline)}_lora_adapter_metadata": _metadata(source.lora, tensors)},
+        )
+        calls.append({"weight_name": file, **({f"load_into_{SECOND}": True} if second else {})})
+    return calls
+
+
+def _loader(architecture: str, denoisers: list[str]) -> Any:
+    """The pipeline's class, which loads adapters into every one of these denoisers."""
+    pipeline: Any = getattr(diffusers, architecture, None)
+    hint = "export the merged weights with --format pipeline"
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise UserError(f"diffusers' {architecture} has no load_lora_weights", hint)
+    loaded = {_first(pipeline), SECOND} & set(pipeline._lora_loadable_modules)
+    if not set(denoisers) <= loaded:
+        other = ", ".join(sorted(set(denoisers) - loaded))
+        raise UserError(f"load_lora_weights of diffusers' {architecture} cannot load into {other}", hint)
+    return pipeline
+
+
+def _first(pipeline: Any) -> str:
+    """The component into which ``load_lora_weights`` loads."""
+    return str(getattr(pipeline, "transformer_name", None) or pipeline.unet_name)
+
+
+def _metadata(lora: Lora, tensors: Tensors) -> dict[str, Any]:
+    """What diffusers builds the adapter from. No more than that: PEFT refuses fields of another release."""
+    modules = sorted({name.partition(".lora_")[0] for name in tensors})
+    return {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": modules}
+
+
+def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype) -> None:
+    """The base's folder with the run's denoisers; adapters are merged in fp32. What was not trained is copied.
+
+    Raises:
+        CheckpointError: the checkpoint keeps no such weights. ModelError: the base cannot be loaded.
+    """
+    found = source.tensors()
+    index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+    shutil.copy(base / INDEX, folder)
+    for name in index:
+        if name not in found and (base / name).is_dir():
+            shutil.copytree(base / name, folder / name, ignore=_PICKLED)
+    for name, tensors in found.items():
+        denoiser = _load(base, name, dtype)
+        _place(denoiser, tensors, source.lora)
+        denoiser.register_to_config(_name_or_path=source.resolved.architecture)  # else the folder on this disk
+        denoiser.save_pretrained(folder / name, safe_serialization=True)
+
+
+def _load(base: Path, name: str, dtype: torch.dtype) -> Any:
+    try:
+        return AutoModel.from_pretrained(
+            str(base), subfolder=name, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"diffusers cannot load {base / name}: {error}") from error
+
+
+def _place(denoiser: torch.nn.Module, tensors: Tensors, lora: Lora | None) -> None:
+    parameters = dict(denoiser.named_parameters())
+    with torch.no_grad():
+        for name, value in tensors.items() if lora is None else _merged(parameters, tensors, lora):
+            parameters[name].copy_(value)
+
+
+def _merged(parameters: Mapping[str, torch.Tensor], tensors: Tensors, lora: Lora) -> Iterator[tuple[str, torch.Tensor]]:
+    """W + alpha / rank * B A, in fp32, by the name of W."""
+    side_a, side_b = ADAPTER_SIDES
+    for name in [n.removesuffix(side_b) for n in tensors if n.endswith(side_b)]:
+        delta = tensors[name + side_b].float() @ tensors[name + side_a].float()
+        yield f"{name}.weight", parameters[f"{name}.weight"].float() + lora.alpha / lora.rank * delta

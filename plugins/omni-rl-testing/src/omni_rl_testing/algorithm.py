@@ -1,0 +1,279 @@
+"""The contract of algorithms, as tests. See :class:`AlgorithmContract`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tensordict import TensorDict
+
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import Window
+from omni_rl.contracts.schema import Algorithm
+from omni_rl.model.loading import LoadedModel
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.toy import toy_model
+
+UNKNOWN_KEY = "no_algorithm_has_this_option"
+GROUP_SIZE = 3
+
+
+class AlgorithmContract:
+    """What a run relies on. Inherit it and supply one fixture.
+
+    ``algorithm``: the instance under test, built from its ``Config``.
+    One that learns from pairs (``offline``) is given samples of the toy, each preferred over another one.
+
+    ``model``: what it trains; override it for an algorithm that needs more than a velocity. By default the toy
+    pipeline of :mod:`omni_rl_testing.toy`, sampled and trained by core's own engine and backend.
+
+    Attributes:
+        steps: denoising steps of a sample; raise it when the algorithm's window does not fit.
+    """
+
+    steps: ClassVar[int] = 10
+
+    @pytest.fixture
+    def model(self) -> LoadedModel:
+        """A fresh toy."""
+        return toy_model()
+
+    @pytest.fixture
+    def parts(self, algorithm: object, model: LoadedModel) -> Assembly:
+        """A run's parts around the algorithm, weights off their initial values."""
+        return assembled(algorithm, model, self.steps)
+
+    def test_options_are_strict_described_and_its_own(self, algorithm: object) -> None:
+        """A misspelt option is an error, ``omni-rl config --explain`` describes each, none hides a key of core's.
+
+        Mend ``Config``: ``extra="forbid"``, a ``Field`` with a description for every option, no name that core uses.
+        """
+        options = getattr(algorithm, "Config", None)
+        if options is None:
+            return
+        with pytest.raises(ValidationError, match=UNKNOWN_KEY):
+            options.model_validate({UNKNOWN_KEY: 1})
+        assert [name for name, field in options.model_fields.items() if not field.description] == []
+        assert not set(options.model_fields) & set(Algorithm.model_fields)
+
+    # -------------------------------------------------------------------------------------------------------- window
+
+    def test_window_is_a_function_of_its_arguments(self, parts: Assembly) -> None:
+        """A resumed run asks again, in another process and another order, and must get the same windows.
+
+        Mend ``sde_window``: keep nothing between calls, and draw from ``seed_of(seed, "window", ...)``.
+        """
+        places = [(iteration, group, seed) for iteration in range(3) for group in range(3) for seed in (0, 1)]
+        first = [window(parts, *place) for place in places]
+        again = [window(parts, *place) for place in reversed(places)]
+        assert first == again[::-1]
+
+    def test_window_lies_inside_the_steps(self, parts: Assembly) -> None:
+        """A window that ends beyond the last step would store what was never sampled.
+
+        Mend ``sde_window``: it may stop at ``steps`` at the latest. A window longer than the suite's: raise ``steps``.
+        """
+        windows = [window(parts, iteration, group, 0) for iteration in range(5) for group in range(5)]
+        assert [each for each in windows if each.stop > parts.config.rollout.steps] == []
+
+    def test_a_group_shares_its_window_and_an_iteration_its_size(self, parts: Assembly) -> None:
+        """Samples that are compared with each other took their noise in the same steps; all rows stack into a batch.
+
+        Mend ``sde_window``: where it opens may depend on iteration and group, its size on neither.
+        """
+        requests = parts.requests()
+        assert len({(request.uid, request.window) for request in requests}) == len({r.uid for r in requests})
+        assert len({request.window.size for request in requests}) == 1
+
+    # ---------------------------------------------------------------------------------------------------- advantages
+
+    @pytest.mark.parametrize(
+        "rewards", [[0.1] * 6, [0.1, 0.7, 0.1, 0.7, 0.1, 0.7]], ids=["all equal", "equal in each group"]
+    )
+    def test_equal_rewards_teach_nothing(self, parts: Assembly, rewards: list[float]) -> None:
+        """Exactly 0 for a group without differences; groups are told apart by ``uid`` and need not be neighbours.
+
+        Mend ``compute_advantages``: subtract the mean of the rows of equal ``uid`` before anything is divided.
+        """
+        assert not advantages(parts, rewards, [5, 2, 5, 2, 5, 2]).any()
+
+    def test_a_group_of_one_teaches_nothing(self, parts: Assembly) -> None:
+        """Exactly 0, not NaN, for a sample whose fellows have no reward.
+
+        Mend ``compute_advantages``: the deviation of one sample is 0 (ddof 0), and the divisor needs an epsilon.
+        """
+        found = advantages(parts, [0.3, 0.1, 0.9, 0.4], [7, 1, 1, 1])
+        assert found[0] == 0
+        assert found[1:].any()
+
+    def test_advantages_are_finite_and_in_the_order_of_the_rewards(self, parts: Assembly) -> None:
+        """Large and nearly equal rewards included; a better sample never gets less than a worse one of its group.
+
+        Mend ``compute_advantages``: fp32, an epsilon beside the deviation, clipping that keeps the order.
+        """
+        for rewards in ([0.0, 1e6, -1e6, 3.0], [1.0, 1.0 + 1e-6, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]):
+            found = advantages(parts, rewards, [0] * 4)
+            assert found.dtype == torch.float32
+            assert found.isfinite().all()
+            ranked = found[torch.tensor(rewards).argsort(stable=True)]
+            assert (ranked.diff() >= 0).all(), (rewards, found)
+
+    def test_advantages_follow_their_samples(self, parts: Assembly) -> None:
+        """Samples finish in any order.
+
+        Mend ``compute_advantages``: answer in the order of ``rewards``, whatever groups were gathered in between.
+        """
+        rewards, uid = [0.1, 0.9, 0.4, 0.6, 0.8, 0.2], [0, 0, 0, 1, 1, 1]
+        order = [4, 0, 3, 5, 2, 1]
+        turned = advantages(parts, [rewards[i] for i in order], [uid[i] for i in order])
+        torch.testing.assert_close(turned, advantages(parts, rewards, uid)[order], rtol=1e-6, atol=1e-6)
+
+    # ---------------------------------------------------------------------------------------------------------- loss
+
+    def test_one_loss_per_sample(self, parts: Assembly) -> None:
+        """(B,) with a gradient, figures (B,) without one, and a batch that is left as it was.
+
+        Mend ``compute_loss``: do not average over the batch, detach the metrics, write nothing into ``batch``.
+        """
+        batch = prepared(parts, parts.batch())
+        before = batch.clone()
+        output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=0)
+        assert output.loss.shape == (len(batch),)
+        assert output.loss.isfinite().all()
+        assert output.loss.requires_grad
+        assert {n: (tuple(v.shape), v.requires_grad) for n, v in output.metrics.items()} == {
+            n: ((len(batch),), False) for n in output.metrics
+        }
+        assert bool((batch == before).all())
+
+    def test_rewards_steer_the_gradient(self, parts: Assembly) -> None:
+        """A loss that no reward can change trains on nothing, however healthy its curve looks.
+
+        Mend ``compute_loss``, which reads ``batch["advantages"]``, or ``prepare_actor_batch``, which makes something
+        of it.
+        """
+        batch = parts.batch()
+        if "rejected" in batch.keys():
+            pytest.skip("it learns from pairs, which no reward judges")
+        turned = parts.rewarded(batch, -batch["rewards"])
+        there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
+        assert there.any()
+        assert (there - back).norm() > 1e-3 * there.norm()
+
+    def test_preferences_steer_the_gradient(self, parts: Assembly) -> None:
+        """Preferring the other one of every pair must pull elsewhere.
+
+        Mend ``compute_loss``, which tells ``batch["latents"]``, preferred, from ``batch["rejected"]``.
+        """
+        batch = parts.batch()
+        if "rejected" not in batch.keys():
+            pytest.skip("it learns from rewards; no pairs are given to it")
+        turned = batch.clone()
+        turned["latents"], turned["rejected"] = batch["rejected"], batch["latents"]
+        there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
+        assert there.any()
+        assert (there - back).norm() > 1e-3 * there.norm()
+
+    def test_the_first_update_is_on_policy(self, parts: Assembly) -> None:
+        """The ratio of unchanged weights is 1 to the bit: replay is the rollout's own arithmetic.
+
+        Mend ``compute_loss``: the ratio is exp(``policy.evaluate(batch, step).log_prob`` - ``batch["log_probs"][:,
+        step]``).
+        """
+        batch = prepared(parts, parts.batch())
+        output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=0)
+        if "ratio_mean" not in output.metrics:
+            pytest.skip("the algorithm reports no ratio_mean")
+        assert output.metrics["ratio_mean"].tolist() == [1.0] * len(batch)
+
+    def test_micro_batches_do_not_matter(self, parts: Assembly) -> None:
+        """A sample's loss depends on its own row: memory decides the micro-batch size, and nothing else may.
+
+        Mend ``compute_loss``: means and normalisations over rows belong into ``compute_advantages`` or
+        ``prepare_actor_batch``.
+        """
+        batch = parts.batch()
+        whole = gradient(parts, batch, len(batch))
+        for size in (1, 4):
+            torch.testing.assert_close(gradient(parts, batch, size), whole, rtol=1e-4, atol=float(1e-5 * whole.norm()))
+
+    def test_micro_batches_give_the_same_updates(self, algorithm: object, model: LoadedModel) -> None:
+        """Over five iterations, several updates in each: gradient norms and weights agree to 1e-5.
+
+        Mend ``compute_loss``, as above, or ``after_update``, if what it keeps depends on how often ``compute_loss``
+        ran.
+        """
+        sizes = {size: updated(algorithm, copy.deepcopy(model), self.steps, size) for size in (1, 4, 64)}
+        norms, weights = sizes[64]
+        for other_norms, other_weights in (sizes[1], sizes[4]):
+            torch.testing.assert_close(other_norms, norms, rtol=1e-5, atol=1e-9)
+            assert (other_weights - weights).norm() <= 1e-5 * weights.norm()
+
+    def test_an_iteration_trains(self, parts: Assembly) -> None:
+        """Sampling, rewards and updates through core's own engine and backend; every figure is finite.
+
+        Mend ``compute_loss`` or ``prepare_actor_batch``: no gradient reached a weight, or a figure is NaN.
+        """
+        before = copy.deepcopy(parts.model.parameters())
+        figures = [parts.backend.update(parts.batch(seed), seed) for seed in range(2)]
+        assert all(torch.tensor(list(each.values())).isfinite().all() for each in figures), figures
+        assert any(not torch.equal(parameter, before[n]) for n, parameter in parts.model.parameters().items())
+
+
+def assembled(algorithm: object, model: LoadedModel, steps: int, **options: Any) -> Assembly:
+    """The parts of a run of two prompts; ``options`` of the section ``train``."""
+    sizes = {"steps": steps, "group_size": GROUP_SIZE}
+    train = {"micro_batch_size": 4, "weight_decay": 0.0, **options}  # nothing but the loss moves a weight
+    parts = assemble(model, algorithm=algorithm, prompts=("a", "b"), rollout=sizes, train=train)
+    parts.nudge()
+    return parts
+
+
+def updated(algorithm: object, model: LoadedModel, steps: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient norms (5,) and changes of all weights (P,) over five iterations with micro-batches of ``size``."""
+    # With an epsilon of the gradients' own size Adam does not blow rounding up where a gradient is nearly 0.
+    parts = assembled(
+        algorithm, model, steps, micro_batch_size=size, mini_batch_prompts=1, inner_epochs=2, lr=1e-2, eps=1e-2
+    )
+    before = torch.cat([p.detach().clone().flatten() for p in parts.model.parameters().values()])
+    norms = [parts.backend.update(parts.batch(seed), seed)["actor/grad_norm"] for seed in range(5)]
+    return torch.tensor(norms), torch.cat([p.detach().flatten() for p in parts.model.parameters().values()]) - before
+
+
+def window(parts: Assembly, iteration: int, group: int, seed: int) -> Window:
+    """The algorithm's answer, or core's."""
+    steps = parts.config.rollout.steps
+    return parts.hooks.sde_window(iteration=iteration, group=group, steps=steps, seed=seed)  # type: ignore[no-any-return]
+
+
+def advantages(parts: Assembly, rewards: list[float], uid: list[int]) -> torch.Tensor:
+    """(N,) fp32 from the algorithm's hook."""
+    values = torch.tensor(rewards)
+    found = parts.hooks.compute_advantages(
+        rewards=values, uid=torch.tensor(uid), components={"reward": values}, weights={"reward": 1.0}
+    )
+    assert found.shape == values.shape
+    return found  # type: ignore[no-any-return]
+
+
+def prepared(parts: Assembly, batch: TensorDict) -> TensorDict:
+    """The batch as the backend would train on it."""
+    policy = parts.backend.policy
+    return parts.hooks.prepare_actor_batch(policy=policy, batch=batch, iteration=0, seed=0)  # type: ignore[no-any-return]
+
+
+def gradient(parts: Assembly, batch: TensorDict, size: int) -> torch.Tensor:
+    """(P,) gradient of the mean loss over samples and steps, summed over micro-batches of ``size`` samples."""
+    batch = prepared(parts, batch)
+    steps = trajectory.steps_of(batch)
+    parameters: list[Any] = list(parts.model.parameters().values())
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for part in batch.split(size):
+        for step in range(steps):
+            output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=part, step=step)
+            (output.loss.sum() / (len(batch) * steps)).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in parameters])

@@ -1,0 +1,170 @@
+"""Model, hooks, engine and backend of a run, without its data, rewards and directory: what the suites put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from tensordict import TensorDict
+
+from omni_rl.config.layers import Source, Tree
+from omni_rl.config.plugin_defaults import applicable, defaults_of
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.types import Backend, Engine, Sample
+from omni_rl.data.prompts import PromptRow, PromptSet
+from omni_rl.gate.probe import Probe
+from omni_rl.model.loading import LoadedModel
+from omni_rl.plugins.context import Context
+from omni_rl.plugins.contract import Layer
+from omni_rl.plugins.manager import Hooks, build_manager
+from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
+from omni_rl.run import core_hooks
+from omni_rl.run.start import Run
+from omni_rl.sampling.embedded import EmbeddedEngine
+from omni_rl.sampling.plan_requests import rollout_requests
+from omni_rl.schedulers.randomness import randn, seed_of
+from omni_rl.training.backend import TorchBackend
+from omni_rl_testing.toy import PolicyGradient
+
+PROMPTS = ("a sign that says hello", "a", "describe the image of a world with 9 signs")
+"""Of different length, so that they are padded beside each other."""
+
+STEP = 0.02
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts, under the names that they bear in a run."""
+
+    config: Config
+    model: LoadedModel
+    hooks: Hooks
+    backend: Backend
+    engine: Engine
+    context: Context
+    prompts: PromptSet
+    policy_version: int = 0
+
+    @property
+    def algorithm(self) -> object:
+        """The algorithm's instance."""
+        return self.context.plugins[-1]
+
+    def requests(self, iteration: int = 0) -> list[Request]:
+        """What one iteration asks for: ``rollout.group_size`` samples of every prompt."""
+        return rollout_requests(self.config, self.hooks, self.prompts, iteration, self.policy_version)
+
+    def draw(self, requests: Sequence[Request]) -> list[Sample]:
+        """The requests' samples, in the order of their ``sample_id``."""
+        self.engine.submit(requests)
+        return sorted(self.engine.completed(), key=lambda sample: sample.request.sample_id)
+
+    def batch(self, seed: int = 0) -> TensorDict:
+        """One iteration's batch, ready for the backend, with rewards drawn from ``seed``; for an algorithm that learns
+        from pairs, every sample preferred over another one.
+        """
+        batch = trajectory.collate(self.draw(self.requests()))
+        if getattr(self.algorithm, "offline", False):
+            return paired(batch, 1 + seed % (len(batch) - 1))
+        return self.rewarded(batch, randn(seed_of("rewards", seed), [len(batch)]))
+
+    def rewarded(self, batch: TensorDict, rewards: torch.Tensor) -> TensorDict:
+        """A copy of ``batch`` with ``rewards`` (N,) and the advantages that the algorithm makes of them."""
+        batch = batch.clone()
+        batch["rewards"] = rewards
+        batch["advantages"] = self.hooks.compute_advantages(
+            rewards=rewards, uid=batch["uid"], components={"reward": rewards}, weights={"reward": 1.0}
+        )
+        return batch
+
+    def nudge(self, seed: int = 0) -> None:
+        """Move every trainable weight by a fixed random step: adapters start at 0, where half of them do nothing."""
+        for name, parameter in self.model.parameters().items():
+            parameter.data = parameter.data + STEP * randn(seed_of("nudge", seed, name), parameter.shape)
+
+
+def paired(batch: TensorDict, shift: int) -> TensorDict:
+    """(N,) pairs as :func:`omni_rl.preferences.pairs` makes them of files: each of N samples is preferred over the one
+    that stands ``shift`` places behind it.
+    """
+    drawn = {"advantages", "draws", "log_probs", "loss_weights", "order", "rewards", "sigmas", "timesteps"}
+    found = batch.exclude(*drawn)
+    finals = {stream: stored["final"] for stream, stored in batch["latents"].items()}
+    for entry, places in (("latents", 0), ("rejected", -shift)):
+        values = {stream: {"final": final.roll(places, 0)} for stream, final in finals.items()}
+        found[entry] = TensorDict(values, batch.batch_size)
+    found["uid"] = batch["sample_id"]  # a pair is a group of its own
+    return found
+
+
+def assemble(
+    model: LoadedModel,
+    /,
+    *,
+    plugin: object = None,
+    algorithm: object = None,
+    prompts: Sequence[str] = PROMPTS,
+    media: Sequence[Mapping[str, str | list[str]]] = (),
+    backend: Callable[[Context], Backend] = TorchBackend,
+    engine: Callable[[Context], Engine] = EmbeddedEngine,
+    **sections: dict[str, Any],
+) -> Assembly:
+    """Put a run's parts together.
+
+    Args:
+        model: as loaded; ``backend`` chooses what trains in it.
+        plugin: the model plugin; None leaves every hook to the universal adapter.
+        algorithm: the algorithm's instance; by default the policy gradient of :mod:`omni_rl_testing.toy`.
+        media: the files of each prompt, as ``Request.media``.
+        sections: the configuration, over the plugins' defaults and this module's.
+    """
+    algorithm = PolicyGradient() if algorithm is None else algorithm
+    layers = [Layer("core", core_hooks, "omni-rl"), Layer("algorithm", algorithm, type(algorithm).__name__)]
+    if plugin is not None:
+        layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
+    config = _config(layers, model.architecture, len(prompts), sections)
+    hooks = model.hooks = Hooks(build_manager(layers))
+    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # core's phases, for a sampling process
+    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]], spec)
+    trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
+    files = media or [{}] * len(prompts)
+    rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
+    return Assembly(config, model, hooks, trainer, engine(context), context, rows)
+
+
+def _config(layers: Sequence[Layer], architecture: str, prompts: int, sections: dict[str, dict[str, Any]]) -> Config:
+    given = Tree(Source("given", "given"))
+    given.overlay(_base(prompts), given.source)
+    given.overlay(sections, given.source)
+    merged = Tree(Source("given", "given"))
+    for layer in layers[1:]:
+        merged.overlay(applicable(defaults_of(layer, architecture), given), merged.source)
+    merged.overlay(given.data, merged.source)
+    return Config.model_validate(merged.data)
+
+
+def _base(prompts: int) -> dict[str, Any]:
+    return {
+        "model": {"path": "under-test"},
+        "algorithm": {"name": "under-test"},
+        "reward": "under-test",
+        "data": {"path": "under-test", "shuffle": False},
+        "rollout": {"steps": 4, "prompts": prompts, "group_size": 2},
+        "device": "cpu",
+    }
+
+
+def drawn(parts: Assembly) -> Probe:
+    """Samples of every prompt."""
+    requests = parts.requests()
+    samples = parts.draw(requests)
+    return Probe(requests, samples, trajectory.collate(samples), spare=[])
+
+
+def as_run(parts: Assembly) -> Run:
+    """The gate reads a run's model, hooks, engine and backend, and these an assembly has under the same names."""
+    return cast(Run, parts)

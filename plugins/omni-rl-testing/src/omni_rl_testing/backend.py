@@ -1,0 +1,212 @@
+"""The contract of backends, as tests. See :class:`BackendContract`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from omni_rl.contracts.types import Backend, Tensors
+from omni_rl.errors import CheckpointError
+from omni_rl.model.loading import LoadedModel
+from omni_rl.plugins.context import Context
+from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.toy import PolicyGradient, toy_model
+
+LORA = {"rank": 2, "alpha": 4.0}
+Train = Callable[..., Assembly]
+
+
+class BackendContract:
+    """What a run relies on. Inherit it and supply one fixture; every test runs with adapters and on the full model.
+
+    ``backend``: what the entry point names: called with a :class:`Context`, it answers a backend that trains
+    ``context.model``.
+    ``make_model``: a function that answers a fresh, equal model at every call; by default the toy pipeline.
+
+    Attributes:
+        tolerance: relative difference between micro-batch sizes that still counts as none.
+    """
+
+    tolerance: ClassVar[float] = 1e-5
+
+    @pytest.fixture
+    def make_model(self) -> Callable[[], LoadedModel]:
+        """The toy."""
+        return toy_model
+
+    @pytest.fixture(params=["lora", "full"])
+    def train(self, request: pytest.FixtureRequest, backend: Callable[[Context], Backend], make_model: Any) -> Train:
+        """``train(lr=..., ...)``: fresh parts around the backend with these options of the section ``train``."""
+        return trainer(backend, make_model, request.param == "lora")
+
+    # ---------------------------------------------------------------------------------------------------- what moves
+
+    def test_an_update_moves_what_trains_and_nothing_else(self, train: Train) -> None:
+        """Every trained tensor with a gradient moves; frozen weights, encoders and decoders keep their bits.
+
+        Mend ``update``: the optimizer holds ``model.parameters()``, all of them and only them.
+        """
+        parts = train()
+        parts.nudge()
+        before = weights(parts)
+        parts.backend.update(parts.batch(), 0)
+        moved = {name for name, value in weights(parts).items() if not torch.equal(value, before[name])}
+        assert moved == set(parts.model.parameters())
+
+    def test_a_learning_rate_of_zero_moves_nothing(self, train: Train) -> None:
+        """Weight decay, momentum and averages included: the control run of every experiment.
+
+        Mend ``update``: weight decay is decoupled and scaled by the learning rate.
+        """
+        parts = train(lr=0.0, weight_decay=0.1)
+        before = weights(parts)
+        parts.backend.update(parts.batch(), 0)
+        assert_equal(weights(parts), before)
+
+    def test_the_policy_is_what_is_sampled(self, train: Train) -> None:
+        """After an update the policy replays samples that are drawn from the moved weights.
+
+        Mend ``policy``: it evaluates the very weights that ``update`` moved.
+        """
+        parts = train()
+        parts.backend.update(parts.batch(), 0)
+        batch = parts.batch()
+        with torch.no_grad():
+            replayed = parts.backend.policy.evaluate(batch, 0).log_prob.cpu()
+        torch.testing.assert_close(replayed, batch["log_probs"][:, 0], rtol=self.tolerance, atol=self.tolerance)
+
+    # ------------------------------------------------------------------------------------------------------ geometry
+
+    def test_micro_batches_do_not_matter(self, train: Train) -> None:
+        """Equal gradient norms and weights for any micro-batch size, also after a second pass over the samples.
+
+        Mend ``update``: divide by the mini-batch's samples and steps, not by the micro-batch's, and clip once at the
+        end.
+        """
+        reference = trained(train(micro_batch_size=6, inner_epochs=2, max_grad_norm=1e-3))
+        for size in (1, 4):
+            figures, change = trained(train(micro_batch_size=size, inner_epochs=2, max_grad_norm=1e-3))
+            assert figures["actor/grad_norm"] == pytest.approx(reference[0]["actor/grad_norm"], rel=self.tolerance)
+            assert figures["actor/loss"] == pytest.approx(reference[0]["actor/loss"], rel=1e-4, abs=1e-7)
+            assert (change - reference[1]).norm() <= self.tolerance * reference[1].norm()
+
+    def test_an_update_takes_whole_prompts(self, train: Train) -> None:
+        """Three prompts, two an update, two passes: four optimizer steps, counted over the whole run.
+
+        Mend ``update``: ``train.mini_batch_prompts`` prompts to an optimizer step, ``after_update`` after each.
+        """
+        parts = train(mini_batch_prompts=2, inner_epochs=2)
+        (algorithm,) = parts.context.plugins
+        assert isinstance(algorithm, PolicyGradient)
+        for iteration in range(2):
+            parts.backend.update(parts.batch(), iteration)
+        assert algorithm.updates == list(range(1, 9))
+
+    def test_figures_are_finite_means_over_samples(self, train: Train) -> None:
+        """``actor/<name>`` of an algorithm's figure is its mean over samples and steps, whatever the micro-batches.
+
+        Mend ``update``: weight the figures of a micro-batch by its rows.
+        """
+        parts = train(micro_batch_size=4, lr=0.0)
+        batch = parts.batch()
+        figures = parts.backend.update(batch, 0)
+        assert {"actor/loss", "actor/grad_norm", "actor/lr", "actor/log_prob"} <= figures.keys()
+        assert all(math.isfinite(value) for value in figures.values()), figures
+        assert figures["actor/log_prob"] == pytest.approx(float(batch["log_probs"].mean()), rel=1e-4)
+
+    # --------------------------------------------------------------------------------------------------------- state
+
+    def test_state_goes_on_exactly(self, train: Train) -> None:
+        """Loaded into a fresh backend whose weights differ, the state continues bit for bit: weights and figures.
+
+        Mend ``state`` and ``load_state``: weights, optimizer, averages, schedule and counters, copied when loaded.
+        """
+        options = {"ema": {"decay": 0.5, "every": 2}, "warmup": 3}
+        parts, other = train(**options), train(**options)
+        batch = parts.batch()
+        parts.backend.update(batch, 0)
+        tensors, extra = parts.backend.state()
+        written, loaded = ({name: tensor.clone() for name, tensor in tensors.items()} for _ in range(2))
+        other.nudge()
+        other.backend.load_state(loaded, json.loads(json.dumps(extra)))
+        assert_equal(other.backend.state()[0], written)
+        assert parts.backend.update(batch, 1) == other.backend.update(batch, 1)
+        assert_equal(other.backend.state()[0], parts.backend.state()[0])
+        assert_equal(loaded, written)  # a file's tensors may be mapped into memory
+
+    def test_state_is_plain_data(self, train: Train) -> None:
+        """What safetensors and JSON can write, and what another run can tell apart.
+
+        Mend ``state``: contiguous tensors on the CPU, everything else in the mapping for JSON.
+        """
+        parts = train()
+        parts.backend.update(parts.batch(), 0)
+        tensors, extra = parts.backend.state()
+        assert {(value.device.type, value.is_contiguous()) for value in tensors.values()} == {("cpu", True)}
+        assert json.loads(json.dumps(extra)) == extra
+
+    def test_what_does_not_fit_is_refused(self, train: Train) -> None:
+        """A tensor that is missing, misshapen or left over means another configuration wrote the checkpoint.
+
+        Mend ``load_state``: compare names and shapes first, and raise CheckpointError with the name.
+        """
+        parts = train()
+        parts.backend.update(parts.batch(), 0)
+        tensors, extra = parts.backend.state()
+        name = max(tensors, key=lambda n: tensors[n].ndim)
+        missing = {n: t for n, t in tensors.items() if n != name}
+        for wrong in (missing, {**tensors, name: tensors[name][:1, :1]}, {**tensors, "stranger": torch.zeros(1)}):
+            with pytest.raises(CheckpointError):
+                train().backend.load_state(wrong, extra)
+
+    def test_named_weights_come_and_go(self, train: Train) -> None:
+        """Within ``weights(name)`` the policy is another one; afterwards the trained bits are back.
+
+        Mend ``policy.weights``: swap values in under no_grad, and put the trained bits back.
+        """
+        parts = train()
+        parts.nudge()
+        batch, before = parts.batch(), weights(parts)
+        policy = parts.backend.policy
+        with policy.weights("reference"):
+            other = policy.evaluate(batch, 0).log_prob
+        assert_equal(weights(parts), before)
+        assert not other.requires_grad
+        assert not torch.equal(other, policy.evaluate(batch, 0).log_prob.detach())
+
+
+def trainer(backend: Callable[[Context], Backend], make_model: Callable[[], LoadedModel], lora: bool) -> Train:
+    """``train(lr=..., ...)``, see :class:`BackendContract`."""
+
+    def make(**options: Any) -> Assembly:
+        model = {"lora": LORA if lora else None}
+        algorithm = PolicyGradient(uses_reference=True)
+        return assemble(make_model(), algorithm=algorithm, backend=backend, model=model, train={"lr": 1e-2, **options})
+
+    return make
+
+
+def weights(parts: Assembly) -> Tensors:
+    """A copy of every parameter of every module, by name."""
+    found = ((f"{c}.{n}", p) for c, module in parts.model.modules.items() for n, p in module.named_parameters())
+    return {name: parameter.detach().clone() for name, parameter in found}
+
+
+def trained(parts: Assembly) -> tuple[dict[str, float], torch.Tensor]:
+    """Figures of one iteration's updates, and the change (P,) of what trains."""
+    parts.nudge()
+    before = {name: parameter.detach().clone() for name, parameter in parts.model.parameters().items()}
+    figures = parts.backend.update(parts.batch(), 0)
+    change = [(parameter.detach() - before[n]).flatten() for n, parameter in parts.model.parameters().items()]
+    return figures, torch.cat(change)
+
+
+def assert_equal(found: Tensors, expected: Tensors) -> None:
+    """Fail unless both hold the same tensors, bit for bit."""
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []

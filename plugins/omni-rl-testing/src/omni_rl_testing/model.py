@@ -1,0 +1,308 @@
+"""The contract of model plugins, as tests. See :class:`ModelContract`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from omni_rl.config.plugin_defaults import defaults_of
+from omni_rl.contracts import trajectory
+from omni_rl.contracts.media import RATE
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.data.media_files import load
+from omni_rl.errors import DataError
+from omni_rl.gate.model_rows import Oracle
+from omni_rl.gate.probe import Probe, own_loop
+from omni_rl.gate.weight_rows import weight_rows
+from omni_rl.model.encoding import joined
+from omni_rl.model.loading import LoadedModel, load_model, lossless
+from omni_rl.plugins.contract import Layer
+from omni_rl.universal import hooks as universal
+from omni_rl_testing.assembly import PROMPTS, Assembly, as_run, assemble, drawn
+from omni_rl_testing.trajectories import final, replayed
+
+LISTING = "import sys; from omni_rl.plugins.listing import rows; rows(); print([m for m in {!r} if m in sys.modules])"
+GROUP_SIZE = 2
+Media = Mapping[str, str | list[str]]
+LOUD = 10.0
+
+
+class ModelContract:
+    """What a run relies on. Inherit it and supply two fixtures, of scope ``module`` or wider.
+
+    ``pipeline_folder``: a tiny random pipeline of the plugin's architecture, as ``save_pretrained`` writes it. Give
+    weights that are initialised to zero another value: a model that answers 0 would pass whatever the plugin does.
+    ``plugin``: the plugin's module; None tests the universal adapter on this pipeline.
+    ``call``: arguments for the pipeline's ``__call__`` besides the plugin's own defaults, small sizes above all.
+    ``prompts``: three or more, of different length.
+    ``media``: the files of each prompt, as ``Request.media``, of equal sizes.
+
+    Attributes:
+        rounding: largest difference between batch compositions, relative to the largest value.
+        loop_rounding: the same between core's loop and the pipeline's.
+    """
+
+    rounding: ClassVar[float] = 1e-5
+    loop_rounding: ClassVar[float] = 2e-6
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls) -> dict[str, Any]:
+        """Nothing besides the plugin's defaults."""
+        return {}
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def prompts(cls) -> Sequence[str]:
+        """Three."""
+        return PROMPTS
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def media(cls) -> Sequence[Media]:
+        """None: nothing but text."""
+        return ()
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def parts(
+        cls,
+        pipeline_folder: Path,
+        plugin: ModuleType | None,
+        call: dict[str, Any],
+        prompts: Sequence[str],
+        media: Sequence[Media],
+    ) -> Assembly:
+        """A run's parts on the CPU in fp32; adapters where the plugin puts them, moved off zero."""
+        return assembled(pipeline_folder, plugin, call, prompts, media)
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def probe(cls, parts: Assembly) -> Probe:
+        """One iteration's samples."""
+        return drawn(parts)
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def oracle(cls, parts: Assembly, probe: Probe) -> Oracle:
+        """What the upstream pipeline says to the same prompts."""
+        return Oracle(as_run(parts), probe)
+
+    # -------------------------------------------------------------------------------------------- the upstream pipeline
+
+    def test_embeddings_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
+        """Another template, layer or padding trains a model that nobody deploys.
+
+        Mend ``tokenize`` or ``encode_prompt``: compare with the pipeline's ``encode_prompt``, one prompt at a time.
+        """
+        _, state = own_loop(as_run(parts), oracle.requests, noise=False)
+        own = oracle.conditioning
+        if not own.keys() & state.conditioning.keys():
+            pytest.skip("the plugin keeps text in a form of its own, of which the loop without noise is the judge")
+        ours = {n: _as_wide(state.conditioning[n], v) for n, v in own.items() if n in state.conditioning}
+        self.assert_close(ours, own, self.rounding)
+
+    def test_schedule_is_the_pipelines_own(self, probe: Probe, oracle: Oracle) -> None:
+        """Timesteps and sigmas to the bit: a shift that is dropped moves every log-prob.
+
+        Mend ``set_timesteps``: call the pipeline's own scheduler as its ``__call__`` does, with its mu or shift.
+        """
+        own = oracle.table
+        assert len(own.timesteps) == oracle.requests[0].steps
+        for request, row in zip(probe.requests, probe.batch, strict=True):
+            start, stop = request.window.start, request.window.stop
+            assert torch.equal(row["timesteps"], own.timesteps[start:stop])
+            assert torch.equal(row["sigmas"], own.sigmas[start : stop + 1])
+
+    def test_without_noise_samples_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
+        """The pipeline's own loop with Euler steps ends in the same latents: guidance, packing and sign agree.
+
+        Mend ``predict`` (sign, unit of t, guidance), ``prepare_latents`` (packing) or ``prepare_condition``.
+        """
+        start, state = own_loop(as_run(parts), oracle.requests, noise=False)
+        self.assert_close(state.x, oracle.beside(start, state), self.loop_rounding)
+
+    def test_decoding_is_the_pipelines_own(
+        self, parts: Assembly, probe: Probe, oracle: Oracle, call: Mapping[str, Any]
+    ) -> None:
+        """Of the size asked for; pixels in [0, 1], sound in [-1, 1], from far-off latents too.
+
+        Mend ``decode_latents``: unpacking, the VAE's scale and shift, the clamp to the range of the medium.
+        """
+        batch, wanted = probe.batch[:2], probe.requests[0].call
+        latents = {name: LOUD * value for name, value in final(batch).items()}
+        given: dict[str, Any] = {"model": parts.model, "latents": latents, "call": wanted}
+        conditioning = trajectory.conditioning_of(batch)
+        with torch.no_grad():
+            ours = parts.hooks.decode_latents(**given, conditioning=conditioning)
+            taken = _as_taken(parts.model, oracle, probe.requests[:2], conditioning)
+            own = universal.decode_latents(**given, conditioning=taken)
+        self.assert_close(ours, own, self.rounding)
+        for kind, media in ours.items():
+            if kind.endswith(RATE):
+                continue
+            assert media.min() >= (-1 if kind == "audio" else 0)
+            assert media.max() <= 1
+            for name, axis in (("height", -2), ("width", -1)):
+                assert kind == "audio" or media.shape[axis] == call.get(name, media.shape[axis])
+
+    # ----------------------------------------------------------------------------------------------- replay and batches
+
+    def test_log_probs_replay_to_the_bit(self, parts: Assembly, probe: Probe) -> None:
+        """The trainer's log-prob of a stored step is the one that rollout stored: the ratio starts at exactly 1.
+
+        Mend ``predict``: it must answer alike in rollout and replay. No state between calls, no dropout, no
+        randomness.
+        """
+        assert torch.equal(replayed(parts, probe.batch), probe.batch["log_probs"])
+
+    def test_replay_calls_no_encoder(self, parts: Assembly, probe: Probe) -> None:
+        """Text and images are encoded once per trajectory; a forward of them in every update doubles its cost.
+
+        Mend ``predict``: take embeddings from ``conditioning``, which ``encode_prompt`` and ``prepare_condition`` fill
+        once.
+        """
+        before = dict(parts.model.counts)
+        replayed(parts, probe.batch)
+        assert parts.model.counts == before
+
+    def test_neighbours_do_not_matter(self, parts: Assembly, probe: Probe) -> None:
+        """A batch of n is n batches of one: padding and position ids of a longer neighbour change nothing.
+
+        Mend ``encode_prompt`` (return a mask of what is padding) or ``predict`` (hand that mask to the denoiser).
+        """
+        requests = probe.requests[::GROUP_SIZE]  # one sample of each prompt: a batch holds several prompts
+        alone = trajectory.collate([sample for request in requests for sample in parts.draw([request])])
+        together = trajectory.collate(parts.draw(requests))
+        self.assert_close(final(together), final(alone), self.rounding)
+        self.assert_close({"": together["log_probs"]}, {"": alone["log_probs"]}, self.rounding)
+
+    def test_every_row_may_have_its_own_timestep(self, parts: Assembly, probe: Probe) -> None:
+        """Velocities at differing t, off the table too, are those of single calls.
+
+        Mend ``predict``: t is (B,); give every row its own, and do not look t up in a table.
+        """
+        batch, call, policy = probe.batch[:4], probe.requests[0].call, parts.backend.policy
+        x, conditioning = final(batch), trajectory.conditioning_of(batch)
+        t = torch.tensor([311.0, 702.5, 311.0, 950.25])
+
+        def predict(*rows: int) -> Streams:
+            taken = {n: v[list(rows)] for n, v in conditioning.items()}
+            with torch.no_grad():
+                return policy.predict({n: v[list(rows)] for n, v in x.items()}, t[list(rows)], taken, call)
+
+        together, alone = predict(0, 1, 2, 3), [predict(row) for row in range(4)]
+        self.assert_close(together, {n: torch.cat([each[n] for each in alone]) for n in together}, self.rounding)
+        assert all(v.isfinite().all() and v.any() for v in together.values())
+
+    def test_velocities_are_the_pipelines_own(self, parts: Assembly, probe: Probe, oracle: Oracle) -> None:
+        """As the universal adapter finds them, at timesteps that differ from row to row, off the table too.
+
+        Compared by the data that they predict: where a pipeline guides data, it divides rounding by sigma.
+
+        Mend ``predict``: guidance, its norm and the timestep's unit as in the pipeline's loop, whatever the timestep.
+        """
+        batch, t = probe.batch[:4], torch.tensor([311.0, 702.5, 12.5, 950.25])
+        x, sigma = final(batch), t / parts.model.pipe.scheduler.config.num_train_timesteps
+        given: dict[str, Any] = {"model": parts.model, "x": x, "t": t, "call": probe.requests[0].call}
+        conditioning = trajectory.conditioning_of(batch)
+        with torch.no_grad():
+            ours = parts.hooks.predict(**given, conditioning=conditioning)
+            taken = _as_taken(parts.model, oracle, probe.requests[:4], conditioning)
+            own = universal.predict(**given, conditioning=taken)
+        self.assert_close(_data(x, sigma, ours), _data(x, sigma, own), self.rounding)
+
+    # ------------------------------------------------------------------------------------------------- weights and text
+
+    def test_weights_get_gradients_and_reach_samples(self, parts: Assembly, probe: Probe) -> None:
+        """Every adapter that matters learns, nothing frozen does, and samples follow the weights: the gate's rows.
+
+        Mend ``predict``: call the modules of ``model.pipe`` themselves, without ``no_grad``, copies or casts of
+        weights.
+        """
+        assert [f"{r.name}: {r.detail}" for r in weight_rows(as_run(parts), probe) if r.verdict == "fail"] == []
+
+    def test_suggested_lora_targets_exist(self, parts: Assembly, plugin: ModuleType | None) -> None:
+        """A target that names no module of the denoiser trains less than its author thinks.
+
+        Mend ``defaults``: suffixes of ``named_modules()`` of the denoiser, such as "to_q".
+        """
+        suggested = defaults_of(Layer("model", plugin, "plugin"), parts.model.architecture) if plugin else {}
+        targets = suggested.get("model", {}).get("lora", {}).get("targets", [])
+        modules = [name for denoiser in parts.model.denoisers.values() for name, _ in denoiser.named_modules()]
+        missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in modules)]
+        assert targets == "all-linear" or missing == []
+
+    def test_a_prompt_that_is_too_long_is_refused(self, parts: Assembly) -> None:
+        """Words that are cut off cannot be rewarded; a plugin that tokenises raises DataError.
+
+        Mend ``tokenize``: tokenise without truncation, count, and raise DataError over the limit.
+        """
+        if not parts.hooks.tokenize(model=parts.model, prompts=["a"], call={}):
+            pytest.skip("the pipeline tokenises by itself")
+        with pytest.raises(DataError):
+            parts.hooks.tokenize(model=parts.model, prompts=["a", " ".join(["sign"] * 20_000)], call={})
+
+    def test_listing_plugins_imports_neither_torch_nor_the_plugin(self, plugin: ModuleType | None) -> None:
+        """``omni-rl plugins`` reads metadata.
+
+        Mend the package: nothing of it may be imported at start-up (``.pth`` files, ``sitecustomize``).
+        """
+        code = LISTING.format(["torch", *([plugin.__name__] if plugin else [])])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+    def assert_close(self, found: Streams, expected: Streams, tolerance: float) -> None:
+        """Fail unless the tensors agree, relative to the largest value of each."""
+        assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in expected.items()}
+        gaps = {n: float((found[n] - v).abs().max() / v.abs().max()) for n, v in expected.items()}
+        assert max(gaps.values()) <= tolerance, gaps
+
+
+def _as_wide(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Without the padding of longer prompts, whose media keep them out of the oracle's batch."""
+    return found if found.ndim < 2 or found[:, own.shape[1] :].any() else found[:, : own.shape[1]]
+
+
+def _data(x: Streams, sigma: torch.Tensor, velocity: Streams) -> Streams:
+    """x - sigma v, for sigma (B,)."""
+    return {n: v - sigma.view(-1, *[1] * (v.ndim - 1)) * velocity[n] for n, v in x.items()}
+
+
+def _as_taken(model: LoadedModel, oracle: Oracle, requests: Sequence[Request], kept: Tensors) -> Tensors:
+    """Conditioning of these requests as the pipeline takes it: what the plugin keeps, unless that has another form."""
+    if oracle.conditioning.keys() & kept.keys():
+        return kept
+    texts = [
+        universal.encode_prompt(
+            model=model,
+            prompts=[request.prompt],
+            negative_prompts=None if request.negative_prompt is None else [request.negative_prompt],
+            call={**request.call, **load(request.media)},
+        )
+        for request in requests
+    ]
+    own = joined([{n: lossless(v) for n, v in text.items()} for text in texts])
+    return own | universal.prepare_condition(model=model, requests=requests)
+
+
+def assembled(
+    folder: Path, plugin: object, call: dict[str, Any], prompts: Sequence[str], media: Sequence[Media] = ()
+) -> Assembly:
+    """The parts of a run of the pipeline in ``folder``; a batch is the samples of one prompt."""
+    model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
+    rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}
+    lora = {"lora": {"rank": 2, "alpha": 4.0}}
+    parts = assemble(model, plugin=plugin, prompts=prompts, media=media, rollout=rollout, model=lora)
+    parts.nudge()
+    return parts
