@@ -23,7 +23,8 @@ import diffusers
 import torch
 from model_plugin_cases import CASES, ROWS, Case
 
-from omni_rl.model.loading import LoadedModel, from_pipe
+from omni_rl.contracts.model import LoadedModel
+from omni_rl.model.loading import from_pipe
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
 from omni_rl.run import core_hooks

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 from diffusers import QwenImageTransformer2DModel as Transformer
 
-from omni_rl.model.loading import LoadedModel
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
 from omni_rl.run import core_hooks

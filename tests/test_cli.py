@@ -34,7 +34,7 @@ def test_every_command_has_help(call: Callable[..., Any], name: str) -> None:
 
 
 def test_version(call: Callable[..., Any]) -> None:
-    assert call("--version").out == f"omni-rl {omni_rl.__version__}\n"
+    assert call("--version").out == f"omni-rl {omni_rl._version.__version__}\n"
 
 
 @pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("plugins",), ("plugins", "--json")])

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omni_rl import train
-from omni_rl.contracts.requests import NoiseKey
 from omni_rl.errors import RunError
 from omni_rl.reporting import exhibits
 from omni_rl.schedulers.randomness import INITIAL, randn_rows
+from omni_rl.schedulers.types import NoiseKey
 from omni_rl.storage.run_folder import RunDirectory
 from omni_rl_export import weights
 from omni_rl_export.export import Wanted, export_run

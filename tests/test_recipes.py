@@ -22,16 +22,17 @@ from PIL import Image
 from omni_rl import train
 from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.config.yaml_file import parse, read
+from omni_rl.contracts.call import split_call
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Config
 from omni_rl.data.prompts import load
 from omni_rl.errors import UserError
 from omni_rl.model import outline
-from omni_rl.model.loading import LoadedModel, from_pipe
+from omni_rl.model.loading import from_pipe
 from omni_rl.plugins.local import Registry
 from omni_rl.plugins.manager import Hooks, Layer, build_manager, overridden
 from omni_rl.run import core_hooks
 from omni_rl.run.preflight import check_ahead
-from omni_rl.sampling.plan_requests import split_call
 from omni_rl_tiny import pipelines
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args
 
-from omni_rl.contracts.requests import SdeType
 from omni_rl.contracts.traits import Trained, compatibility_of
+from omni_rl.schedulers.types import SdeType
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/compatibility.md"

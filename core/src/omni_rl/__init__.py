@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from omni_rl._version import __version__
 from omni_rl.contracts.hooks import hookimpl
 
 if TYPE_CHECKING:
     from omni_rl.run.start import Run, check, resume, train
 
-__version__ = "0.1.0"
+
 __all__ = ["Run", "__version__", "check", "hookimpl", "resume", "train"]
 
 

@@ -20,17 +20,16 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
-from omni_rl.config.call_arguments import effective_call
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.requests import NoiseKey, Request
+from omni_rl.contracts.call import effective_call, frozen, split_call
+from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.data import media_files
 from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import DataError
 from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.loading import frozen
-from omni_rl.sampling.plan_requests import split_call
 from omni_rl.sampling.remote.prepared import prepare
+from omni_rl.schedulers.types import NoiseKey
 from omni_rl.storage.durable import write_atomic
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import inspect
 
 import pytest
 
-from omni_rl.config.call_arguments import check_call, effective_call, forbidden
+from omni_rl.config.call_arguments import check_call, forbidden
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.call import effective_call
 from omni_rl.errors import ConfigError
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_rl.contracts.requests import NO_STEPS, NoiseKey, Request, Sde, Window, all_steps
+from omni_rl.contracts.requests import NO_STEPS, Request, Sde, Window, all_steps
+from omni_rl.schedulers.types import NoiseKey
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from omni_rl.config.checks import conflicts
 from omni_rl.contracts.schema import Config
-from omni_rl.contracts.traits import FORWARD_PROCESS, Compatibility, conflicts
+from omni_rl.contracts.traits import FORWARD_PROCESS, Compatibility
 
 ABLE = Compatibility(sde=("sde", "cps"), engines=("diffusers",), backends=("torch",), trained=("lora",))
 

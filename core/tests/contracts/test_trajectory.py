@@ -5,10 +5,11 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.requests import NoiseKey, Request
+from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError
 from omni_rl.schedulers.randomness import randn, seed_of
+from omni_rl.schedulers.types import NoiseKey
 
 CONDITIONING = {
     "prompt_embeds": torch.arange(24.0).view(2, 3, 4),

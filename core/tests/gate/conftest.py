@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from omni_rl.gate.rows import Row
+from omni_rl.contracts.verdicts import Row
 from omni_rl.run.start import check
 from omni_rl_tiny import pipelines
 
@@ -22,7 +22,8 @@ import omni_rl_qwen_image as qwen
 from omni_rl import hookimpl
 from omni_rl.sampling import denoise
 from omni_rl.sampling.embedded import EmbeddedEngine
-from omni_rl.contracts.types import SigmaTable, SyncReport
+from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.types import SigmaTable
 """
 
 Configure = Callable[..., dict[str, Any]]

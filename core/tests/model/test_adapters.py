@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Lora
 from omni_rl.errors import ConfigError, ModelError
 from omni_rl.model.adapters import make_trainable
-from omni_rl.model.loading import LoadedModel, load_model
+from omni_rl.model.loading import load_model
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import toy_model
 

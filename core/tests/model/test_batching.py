@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_cases import own_loop, still
 
-from omni_rl.model.loading import frozen
+from omni_rl.contracts.call import frozen
 from omni_rl.universal.batching import fastest_mode, in_rows
 
 X = {"x": torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), "audio": torch.arange(10.0).view(5, 2)}

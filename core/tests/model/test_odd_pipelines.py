@@ -13,9 +13,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from model_cases import OneWindow, own_loop, still
 
+from omni_rl.contracts.call import frozen
 from omni_rl.contracts.types import SigmaTable
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import from_pipe, frozen
+from omni_rl.model.loading import from_pipe
 from omni_rl.universal import capture, scheduler_stand_ins
 from omni_rl.universal.prompt_outputs import as_taken, named_outputs
 from omni_rl_testing.assembly import PROMPTS, Assembly, assemble

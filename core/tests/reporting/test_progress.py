@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from omni_rl.gate.rows import Row
+from omni_rl.contracts.verdicts import Row
 from omni_rl.reporting.progress import Progress, clock
 
 

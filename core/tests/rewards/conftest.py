@@ -9,10 +9,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from omni_rl.contracts.requests import NoiseKey, Request
+from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
 from omni_rl.schedulers.randomness import randn, seed_of
+from omni_rl.schedulers.types import NoiseKey
 
 Draw = Callable[..., list[Sample]]
 

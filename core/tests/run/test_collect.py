@@ -10,19 +10,14 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.requests import NoiseKey, Request
-from omni_rl.contracts.types import Sample, SyncReport
+from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import RewardError, RunError
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
-from omni_rl.run.collect import (
-    Collected,
-    assemble,
-    collect,
-    components,
-    finished_groups,
-    reward_metrics,
-    without_flat_groups,
-)
+from omni_rl.run.collect import Collected, assemble, collect, components, reward_metrics, without_flat_groups
+from omni_rl.sampling.stream import finished_groups
+from omni_rl.schedulers.types import NoiseKey
 
 
 def requests_of(groups: int = 2, size: int = 3) -> list[Request]:

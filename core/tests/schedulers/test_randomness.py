@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from omni_rl.contracts.requests import NoiseKey
 from omni_rl.schedulers.randomness import INITIAL, ForbiddenGenerator, draw_seed, randn, randn_rows, seed_of
+from omni_rl.schedulers.types import NoiseKey
 
 KEY = NoiseKey(run_seed=0, purpose="rollout", iteration=3, group=1, sample=2)
 

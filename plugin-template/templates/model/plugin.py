@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from omni_rl import hookimpl
-from omni_rl.model.loading import LoadedModel
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import QwenImagePipeline
 
 import omni_rl_qwen_image
-from omni_rl.model.loading import LoadedModel
+from omni_rl.contracts.model import LoadedModel
 from omni_rl_testing.assembly import Assembly
 from omni_rl_testing.model import assembled
 from omni_rl_tiny import pipelines

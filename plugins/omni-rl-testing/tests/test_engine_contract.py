@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from omni_rl.contracts.interfaces import SyncReport
 from omni_rl.contracts.requests import Window
-from omni_rl.contracts.types import Sample, SyncReport
+from omni_rl.contracts.types import Sample
 from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl_testing.engine import EngineContract, assembled
 from omni_rl_testing.toy import toy_model

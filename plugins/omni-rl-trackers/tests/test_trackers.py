@@ -16,11 +16,12 @@ import yaml
 from pydantic import ValidationError
 from tensordict import TensorDict
 
-from omni_rl.contracts.requests import NoiseKey, Request
+from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import PluginError
 from omni_rl.plugins.manager import Hooks, Layer, build_manager
+from omni_rl.schedulers.types import NoiseKey
 from omni_rl.storage.run_folder import RunDirectory
 from omni_rl_trackers.trackers import TensorBoard, Tracker, WeightsAndBiases
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.requests import NoiseKey
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
+from omni_rl.schedulers.types import NoiseKey
 from omni_rl_testing.assembly import as_run, drawn
 from omni_rl_testing.trajectories import replayed
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from omni_rl.contracts.requests import NoiseKey, Request, Sde, Window
+from omni_rl.contracts.requests import Request, Sde, Window
 from omni_rl.contracts.types import SigmaTable
 from omni_rl.sampling.remote.prepared import Asked
+from omni_rl.schedulers.types import NoiseKey
 from omni_rl_vllm_omni.wire import KEY, asked_in
 
 REQUEST = Request(

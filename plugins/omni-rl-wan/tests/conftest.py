@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import omni_rl_wan
-from omni_rl.model.loading import LoadedModel
+from omni_rl.contracts.model import LoadedModel
 from omni_rl_testing.assembly import Assembly
 from omni_rl_testing.model import assembled
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.cli.arguments import ConfigFile, Overrides, RunFolder, quiet
 from omni_rl.cli.extensions import CommandGroup
 from omni_rl.errors import RunError, UserError
@@ -82,7 +82,7 @@ def resume(run: RunFolder, overrides: Overrides = None) -> None:
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run the gate alone: a few samples and a table of verdicts."""
-    from omni_rl.gate.rows import raise_on_failure, table
+    from omni_rl.contracts.verdicts import raise_on_failure, table
     from omni_rl.run.start import check
 
     quiet()

@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.plugins import listing
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE, offers

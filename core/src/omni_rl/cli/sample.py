@@ -12,9 +12,9 @@ from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import RunError, UserError
 from omni_rl.reporting import grid
 from omni_rl.reporting.exhibits import picture
-from omni_rl.run.collect import finished_groups
 from omni_rl.run.start import Run
 from omni_rl.sampling.plan_requests import validation_requests
+from omni_rl.sampling.stream import finished_groups
 from omni_rl.storage.run_folder import RunDirectory
 
 

@@ -43,12 +43,6 @@ def forbidden(call: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]
                 yield key, reason.format(**_MEANT[section])
 
 
-def effective_call(*calls: Mapping[str, Any]) -> dict[str, Any]:
-    """Later arguments over earlier ones; one that is null is left to the pipeline."""
-    merged = {key: value for call in calls for key, value in call.items()}
-    return {key: value for key, value in merged.items() if value is not None}
-
-
 def check_call(
     call: Mapping[str, Any],
     pipeline: type,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from omni_rl.config.call_arguments import SECTIONS, forbidden
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.layers import Tree
 from omni_rl.config.problems import at
 from omni_rl.contracts.schema import Config
-from omni_rl.contracts.traits import conflicts
+from omni_rl.contracts.traits import compatibility_of
 from omni_rl.errors import UserError
 
 
@@ -43,3 +44,30 @@ def cross_checks(config: Config, algorithm: Chosen | None, tree: Tree) -> Iterat
     for section, call in zip(SECTIONS, (config.rollout.call, config.validation.call), strict=True):
         for key, reason in forbidden(call, section):
             yield at(tree, (*section.split("."), key), f"{section}.{key} cannot be set", reason)
+
+
+Place = tuple[str, ...]
+"""A key of the configuration, by its parts."""
+
+
+def conflicts(config: Config, name: str, algorithm: Any) -> Iterator[tuple[Place, str, str]]:
+    """(key, what is wrong, what to do) of everything that the algorithm ``name`` does not run with."""
+    able = compatibility_of(algorithm)
+    sde = config.rollout.sde
+    if able.sde and sde.noise_level == 0:
+        what = f"rollout.sde.noise_level is 0, and {name} compares densities of noisy steps"
+        yield ("rollout", "sde", "noise_level"), what, "raise it, e.g. to 0.7"
+    if able.sde and sde.type not in able.sde:
+        yield ("rollout", "sde", "type"), *_not_among(f"transitions of type {sde.type}", name, able.sde)
+    if able.engines is not None and config.rollout.engine not in able.engines:
+        yield ("rollout", "engine"), *_not_among(f"the engine {config.rollout.engine}", name, able.engines)
+    if able.backends is not None and config.train.backend not in able.backends:
+        yield ("train", "backend"), *_not_among(f"the backend {config.train.backend}", name, able.backends)
+    trained = "full" if config.model.lora is None else "lora"
+    if trained not in able.trained:
+        what = f"{name} trains {' or '.join(able.trained)} weights only"
+        yield ("model", "lora"), what, "set model.lora, or leave it out"
+
+
+def _not_among(what: str, name: str, able: tuple[str, ...]) -> tuple[str, str]:
+    return f"{name} does not run with {what}", f"it runs with: {', '.join(able)}"

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from omni_rl.config.call_arguments import effective_call
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.layers import Tree, dotted
 from omni_rl.config.yaml_file import KeyPath
+from omni_rl.contracts.call import effective_call
 from omni_rl.contracts.schema import Config
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.local import Registry

@@ -13,16 +13,7 @@ from typing import TypeVar
 import torch
 from tensordict import LazyStackedTensorDict, TensorDict
 
-from omni_rl.contracts.requests import Request
-from omni_rl.data.media_files import form as media_form
-from omni_rl.model.loading import frozen
-
 T = TypeVar("T")
-
-
-def form(request: Request) -> Hashable:
-    """Equal for requests that can be drawn in one batch."""
-    return request.steps, request.window.size, request.sde, frozen(request.call), media_form(request.media)
 
 
 def by_form(items: Sequence[T], form_of: Callable[[T], Hashable]) -> list[list[int]]:

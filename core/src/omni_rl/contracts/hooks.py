@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     import torch
     from tensordict import TensorDict
 
+    from omni_rl.contracts.interfaces import Policy
+    from omni_rl.contracts.model import LoadedModel
     from omni_rl.contracts.requests import Request, Window
-    from omni_rl.contracts.types import DenoiseState, LossOutput, Policy, Sample, SigmaTable, Streams, Tensors
-    from omni_rl.model.loading import LoadedModel
+    from omni_rl.contracts.types import DenoiseState, LossOutput, Sample, SigmaTable, Streams, Tensors
     from omni_rl.run.start import Run
     from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 

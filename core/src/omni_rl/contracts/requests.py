@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
-SdeType = Literal["sde", "cps", "dance_sde"]
-LogProbType = Literal["density", "squared_error"]
+from omni_rl.schedulers.types import LogProbType, NoiseKey, SdeType
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,6 @@ class Sde:
     type: SdeType = "sde"
     noise_level: float = 0.7
     log_prob: LogProbType = "density"
-
-
-@dataclass(frozen=True)
-class NoiseKey:
-    """Names every random draw of one sample; see ``omni_rl.schedulers.randomness``."""
-
-    run_seed: int
-    purpose: str
-    iteration: int
-    group: int
-    sample: int
 
 
 @dataclass(frozen=True)

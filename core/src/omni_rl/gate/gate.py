@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
-from omni_rl.gate.rows import Row
 from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
 from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.weight_rows import weight_rows

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omni_rl.contracts.types import DenoiseState, SigmaTable, Streams, Tensors
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.types import DenoiseState, SigmaTable, Streams, Tensors, lossless
+from omni_rl.contracts.verdicts import Row
 from omni_rl.data.media_files import load
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
-from omni_rl.gate.rows import Row, gap, judge
-from omni_rl.model.loading import frozen, lossless
+from omni_rl.gate.rows import gap, judge
 from omni_rl.universal import capture, media_conditioning, scheduler_stand_ins
 from omni_rl.universal import hooks as universal
 from omni_rl.universal.ask import call_arguments, latent_arguments

@@ -10,13 +10,13 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.batches import form
 from omni_rl.contracts.requests import NO_STEPS, Request
 from omni_rl.contracts.types import DenoiseState, Sample, Streams
 from omni_rl.errors import RunError
 from omni_rl.gate.rounding import nudged
-from omni_rl.run.collect import finished_groups
+from omni_rl.sampling.batches import form
 from omni_rl.sampling.plan_requests import rollout_requests
+from omni_rl.sampling.stream import finished_groups
 
 if TYPE_CHECKING:
     from omni_rl.run.start import Run

@@ -10,9 +10,10 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.probe import Probe
 from omni_rl.gate.rounding import rounds_otherwise, with_nudged_text
-from omni_rl.gate.rows import Row, judge
+from omni_rl.gate.rows import judge
 from omni_rl.sampling.denoise import noise_of
 from omni_rl.sampling.embedded import EmbeddedEngine
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from omni_rl.contracts.types import Sample
+from omni_rl.contracts.verdicts import Row
 from omni_rl.errors import RewardError
 from omni_rl.gate.probe import Probe, sampled
-from omni_rl.gate.rows import Row, judge
+from omni_rl.gate.rows import judge
 from omni_rl.rewards.runner import Scored
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import torch
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.types import Streams
+from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rounding import rounds_otherwise
-from omni_rl.gate.rows import Row, gap, judge
+from omni_rl.gate.rows import gap, judge
 
 if TYPE_CHECKING:
     from omni_rl.run.start import Run

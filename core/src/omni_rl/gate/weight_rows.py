@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from omni_rl.contracts.interfaces import SyncReport
 from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import Streams, SyncReport
+from omni_rl.contracts.types import Streams
+from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.probe import Probe, own_loop, sampled
-from omni_rl.gate.rows import Row, gap, judge
+from omni_rl.gate.rows import gap, judge
 
 if TYPE_CHECKING:
     from omni_rl.run.start import Run

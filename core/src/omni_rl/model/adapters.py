@@ -9,9 +9,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Lora
 from omni_rl.errors import ConfigError, ModelError, did_you_mean
-from omni_rl.model.loading import LoadedModel
 
 ADAPTER = "default"
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import Tensors
+from omni_rl.contracts.types import Tensors, lossless
 from omni_rl.data.media_files import load
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import LoadedModel, frozen, lossless
 
 _ENCODED = "encoded prompts"
 _ONCE = "worked out once"

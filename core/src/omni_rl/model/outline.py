@@ -11,9 +11,8 @@ import diffusers
 import torch
 from torch import nn
 
-from omni_rl.config.paths import INDEX
+from omni_rl.contracts.model import DENOISER_PREFIXES, INDEX
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import DENOISER_PREFIXES
 
 
 def pipeline_class(architecture: str, folder: Path) -> type:

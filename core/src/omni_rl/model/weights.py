@@ -12,8 +12,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load, save
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.model.adapters import ADAPTER
-from omni_rl.model.loading import LoadedModel
 
 Weights = dict[str, torch.Tensor]
 

@@ -25,7 +25,8 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.types import Evaluation, Policy
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import Evaluation
 from omni_rl.schedulers.transition import Transition, joint_kl, joint_mean
 
 Divergence = Literal["transition", "std_dev_t", "mean_mse", "velocity_mse", "old_log_ratio"]

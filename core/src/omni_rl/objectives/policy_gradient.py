@@ -24,7 +24,8 @@ from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.hooks import hookimpl
-from omni_rl.contracts.types import Evaluation, LossOutput, Policy, Streams, Tensors
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import Evaluation, LossOutput, Streams, Tensors
 from omni_rl.objectives.advantages import AdvantageOptions, GroupRelative
 from omni_rl.objectives.divergence import Divergence, divergence
 from omni_rl.objectives.rollout_correction import Correction, OldLogProbs, corrected

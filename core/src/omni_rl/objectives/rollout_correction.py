@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from tensordict import TensorDict
 
-from omni_rl.contracts.types import Policy
+from omni_rl.contracts.interfaces import Policy
 
 OldLogProbs = Literal["rollout", "recomputed"]
 

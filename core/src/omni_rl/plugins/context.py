@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Config
-from omni_rl.model.loading import LoadedModel
 from omni_rl.plugins.runspec import RunSpec
 
 ENGINE_HOOKS = frozenset(

@@ -17,7 +17,7 @@ from importlib import metadata, resources
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.contracts.hooks import CONTRACT_MAJOR
 from omni_rl.errors import PluginError, did_you_mean, nearest
 from omni_rl.plugins.blame import place, summary

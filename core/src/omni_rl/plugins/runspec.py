@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.errors import PluginError
 from omni_rl.plugins.contract import LAYER_OF_KIND, Layer
 from omni_rl.plugins.discovery import CORE

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from omni_rl import reporting
 from omni_rl.contracts.media import media_of
-from omni_rl.gate.rows import Row
+from omni_rl.contracts.verdicts import Row
 from omni_rl.reporting import exhibits, video_files
 from omni_rl.reporting.provenance import FILE, provenance
-from omni_rl.run.validation import SHOWN, Validated, validate
+from omni_rl.reporting.validated import SHOWN, Validated
+from omni_rl.run.validation import validate
 from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory
 

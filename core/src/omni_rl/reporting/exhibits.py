@@ -18,12 +18,12 @@ from safetensors.torch import save
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.media import media_of
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample, SigmaTable, Streams, Tensors
 from omni_rl.data.media_files import load
 from omni_rl.errors import CheckpointError, ModelError
 from omni_rl.model.encoding import on_device
-from omni_rl.model.loading import LoadedModel
 from omni_rl.reporting import strip
 from omni_rl.schedulers.randomness import INITIAL, randn_rows
 from omni_rl.storage.durable import write_atomic

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Live
 
-from omni_rl.gate.rows import Row, table
+from omni_rl.contracts.verdicts import Row, table
 
 # Label, key of the metrics row, format. Wide enough for the usual, so that lines stay aligned; a ratio has six decimals
 # because the deviations that matter start at the fifth.

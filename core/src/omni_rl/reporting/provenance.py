@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.config.resolved import Resolved
 from omni_rl.plugins.discovery import CORE
 

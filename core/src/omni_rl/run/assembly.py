@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved
+from omni_rl.contracts.interfaces import Backend, Engine
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Config, Data, RewardEntry
-from omni_rl.contracts.types import Backend, Engine
 from omni_rl.data import prompts
 from omni_rl.data.prompts import PromptRow, PromptSet
-from omni_rl.errors import ConfigError
-from omni_rl.model.loading import LoadedModel, load_model
+from omni_rl.model.loading import load_model, pick_device
 from omni_rl.plugins.context import Context
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
@@ -94,20 +94,6 @@ def build_parts(resolved: Resolved) -> Parts:
         backend=backend,
         engine=engine,
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device if there is one.
-
-    Raises:
-        ConfigError: a CUDA device is asked for that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name} is not on this machine", "set device: auto or device: cpu")
-    return device
 
 
 def _prompts(data: Data, reader: Chosen) -> PromptSet:

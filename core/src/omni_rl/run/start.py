@@ -12,15 +12,16 @@ import torch
 
 from omni_rl.config.explain import dump
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.contracts.types import Sample, SyncReport
+from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.types import Sample
+from omni_rl.contracts.verdicts import Row, raise_on_failure
 from omni_rl.errors import CheckpointError, UserError
 from omni_rl.gate.gate import run_gate
-from omni_rl.gate.rows import Row, raise_on_failure
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
+from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Parts, build_parts
 from omni_rl.run.loop import run_loop
-from omni_rl.run.validation import Validated
 from omni_rl.storage import checkpoint
 from omni_rl.storage.run_folder import RunDirectory, default_path
 

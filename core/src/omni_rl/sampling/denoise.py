@@ -17,10 +17,10 @@ from tensordict import TensorDict
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.media import quantise
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import DenoiseState, Sample, SigmaTable, Streams, Tensors
 from omni_rl.model.encoding import encode, on_device
-from omni_rl.model.loading import LoadedModel
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn, randn_rows
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from omni_rl.contracts.batches import by_form, form
-from omni_rl.contracts.requests import NoiseKey, Request
-from omni_rl.contracts.types import Sample, SyncReport
+from omni_rl.contracts.batches import by_form
+from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.types import Sample
 from omni_rl.model.encoding import encode_ahead, forget
 from omni_rl.plugins.context import ENGINE_HOOKS, Context
+from omni_rl.sampling.batches import form
+from omni_rl.schedulers.types import NoiseKey
 
 
 class EmbeddedEngine:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omni_rl.config.call_arguments import effective_call
-from omni_rl.contracts.requests import NO_STEPS, NoiseKey, Request, Sde
+from omni_rl.contracts.call import effective_call, split_call
+from omni_rl.contracts.requests import NO_STEPS, Request, Sde
 from omni_rl.contracts.schema import Config
 from omni_rl.data.prompts import PromptRow, PromptSet
+from omni_rl.schedulers.types import NoiseKey
 
 SHARED = -1
 """The sample number in the key of an x_T that a whole group shares."""
@@ -87,9 +88,3 @@ def validation_requests(
                 )
             )
     return requests
-
-
-def split_call(call: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The negative prompt, which is text to encode, apart from the arguments that go to the pipeline as they are."""
-    rest = dict(call)
-    return rest.pop("negative_prompt", None), rest

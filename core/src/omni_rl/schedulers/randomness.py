@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from omni_rl.contracts.requests import NoiseKey
+from omni_rl.schedulers.types import NoiseKey
 
 INITIAL = "initial"
 """The step name of x_T, the draw that starts a trajectory."""

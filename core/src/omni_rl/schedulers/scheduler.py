@@ -18,9 +18,9 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from diffusers.utils.torch_utils import randn_tensor
 
-from omni_rl.contracts.requests import LogProbType, SdeType
 from omni_rl.errors import ModelError, UserError
 from omni_rl.schedulers.transition import joint_log_prob, transition
+from omni_rl.schedulers.types import LogProbType, SdeType
 
 
 @dataclass

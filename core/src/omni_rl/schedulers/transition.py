@@ -24,8 +24,8 @@ from typing import get_args
 
 import torch
 
-from omni_rl.contracts.requests import LogProbType, SdeType
 from omni_rl.errors import UserError, did_you_mean
+from omni_rl.schedulers.types import LogProbType, SdeType
 
 TABLE_START = 0.9989
 """A sigma above this is the start of a table: there ``sde`` takes sigma' in place of sigma for its 1 - sigma."""

@@ -12,7 +12,8 @@ from diffusers import ModelMixin
 from tensordict import TensorDict
 
 from omni_rl.contracts import batches, trajectory
-from omni_rl.contracts.types import Backend, LossOutput, Policy, Tensors
+from omni_rl.contracts.interfaces import Backend, Policy
+from omni_rl.contracts.types import LossOutput, Tensors
 from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.model.adapters import make_trainable
 from omni_rl.plugins.context import Context

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from omni_rl.config.call_arguments import effective_call
 from omni_rl.contracts import batches, trajectory
+from omni_rl.contracts.call import effective_call, split_call
 from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Sde
 from omni_rl.contracts.schema import Config
-from omni_rl.contracts.types import Evaluation, Policy, Streams, Tensors
+from omni_rl.contracts.types import Evaluation, Streams, Tensors
 from omni_rl.errors import ConfigError
-from omni_rl.model.loading import LoadedModel
-from omni_rl.sampling.plan_requests import split_call
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 
 
 class TorchPolicy:
-    """``omni_rl.contracts.types.Policy`` over a model in this process.
+    """``omni_rl.contracts.interfaces.Policy`` over a model in this process.
 
     ``named`` holds alternative values of the trainable parameters (``reference``, ``ema``, ``old``), each by canonical
     name; ``weights(name)`` swaps them in without copying.
@@ -41,7 +41,7 @@ class TorchPolicy:
     def predict(
         self, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any] | None = None
     ) -> Streams:
-        """Velocity; see :class:`omni_rl.contracts.types.Policy`."""
+        """Velocity; see :class:`omni_rl.contracts.interfaces.Policy`."""
         call = self.call if call is None else call
         with self.model.compute():
             velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call)
@@ -53,12 +53,12 @@ class TorchPolicy:
         return self.model.device
 
     def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor) -> Streams:
-        """Velocity under a batch's conditioning; see :class:`omni_rl.contracts.types.Policy`."""
+        """Velocity under a batch's conditioning; see :class:`omni_rl.contracts.interfaces.Policy`."""
         conditioning = {name: value.to(self.device) for name, value in trajectory.conditioning_of(batch).items()}
         return self.predict(x, t, conditioning, call_of(batch, self.call))
 
     def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
-        """Replay one stored step; see :class:`omni_rl.contracts.types.Policy`."""
+        """Replay one stored step; see :class:`omni_rl.contracts.interfaces.Policy`."""
         inputs = self.hooks.prepare_model_inputs(policy=self, batch=batch, step=step)
         log_prob, mean, _, _ = self.hooks.forward_and_sample_previous_step(
             policy=self, batch=batch, model_inputs=inputs, step=step
@@ -68,7 +68,7 @@ class TorchPolicy:
         )
 
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
-        """A figure of every stored step, (N, T); see :class:`omni_rl.contracts.types.Policy`."""
+        """A figure of every stored step, (N, T); see :class:`omni_rl.contracts.interfaces.Policy`."""
         steps = range(batch["timesteps"].shape[1])
 
         def all_steps(part: TensorDict) -> torch.Tensor:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.data.media_files import load
 from omni_rl.errors import ModelError
 from omni_rl.model.encoding import encode
-from omni_rl.model.loading import LoadedModel, frozen
 from omni_rl.schedulers.randomness import ForbiddenGenerator
 from omni_rl.universal import capture, image_starts, media_conditioning, scheduler_stand_ins
 from omni_rl.universal.affine_maps import NotElementwiseError

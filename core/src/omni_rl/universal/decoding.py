@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from omni_rl.contracts.call import frozen
 from omni_rl.contracts.media import RATE
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import LoadedModel, frozen
 from omni_rl.universal import capture, scheduler_stand_ins
 from omni_rl.universal.ask import ask, latent_arguments
 from omni_rl.universal.batching import NOT_TAKEN, take

@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 
+from omni_rl.contracts.call import frozen
 from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
 from omni_rl.errors import ModelError
 from omni_rl.model.encoding import on_device, once
-from omni_rl.model.loading import LoadedModel, frozen
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.schedulers.randomness import randn
 from omni_rl.universal import capture, decoding, media_conditioning, scheduler_stand_ins

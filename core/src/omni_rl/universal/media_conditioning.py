@@ -26,9 +26,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from transformers import PreTrainedModel
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import LoadedModel
 from omni_rl.universal import posteriors
 from omni_rl.universal.call_sites import Call, Calls
 

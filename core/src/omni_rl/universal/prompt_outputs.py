@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import LoadedModel, frozen
 from omni_rl.universal import capture, media_conditioning, scheduler_stand_ins
 from omni_rl.universal.embedding_rows import Forms, forms
 

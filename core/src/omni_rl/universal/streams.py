@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ModelError
-from omni_rl.model.loading import LoadedModel
 from omni_rl.universal import affine_maps, capture, scheduler_stand_ins
 from omni_rl.universal.affine_maps import Elementwise, NotElementwiseError
 from omni_rl.universal.image_starts import Start

@@ -22,7 +22,8 @@ from pydantic import Field, PositiveFloat
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.contracts.types import LossOutput, Policy, Streams
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import LossOutput, Streams
 from omni_rl.objectives.advantages import AdvantageOptions, GroupRelative
 from omni_rl.objectives.forward_process import ForwardOptions, ForwardProcess, Noised, noised_at
 from omni_rl.objectives.policy_gradient import clipped

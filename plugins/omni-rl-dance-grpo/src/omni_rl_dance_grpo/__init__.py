@@ -21,7 +21,7 @@ from pydantic import Field
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.contracts.types import Policy
+from omni_rl.contracts.interfaces import Policy
 from omni_rl.objectives.advantages import StdScope
 from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
 from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow

@@ -22,7 +22,8 @@ from tensordict import TensorDict
 from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
-from omni_rl.contracts.types import LossOutput, Policy
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.advantages import group_advantages
 from omni_rl.objectives.forward_process import ForwardProcess, noised_at
 from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig

@@ -22,7 +22,8 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.contracts.types import LossOutput, Policy, Streams
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import LossOutput, Streams
 from omni_rl.objectives.advantages import GroupRelative
 from omni_rl.objectives.forward_process import ForwardProcess, Noised, along, noised_at
 from omni_rl_diffusion_nft.options import DiffusionNFTConfig, decay_after

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from omni_rl import __version__
+from omni_rl._version import __version__
 from omni_rl.errors import UserError
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.storage.durable import new_folder, writing

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from omni_rl.errors import ConfigError, RunError
+from omni_rl.model.loading import pick_device
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.provenance import device_name
-from omni_rl.run.assembly import pick_device
 from omni_rl.storage.run_folder import RunDirectory
 from omni_rl_export.source import Source
 

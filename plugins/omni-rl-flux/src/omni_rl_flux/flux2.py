@@ -14,10 +14,10 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from omni_rl import hookimpl
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.guidance import classifier_free
 from omni_rl.model.limits import patches
-from omni_rl.model.loading import LoadedModel
 from omni_rl.model.prompts import refuse_cut
 from omni_rl.universal import media_conditioning
 

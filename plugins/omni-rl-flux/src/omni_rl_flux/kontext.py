@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from omni_rl import hookimpl
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError
-from omni_rl.model.loading import LoadedModel
 from omni_rl.universal import media_conditioning
 from omni_rl_flux import flux1
 

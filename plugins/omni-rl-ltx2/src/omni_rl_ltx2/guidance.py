@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2 import rescale_noise_cfg
 
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
-from omni_rl.model.loading import LoadedModel
 from omni_rl_ltx2.media import sizes_of
 
 OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}

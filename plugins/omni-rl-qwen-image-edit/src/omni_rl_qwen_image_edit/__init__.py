@@ -15,9 +15,9 @@ from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate
 
 import omni_rl_qwen_image as qwen_image
 from omni_rl import hookimpl
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import DataError
-from omni_rl.model.loading import LoadedModel
 from omni_rl.universal import media_conditioning
 
 HONOURED = {"height", "width", "true_cfg_scale", "guidance_scale", "max_sequence_length"}

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Window
 from omni_rl.contracts.schema import Algorithm
-from omni_rl.model.loading import LoadedModel
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import toy_model
 

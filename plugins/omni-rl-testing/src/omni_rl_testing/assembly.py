@@ -12,12 +12,13 @@ from tensordict import TensorDict
 from omni_rl.config.layers import Source, Tree
 from omni_rl.config.plugin_defaults import applicable, defaults_of
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.interfaces import Backend, Engine
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
-from omni_rl.contracts.types import Backend, Engine, Sample
+from omni_rl.contracts.types import Sample
 from omni_rl.data.prompts import PromptRow, PromptSet
 from omni_rl.gate.probe import Probe
-from omni_rl.model.loading import LoadedModel
 from omni_rl.plugins.context import Context
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager

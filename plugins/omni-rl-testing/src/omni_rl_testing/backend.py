@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from omni_rl.contracts.types import Backend, Tensors
+from omni_rl.contracts.interfaces import Backend
+from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl.model.loading import LoadedModel
 from omni_rl.plugins.context import Context
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.interfaces import Engine
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import NO_STEPS
-from omni_rl.contracts.types import Engine
-from omni_rl.model.loading import LoadedModel
 from omni_rl.plugins.context import ENGINE_HOOKS, Context
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl_testing.assembly import Assembly, assemble

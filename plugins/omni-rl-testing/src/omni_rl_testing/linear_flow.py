@@ -10,14 +10,15 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.requests import SdeType
-from omni_rl.contracts.types import Evaluation, Policy, Streams, Tensors
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import Evaluation, Streams, Tensors
 from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
+from omni_rl.schedulers.types import SdeType
 
 
 class LinearFlow:
-    """``omni_rl.contracts.types.Policy`` with the weights ``theta`` = (a, b); every x is (B, elements) float64.
+    """``omni_rl.contracts.interfaces.Policy`` with the weights ``theta`` = (a, b); every x is (B, elements) float64.
 
     Args:
         theta, reference: (a, b), trained and kept as the reference.

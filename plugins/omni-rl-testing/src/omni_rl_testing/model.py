@@ -16,15 +16,16 @@ import torch
 from omni_rl.config.plugin_defaults import defaults_of
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.media import RATE
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.contracts.types import Streams, Tensors, lossless
 from omni_rl.data.media_files import load
 from omni_rl.errors import DataError
 from omni_rl.gate.model_rows import Oracle
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.model.encoding import joined
-from omni_rl.model.loading import LoadedModel, load_model, lossless
+from omni_rl.model.loading import load_model
 from omni_rl.plugins.contract import Layer
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.assembly import PROMPTS, Assembly, as_run, assemble, drawn

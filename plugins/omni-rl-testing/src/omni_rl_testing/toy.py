@@ -16,9 +16,10 @@ from tensordict import TensorDict
 from torch import nn
 
 from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Window
-from omni_rl.contracts.types import LossOutput, Policy
-from omni_rl.model.loading import LoadedModel
+from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.advantages import group_advantages
 from omni_rl.schedulers.randomness import randn, seed_of
 

@@ -10,8 +10,9 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.interfaces import SyncReport
 from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import Sample, SyncReport
+from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError
 from omni_rl.model.encoding import encode_ahead, forget
 from omni_rl.model.weights import adapter_names, adapters, covers, packed, portions, trained, unpacked

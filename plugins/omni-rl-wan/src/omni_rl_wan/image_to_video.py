@@ -16,10 +16,10 @@ import torch
 
 import omni_rl_wan as wan
 from omni_rl import hookimpl
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.model.loading import LoadedModel
 from omni_rl.universal import hooks as universal
 from omni_rl.universal import media_conditioning
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from omni_rl import hookimpl
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.guidance import classifier_free
-from omni_rl.model.loading import LoadedModel
 from omni_rl.model.prompts import refuse_cut
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length"}

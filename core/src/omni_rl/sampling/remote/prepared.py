@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import SigmaTable, Tensors
 from omni_rl.model.encoding import encode
-from omni_rl.model.loading import LoadedModel, frozen
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -1,0 +1,23 @@
+"""Arguments of a pipeline's ``__call__`` as they travel in requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """A pipeline's arguments as a key of ``LoadedModel.memo``."""
+    return tuple(sorted((name, repr(value)) for name, value in call.items()))
+
+
+def effective_call(*calls: Mapping[str, Any]) -> dict[str, Any]:
+    """Later arguments over earlier ones; one that is null is left to the pipeline."""
+    merged = {key: value for call in calls for key, value in call.items()}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def split_call(call: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The negative prompt, which is text to encode, apart from the arguments that go to the pipeline as they are."""
+    rest = dict(call)
+    return rest.pop("negative_prompt", None), rest

@@ -1,0 +1,110 @@
+"""A diffusers pipeline in memory, with what omni-rl needs to know about it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+from transformers import PreTrainedModel
+
+DENOISER_PREFIXES = ("transformer", "unet")
+"""Pipeline components whose name starts so predict velocities; diffusers has no other convention."""
+
+
+@dataclass
+class LoadedModel:
+    """What model hooks receive.
+
+    Attributes:
+        pipe: the diffusers pipeline; its components are the ones that sample and that train.
+        architecture: ``model_index.json::_class_name``.
+        path: the folder it was loaded from.
+        device: where it computes.
+        dtype: what the denoiser is told to compute in.
+        autocast: weights are fp32 masters and ``dtype`` is reached through autocast (full fine-tuning in bf16).
+        offload: encoders and decoders live on the CPU while they are not used.
+        hooks: the run's dispatch; core's default hooks call the others through it.
+        memo: whatever an adapter computed once (schedules, shapes); never weights.
+        counts: calls of conditioning encoders, by component; replay must not add to them.
+    """
+
+    pipe: DiffusionPipeline
+    architecture: str
+    path: Path
+    device: torch.device
+    dtype: torch.dtype
+    autocast: bool = False
+    offload: bool = False
+    hooks: Any = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """What embeddings are cast to before the denoiser sees them; autocast does the rest for fp32 masters."""
+        return torch.float32 if self.autocast else self.dtype
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every component that is a module, by name."""
+        return {n: m for n, m in self.pipe.components.items() if isinstance(m, nn.Module)}
+
+    @property
+    def denoisers(self) -> dict[str, nn.Module]:
+        """The components that predict velocities, by name (two for two-expert models)."""
+        return {n: m for n, m in self.modules.items() if n.startswith(DENOISER_PREFIXES)}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by canonical name: ``<component>.<diffusers parameter name>``."""
+        named = ((f"{c}.{n}", p) for c, m in self.denoisers.items() for n, p in m.named_parameters())
+        return {n: p for n, p in named if p.requires_grad}
+
+    def argument(self, call: Mapping[str, Any], name: str) -> Any:
+        """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
+        return call[name] if name in call else _arguments(type(self.pipe).__call__)[name].default
+
+    def compute(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision context that rollout and replay share."""
+        if not self.autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    @contextlib.contextmanager
+    def encoders_on_device(self) -> Iterator[None]:
+        """Bring encoders and decoders to the device while the context lasts, when they are offloaded."""
+        waiting = [m for n, m in self.modules.items() if _waits(self, n)]
+        _move(waiting, self.device)
+        try:
+            yield
+        finally:
+            _move(waiting, torch.device("cpu"))
+
+
+@lru_cache
+def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _waits(model: LoadedModel, name: str) -> bool:
+    """Whether a component is on the CPU while it is not used: encoders and decoders, not what stands between them and
+    the denoiser, which pipelines call in every step.
+    """
+    module = model.modules[name]
+    codes = isinstance(module, PreTrainedModel) or hasattr(module, "encode") or hasattr(module, "decode")
+    return model.offload and codes and name not in model.denoisers
+
+
+def _move(modules: list[nn.Module], device: torch.device) -> None:
+    for module in modules:
+        module.to(device)
+
+
+INDEX = "model_index.json"
