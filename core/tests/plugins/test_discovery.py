@@ -196,7 +196,7 @@ def test_every_chooser_is_a_key_of_the_configuration():
 def test_groups_are_those_of_the_design():
     kinds = ["models", "algorithms", "pairs", "engines", "backends", "launchers", "rewards", "trackers", "datasets"]
     assert set(discovery.GROUPS) == {
-        f"omni_rl.{kind}" for kind in [*kinds, "checkpoints", "conformance", "contract", "plugins"]
+        f"omni_rl.{kind}" for kind in [*kinds, "checkpoints", "commands", "conformance", "contract", "plugins"]
     }
 
 

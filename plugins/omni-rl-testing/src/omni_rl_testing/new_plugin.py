@@ -1,6 +1,6 @@
 """``omni-rl new KIND NAME``: a plugin that passes its contract suite as generated.
 
-The template ships inside the wheel as ``omni_rl/_template``; in a checkout that is a link to ``plugin-template``.
+The template ships inside the wheel as ``omni_rl_testing/_template``; in a checkout that is a link to ``plugin-template``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from omni_rl.errors import PluginError, UserError, did_you_mean
 from omni_rl.plugins.discovery import offers
 
-TEMPLATE = Path(__file__).parents[1] / "_template"
+TEMPLATE = Path(__file__).parent / "_template"
 PREFIX = "omni-rl-"
 
 
