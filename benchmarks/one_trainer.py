@@ -22,11 +22,11 @@ import torch
 from engines import MODES, versions
 
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.context import Context
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.weight_rows import weight_rows
-from omni_rl.plugins.context import Context
-from omni_rl.plugins.runspec import RunSpec
 from omni_rl.run.loop import one_iteration
 from omni_rl.run.start import Run
 

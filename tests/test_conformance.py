@@ -65,7 +65,7 @@ def test_a_failure_shows_values_reason_and_advice(
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: omni-rl-faulty\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
-        "[omni_rl.rewards]\nf = faulty:ByPlace\n[omni_rl.contract]\n1 = faulty\n"
+        "[omni_rl.rewards]\nf = faulty:ByPlace\n[omni_rl.contract]\n2 = faulty\n"
     )
     (tmp_path / "faulty.py").write_text(FAULTY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

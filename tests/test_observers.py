@@ -51,7 +51,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: omni-rl-watch\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[omni_rl.plugins]\nwatch = watch_code\n[omni_rl.contract]\n1 = watch_code\n"
+        "[omni_rl.plugins]\nwatch = watch_code\n[omni_rl.contract]\n2 = watch_code\n"
     )
     (tmp_path / "site/watch_code.py").write_text(WATCHER)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))

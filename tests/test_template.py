@@ -54,7 +54,7 @@ def test_metadata(kind: str, package: Path) -> None:
     metadata = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert metadata["name"] == "omni-rl-sharp-edges"
     assert list(metadata["entry-points"][f"omni_rl.{kind}s"]) == [KEYS[kind]]
-    assert metadata["entry-points"]["omni_rl.contract"] == {"1": "omni_rl_sharp_edges"}
+    assert metadata["entry-points"]["omni_rl.contract"] == {"2": "omni_rl_sharp_edges"}
 
 
 def test_the_readme_shows_a_section(kind: str, package: Path) -> None:

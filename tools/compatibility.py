@@ -12,7 +12,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args
 
-from omni_rl.contracts.traits import Trained, compatibility_of
+from omni_rl.config.algorithm_traits import traits_of
+from omni_rl.config.chosen import Chosen
+from omni_rl.contracts.traits import Trained
 from omni_rl.schedulers.types import SdeType
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,9 +22,10 @@ PAGE = ROOT / "docs/compatibility.md"
 
 HEAD = """# What runs with what
 
-Written by `python tools/compatibility.py` from what the plugins declare (`omni_rl.contracts.traits`); `omni-rl check`
-refuses the rest. Models do not appear: every algorithm runs with every one (`tests/test_every_pair.py`). Algorithms on
-the forward process learn from finished samples, drawn without noise, so transitions do not concern them.
+Written by `python tools/compatibility.py` from what the plugins answer to the hook `traits` with their default options;
+`omni-rl check` refuses the rest. Models do not appear: every algorithm runs with every one
+(`tests/test_every_pair.py`). Algorithms on the forward process learn from finished samples, drawn without noise, so
+transitions do not concern them.
 """
 
 
@@ -43,7 +46,9 @@ def page() -> str:
     lines = [HEAD, f"| algorithm | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     for name in keys("algorithms"):
         (entry,) = entry_points(group="omni_rl.algorithms", name=name)
-        able = compatibility_of(entry.load())
+        plugin = entry.load()
+        options = plugin.Config() if hasattr(plugin, "Config") else None
+        able = traits_of(Chosen("algorithms", name, plugin, name, options))
         cells = ["n/a" if not able.sde else _mark(kind in able.sde) for kind in transitions]
         cells += [_mark(able.engines is None or engine in able.engines) for engine in engines]
         cells += [_mark(able.backends is None or backend in able.backends) for backend in backends]

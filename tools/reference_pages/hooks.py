@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from omni_rl.contracts import hooks
+from omni_rl.contracts.context import ENGINE_HOOKS
 from omni_rl.plugins.checks import qualified_name
-from omni_rl.plugins.context import ENGINE_HOOKS
 from omni_rl.plugins.contract import SPECS, Spec
 from omni_rl.run import core_hooks
 

@@ -140,7 +140,7 @@ def distribution(tmp_path, monkeypatch):
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        groups = {**points, "contract": {"1": ""}}
+        groups = {**points, "contract": {"2": ""}}
         lines = [
             f"[omni_rl.{group}]\n" + "\n".join(f"{key} = {module}{target}" for key, target in keys.items())
             for group, keys in groups.items()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Data
 from omni_rl.data import prompts
-from omni_rl.data.prompts import PromptRow, PromptSet, read_json_lines, read_parquet, read_text
+from omni_rl.data.prompts import read_json_lines, read_parquet, read_text
 from omni_rl.errors import ConfigError, DataError, PluginError
 
 READERS = {"txt": read_text, "jsonl": read_json_lines, "parquet": read_parquet}

@@ -10,7 +10,7 @@ from model_cases import REPRESENTATIVES
 from omni_rl.config.resolve import resolve
 from omni_rl.contracts.verdicts import Row, raise_on_failure, table
 from omni_rl.errors import GateError
-from omni_rl.gate.gate import run_gate
+from omni_rl.gate import run_gate
 from omni_rl.gate.probe import draw
 from omni_rl.run.start import Run, train
 from omni_rl.universal import prompt_outputs

@@ -11,10 +11,10 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from omni_rl.contracts.spec import LocalFile, Part, RunSpec
 from omni_rl.errors import PluginError
 from omni_rl.plugins.local import Registry, load_file
 from omni_rl.plugins.manager import Hooks, answers
-from omni_rl.plugins.runspec import LocalFile, Part, RunSpec
 
 LOCAL = """
 from omni_rl import hookimpl

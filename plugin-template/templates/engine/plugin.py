@@ -11,19 +11,19 @@ log-probs and trajectory. Replace :class:`Replica` by what you sample with.
 
 from __future__ import annotations
 
-import copy
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from omni_rl.sampling.batches import form
-from omni_rl.plugins.context import ENGINE_HOOKS, Context
+from omni_rl.contracts.context import ENGINE_HOOKS, Context
 from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.contracts.model import LoadedModel
+from omni_rl.model.adapters import make_trainable
 from omni_rl.model.loading import from_pipe
+from omni_rl.model.weights import load
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import DenoiseState, Sample
-from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.interfaces import SyncReport, TakesWeights, Weights
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
@@ -40,11 +40,15 @@ class ReplicaEngine:
 
     honours = ENGINE_HOOKS - {"diffuse"}  # the loop is here; a run that overrides it is refused
 
+    supplies: frozenset[str] = frozenset()  # the model is the pipeline's own, not another implementation of it
+    notices: Sequence[str] = ()  # sentences about what it does otherwise than asked, for `omni-rl check`
+
     def __init__(self, context: Context) -> None:
         options = context.options or self.Config()
-        self._trainer, self._hooks = context.model, context.hooks
+        self._hooks = context.hooks
         self._batch_size, self._batches = context.config.rollout.batch_size, options.batches
-        self._replica = Replica(context.model, options.replica_device or str(context.model.device))
+        self._replica = Replica(context, options.replica_device)
+        self.takes_weights: TakesWeights = "merged" if context.config.model.lora is None else "adapter"
         self._waiting: deque[Request] = deque()
         self._version = 0
 
@@ -67,9 +71,9 @@ class ReplicaEngine:
                 under_way.remove(state)
                 yield from self._finish(state)
 
-    def sync(self, policy_version: int) -> SyncReport:
-        """Copy every trained weight; the receipt says where each one is now."""
-        landed = self._replica.load(self._trainer.parameters())
+    def sync(self, policy_version: int, weights: Weights) -> SyncReport:
+        """Copy every weight; the receipt says where each one is now."""
+        landed = self._replica.load(weights)
         self._version = policy_version
         return SyncReport(policy_version, landed)
 
@@ -109,17 +113,15 @@ class ReplicaEngine:
 class Replica:
     """The pipeline once more, with weights of its own."""
 
-    def __init__(self, model: LoadedModel, device: str) -> None:
-        self.device = torch.device(device)
+    def __init__(self, context: Context, device: str | None) -> None:
+        loaded = context.load_model()
+        self.device = loaded.device if device is None else torch.device(device)
         self.model = from_pipe(
-            copy.deepcopy(model.pipe), path=model.path, device=self.device, dtype=model.dtype, autocast=model.autocast
+            loaded.pipe, path=loaded.path, device=self.device, dtype=loaded.dtype, autocast=loaded.autocast
         )
-        self.model.hooks = model.hooks
+        self.model.hooks = context.hooks
+        make_trainable(self.model, context.config.model.lora, context.config.run_seed)
 
-    @torch.no_grad()
-    def load(self, weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
-        """Copy weights by canonical name, ``<component>.<parameter>``; answers where each one landed."""
-        for name, weight in weights.items():
-            component, _, parameter = name.partition(".")
-            self.model.denoisers[component].get_parameter(parameter).copy_(weight)
-        return {name: f"replica on {self.device}: {name}" for name in weights}
+    def load(self, weights: Weights) -> dict[str, str]:
+        """Copy weights by canonical name; answers where each one landed."""
+        return {name: f"replica on {self.device}: {place}" for name, place in load(self.model, weights).items()}

@@ -35,16 +35,16 @@ def drawn(parts: Assembly) -> torch.Tensor:
 
 def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Assembly) -> None:
     """The replica's weights are its own: an engine that shares the trainer's would change at once."""
-    parts.engine.sync(0)
+    parts.sync(0)
     before = drawn(parts)
     parts.nudge()
     assert torch.equal(drawn(parts), before)
-    parts.engine.sync(1)
+    parts.sync(1)
     assert not torch.equal(drawn(parts), before)
 
 
 def test_samples_say_which_sync_they_follow(parts: Assembly) -> None:
-    parts.engine.sync(5)
+    parts.sync(5)
     assert [int(found(sample)["policy_version"]) for sample in parts.draw(parts.requests())] == [5] * 6
 
 

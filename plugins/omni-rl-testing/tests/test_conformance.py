@@ -54,7 +54,7 @@ def install(tmp_path, monkeypatch):
         metadata = tmp_path / "omni_rl_other-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: omni-rl-other\nVersion: 1.0\n")
-        offered = {**groups, "contract": {"1": ""}}
+        offered = {**groups, "contract": {"2": ""}}
         lines = [
             line
             for group, entries in offered.items()

@@ -41,8 +41,9 @@ def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
     import torch
     from model_cases import GUIDED, OneWindow, unguided
 
+    from omni_rl.contracts.spec import RunSpec
     from omni_rl.model.loading import load_model
-    from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
+    from omni_rl.plugins.runspec import CORE_HOOKS
     from omni_rl.sampling.embedded import EmbeddedEngine
     from omni_rl_testing.assembly import assemble
     from omni_rl_vllm_omni import VllmOmniEngine

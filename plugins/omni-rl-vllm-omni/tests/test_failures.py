@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from omni_rl.contracts.requests import Sde
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.errors import RunError
-from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
+from omni_rl.plugins.runspec import CORE_HOOKS
 from omni_rl.sampling.stream import finished_groups
 from omni_rl_vllm_omni import VllmOmniEngine
 from omni_rl_vllm_omni.options import VllmOmniConfig

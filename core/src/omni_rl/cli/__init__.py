@@ -61,22 +61,20 @@ def train(
 ) -> None:
     """Prove a run, then train it."""
     from omni_rl.cli.training import announce
-    from omni_rl.reporting.progress import Progress
     from omni_rl.run.start import train
 
     quiet()
-    announce(train(config, overrides or (), run_dir, Progress))
+    announce(train(config, overrides or (), run_dir, show=True))
 
 
 @app.command()
 def resume(run: RunFolder, overrides: Overrides = None) -> None:
     """Go on with a run from its newest checkpoint."""
     from omni_rl.cli.training import announce
-    from omni_rl.reporting.progress import Progress
     from omni_rl.run.start import resume
 
     quiet()
-    announce(resume(run, overrides or (), Progress))
+    announce(resume(run, overrides or (), show=True))
 
 
 @app.command()

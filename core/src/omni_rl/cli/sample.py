@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.types import Sample
-from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import RunError, UserError
 from omni_rl.reporting import grid
 from omni_rl.reporting.exhibits import picture
-from omni_rl.run.start import Run
+from omni_rl.run.sampler import open_sampler
 from omni_rl.sampling.plan_requests import validation_requests
 from omni_rl.sampling.stream import finished_groups
 from omni_rl.storage.run_folder import RunDirectory
@@ -37,18 +37,12 @@ def draw(source: Path, prompts: Sequence[str], each: int, seed: int) -> list[Sam
     """Samples in prompt order, without noise injection, with the validation's steps and arguments."""
     directory = RunDirectory.open(source) if source.is_dir() else None
     resolved = resolve(directory.config_file if directory else source)
-    run = Run(resolved, directory)
-    try:
-        if directory:
-            run.restore(truncate=False)
-        requests = validation_requests(run.config, [PromptRow(p) for p in prompts], run.policy_version, each=each)
+    with open_sampler(resolved, directory) as engine:
+        requests = validation_requests(resolved.config, [PromptRow(p) for p in prompts], 0, each=each)
         keyed = [
             replace(r, key=replace(r.key, run_seed=seed), initial_key=replace(r.key, run_seed=seed)) for r in requests
         ]
-        with run.evaluated_weights():
-            samples = [s for group in finished_groups(run.engine, keyed) for s in group]
-    finally:
-        run.close()
+        samples = [s for group in finished_groups(engine, keyed) for s in group]
     failed = [s.error for s in samples if s.error]
     if failed:
         raise RunError(f"the engine failed {len(failed)} of {len(samples)} samples: {failed[0]}")

@@ -14,13 +14,12 @@ def announce(run: Run) -> None:
     Raises:
         typer.Exit: with 130, when the run was interrupted.
     """
-    assert run.directory is not None
     validations = artifacts.validations(run.directory)
     first, last = validations[0], validations[-1]
     if last["iteration"] > first["iteration"]:
         error = f" (standard error {last['val/reward/stderr']:.3f})" if "val/reward/stderr" in last else ""
         print(f"held-out reward {first['val/reward/mean']:.3f} -> {last['val/reward/mean']:.3f}{error}")
     if run.interrupted:
-        print(f"stopped after iteration {run.iteration}; go on with: omni-rl resume {run.directory.path}")
+        print(f"stopped after iteration {run.state.iteration}; go on with: omni-rl resume {run.directory.path}")
         raise typer.Exit(130)
     print(f"report: {run.directory.path / 'report.html'}")

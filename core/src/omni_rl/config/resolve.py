@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omni_rl.config.algorithm_traits import traits_of
 from omni_rl.config.checks import cross_checks
+from omni_rl.config.chosen import config_of
 from omni_rl.config.find_plugins import UNIVERSAL, Gathered
 from omni_rl.config.inputs import Input
 from omni_rl.config.layers import Source, Tree
 from omni_rl.config.problems import raise_all, validate
 from omni_rl.config.resolved import Origin, Resolved, origins_of
 from omni_rl.contracts.schema import Config
+from omni_rl.contracts.traits import AlgorithmTraits
 
 __all__ = ["UNIVERSAL", "Origin", "Resolved", "resolve"]
 
@@ -40,11 +43,16 @@ def resolve(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     config, wrong = validate(Config, tree.data, tree)
     found.errors += [*unfit, *wrong]
     found.add_options(tree)
+    algorithm = found.plugins.get(("algorithm",))
+    # Its options may be what is wrong: then it cannot be built.
+    built = algorithm is not None and (algorithm.options is not None or config_of(algorithm, []) is None)
+    traits = found.attempt(None, traits_of, algorithm) if built else None
     if config is not None:
-        found.errors += cross_checks(config, found.plugins.get(("algorithm",)), tree)
+        found.errors += cross_checks(config, config.algorithm.name, traits, tree)
     raise_all(found.errors, given.file)
     assert config is not None, "a configuration without mistakes is valid"
-    return _resolved(_completed(config, found), found)
+    assert traits is not None, "and its algorithm has answered"
+    return _resolved(_completed(config, found), traits, found)
 
 
 def _completed(config: Config, found: Gathered) -> Config:
@@ -65,7 +73,7 @@ def _completed(config: Config, found: Gathered) -> Config:
     return Config.model_validate(completed.data)
 
 
-def _resolved(config: Config, found: Gathered) -> Resolved:
+def _resolved(config: Config, traits: AlgorithmTraits, found: Gathered) -> Resolved:
     assert found.folder is not None
     assert found.architecture is not None
     plugins = found.plugins
@@ -80,6 +88,7 @@ def _resolved(config: Config, found: Gathered) -> Resolved:
         model=plugins.get(("model",)),
         pair=plugins.get(("pair",)),
         algorithm=plugins["algorithm",],
+        traits=traits,
         engine=plugins["rollout",],
         backend=plugins["train",],
         launcher=plugins["launcher",],

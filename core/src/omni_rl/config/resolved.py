@@ -13,6 +13,7 @@ from omni_rl.config.layers import Tree, dotted
 from omni_rl.config.yaml_file import KeyPath
 from omni_rl.contracts.call import effective_call
 from omni_rl.contracts.schema import Config
+from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.local import Registry
 
@@ -39,6 +40,7 @@ class Resolved:
         model: the architecture's plugin; None for the universal adapter.
         pair: the plugin of this architecture and algorithm; None when there is none.
         algorithm, engine, backend, launcher, dataset: what the configuration names.
+        traits: what the algorithm, with its options, needs from the rest of the run.
         observers: installed plugins that watch every run, by key.
         rewards, trackers: in the configuration's order.
         validation_dataset, validation_rewards: the training ones unless the configuration names others.
@@ -54,6 +56,7 @@ class Resolved:
     model: Chosen | None
     pair: Chosen | None
     algorithm: Chosen
+    traits: AlgorithmTraits
     engine: Chosen
     backend: Chosen
     launcher: Chosen

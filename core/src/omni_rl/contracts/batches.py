@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from tensordict import LazyStackedTensorDict, TensorDict
 
+from omni_rl.contracts.types import Tensors
+
 T = TypeVar("T")
 
 
@@ -52,12 +54,15 @@ def parts(batch: TensorDict, size: int) -> Iterator[tuple[torch.Tensor, TensorDi
         yield from zip(places.split(size), rows.split(size), strict=True)
 
 
-def in_parts(batch: TensorDict, size: int, measure: Callable[[TensorDict], torch.Tensor]) -> torch.Tensor:
-    """(N, ...) of ``measure(part)`` (B, ...), in the order of ``batch``."""
-    found = list(parts(batch, size))
-    places = torch.cat([place for place, _ in found])
-    values = torch.cat([measure(part) for _, part in found])
-    return values[places.argsort().to(values.device)]
+def in_parts(batch: TensorDict, size: int, measure: Callable[[TensorDict], Tensors]) -> Tensors:
+    """(N, ...) on the CPU, floats in fp32, of ``measure(part)`` (B, ...) by name, in the order of ``batch``."""
+    measured = [(places, measure(part)) for places, part in parts(batch, size)]
+    order = torch.cat([places for places, _ in measured]).argsort()
+    return {name: _on_cpu(torch.cat([each[name] for _, each in measured]))[order] for name in measured[0][1]}
+
+
+def _on_cpu(values: torch.Tensor) -> torch.Tensor:
+    return values.float().cpu() if values.is_floating_point() else values.cpu()
 
 
 def change(batch: TensorDict, work: Callable[[TensorDict], TensorDict]) -> TensorDict:

@@ -20,7 +20,7 @@ snapshot-tested. Each docstring says since when, who calls it, *where* (driver /
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -29,15 +29,18 @@ if TYPE_CHECKING:
     import torch
     from tensordict import TensorDict
 
-    from omni_rl.contracts.interfaces import Policy
+    from omni_rl.contracts.events import RunInfo
+    from omni_rl.contracts.interfaces import ExperienceSource, Policy
     from omni_rl.contracts.model import LoadedModel
+    from omni_rl.contracts.prompts import PromptRow, PromptSet
     from omni_rl.contracts.requests import Request, Window
+    from omni_rl.contracts.schema import Config
+    from omni_rl.contracts.traits import AlgorithmTraits
     from omni_rl.contracts.types import DenoiseState, LossOutput, Sample, SigmaTable, Streams, Tensors
-    from omni_rl.run.start import Run
     from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 
-CONTRACT_MAJOR = 1
-CONTRACT_MINOR = 2
+CONTRACT_MAJOR = 2
+CONTRACT_MINOR = 0
 
 hookspec = pluggy.HookspecMarker("omni_rl")
 hookimpl = pluggy.HookimplMarker("omni_rl")
@@ -132,23 +135,34 @@ def set_timesteps(
     shapes: Mapping[str, Sequence[int]],
     conditioning: Tensors,
     call: Mapping[str, Any],
-) -> SigmaTable | None:
-    """The schedule for ``steps`` steps at this size: timesteps (steps,) and sigmas (steps + 1,), fp32 on the CPU.
+) -> Mapping[str, SigmaTable] | None:
+    """The schedule of every stream for ``steps`` steps at this size: timesteps (steps,), sigmas (steps + 1,), fp32,
+    CPU.
+
+    Streams usually share one table. The timesteps that ``predict`` is told are those of the first stream.
 
     Taken by calling the pipeline's own scheduler, so that shift, dynamic shift and terminal stretch are the
-    deployment's. Runs in the engine; the result travels in the trajectory and is never recomputed. Since 1.0.
+    deployment's. Runs in the engine; the result travels in the trajectory and is never recomputed. Since 1.0; a table
+    for each stream since 2.0.
     """
 
 
 @hookspec(firstresult=True)
 def predict(
-    model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
+    model: LoadedModel,
+    x: Streams,
+    t: torch.Tensor,
+    conditioning: Tensors,
+    call: Mapping[str, Any],
+    step: torch.Tensor | None,
 ) -> Streams | None:
     """Velocity dx/dsigma (noise minus data), guidance included: the one primitive that rollout and replay share.
 
     x: (B, ...) fp32 per stream; t: (B,) fp32 in the pipeline's unit, values may differ per row and need not lie on the
     table. Returns (B, ...) per stream, same shapes, any float dtype (core upcasts). Differentiable in the denoiser's
-    parameters. Runs in the engine (rollout) and the trainer (replay). Since 1.0.
+    parameters. ``step`` (B,) int64 is each row's index in the schedule, for pipelines whose velocity depends on it;
+    None where t is off the schedule (forward-process algorithms). Runs in the engine (rollout) and the trainer
+    (replay). Since 1.0; ``step`` since 2.0.
     """
 
 
@@ -182,23 +196,23 @@ def build_scheduler(model: LoadedModel, table: SigmaTable) -> FlowMatchSDEDiscre
 
 
 @hookspec(firstresult=True)
-def prepare_model_inputs(policy: Policy, batch: TensorDict, step: int) -> Mapping[str, Any] | None:
-    """Slice a trajectory batch to one stored step: the keyword arguments of ``Policy.predict``.
+def prepare_model_inputs(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> Mapping[str, Any] | None:
+    """Slice a trajectory batch (B,) to S stored steps: the keyword arguments of ``Policy.predict`` for B * S rows.
 
-    Returns ``x`` (Streams), ``t`` (B,), ``conditioning`` (Tensors), on the policy's device. Runs in the trainer.
-    Since 1.0.
+    Returns ``x`` (Streams), ``t`` (B * S,), ``conditioning`` (Tensors), ``call`` and ``step`` (B * S,), on the policy's
+    device; all B rows of the first step come first. Runs in the trainer. Since 1.0; ``steps`` since 2.0.
     """
 
 
 @hookspec(firstresult=True)
 def forward_and_sample_previous_step(
-    policy: Policy, batch: TensorDict, model_inputs: Mapping[str, Any], step: int
+    policy: Policy, batch: TensorDict, model_inputs: Mapping[str, Any], steps: Sequence[int]
 ) -> tuple[torch.Tensor, Streams, Streams, torch.Tensor] | None:
-    """Forward the model at one stored step and evaluate the stored next latents under the transition.
+    """Forward the model at S stored steps and evaluate the stored next latents under the transition.
 
-    Returns ``(log_prob (B,), prev_sample_mean, std_dev_t, sqrt_dt (B,))``; mean and std_dev_t per stream. ``std_dev_t``
-    keeps the peers' per-type meaning for callers of this API; nothing inside omni-rl reads it. Runs in the trainer.
-    Since 1.0.
+    Returns ``(log_prob (B, S), prev_sample_mean, std_dev_t, sqrt_dt (B, S))``; mean (B, S, ...) and std_dev_t per
+    stream. ``std_dev_t`` keeps the peers' per-type meaning for callers of this API; nothing inside omni-rl reads it.
+    Runs in the trainer. Since 1.0; ``steps`` since 2.0.
     """
 
 
@@ -250,6 +264,45 @@ def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample]
 
 
 @hookspec(firstresult=True)
+def traits(config: Any) -> AlgorithmTraits | None:
+    """What the algorithm needs from the rest of the run; ``config`` holds its validated options.
+
+    Asked once, when the configuration is resolved, of the algorithm (not of pairs or local files), before any weights
+    are loaded. Runs in the driver. Since 2.0. Example::
+
+        @hookimpl
+        def traits(self, config):
+            return AlgorithmTraits(keeps=frozenset({"reference"}) if config.kl_beta > 0 else frozenset())
+    """
+
+
+@hookspec
+def check_prompts(config: Config, path: str, rows: Sequence[PromptRow]) -> None:
+    """Refuse rows of the file ``path`` that the algorithm cannot learn from, by DataError with file and row.
+
+    Called for the training and for the validation rows, before any weights are loaded. Runs in the driver. Since 2.0.
+    """
+
+
+@hookspec(firstresult=True)
+def experience_source(
+    config: Config,
+    model: LoadedModel,
+    hooks: Any,
+    policy: Policy,
+    prompts: PromptSet,
+    held_out: Sequence[PromptRow],
+    fingerprint: str,
+    sampled: ExperienceSource,
+) -> ExperienceSource | None:
+    """Where each iteration's experience comes from. Core's answer is ``sampled``: draw, score, compare within groups.
+
+    Stored preference pairs are another source; one that draws ahead wraps ``sampled``. ``held_out`` are the validation
+    rows; ``fingerprint`` identifies the model's files. Runs in the driver, once per run. Since 2.0.
+    """
+
+
+@hookspec(firstresult=True)
 def sde_window(iteration: int, group: int, steps: int, seed: int) -> Window | None:
     """The only source of the SDE window; runs in the driver and travels in the request.
 
@@ -268,13 +321,18 @@ def compute_advantages(
 
     Missing rewards never arrive here. ``components`` holds the single rewards (N,) by label, and ``weights`` the
     factors by which ``rewards`` is their sum. A group whose rewards are all equal, and a group of one, give exactly 0.
-    Runs in the driver. Since 1.0; ``weights`` since 1.1.
+    N counts the whole batch, on every rank. Runs in the driver. Since 1.0; ``weights`` since 1.1.
     """
 
 
 @hookspec(firstresult=True)
-def prepare_actor_batch(policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict | None:
+def prepare_actor_batch(
+    policy: Policy, batch: TensorDict, iteration: int, seed: int, total: Callable[[torch.Tensor], torch.Tensor]
+) -> TensorDict | None:
     """Last change to the iteration's batch before updates. The default returns it unchanged.
+
+    ``batch`` holds the rank's share of the rows, groups whole; ``total(values)`` adds a tensor up over all ranks (all
+    of them call it equally often), which is how a statistic of the whole batch is made.
 
     ``batch`` has batch size (N,), the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,); its rows may become
     fewer, even none, and something else than samples (pairs), but stay neighbours by ``uid``. The number of training
@@ -285,20 +343,23 @@ def prepare_actor_batch(policy: Policy, batch: TensorDict, iteration: int, seed:
     * ``metrics/<name>`` (N,): figures, averaged over rows; a name with a slash is logged as it is.
 
     Runs in the trainer, once per iteration, before the first update. Since 1.0; ``policy`` and the optional entries
-    since 1.1.
+    since 1.1; ``total`` since 2.0.
     """
 
 
 @hookspec(firstresult=True)
-def compute_loss(policy: Policy, batch: TensorDict, step: int) -> LossOutput | None:
-    """Per-sample loss of one micro-batch at one stored step.
+def compute_loss(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput | None:
+    """Losses (B, S) of one micro-batch, a part of a rank's rows, at the S training steps ``steps``.
 
-    Runs in the trainer with gradients on. Since 1.0. Example::
+    How many steps come at once is the backend's choice, or all of them with the trait ``whole_sequence``. A training
+    step is a column of ``timesteps``; ``omni_rl.contracts.trajectory.at`` reads the stored step that ``order`` puts
+    there. Runs in the trainer with gradients on. Since 1.0; ``steps`` since 2.0. Example::
 
         @hookimpl
-        def compute_loss(self, policy, batch, step):
-            ratio = torch.exp(policy.evaluate(batch, step).log_prob - batch["log_probs"][:, step])  # (B,)
-            return LossOutput(-batch["advantages"] * ratio)
+        def compute_loss(self, policy, batch, steps):
+            now = torch.stack([each.log_prob for each in policy.evaluate(batch, steps)], dim=1)  # (B, S)
+            old = torch.stack([trajectory.at(batch, "log_probs", step) for step in steps], dim=1).to(now)  # (B, S)
+            return LossOutput(-batch["advantages"].to(now)[:, None] * torch.exp(now - old))
     """
 
 
@@ -313,25 +374,25 @@ def after_update(policy: Policy, iteration: int, update: int, last: bool) -> Non
 
 
 @hookspec
-def on_run_start(run: Run) -> None:
+def on_run_start(run: RunInfo) -> None:
     """The run directory exists, the gate has passed, nothing has been trained. Runs in the driver. Since 1.0."""
 
 
 @hookspec
-def on_iteration_end(run: Run, row: Mapping[str, float]) -> None:
+def on_iteration_end(run: RunInfo, row: Mapping[str, float]) -> None:
     """An iteration's metrics row is complete and written. Runs in the driver. Since 1.0."""
 
 
 @hookspec
-def on_validation(run: Run, iteration: int, samples: Sequence[Sample], rewards: torch.Tensor) -> None:
+def on_validation(run: RunInfo, iteration: int, samples: Sequence[Sample], rewards: torch.Tensor) -> None:
     """A validation pass is complete; ``rewards`` (N,). Runs in the driver. Since 1.0."""
 
 
 @hookspec
-def on_checkpoint(run: Run, path: str) -> None:
+def on_checkpoint(run: RunInfo, path: str) -> None:
     """A checkpoint was written completely. Runs in the driver. Since 1.0."""
 
 
 @hookspec
-def on_run_end(run: Run, error: BaseException | None) -> None:
+def on_run_end(run: RunInfo, error: BaseException | None) -> None:
     """The run is over; ``error`` is what ended it, None for success. Runs in the driver. Since 1.0."""

@@ -230,3 +230,9 @@ class Config(Section):
         default="on", description="prove the run before it trains"
     )
     plugins: list[str] = Field(default_factory=list, description="local Python files that are plugins of this run")
+
+    @property
+    def run_seed(self) -> int:
+        """The seed of every draw; a resolved configuration always has one."""
+        assert self.seed is not None, "resolving a configuration picks a seed"
+        return self.seed

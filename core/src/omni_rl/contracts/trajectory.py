@@ -2,21 +2,25 @@
 
 Floats are fp32 and on the CPU when they cross a process border. Shapes per batch of B samples with T stored steps:
 
-=================================  ==================  ========================================================== key
-shape               note =================================  ==================
-========================================================== ``latents/<stream>/all``           (B, T + 1, ...)     first
-= state entering the window ``latents/<stream>/final``         (B, ...)            what was decoded ``mask/<stream>``
-broadcastable       elements that count; absent when all do ``log_probs``                      (B, T)              per
-unmasked element over all streams, constants included ``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact
-values used; replay never recomputes them ``schedule/timesteps``, ``sigmas`` (B, steps), + 1     the whole table; the
-window's part of it stands above ``draws/<stream>``                 (B, T) int64        seeds of the window's noise
-(``omni_rl.schedulers.randomness.randn``) ``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L)
-and ``negative_*``; padded ``condition/<name>``               (B, ...)            other conditioning ``call/<name>``
-(B,) fp64           every numeric pipeline argument that shaped the sample ``uid``, ``sample_id``             (B,) int64
-identity, echoed by the engine and checked by the driver ``policy_version``                 (B,) int64          weight
-syncs completed when the sample was drawn ``media/<kind>``                   see omni_rl.contracts.media   quantised
-once, by core =================================  ==================
-==========================================================
+=================================  ==================  ==========================================================
+key                                shape               note
+=================================  ==================  ==========================================================
+``latents/<stream>/all``           (B, T + 1, ...)     first = state entering the window
+``latents/<stream>/final``         (B, ...)            what was decoded
+``mask/<stream>``                  broadcastable       elements that count; absent when all do
+``log_probs``                      (B, T)              per unmasked element over all streams, constants included
+``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact values used; replay never recomputes them
+``schedule/timesteps``, ``sigmas`` (B, steps), + 1     the whole table; the window's part of it stands above
+``start``                          (B,) int64          index in the schedule of the first stored step
+``stream_sigmas/<stream>``         (B, T + 1)          of streams whose schedule differs from the first one's
+``draws/<stream>``                 (B, T) int64        seeds of the window's noise (``omni_rl.schedulers.randn``)
+``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L) and ``negative_*``; padded
+``condition/<name>``               (B, ...)            other conditioning
+``call/<name>``                    (B,) fp64           every numeric pipeline argument that shaped the sample
+``uid``, ``sample_id``             (B,) int64          identity, echoed by the engine and checked by the driver
+``policy_version``                 (B,) int64          weight syncs completed when the sample was drawn
+``media/<kind>``                   see omni_rl.contracts.media   quantised once, by core
+=================================  ==================  ==========================================================
 """
 
 from __future__ import annotations
@@ -74,6 +78,24 @@ def at(batch: TensorDict, name: str | tuple[str, ...], step: int, ahead: int = 0
     if "order" not in batch.keys():
         return values[:, step + ahead]
     return values[torch.arange(len(values)), batch["order"][:, step] + ahead]
+
+
+def columns(batch: TensorDict, name: str, steps: Sequence[int]) -> torch.Tensor:
+    """(B, S) of the entry (B, T) at the training steps ``steps``; see :func:`at`."""
+    return torch.stack([at(batch, name, step) for step in steps], dim=1)
+
+
+def schedule_index(batch: TensorDict, step: int) -> torch.Tensor:
+    """(B,) int64: where training step ``step`` stands in each row's schedule."""
+    stored = batch["order"][:, step] if "order" in batch.keys() else torch.full((len(batch),), step)
+    index: torch.Tensor = batch["start"] + stored
+    return index
+
+
+def sigmas_key(batch: TensorDict, stream: str) -> str | tuple[str, str]:
+    """The entry (B, T + 1) with the noise levels of a stream: its own, or the common one."""
+    own = ("stream_sigmas", stream)
+    return own if own in batch.keys(include_nested=True) else "sigmas"
 
 
 def latents(batch: TensorDict, step: int, ahead: int = 0) -> Streams:

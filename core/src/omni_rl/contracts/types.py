@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,14 +45,14 @@ class SigmaTable:
 
 @dataclass
 class DenoiseState:
-    """A batch of requests on its way through the denoising loop. All rows share the schedule, not the window.
+    """A batch of requests on its way through the denoising loop. All rows share the schedules, not the window.
 
     Attributes:
         requests: B requests of equal ``steps`` and ``call``.
         x: current latents, fp32, on the model's device.
         conditioning: what ``predict`` needs besides x and t; (B, ...) tensors on the model's device.
         tokens: token ids and masks as recorded in the trajectory; empty for models that take text.
-        table: the schedule.
+        tables: the schedule of each stream; all have the same number of steps.
         masks: per stream, broadcastable to the latents; True where an element counts. Absent: all count.
         step: index of the next step.
         recorded: what the window kept so far (core's recorder owns it).
@@ -60,11 +61,16 @@ class DenoiseState:
     requests: list[Request]
     x: Streams
     conditioning: Tensors
-    table: SigmaTable
+    tables: Mapping[str, SigmaTable]
     tokens: Tensors = field(default_factory=dict)
     masks: Streams = field(default_factory=dict)
     step: int = 0
     recorded: Any = None
+
+    @property
+    def table(self) -> SigmaTable:
+        """The schedule of the first stream, whose timesteps the denoiser is told."""
+        return next(iter(self.tables.values()))
 
     @property
     def done(self) -> bool:
@@ -86,12 +92,12 @@ class Sample:
 
 @dataclass
 class LossOutput:
-    """One step's loss for a micro-batch.
+    """The loss of a micro-batch at S stored steps.
 
     Attributes:
-        loss: (B,) per-sample loss, with gradient. The backend averages over samples and steps, so that micro-batch
-            sizes do not matter.
-        metrics: (B,) detached per-sample figures, averaged the same way and logged as ``actor/<name>``.
+        loss: (B, S) loss of each sample at each step, with gradient. The backend averages over samples and steps, so
+            that micro-batch sizes do not matter. One loss per trajectory: the same number in every column.
+        metrics: (B, S) detached figures, averaged the same way and logged as ``actor/<name>``.
     """
 
     loss: torch.Tensor

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from omni_rl.errors import GateError, UserError
 
@@ -50,3 +50,16 @@ def raise_on_failure(rows: Sequence[Row]) -> None:
             f"the gate refuses this run, {len(failing)} of {len(rows)} checks fail:\n{sentences}\n"
             "  mend the cause, or set `gate: warn` to train all the same"
         )
+
+
+class Verdicts(list[Row]):
+    """The gate's rows as a result that other processes can read."""
+
+    def to_json(self) -> list[dict[str, str]]:
+        """Plain data; a row's ``fault`` is left out, its sentence stays."""
+        return [{"name": row.name, "verdict": row.verdict, "detail": row.detail} for row in self]
+
+    @staticmethod
+    def from_json(data: Sequence[Mapping[str, Any]]) -> Verdicts:
+        """The inverse of :meth:`to_json`."""
+        return Verdicts(Row(**row) for row in data)

@@ -1,1 +1,45 @@
 """The gate: a few samples and a table of verdicts with numbers. A run proves itself before it trains."""
+
+from __future__ import annotations
+
+import time
+
+from omni_rl.contracts.context import ENGINE_HOOKS
+from omni_rl.contracts.verdicts import Row
+from omni_rl.gate.model_rows import model_rows
+from omni_rl.gate.probe import draw
+from omni_rl.gate.replay_rows import replay_rows
+from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
+from omni_rl.gate.sampler_rows import sampler_rows
+from omni_rl.gate.subject import Subject
+from omni_rl.gate.weight_rows import weight_rows
+
+
+def run_gate(subject: Subject) -> list[Row]:
+    """Draw a few samples and judge them; leaves the run as it was."""
+    started = time.perf_counter()
+    probe = draw(subject)
+    seconds = time.perf_counter() - started
+    return [
+        *_hook_rows(subject),
+        *model_rows(subject, probe),
+        *sampler_rows(subject, probe),
+        *replay_rows(subject, probe),
+        *weight_rows(subject, probe),
+        reward_row(subject, probe),
+        geometry_row(subject.config),
+        *cost_rows(subject, probe, seconds),
+    ]
+
+
+def _hook_rows(subject: Subject) -> list[Row]:
+    engine = subject.engine
+    supplied = engine.supplies - subject.overridden_above_model
+    ignored = (subject.overridden & ENGINE_HOOKS) - engine.honours - supplied
+    rows = [Row("engine", "info", notice) for notice in engine.notices]
+    if ignored:
+        what = f"the engine does not call {', '.join(sorted(ignored))}, which this run overrides"
+        rows.append(Row("hooks", "fail", what))
+    if subject.diffuse_reason:
+        rows.append(Row("loop", "info", f"core's denoising loop is replaced: {subject.diffuse_reason}"))
+    return rows

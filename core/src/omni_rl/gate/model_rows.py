@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,6 +15,7 @@ from omni_rl.data.media_files import load
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import gap, judge
+from omni_rl.gate.subject import Sampler
 from omni_rl.universal import capture, media_conditioning, scheduler_stand_ins
 from omni_rl.universal import hooks as universal
 from omni_rl.universal.ask import call_arguments, latent_arguments
@@ -22,9 +23,6 @@ from omni_rl.universal.batching import in_groups, take
 from omni_rl.universal.capture import samples_of
 from omni_rl.universal.embedding_rows import mask_of, one_by_one
 from omni_rl.universal.prompt_outputs import as_taken, text_arguments
-
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
 
 LOOP_TOLERANCE = {torch.float32: (2e-6, 1e-3), torch.bfloat16: (1e-2, 5e-2)}
 """Of noise-off latents against the pipeline's own loop, relative to the largest latent: ten floors between these."""
@@ -39,8 +37,8 @@ STEP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 class Oracle:
     """The upstream pipeline's own answers for the gate's prompts: from their text to the final latents."""
 
-    def __init__(self, run: Run, probe: Probe) -> None:
-        self.model = run.model
+    def __init__(self, subject: Sampler, probe: Probe) -> None:
+        self.model = subject.model
         media = load(probe.prompts[0].media)
         self.requests = probe.prompts[:1] if media else probe.prompts  # pipelines take one prompt's media at a time
         self.call = {**self.requests[0].call, **media}
@@ -49,15 +47,20 @@ class Oracle:
         self.negatives = None if negatives[0] is None else [n or "" for n in negatives]
         with torch.no_grad():
             found = universal.encode_prompt(
-                model=run.model, prompts=self.prompts, negative_prompts=self.negatives, call=self.call
+                model=subject.model, prompts=self.prompts, negative_prompts=self.negatives, call=self.call
             )
             self.conditioning: Tensors = {n: lossless(v) for n, v in found.items()}
             call = self.requests[0].call
-            self.given = self.conditioning | universal.prepare_condition(model=run.model, requests=self.requests)
-            self.shapes = universal.prepare_latents(model=run.model, conditioning=self.given, call=call)
-            self.table: SigmaTable = universal.set_timesteps(
-                model=run.model, steps=self.requests[0].steps, shapes=self.shapes, conditioning=self.given, call=call
+            self.given = self.conditioning | universal.prepare_condition(model=subject.model, requests=self.requests)
+            self.shapes = universal.prepare_latents(model=subject.model, conditioning=self.given, call=call)
+            tables = universal.set_timesteps(
+                model=subject.model,
+                steps=self.requests[0].steps,
+                shapes=self.shapes,
+                conditioning=self.given,
+                call=call,
             )
+            self.table: SigmaTable = next(iter(tables.values()))
 
     def beside(self, start: Streams, state: DenoiseState) -> Streams:
         """:meth:`final`, to compare with ``state``: the pipeline restores frozen elements later, out of sight."""
@@ -94,20 +97,20 @@ class Oracle:
         return dict(zip(start, euler.latents, strict=True))
 
 
-def model_rows(run: Run, probe: Probe) -> Iterator[Row]:
+def model_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
     """Schedule, text, the pipeline's own loop, guidance, and per-row timesteps."""
-    start, state = own_loop(run, probe.prompts, noise=False)
+    start, state = own_loop(subject, probe.prompts, noise=False)
     try:
-        oracle = Oracle(run, probe)
+        oracle = Oracle(subject, probe)
     except UserError as error:
         yield Row("own pipeline", "info", f"not comparable: {error.what}")
     else:
         yield _schedule(probe, state.table, oracle)
         ours = {n: v[: len(oracle.requests)] for n, v in state.conditioning.items()}
-        yield _text(run, ours, oracle.conditioning)
-        yield _own_loop(run, oracle, start, state)
-    yield _guidance(run, probe, start, state.conditioning)
-    yield _per_row_timesteps(run, probe, start, state.conditioning)
+        yield _text(subject, ours, oracle.conditioning)
+        yield _own_loop(subject, oracle, start, state)
+    yield _guidance(subject, probe, start, state.conditioning)
+    yield _per_row_timesteps(subject, probe, start, state.conditioning)
 
 
 def _schedule(probe: Probe, used: SigmaTable, oracle: Oracle) -> Row:
@@ -133,7 +136,7 @@ def _schedule(probe: Probe, used: SigmaTable, oracle: Oracle) -> Row:
     )
 
 
-def _text(run: Run, ours: Tensors, own: Tensors) -> Row:
+def _text(subject: Sampler, ours: Tensors, own: Tensors) -> Row:
     missing = sorted(own.keys() - ours.keys())
     if missing:
         what = f"not comparable: this run keeps no {', '.join(missing)}; the own loop below is the judge"
@@ -146,7 +149,7 @@ def _text(run: Run, ours: Tensors, own: Tensors) -> Row:
             return judge("text", False, what)
         gaps[name] = gap(used, wanted)
     worst = max(gaps, key=lambda n: gaps[n])
-    good = gaps[worst] <= TEXT_TOLERANCE[run.model.dtype]
+    good = gaps[worst] <= TEXT_TOLERANCE[subject.model.dtype]
     same = "embeddings equal the pipeline's" + (f" to {gaps[worst]:.2g}" if gaps[worst] else "")
     return judge("text", good, same if good else f"{worst} differs from the pipeline's by {gaps[worst]:.2g}")
 
@@ -160,7 +163,7 @@ def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
     return value.flatten(0, 1) if mask is None and value.ndim > 2 else value if mask is None else value[mask.bool()]
 
 
-def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:
+def _own_loop(subject: Sampler, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:
     shapes = {n: tuple(x.shape[1:]) for n, x in start.items()}
     if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
         what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
@@ -169,17 +172,17 @@ def _own_loop(run: Run, oracle: Oracle, start: Streams, state: DenoiseState) -> 
     final = {n: x[:rows] for n, x in state.x.items()}
     own = oracle.beside({n: x[:rows] for n, x in start.items()}, state)
     found = max(gap(final[n], own[n]) for n in final)
-    _, alone = own_loop(run, oracle.requests[:1], noise=False)
+    _, alone = own_loop(subject, oracle.requests[:1], noise=False)
     floor = max(gap(alone.x[n], final[n][:1]) for n in final)
-    least, most = LOOP_TOLERANCE[run.model.dtype]
+    least, most = LOOP_TOLERANCE[subject.model.dtype]
     tolerance = min(max(least, 10 * floor), most)
     detail = f"noise-off latents within {found:.2g} of the pipeline's own loop"
     return judge("own loop", found <= tolerance, detail + ("" if found <= tolerance else f" (at most {tolerance:.0e})"))
 
 
-def _guidance(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
+def _guidance(subject: Sampler, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
     first = probe.requests[0]
-    rows = denoiser_rows(run, start, conditioning, first.call) / len(probe.prompts)
+    rows = denoiser_rows(subject, start, conditioning, first.call) / len(probe.prompts)
     scale = float(first.call.get("true_cfg_scale") or 0)
     if rows == 1 and (first.negative_prompt is not None or scale > 1):
         given = "a negative prompt is given" if first.negative_prompt is not None else f"true_cfg_scale is {scale:g}"
@@ -192,32 +195,32 @@ def _guidance(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> 
     )
 
 
-def denoiser_rows(run: Run, x: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> int:
+def denoiser_rows(subject: Sampler, x: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> int:
     """Rows that the denoiser computes for one velocity of x (B, ...)."""
     seen: list[int] = []
 
     def count(denoiser: Any, args: Any, kwargs: Any) -> None:
         seen.append(len(samples_of(denoiser.forward, args, kwargs)))
 
-    handles = [d.register_forward_pre_hook(count, with_kwargs=True) for d in run.model.denoisers.values()]
-    t = torch.full((len(next(iter(x.values()))),), 500.0, device=run.model.device)
-    with torch.no_grad(), run.model.compute():
-        run.hooks.predict(model=run.model, x=x, t=t, conditioning=conditioning, call=call)
+    handles = [d.register_forward_pre_hook(count, with_kwargs=True) for d in subject.model.denoisers.values()]
+    t = torch.full((len(next(iter(x.values()))),), 500.0, device=subject.model.device)
+    with torch.no_grad(), subject.model.compute():
+        subject.hooks.predict(model=subject.model, x=x, t=t, conditioning=conditioning, call=call, step=None)
     for handle in handles:
         handle.remove()
     return sum(seen)
 
 
-def _per_row_timesteps(run: Run, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
+def _per_row_timesteps(subject: Sampler, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
     """A batch of rows at different timesteps against single calls."""
-    model, call, rows = run.model, probe.requests[0].call, [0, 0, len(probe.prompts) - 1]
+    model, call, rows = subject.model, probe.requests[0].call, [0, 0, len(probe.prompts) - 1]
     x = {n: v[rows] for n, v in start.items()}
     taken = {n: v[rows] for n, v in conditioning.items()}
     t = torch.tensor([300.0, 300.0, 700.0], device=model.device)
 
     def predict(part: slice) -> Streams:
         xs, cs = ({n: v[part] for n, v in tensors.items()} for tensors in (x, taken))
-        velocity: Streams = run.hooks.predict(model=model, x=xs, t=t[part], conditioning=cs, call=call)
+        velocity: Streams = subject.hooks.predict(model=model, x=xs, t=t[part], conditioning=cs, call=call, step=None)
         return velocity
 
     with torch.no_grad(), model.compute():

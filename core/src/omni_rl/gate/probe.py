@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.requests import NO_STEPS, Request
 from omni_rl.contracts.types import DenoiseState, Sample, Streams
 from omni_rl.errors import RunError
 from omni_rl.gate.rounding import nudged
+from omni_rl.gate.subject import Sampler, Subject
 from omni_rl.sampling.batches import form
-from omni_rl.sampling.plan_requests import rollout_requests
 from omni_rl.sampling.stream import finished_groups
-
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
 
 PROMPTS, MEMBERS = 2, 4
 
@@ -42,13 +39,13 @@ class Probe:
         return list({r.uid: r for r in reversed(self.requests)}.values())[::-1]
 
 
-def draw(run: Run) -> Probe:
+def draw(subject: Subject) -> Probe:
     """Up to two prompts times four samples of the first iteration, with keys of their own."""
-    requests = [_keyed(r) for r in rollout_requests(run.config, run.hooks, run.prompts, 0, run.policy_version)]
+    requests = [_keyed(request) for request in subject.requests]
     alike = {r.uid for r in requests if form(r) == form(requests[0])}  # one batch's worth
     first = sorted(alike)[:PROMPTS]
     chosen = [r for u in first for r in [r for r in requests if r.uid == u][:MEMBERS]]
-    samples = sampled(run, chosen)
+    samples = sampled(subject.engine, chosen)
     return Probe(chosen, samples, trajectory.collate(samples), [r for r in requests if r not in chosen])
 
 
@@ -57,13 +54,13 @@ def _keyed(request: Request) -> Request:
     return replace(request, key=key, initial_key=initial_key)
 
 
-def sampled(run: Run, requests: Sequence[Request]) -> list[Sample]:
+def sampled(engine: Engine, requests: Sequence[Request]) -> list[Sample]:
     """The engine's samples, in the order of their ``sample_id``.
 
     Raises:
         RunError: the engine failed one of them, retries included.
     """
-    samples = [s for group in finished_groups(run.engine, requests) for s in group]
+    samples = [s for group in finished_groups(engine, requests) for s in group]
     failed = [s.error for s in samples if s.error]
     if failed:
         raise RunError(f"the engine failed {len(failed)} of the gate's {len(requests)} samples: {failed[0]}")
@@ -71,13 +68,13 @@ def sampled(run: Run, requests: Sequence[Request]) -> list[Sample]:
 
 
 def own_loop(
-    run: Run, requests: Sequence[Request], noise: bool = True, nudge: bool = False
+    subject: Sampler, requests: Sequence[Request], noise: bool = True, nudge: bool = False
 ) -> tuple[Streams, DenoiseState]:
     """(x_T, the finished state) of these requests through core's phases in this process; nothing is decoded.
 
     ``nudge`` moves their text by the last bit of the model's precision (:mod:`omni_rl.gate.rounding`).
     """
-    model, hooks = run.model, run.hooks
+    model, hooks = subject.model, subject.hooks
     asked = list(requests) if noise else [replace(r, window=NO_STEPS) for r in requests]
     with torch.no_grad():
         state: DenoiseState = hooks.prepare_encode(model=model, requests=asked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
@@ -14,11 +13,8 @@ from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.probe import Probe
 from omni_rl.gate.rounding import rounds_otherwise, with_nudged_text
 from omni_rl.gate.rows import judge
+from omni_rl.gate.subject import Trainer
 from omni_rl.sampling.denoise import noise_of
-from omni_rl.sampling.embedded import EmbeddedEngine
-
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
 
 PERTURBATION = 1e-3
 NEIGHBOURS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
@@ -52,42 +48,45 @@ class Gaps:
         return 10 * self.floor
 
 
-def replay_rows(run: Run, probe: Probe) -> Iterator[Row]:
+def replay_rows(subject: Trainer, probe: Probe) -> Iterator[Row]:
     """Log-probs replay, transitions are what they claim, a changed latent is noticed, no encoder runs."""
     if probe.batch["timesteps"].shape[1] == 0:
         yield Row("replay", "info", "this algorithm stores no log-probs")
         return
-    before = dict(run.model.counts)
-    gaps = _measure(run, probe.batch)
-    calls = {n: c - before[n] for n, c in run.model.counts.items() if c != before[n]}
-    yield _replay(run, probe, gaps)
-    yield _clip(run, gaps)
-    yield _transition(run, probe)
-    yield _sensitivity(run, probe.batch, gaps)
+    before = dict(subject.model.counts)
+    gaps = _measure(subject, probe.batch)
+    calls = {n: c - before[n] for n, c in subject.model.counts.items() if c != before[n]}
+    yield _replay(subject, probe, gaps)
+    yield _clip(subject.clip_range, gaps)
+    yield _transition(subject, probe)
+    yield _sensitivity(subject, probe.batch, gaps)
     yield judge("encoders", not calls, "not called in replay" if not calls else f"called in replay: {calls}")
 
 
-def _measure(run: Run, batch: TensorDict) -> Gaps:
-    train = batch[: run.config.train.micro_batch_size]
-    together = torch.cat([_log_probs(run, part) for part in batch.split(run.config.rollout.batch_size)])  # (N, T)
+def _measure(subject: Trainer, batch: TensorDict) -> Gaps:
+    train = batch[: subject.config.train.micro_batch_size]
+    together = torch.cat(
+        [_log_probs(subject, part) for part in batch.split(subject.config.rollout.batch_size)]
+    )  # (N, T)
     ends = [0, len(batch) - 1]
-    alone = torch.cat([_log_probs(run, batch[i : i + 1]) for i in ends])
-    training = run.backend.policy.evaluate(train, 0).log_prob.detach()  # (M,)
-    other = _log_probs(run, with_nudged_text(train, run.model.dtype)) if rounds_otherwise(run) else None
+    alone = torch.cat([_log_probs(subject, batch[i : i + 1]) for i in ends])
+    training = subject.backend.policy.evaluate(train, [0])[0].log_prob.detach()  # (M,)
+    other = _log_probs(subject, with_nudged_text(train, subject.model.dtype)) if rounds_otherwise(subject) else None
     stored = batch["log_probs"].to(together.device)
     return Gaps(
         replay=_largest(together - stored),
         training=_largest(training - stored[: len(train), 0]),
         composition=_largest(together[ends] - alone),
-        rounding=0.0 if other is None else _largest(other - _log_probs(run, train)),
+        rounding=0.0 if other is None else _largest(other - _log_probs(subject, train)),
     )
 
 
-def _log_probs(run: Run, batch: TensorDict) -> torch.Tensor:
+def _log_probs(subject: Trainer, batch: TensorDict) -> torch.Tensor:
     """(B, T), replayed in one batch."""
     with torch.no_grad():
         steps = range(batch["timesteps"].shape[1])
-        return torch.stack([run.backend.policy.evaluate(batch, step).log_prob for step in steps], dim=1)
+        replayed = [subject.backend.policy.evaluate(batch, [step])[0] for step in steps]
+        return torch.stack([each.log_prob for each in replayed], dim=1)
 
 
 def _largest(difference: torch.Tensor) -> float:
@@ -95,15 +94,15 @@ def _largest(difference: torch.Tensor) -> float:
     return float(difference.abs().nan_to_num(nan=torch.inf).max())
 
 
-def _replay(run: Run, probe: Probe, gaps: Gaps) -> Row:
+def _replay(subject: Trainer, probe: Probe, gaps: Gaps) -> Row:
     """Bit-exact where engine and trainer compute alike in fp32, within ten floors otherwise. Samples of different
     windows are drawn at one timestep and replayed at several, so pipelines may not compute them alike.
     """
     one_window = len({r.window for r in probe.requests}) == 1
-    exact = run.model.dtype == torch.float32 and isinstance(run.engine, EmbeddedEngine) and one_window
+    exact = subject.model.dtype == torch.float32 and subject.engine.takes_weights == "none" and one_window
     rounding = max(gaps.limit, 1e-6)
     good = gaps.replay <= (0 if exact else rounding) and gaps.training <= rounding
-    if not gaps.composition <= NEIGHBOURS[run.model.dtype]:
+    if not gaps.composition <= NEIGHBOURS[subject.model.dtype]:
         what = f"a sample's log-prob changes by {gaps.composition:.2g} with its neighbours in the batch"
         return judge("replay", False, what)
     what = f"stored log-probs replay to {gaps.replay:.2g}, in training's micro-batches to {gaps.training:.2g}"
@@ -111,41 +110,40 @@ def _replay(run: Run, probe: Probe, gaps: Gaps) -> Row:
     return judge("replay", good, f"{what}; batches of one differ by {gaps.composition:.2g}{rounded}")
 
 
-def _clip(run: Run, gaps: Gaps) -> Row:
-    clip = getattr(getattr(run.algorithm, "config", None), "clip_range", None)
-    clip = min(clip) if isinstance(clip, tuple) else clip  # below, above
-    if clip is None:
+def _clip(clip_range: tuple[float, float] | None, gaps: Gaps) -> Row:
+    if clip_range is None:
         return Row("clip range", "info", "this algorithm does not clip")
+    clip = min(clip_range)
     floor = max(gaps.composition, gaps.training, torch.finfo(torch.float32).eps)  # ratios are fp32 numbers near 1
     return judge(
         "clip range", clip > floor, f"{clip:g} {'lies above' if clip > floor else 'is lost in'} the floor {floor:.2g}"
     )
 
 
-def _transition(run: Run, probe: Probe) -> Row:
+def _transition(subject: Trainer, probe: Probe) -> Row:
     """x' = mean + std * noise on stored data, with the noise redrawn from its key."""
-    policy, batch = run.backend.policy, probe.batch
+    policy, batch = subject.backend.policy, probe.batch
     with torch.no_grad():
-        transitions = policy.evaluate(batch, 0).transitions
+        transitions = policy.evaluate(batch, [0])[0].transitions
     masks, off = trajectory.masks_of(batch), []
     for name, step in transitions.items():
         stored = batch["latents", name, "all"][:, 1].to(step.mean.device)
         noise = noise_of(probe.requests, name, stored.shape[1:]).to(step.mean.device)
         difference = step.sample(noise) - stored
         off.append(_largest(difference if name not in masks else difference * masks[name].to(difference)))
-    tolerance = 1e-4 if run.model.dtype == torch.float32 else 2e-2
+    tolerance = 1e-4 if subject.model.dtype == torch.float32 else 2e-2
     return judge("transition", max(off) <= tolerance, f"mean + std * noise gives the stored latents to {max(off):.2g}")
 
 
-def _sensitivity(run: Run, batch: TensorDict, gaps: Gaps) -> Row:
+def _sensitivity(subject: Trainer, batch: TensorDict, gaps: Gaps) -> Row:
     """Stored latents moved away from the mean, where the density falls everywhere: random steps would cancel out."""
-    policy, changed = run.backend.policy, batch.clone()
+    policy, changed = subject.backend.policy, batch.clone()
     with torch.no_grad():
-        before = policy.evaluate(batch, 0)
+        (before,) = policy.evaluate(batch, [0])
         for name, stored in changed["latents"].items():
             outwards = (stored["all"][:, 1] - before.transitions[name].mean.cpu()).sign()
             stored["all"][:, 1] += PERTURBATION * outwards
-        moved = float((policy.evaluate(changed, 0).log_prob - before.log_prob).abs().min())
+        moved = float((policy.evaluate(changed, [0])[0].log_prob - before.log_prob).abs().min())
     least = 10 * gaps.composition  # both are the trainer's own answers
     detail = f"latents changed by {PERTURBATION:g} move the log-prob by {moved:.2g}"
     good = moved > least

@@ -7,22 +7,18 @@ otherwise, at every layer, and in bf16 that shows where no batch composition doe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.types import Tensors
+from omni_rl.gate.subject import Sampler
 from omni_rl.schedulers.randomness import randn, seed_of
 
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
 
-
-def rounds_otherwise(run: Run) -> bool:
+def rounds_otherwise(subject: Sampler) -> bool:
     """Whether the engine has an implementation of the model of its own, in a precision where that shows."""
-    return run.model.dtype != torch.float32 and bool(getattr(run.engine, "supplies", ()))
+    return subject.model.dtype != torch.float32 and bool(subject.engine.supplies)
 
 
 def nudged(text: Tensors, dtype: torch.dtype) -> Tensors:

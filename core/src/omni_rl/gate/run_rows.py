@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row
 from omni_rl.errors import RewardError
 from omni_rl.gate.probe import Probe, sampled
 from omni_rl.gate.rows import judge
-from omni_rl.rewards.runner import Scored
-
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
+from omni_rl.gate.subject import Subject
+from omni_rl.rewards.runner import RewardRunner, Scored
 
 
-def reward_row(run: Run, probe: Probe) -> Row:
+def reward_row(subject: Subject, probe: Probe) -> Row:
     """Finite, not constant, and a function of the sample rather than of its place in the batch.
 
     When the gate's few samples score alike, the rest of an iteration's is drawn before that is called a fault.
     """
     try:
-        straight = _scores(run, probe.samples)
-        turned = _scores(run, probe.samples[::-1])
+        straight = _scores(subject.rewards, probe.samples)
+        turned = _scores(subject.rewards, probe.samples[::-1])
         off = max(abs(straight[k] - turned[k]) for k in straight)
         if len({*straight.values()}) == 1 and probe.spare:
-            straight |= _scores(run, sampled(run, probe.spare))
+            straight |= _scores(subject.rewards, sampled(subject.engine, probe.spare))
     except RewardError as error:
         return Row("rewards", "fail", str(error), error)
     values = list(straight.values())
@@ -43,7 +41,7 @@ def reward_row(run: Run, probe: Probe) -> Row:
     return judge("rewards", True, f"finite, {spread}, independent of order")
 
 
-def _scores(run: Run, samples: Sequence[Sample]) -> dict[int, float]:
+def _scores(rewards: RewardRunner, samples: Sequence[Sample]) -> dict[int, float]:
     """Reward by ``sample_id``; groups go to the rewards whole, in the order of ``samples``.
 
     Raises:
@@ -53,12 +51,12 @@ def _scores(run: Run, samples: Sequence[Sample]) -> dict[int, float]:
     groups: dict[int, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.request.uid, []).append(sample)
-    known = len(run.rewards.failures)
+    known = len(rewards.failures)
     for group in groups.values():
-        run.rewards.submit(group)
-    scored: list[Scored] = list(run.rewards.completed())
-    if len(run.rewards.failures) > known:
-        raise RewardError(run.rewards.failures[-1])
+        rewards.submit(group)
+    scored: list[Scored] = list(rewards.completed())
+    if len(rewards.failures) > known:
+        raise RewardError(rewards.failures[-1])
     values = {s.sample.request.sample_id: s.value for s in scored}
     missing = [s.sample.request.prompt for s in scored if s.value is None]
     if missing:
@@ -66,9 +64,9 @@ def _scores(run: Run, samples: Sequence[Sample]) -> dict[int, float]:
     return {k: v for k, v in values.items() if v is not None}
 
 
-def geometry_row(run: Run) -> Row:
+def geometry_row(config: Config) -> Row:
     """What one iteration amounts to."""
-    rollout, train = run.config.rollout, run.config.train
+    rollout, train = config.rollout, config.train
     per_update = train.mini_batch_prompts or rollout.prompts
     updates = math.ceil(rollout.prompts / per_update) * train.inner_epochs
     samples = rollout.prompts * rollout.group_size
@@ -80,19 +78,19 @@ def geometry_row(run: Run) -> Row:
     )
 
 
-def cost_rows(run: Run, probe: Probe, seconds: float) -> Iterator[Row]:
+def cost_rows(subject: Subject, probe: Probe, seconds: float) -> Iterator[Row]:
     """Memory of what trains, and how long an iteration's sampling will take, from the gate's own."""
-    trained = sum(p.numel() for p in run.model.parameters().values())
-    total = sum(p.numel() for d in run.model.denoisers.values() for p in d.parameters())
-    copies = 4 + len(run.backend.policy.named)  # weights, gradient, two moments, named copies; fp32
+    trained = sum(p.numel() for p in subject.backend.policy.parameters.values())
+    total = sum(p.numel() for d in subject.model.denoisers.values() for p in d.parameters())
+    copies = 4 + len(subject.backend.policy.named)  # weights, gradient, two moments, named copies; fp32
     memory = f"{trained * 4 * copies / 2**20:,.0f} MiB for weights, gradients and optimizer"
-    yield Row("memory", "info", f"{trained:,} of {total:,} parameters train: {memory}{_peak(run)}")
-    samples = run.config.rollout.prompts * run.config.rollout.group_size
+    yield Row("memory", "info", f"{trained:,} of {total:,} parameters train: {memory}{_peak(subject.model.device)}")
+    samples = subject.config.rollout.prompts * subject.config.rollout.group_size
     each = seconds / len(probe.samples)
     yield Row("time", "info", f"{each:.2g} s a sample here: at most {each * samples:.0f} s of sampling an iteration")
 
 
-def _peak(run: Run) -> str:
-    if run.model.device.type != "cuda":
+def _peak(device: torch.device) -> str:
+    if device.type != "cuda":
         return ""
-    return f"; peak so far {torch.cuda.max_memory_allocated(run.model.device) / 2**30:.1f} GiB"
+    return f"; peak so far {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"

@@ -10,53 +10,76 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load, save
+from safetensors import torch as safetensors
 
+from omni_rl.contracts.interfaces import Form, TakesWeights, Weights
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.model.adapters import ADAPTER
 
-Weights = dict[str, torch.Tensor]
+Portion = dict[str, torch.Tensor]
 
 ADAPTER_SIDES = (".lora_A.weight", ".lora_B.weight")
 """How the names of an adapter's two tensors end."""
 
 
-def trained(model: LoadedModel, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of the denoisers that training moves, in ``dtype``, on the CPU.
+def weights(model: LoadedModel, form: Form) -> Weights:
+    """The trained weights in the form that an engine takes, fp32, on the model's device, one after the other."""
+    return adapters(model) if form == "adapter" else merged(model)
 
-    With adapters: W + alpha / rank * B A, worked out in fp32, under the name of the weight that the adapter stands
-    beside.
+
+def merged(model: LoadedModel) -> Weights:
+    """Full weights that training moves.
+
+    With adapters: W + alpha / rank * B A, computed in fp32, under the name of the weight that the adapter changes.
     """
     layers = _adapted(model)
-    with torch.no_grad():
-        for name, layer in layers.items():
-            merged = layer.base_layer.weight.float() + layer.get_delta_weight(ADAPTER).float()
-            yield name, merged.to("cpu", dtype)
+    for name, layer in layers.items():
+        with torch.no_grad():
+            value = layer.base_layer.weight.float() + layer.get_delta_weight(ADAPTER).float()
+        yield name, value
     for name, parameter in {} if layers else model.parameters().items():
-        yield name, parameter.detach().to("cpu", dtype)
+        yield name, parameter.detach().float()
 
 
-def covers(model: LoadedModel) -> dict[str, list[str]]:
-    """Weight that :func:`trained` sends -> the trainable parameters that are in it."""
+def adapters(model: LoadedModel) -> Weights:
+    """Every adapter's two matrices, named as PEFT saves them; alpha / rank is multiplied into B."""
     layers = _adapted(model)
-    found: dict[str, list[str]] = {}
-    for name in model.parameters():
-        found.setdefault(f"{name.partition('.lora_')[0]}.weight" if layers else name, []).append(name)
-    return found
+    for name, parameter in model.parameters().items():
+        sent = plain_name(name)
+        scale = (
+            layers[f"{name.partition('.lora_')[0]}.weight"].scaling[ADAPTER] if sent.endswith(".lora_B.weight") else 1
+        )
+        yield sent, parameter.detach().float() * scale
 
 
-def adapters(model: LoadedModel, dtype: torch.dtype, scale: float) -> Weights:
-    """Every adapter's two tensors on the CPU, named as PEFT saves them; ``scale`` (alpha / rank) is in B, by fp32."""
-    with torch.no_grad():
-        return {
-            sent: (p.float() * (scale if sent.endswith(ADAPTER_SIDES[1]) else 1)).to("cpu", dtype)
-            for sent, p in ((plain_name(name), p) for name, p in model.parameters().items())
-        }
+def weight_names(model: LoadedModel, form: TakesWeights) -> list[str]:
+    """The names that :func:`weights` yields; for ``none`` those of the trained parameters."""
+    names = list(model.parameters())
+    if form == "none":
+        return names
+    if form == "adapter":
+        return [plain_name(name) for name in names]
+    return list(_adapted(model)) or names
 
 
-def adapter_names(model: LoadedModel) -> dict[str, str]:
-    """Name of a tensor of :func:`adapters` -> the trainable parameter that it is."""
-    return {plain_name(name): name for name in model.parameters()}
+def load(model: LoadedModel, sent: Weights) -> dict[str, str]:
+    """Copy what :func:`weights` yields of an equal model into this one; name sent -> parameter it landed in.
+
+    Raises:
+        ValueError: this model has no trained parameter of that name.
+    """
+    own = {plain_name(name): (name, parameter) for name, parameter in model.parameters().items()}
+    layers = _adapted(model)
+    landed = {}
+    for name, value in sent:
+        if name not in own:
+            raise ValueError(f"the engine's model trains no weight {name}")
+        target, parameter = own[name]
+        if name.endswith(ADAPTER_SIDES[1]):
+            value = value / layers[f"{target.partition('.lora_')[0]}.weight"].scaling[ADAPTER]
+        parameter.data.copy_(value)
+        landed[name] = target
+    return landed
 
 
 def plain_name(name: str) -> str:
@@ -72,17 +95,19 @@ def _adapted(model: LoadedModel) -> dict[str, LoraLayer]:
 
 def packed(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Named tensors as the bytes of one safetensors file, uint8 (bytes,) on the CPU."""
-    return torch.frombuffer(bytearray(save({n: t.contiguous() for n, t in tensors.items()})), dtype=torch.uint8)
+    return torch.frombuffer(
+        bytearray(safetensors.save({n: t.contiguous() for n, t in tensors.items()})), dtype=torch.uint8
+    )
 
 
-def unpacked(data: torch.Tensor) -> Weights:
+def unpacked(data: torch.Tensor) -> Portion:
     """The inverse of :func:`packed`."""
-    return load(data.numpy().tobytes())
+    return safetensors.load(data.numpy().tobytes())
 
 
-def portions(weights: Iterable[tuple[str, torch.Tensor]], most: int) -> Iterator[Weights]:
+def portions(weights: Iterable[tuple[str, torch.Tensor]], most: int) -> Iterator[Portion]:
     """Portions of at most ``most`` bytes, a larger weight alone."""
-    part: Weights = {}
+    part: Portion = {}
     size = 0
     for name, weight in weights:
         if part and size + weight.nbytes > most:

@@ -48,7 +48,7 @@ def divergence(
     if kind == "old_log_ratio":
         return 0.5 * log_ratio**2
     with policy.weights("reference"):
-        reference = policy.evaluate(batch, step)
+        (reference,) = policy.evaluate(batch, [step])
     masks = trajectory.masks_of(batch)
     if kind == "transition":
         return joint_kl(now.transitions, reference.transitions, masks)

@@ -8,8 +8,10 @@ velocity that a flow-matching model is trained towards is u = n - x0.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -17,9 +19,11 @@ from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.requests import NO_STEPS, Window
-from omni_rl.contracts.traits import FORWARD_PROCESS
-from omni_rl.contracts.types import Streams
+from omni_rl.contracts.traits import AlgorithmTraits
+from omni_rl.contracts.types import LossOutput, Streams
+from omni_rl.objectives.steps import joined
 from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.schedulers.transition import joint_mean
 
@@ -76,15 +80,27 @@ class ForwardOptions(BaseModel):
         return torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(uniform)).float()
 
 
-class ForwardProcess:
+class ForwardProcess(ABC):
     """What algorithms on the forward process have in common."""
 
-    compatibility = FORWARD_PROCESS
+    @hookimpl
+    def traits(self, config: Any) -> AlgorithmTraits:
+        """It learns from finished samples, drawn without noise."""
+        return AlgorithmTraits(sde=())
 
     @hookimpl
     def sde_window(self) -> Window:
         """None: samples are drawn by ODE steps."""
         return NO_STEPS
+
+    @hookimpl
+    def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
+        """(B, S), one noise level of each row after the other."""
+        return joined([self.loss_at(policy, batch, step) for step in steps])
+
+    @abstractmethod
+    def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+        """(B,) loss and metrics at noise level number ``step`` of each row."""
 
 
 def timesteps_at(schedule: TensorDict, levels: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ small (1e-5 to 1e-3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -25,10 +26,12 @@ from tensordict import TensorDict
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.contracts.types import Evaluation, LossOutput, Streams, Tensors
 from omni_rl.objectives.advantages import AdvantageOptions, GroupRelative
 from omni_rl.objectives.divergence import Divergence, divergence
-from omni_rl.objectives.rollout_correction import Correction, OldLogProbs, corrected
+from omni_rl.objectives.rollout_correction import Correction, OldLogProbs, Total, corrected
+from omni_rl.objectives.steps import joined
 from omni_rl.schedulers.transition import joint_mean
 
 
@@ -87,10 +90,14 @@ class Step:
         return trajectory.drawn_noise(self.batch, self.index)
 
     def shift(self) -> Streams:
-        """mu - mu_old per stream, (B, ...), with gradient: exactly 0 while the weights are the rollout's.
+        """mu - mu_old per stream, (B, ...), with gradient: exactly 0 while the weights are the old ones.
 
-        mu_old is not stored: x' and the noise that made it are, so mu + std * noise - x' is the same difference.
+        With recomputed log-probs mu_old is recomputed too and stored. The rollout's is not: x' and the noise that made
+        it are, so mu + std * noise - x' is the same difference.
         """
+        if "old_means" in self.batch.keys():
+            old = {n: trajectory.at(self.batch, ("old_means", n), self.index) for n in self.now.transitions}
+            return {n: t.mean - old[n].to(t.mean) for n, t in self.now.transitions.items()}
         following = trajectory.latents(self.batch, self.index, ahead=1)
         return {n: t.sample(self.noise[n]) - following[n].to(t.mean) for n, t in self.now.transitions.items()}
 
@@ -109,31 +116,49 @@ class PolicyGradient(GroupRelative):
 
     Config: ClassVar[type[PolicyGradientOptions]]
     config: PolicyGradientOptions
+    compares_means: ClassVar[bool] = False
+    """Whether the surrogate reads :meth:`Step.shift`: old means are then kept beside recomputed log-probs."""
 
     def __init__(self, config: PolicyGradientOptions) -> None:
         self.config = config
-        self.uses_reference = config.kl_beta > 0 and config.kl != "old_log_ratio"
 
     @hookimpl
-    def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
+    def traits(self, config: PolicyGradientOptions) -> AlgorithmTraits:
+        """The reference, where the divergence needs it; the clip range."""
+        needs_reference = config.kl_beta > 0 and config.kl != "old_log_ratio"
+        clip = config.clip if isinstance(config, ClippedOptions) else None
+        return AlgorithmTraits(keeps=frozenset({"reference"} if needs_reference else ()), clip_range=clip)
+
+    @hookimpl
+    def prepare_actor_batch(
+        self, policy: Policy, batch: TensorDict, iteration: int, seed: int, total: Total
+    ) -> TensorDict:
         """Old log-probs of the trainer's, and the correction, where they are asked for."""
-        return corrected(policy, batch, self.config.old_log_probs, self.config.correction)
+        return corrected(
+            policy, batch, self.config.old_log_probs, self.config.correction, total, means=self.compares_means
+        )
 
     @hookimpl
-    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
-        """The surrogate, and the divergence from the reference."""
-        stored = self.stored(policy, batch, step)
-        loss, metrics = self.surrogate(stored)
+    def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
+        """The surrogate, and the divergence from the reference, of each step."""
+        return joined([self.loss_at(policy, each) for each in self.stored(policy, batch, steps)])
+
+    def loss_at(self, policy: Policy, step: Step) -> LossOutput:
+        """(B,) of one stored step."""
+        loss, metrics = self.surrogate(step)
+        batch, index = step.batch, step.index
         if "importance" in batch.keys():
-            loss = loss * trajectory.at(batch, "importance", step).to(loss)
+            loss = loss * trajectory.at(batch, "importance", index).to(loss)
         if self.config.kl_beta > 0:
-            kl = divergence(self.config.kl, policy, batch, step, stored.now, stored.log_ratio)
+            kl = divergence(self.config.kl, policy, batch, index, step.now, step.log_ratio)
             loss, metrics["kl"] = loss + self.config.kl_beta * kl, kl
         return LossOutput(loss, {name: value.detach() for name, value in metrics.items()})
 
-    def stored(self, policy: Policy, batch: TensorDict, step: int) -> Step:
-        """A stored step under the current weights."""
-        now = policy.evaluate(batch, step)
+    def stored(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> list[Step]:
+        """Stored steps under the current weights."""
+        return [self._step(batch, step, now) for step, now in zip(steps, policy.evaluate(batch, steps), strict=True)]
+
+    def _step(self, batch: TensorDict, step: int, now: Evaluation) -> Step:
         device = now.log_prob.device
         old = "old_log_probs" if "old_log_probs" in batch.keys() else "log_probs"
         log_ratio = now.log_prob - trajectory.at(batch, old, step).to(device)  # (B,)

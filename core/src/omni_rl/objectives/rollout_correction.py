@@ -14,6 +14,8 @@ constants: no gradient flows through them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validato
 from tensordict import TensorDict
 
 from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.types import Tensors
 
 OldLogProbs = Literal["rollout", "recomputed"]
 
@@ -46,10 +49,22 @@ class Correction(BaseModel):
         return self
 
 
+Total = Callable[[torch.Tensor], torch.Tensor]
+"""Adds a tensor up over all ranks; see the hook ``prepare_actor_batch``."""
+
+
 def corrected(
-    policy: Policy, batch: TensorDict, old_log_probs: OldLogProbs, correction: Correction | None
+    policy: Policy,
+    batch: TensorDict,
+    old_log_probs: OldLogProbs,
+    correction: Correction | None,
+    total: Total,
+    means: bool = False,
 ) -> TensorDict:
     """The batch with ``old_log_probs`` (N, T), ``importance`` (N, T) and ``loss_weights`` (N, T) as asked for.
+
+    With ``means`` the recomputed means of the transitions stand beside the recomputed log-probs, as
+    ``old_means/<stream>`` (N, T, ...) fp32: what is "old" is then the same policy in both.
 
     Beside them ``metrics/rollout_corr/*`` (N,): ``kl`` and ``k3_kl`` estimate KL(pi_rollout || pi_old) by its first and
     third estimator; ``ess`` is the effective share of the samples, (sum w)^2 / (N sum w^2).
@@ -57,7 +72,10 @@ def corrected(
     if old_log_probs == "rollout":
         return batch
     batch = batch.clone(recurse=False)
-    batch["old_log_probs"] = policy.map_steps(batch, lambda part, step: policy.evaluate(part, step).log_prob)
+    replayed = policy.map_steps(batch, partial(_replayed, policy, means))
+    batch["old_log_probs"] = replayed.pop("log_probs")
+    if means:
+        batch["old_means"] = TensorDict(replayed, batch.batch_size)
     difference = (batch["old_log_probs"] - batch["log_probs"]).double()  # (N, T)
     weights = (difference.sum(1, keepdim=True) if _whole(correction) else difference).exp().expand_as(difference)
     kept = torch.ones_like(weights)
@@ -67,7 +85,7 @@ def corrected(
             kept = ((weights >= low) & (weights <= high)).double()
             batch["loss_weights"] = kept.float()
         if correction.cap is not None:
-            batch["importance"] = _importance(weights, kept, correction).float()
+            batch["importance"] = _importance(weights, kept, correction, total).float()
     batch["metrics"] = TensorDict(_figures(difference, weights, kept), batch.batch_size)
     return batch
 
@@ -76,10 +94,22 @@ def _whole(correction: Correction | None) -> bool:
     return correction is not None and correction.level == "trajectory"
 
 
-def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correction) -> torch.Tensor:
+def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correction, total: Total) -> torch.Tensor:
     """(N, T) capped, and divided by their mean over what is kept; 0 for the rest, whose weights need not be finite."""
-    found = torch.where(kept > 0, weights.clamp(max=correction.cap), 0)
-    return found / (found.sum() / kept.sum()) if correction.normalise and kept.any() else found
+    capped = torch.where(kept > 0, weights.clamp(max=correction.cap), 0)
+    if not correction.normalise:
+        return capped
+    summed, count = total(torch.stack([capped.sum(), kept.sum()]))
+    return capped / (summed / count) if count > 0 else capped
+
+
+def _replayed(policy: Policy, means: bool, part: TensorDict, steps: Sequence[int]) -> Tensors:
+    """``log_probs`` (B, S), and with ``means`` each stream's means (B, S, ...), under the current weights."""
+    now = policy.evaluate(part, steps)
+    log_probs = {"log_probs": torch.stack([each.log_prob for each in now], dim=1)}
+    if not means:
+        return log_probs
+    return log_probs | {n: torch.stack([each.transitions[n].mean for each in now], dim=1) for n in now[0].transitions}
 
 
 def _figures(difference: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,7 +1,4 @@
-"""What another process needs to rebuild a run's plugins: names, versions, options and text, as JSON.
-
-No code is pickled: every process imports what it has installed, and local files travel as text.
-"""
+"""Rebuilding a run's plugins in another process, from the names, versions, options and text of its ``RunSpec``."""
 
 from __future__ import annotations
 
@@ -12,167 +9,99 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from omni_rl._version import __version__
+from omni_rl.contracts.spec import LocalFile, Part, RunSpec
 from omni_rl.errors import PluginError
 from omni_rl.plugins.contract import LAYER_OF_KIND, Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.local import Registry, load_source, read_source
 from omni_rl.plugins.manager import Manager, build_manager
 
-if TYPE_CHECKING:
-    from omni_rl.config.resolved import Resolved
-
-
 CORE_HOOKS = ("omni_rl.run.core_hooks",)
 """Core's own hook modules."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+def read_file(path: str | Path) -> LocalFile:
+    """The local plugin as it is now; PluginError when it cannot be read."""
+    content = read_source(path)
+    return LocalFile(path=str(Path(path).resolve()), content=content, sha256=_digest(content))
 
 
-class LocalFile(_Record):
-    """A local plugin, by content; ``sha256`` is the hex digest of the content's UTF-8 bytes."""
-
-    path: str
-    content: str
-    sha256: str
-
-    @classmethod
-    def read(cls, path: str | Path) -> LocalFile:
-        """The file as it is now; PluginError when it cannot be read."""
-        content = read_source(path)
-        return cls(path=str(Path(path).resolve()), content=content, sha256=_digest(content))
-
-    def load(self) -> ModuleType:
-        """Import the content in this process; PluginError when it is not what was hashed, or fails."""
-        if _digest(self.content) != self.sha256:
-            raise PluginError(
-                f"The run's copy of {self.path} does not have the recorded hash {self.sha256[:12]}.",
-                "Start the run again from its configuration; the record was changed or damaged.",
-            )
-        return load_source(self.content, self.path)
-
-
-class Part(_Record):
-    """One key that the run uses.
-
-    Attributes:
-        kind: a key of ``omni_rl.plugins.discovery.KINDS``.
-        distribution: who offers it; None when a local file declares it.
-        version: of that distribution.
-        options: the plugin's own options, which its ``Config`` accepts.
-    """
-
-    kind: str
-    key: str
-    distribution: str | None = None
-    version: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @classmethod
-    def resolve(
-        cls,
-        registry: Registry,
-        kind: str,
-        key: str,
-        *,
-        distribution: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> Part:
-        """Record who offers ``key`` here and now, without importing it; PluginError when nobody or several do."""
-        offer = registry.find(kind, key, distribution)
-        return cls(
-            kind=kind,
-            key=key,
-            distribution=offer.distribution if offer else None,
-            version=offer.version if offer else None,
-            options=dict(options or {}),
+def load_file(file: LocalFile) -> ModuleType:
+    """Import the content in this process; PluginError when it is not what was hashed, or fails."""
+    if _digest(file.content) != file.sha256:
+        raise PluginError(
+            f"The run's copy of {file.path} does not have the recorded hash {file.sha256[:12]}.",
+            "Start the run again from its configuration; the record was changed or damaged.",
         )
-
-    def load(self, registry: Registry) -> tuple[Any, str]:
-        """The object and its source; PluginError when this process has another version than the run."""
-        if self.distribution is not None:
-            _check_version(self.distribution, self.version)
-        return registry.get(self.kind, self.key, self.distribution)
-
-    def layer(self, registry: Registry) -> Layer:
-        """The layer of a hook-bearing part; classes are built from ``options``."""
-        found, source = self.load(registry)
-        return Layer(LAYER_OF_KIND[self.kind], build(found, self.options), source)
+    return load_source(file.content, file.path)
 
 
-class RunSpec(_Record):
-    """A run's plugins and configuration.
-
-    Attributes:
-        omni_rl: version of omni-rl.
-        core: importable names of core's own hook modules.
-        parts: every key that the run uses, of any kind.
-        files: local plugins.
-        config: the resolved configuration.
+def resolve_part(
+    registry: Registry,
+    kind: str,
+    key: str,
+    *,
+    distribution: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Part:
+    """Record which distribution offers ``key`` here and now, without importing it; PluginError when none or several
+    do.
     """
+    offer = registry.find(kind, key, distribution)
+    return Part(
+        kind=kind,
+        key=key,
+        distribution=offer.distribution if offer else None,
+        version=offer.version if offer else None,
+        options=dict(options or {}),
+    )
 
-    omni_rl: str = __version__
-    core: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    files: tuple[LocalFile, ...] = ()
-    config: dict[str, Any] = Field(default_factory=dict)
 
-    @classmethod
-    def of(cls, resolved: Resolved) -> RunSpec:
-        """The spec of a configured run: what carries its hooks, its local files, and every value."""
-        carriers = [chosen for chosen in resolved.chosen() if chosen.kind in LAYER_OF_KIND]
-        parts = tuple(
-            Part.resolve(
-                resolved.registry,
-                chosen.kind,
-                chosen.key,
-                distribution=chosen.distribution,
-                options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
-            )
-            for chosen in carriers
-            if LAYER_OF_KIND[chosen.kind] != "observer"  # observers watch the driver
-        )
-        files = tuple(LocalFile.read(str(module.__file__)) for module in resolved.local)
-        return cls(core=CORE_HOOKS, parts=parts, files=files, config=resolved.config.model_dump(mode="json"))
+def load_part(part: Part, registry: Registry) -> tuple[Any, str]:
+    """The object and its source; PluginError when this process has another version than the run."""
+    if part.distribution is not None:
+        _check_version(part.distribution, part.version)
+    return registry.get(part.kind, part.key, part.distribution)
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return self.model_dump_json()
 
-    @classmethod
-    def from_json(cls, text: str) -> RunSpec:
-        """The inverse of :meth:`to_json`; pydantic's ValidationError when ``text`` is not one."""
-        return cls.model_validate_json(text)
+def layer_of(part: Part, registry: Registry) -> Layer:
+    """The layer of a hook-bearing part; classes are built from its options."""
+    plugin, source = load_part(part, registry)
+    return Layer(LAYER_OF_KIND[part.kind], build(plugin, part.options), source)
 
-    def registry(self) -> Registry:
-        """Lookups with the run's local files first."""
-        return Registry([file.load() for file in self.files])
 
-    def layers(self) -> list[Layer]:
-        """The run's layers, built anew in this process.
+def check_versions(spec: RunSpec) -> None:
+    """Raise PluginError unless this process has the versions of omni-rl and of the plugins that the run uses."""
+    if spec.omni_rl != __version__:
+        raise _other_version(CORE, spec.omni_rl, __version__)
+    for part in spec.parts:
+        if part.distribution is not None:
+            _check_version(part.distribution, part.version)
 
-        Raises:
-            PluginError: another version of omni-rl or of a plugin is installed here, a local file is not what it was,
-                or a plugin cannot be loaded.
-        """
-        if self.omni_rl != __version__:
-            raise _other_version(CORE, self.omni_rl, __version__)
-        registry = self.registry()
-        return [
-            *(Layer("core", importlib.import_module(name), f"{CORE} {self.omni_rl}") for name in self.core),
-            *(part.layer(registry) for part in self.parts if part.kind in LAYER_OF_KIND),
-            *(Layer("local", file.load(), file.path) for file in self.files),
-        ]
 
-    def rebuild(self) -> Manager:
-        """The run's manager, built anew in this process; raises as :meth:`layers`."""
-        return build_manager(self.layers())
+def layers_of(spec: RunSpec) -> list[Layer]:
+    """The run's layers, built anew in this process.
+
+    Raises:
+        PluginError: another version of omni-rl or of a plugin is installed here, a local file is not what it was, or a
+            plugin cannot be loaded.
+    """
+    check_versions(spec)
+    modules = [(load_file(file), file.path) for file in spec.files]
+    registry = Registry([module for module, _ in modules])
+    return [
+        *(Layer("core", importlib.import_module(name), f"{CORE} {spec.omni_rl}") for name in spec.core),
+        *(layer_of(part, registry) for part in spec.parts if part.kind in LAYER_OF_KIND),
+        *(Layer("local", module, path) for module, path in modules),
+    ]
+
+
+def rebuild(spec: RunSpec) -> Manager:
+    """The run's manager, built anew in this process; raises as :func:`layers_of`."""
+    return build_manager(layers_of(spec))
 
 
 def build(found: Any, options: Mapping[str, Any]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,9 @@ from omni_rl import reporting
 from omni_rl.contracts.media import media_of
 from omni_rl.contracts.verdicts import Row
 from omni_rl.reporting import exhibits, video_files
-from omni_rl.reporting.provenance import FILE, provenance
 from omni_rl.reporting.validated import SHOWN, Validated
-from omni_rl.run.validation import validate
 from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory
-
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
 
 COLUMNS = 8
 """Pictures in a row of a grid."""
@@ -35,10 +31,10 @@ def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
     directory.write_json("gate.json", [{"name": r.name, "verdict": r.verdict, "detail": r.detail} for r in rows])
 
 
-def write_provenance(run: Run) -> None:
-    """``provenance.json``: the model, the data, the seed and the versions that the run was started with."""
-    assert run.directory is not None
-    run.directory.write_json(FILE, provenance(run))
+def read_gate(directory: RunDirectory) -> list[Row]:
+    """The rows of ``gate.json``; none when the gate was off."""
+    path = directory.path / "gate.json"
+    return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
 
 
 def write_validation(directory: RunDirectory, validated: Validated) -> None:
@@ -98,43 +94,43 @@ def _captions(validated: Validated) -> list[str]:
     return [f"{v:.2f} {s.request.prompt}" for v, s in zip(values, validated.samples, strict=True)]
 
 
-def write_report(run: Run) -> None:
-    """``report.html`` and ``images/before_after.png``: curves, pictures on equal noise, health figures."""
-    directory, after = run.directory, run.validations[-1]
-    assert directory is not None
+@dataclass(frozen=True)
+class Report:
+    """What the page tells beside the run directory's own files.
+
+    Attributes:
+        title: of the page.
+        after: the last validation.
+        without_guidance: the same prompts and noise with guidance switched off; None where there is no guidance.
+    """
+
+    title: str
+    after: Validated
+    without_guidance: Validated | None = None
+
+
+def write_report(directory: RunDirectory, report: Report) -> None:
+    """``report.html`` and ``images/before_after.png``: curves, images on equal noise, health figures."""
     first, rewards = before(directory)
-    images = after.images()
-    uids = [s.request.uid for s in after.samples]
+    after = report.after
+    images, uids = after.images(), [s.request.uid for s in after.samples]
     figures = {"before": _figures(first, uids, rewards), "after": _figures(images, uids, after.rewards)}
-    guided, changes = guidance_off(run.config.rollout.call)
-    if guided:
-        plain = validate(run, run.iteration, changes)
+    if report.without_guidance is not None:
+        plain = report.without_guidance
         figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
-    prompts = [s.request.prompt for s in after.samples]
-    reporting.before_after(list(first[:SHOWN]), list(images[:SHOWN]), prompts[:SHOWN]).save(
-        directory.images / "before_after.png"
-    )
-    _write_page(run, directory, first, images, prompts, figures)
-
-
-def _write_page(
-    run: Run,
-    directory: RunDirectory,
-    before: np.ndarray,
-    after: np.ndarray,
-    prompts: Sequence[str],
-    figures: dict[str, dict[str, float]],
-) -> None:
+    prompts = [s.request.prompt for s in after.samples[:SHOWN]]
+    shown = list(first[:SHOWN]), list(images[:SHOWN])
+    reporting.before_after(*shown, prompts).save(directory.images / "before_after.png")
     reporting.write_report(
         directory.path / "report.html",
-        title=f"{run.model.architecture} with {run.config.algorithm.name}",
+        title=report.title,
         config_yaml=directory.config_file.read_text(),
         metrics=history(directory),
-        before=list(before[:SHOWN]),
-        after=list(after[:SHOWN]),
-        captions=list(prompts[:SHOWN]),
+        before=shown[0],
+        after=shown[1],
+        captions=prompts,
         health=figures,
-        notes=[f"{row.name}: {row.detail}" for row in run.gate],
+        notes=[f"{row.name}: {row.detail}" for row in read_gate(directory)],
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,25 +14,22 @@ from omni_rl._version import __version__
 from omni_rl.config.resolved import Resolved
 from omni_rl.plugins.discovery import CORE
 
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
-
 FILE = "provenance.json"
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
-def provenance(run: Run) -> dict[str, Any]:
+def provenance(resolved: Resolved, fingerprint: str, device: torch.device) -> dict[str, Any]:
     """Plain data: ``model``, ``data``, ``plugins``, ``seed``, ``device``, ``versions``; no path of this machine.
 
     Of data and of local plugin files the name and the sha256; of a folder, that of its files' names and bytes.
     """
     return {
-        "model": model(run.resolved, run.fingerprint),
-        "data": _data(run.resolved),
-        "plugins": [_identity(Path(str(module.__file__))) for module in run.resolved.local],
-        "seed": run.config.seed,
-        "device": device_name(run.model.device),
-        "versions": _versions(run.resolved),
+        "model": model(resolved, fingerprint),
+        "data": _data(resolved),
+        "plugins": [_identity(Path(str(module.__file__))) for module in resolved.local],
+        "seed": resolved.config.seed,
+        "device": device_name(device),
+        "versions": _versions(resolved),
     }
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from omni_rl.contracts.types import Sample
 from omni_rl.reporting.exhibits import Exhibit, picture
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN = 24
 """Samples of a validation that are shown, and kept exactly as drawn."""

@@ -1,121 +1,180 @@
-"""What a run is built of, assembled from a resolved configuration."""
+"""Everything that a run is built of, put together from a resolved configuration. No other room knows this class."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from omni_rl._version import __version__
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved
-from omni_rl.contracts.interfaces import Backend, Engine
+from omni_rl.contracts.context import Context
+from omni_rl.contracts.interfaces import Backend, Engine, ExperienceSource, Tracker
 from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Config, Data, RewardEntry
-from omni_rl.data import prompts
-from omni_rl.data.prompts import PromptRow, PromptSet
+from omni_rl.contracts.traits import AlgorithmTraits
+from omni_rl.data import prompts as prompt_files
 from omni_rl.model.loading import load_model, pick_device
-from omni_rl.plugins.context import Context
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
-from omni_rl.plugins.runspec import RunSpec
-from omni_rl.preferences import require_pictures
 from omni_rl.rewards.runner import RewardRunner, RewardSpec
 from omni_rl.run import core_hooks
+from omni_rl.run.experience import Sampled
 from omni_rl.run.preflight import check_ahead
+from omni_rl.run.spec import spec_of
 from omni_rl.storage import checkpoint
 
 
-@dataclass
-class Parts:
-    """The built pieces of a run; see :class:`omni_rl.run.start.Run`."""
+@dataclass(frozen=True)
+class Assembly:
+    """The built pieces of a run.
+
+    Attributes:
+        resolved, config, traits: what was configured.
+        manager, hooks: the run's plugins and the dispatch to them.
+        model: the pipeline in this process: the backend's own, or the driver's where the backend's is elsewhere.
+        fingerprint: of the model's files.
+        prompts, validation_rows: training and held-out prompts.
+        rewards, validation_rewards, trackers, backend, engine: as built.
+        source: where each iteration's experience comes from.
+    """
 
     resolved: Resolved
     config: Config
+    traits: AlgorithmTraits
     manager: Manager
     hooks: Hooks
-    algorithm: Any
-    trackers: list[Any]
     model: LoadedModel
     fingerprint: str
     prompts: PromptSet
-    validation_rows: list[PromptRow]
+    validation_rows: Sequence[PromptRow]
     rewards: RewardRunner
     validation_rewards: RewardRunner
+    trackers: Sequence[Tracker]
     backend: Backend
     engine: Engine
+    source: ExperienceSource
+
+    def close(self) -> None:
+        """Release everything, whatever one of them raises: the first error is raised when all are closed."""
+        with contextlib.ExitStack() as stack:
+            for tracker in self.trackers:
+                stack.callback(tracker.close)
+            for each in (self.backend, self.validation_rewards, self.rewards, self.source, self.engine):
+                stack.callback(each.close)
 
 
-def build_parts(resolved: Resolved) -> Parts:
+def assemble(resolved: Resolved) -> Assembly:
     """Cheap checks first, weights last.
 
     Raises:
         UserError: prompts, rewards, device, model or adapters cannot be used as configured.
     """
     config = resolved.config
-    device = pick_device(config.device)
+    pick_device(config.device)
     prompts = _prompts(config.data, resolved.dataset)
-    validation_data = config.validation.data
-    held_out = prompts if validation_data is None else _prompts(validation_data, resolved.validation_dataset)
-    if getattr(resolved.algorithm.object, "offline", False):
-        require_pictures(config.data.path, prompts.rows)
+    held_out_data = config.validation.data or config.data
+    held_out = prompts if config.validation.data is None else _prompts(held_out_data, resolved.validation_dataset)
     rewards = _rewards(config.reward, resolved.rewards)
     validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
     trackers = [chosen.instance() for chosen in resolved.trackers]
-    layers = resolved.layers()
     watching = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
     watching += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
-    observers = [Layer("observer", plugin, source) for plugin, source in watching]
-    manager = build_manager([Layer("core", core_hooks, f"{CORE} {__version__}"), *layers, *observers])
+    manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in watching)])
     hooks = Hooks(manager)
-    check_ahead(resolved, hooks, [(config.data, prompts.rows), (validation_data or config.data, held_out.rows)])
-    model = _model(resolved, device)
-    model.hooks = hooks
-    objects = [layer.plugin for layer in layers]
-    spec = RunSpec.of(resolved)
-    backend = resolved.backend.object(Context(config, resolved.backend.options, model, hooks, objects, spec))
-    engine = resolved.engine.object(Context(config, resolved.engine.options, model, hooks, objects, spec))
-    return Parts(
+    check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
+    backend, engine, model = _trainer_and_engine(resolved, hooks)
+    fingerprint = checkpoint.fingerprint(resolved.model_path)
+    validation_rows = held_out.rows[: config.validation.prompts]
+    source = hooks.experience_source(
+        config=config,
+        model=model,
+        hooks=hooks,
+        policy=backend.policy,
+        prompts=prompts,
+        held_out=validation_rows,
+        fingerprint=_encoder_key(resolved, fingerprint),
+        sampled=Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with),
+    )
+    return Assembly(
         resolved=resolved,
         config=config,
+        traits=resolved.traits,
         manager=manager,
         hooks=hooks,
-        algorithm=next(layer.plugin for layer in layers if layer.name == "algorithm"),
-        trackers=trackers,
         model=model,
-        fingerprint=checkpoint.fingerprint(resolved.model_path),
+        fingerprint=fingerprint,
         prompts=prompts,
-        validation_rows=held_out.rows[: config.validation.prompts],
+        validation_rows=validation_rows,
         rewards=rewards,
         validation_rewards=validation_rewards,
+        trackers=trackers,
         backend=backend,
         engine=engine,
+        source=source,
     )
 
 
+def sampling_hooks(resolved: Resolved) -> Hooks:
+    """The dispatch without observers, for what only samples."""
+    return Hooks(build_manager(_layers(resolved)))
+
+
+def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: LoadedModel | None = None) -> Context:
+    """What the backend and the engine are built from."""
+    loader = _loader(resolved)
+    return Context(resolved.config, options, loader, hooks, spec_of(resolved), resolved.traits, shared_model)
+
+
+def _trainer_and_engine(resolved: Resolved, hooks: Hooks) -> tuple[Backend, Engine, LoadedModel]:
+    backend: Backend = resolved.backend.object(context_of(resolved, hooks, resolved.backend.options))
+    model = backend.model
+    if model is None:  # the driver still encodes prompts and asks the pipeline for shapes and schedules
+        model = _loader(resolved)()
+        model.hooks = hooks
+    engine: Engine = resolved.engine.object(context_of(resolved, hooks, resolved.engine.options, backend.model))
+    return backend, engine, model
+
+
+def _layers(resolved: Resolved) -> list[Layer]:
+    return [Layer("core", core_hooks, f"{CORE} {__version__}"), *resolved.layers()]
+
+
+def _loader(resolved: Resolved) -> Callable[[], LoadedModel]:
+    config = resolved.config
+
+    def load() -> LoadedModel:
+        return load_model(
+            Path(resolved.model_path),
+            device=pick_device(config.device),
+            precision=config.precision,
+            full=config.model.lora is None,
+            offload=config.train.offload,
+            hub=config.model.path if config.model.hub else None,
+        )
+
+    return load
+
+
+def _encoder_key(resolved: Resolved, fingerprint: str) -> str:
+    """The model's files, and the plugins that may encode for it: what is kept across runs is kept under this key."""
+    sources = sorted(layer.source for layer in _layers(resolved))
+    return " ".join([fingerprint, *sources])
+
+
 def _prompts(data: Data, reader: Chosen) -> PromptSet:
-    return prompts.load(data, lambda _: reader.object)
+    return prompt_files.load(data, lambda _: reader.object)
 
 
-def _rewards(entries: list[RewardEntry], chosen: list[Chosen]) -> RewardRunner:
+def _rewards(entries: Sequence[RewardEntry], chosen: Sequence[Chosen]) -> RewardRunner:
     return RewardRunner(
         [
             RewardSpec(entry.label or entry.name, entry.weight, entry.batch_size, plugin.instance())
             for entry, plugin in zip(entries, chosen, strict=True)
         ]
-    )
-
-
-def _model(resolved: Resolved, device: torch.device) -> LoadedModel:
-    config = resolved.config
-    return load_model(
-        Path(resolved.model_path),
-        device=device,
-        precision=config.precision,
-        full=config.model.lora is None,
-        offload=config.train.offload,
-        hub=config.model.path if config.model.hub else None,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from tensordict import TensorDict
 
 from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.interfaces import ExperienceSource
 from omni_rl.contracts.requests import Window, all_steps
+from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.sampling import denoise
 from omni_rl.training import policy
 from omni_rl.universal import hooks as universal
@@ -16,6 +18,18 @@ from omni_rl.universal import media_encoding
 def sde_window(steps: int) -> Window:
     """Noise in every step but the last."""
     return all_steps(steps)
+
+
+@hookimpl
+def traits() -> AlgorithmTraits:
+    """Nothing special."""
+    return AlgorithmTraits()
+
+
+@hookimpl
+def experience_source(sampled: ExperienceSource) -> ExperienceSource:
+    """Sample and score."""
+    return sampled
 
 
 @hookimpl

@@ -1,52 +1,85 @@
-"""What an iteration trains on: samples of its own with their rewards, or pairs that somebody judged before."""
+"""Core's own experience: draw samples, score them, compare them within their groups."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
-from tensordict import TensorDict
-
-from omni_rl.preferences import stored_pairs
+from omni_rl.contracts.events import State
+from omni_rl.contracts.interfaces import Backend, Engine, Experience, ExperienceSource
+from omni_rl.contracts.prompts import PromptSet
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.traits import Copy
+from omni_rl.errors import RunError
+from omni_rl.plugins.manager import Hooks
+from omni_rl.rewards.runner import RewardRunner
 from omni_rl.run.collect import assemble, collect, components, reward_metrics, without_flat_groups
+from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
+
+class Sampled:
+    """On-policy samples; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
+
+    staleness = 0
+
+    def __init__(
+        self,
+        config: Config,
+        hooks: Hooks,
+        prompts: PromptSet,
+        backend: Backend,
+        engine: Engine,
+        rewards: RewardRunner,
+        samples_with: Copy,
+    ) -> None:
+        self._config, self._hooks, self._prompts = config, hooks, prompts
+        self._backend, self._engine, self._rewards = backend, engine, rewards
+        self._samples_with: Copy = samples_with
+
+    def next(self, state: State) -> Experience:
+        """Sample, score, and compare within groups."""
+        requests = rollout_requests(self._config, self._hooks, self._prompts, state.iteration, state.policy_version)
+        with in_place(self._backend, self._samples_with):
+            collected = collect(self._engine, self._rewards, requests)
+        batch = assemble(collected)
+        batch["advantages"] = self._hooks.compute_advantages(
+            rewards=batch["rewards"],
+            uid=batch["uid"],
+            components=components(collected.scored),
+            weights={entry.label or entry.name: entry.weight for entry in self._config.reward},
+        )
+        figures = reward_metrics(collected.scored, batch)
+        figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
+        batch = without_flat_groups(batch) if self._config.train.skip_flat_groups else batch
+        return Experience(batch, figures, len(requests), collected.failures)
+
+    def held_out(self, state: State) -> Mapping[str, float]:
+        """Validation scores samples; there is nothing else to look at."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is in flight between two calls."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def close(self) -> None:
+        """Engine and rewards are the run's."""
 
 
-@dataclass(frozen=True)
-class Experience:
-    """A batch (N,) for the backend, figures for the metrics row, and how many samples it cost."""
+def check_staleness(experience: Experience, source: ExperienceSource, state: State) -> None:
+    """Refuse samples older than the source states.
 
-    batch: TensorDict
-    figures: dict[str, float]
-    samples: int
-
-
-def gather(run: Run) -> Experience:
-    """The next iteration's."""
-    if getattr(run.algorithm, "offline", False):
-        batch = stored_pairs(run)
-        return Experience(batch, {}, 2 * len(batch))
-    return sampled(run)
+    Raises:
+        RunError: one of them is.
+    """
+    versions = experience.batch["policy_version"]
+    oldest = int(versions.min()) if len(versions) else state.policy_version
+    if state.policy_version - oldest > source.staleness:
+        what = f"a sample of policy version {oldest} came to train version {state.policy_version}"
+        raise RunError(f"{what}; its source promises at most {source.staleness} between them")
 
 
-def sampled(run: Run) -> Experience:
-    """Sample, score, and compare within groups."""
-    requests = rollout_requests(run.config, run.hooks, run.prompts, run.iteration, run.policy_version)
-    with run.sampling_weights():
-        collected = collect(run.engine, run.rewards, requests)
-    for failure in collected.failures:
-        run.progress.note(failure)
-    batch = assemble(collected)
-    batch["advantages"] = run.hooks.compute_advantages(
-        rewards=batch["rewards"],
-        uid=batch["uid"],
-        components=components(collected.scored),
-        weights={entry.label or entry.name: entry.weight for entry in run.config.reward},
-    )
-    figures = reward_metrics(collected.scored, batch)
-    figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
-    batch = without_flat_groups(batch) if run.config.train.skip_flat_groups else batch
-    return Experience(batch, figures, len(requests))
+_: type[ExperienceSource] = Sampled

@@ -1,7 +1,9 @@
-"""One training run, top to bottom: sample -> score -> advantage -> update -> sync.
+"""One training run, top to bottom: experience -> update -> sync, with validations and checkpoints in between.
 
-What is not here: the denoising loop (``omni_rl.sampling.denoise``), the update itself (``omni_rl.training``), and the
-formulas (the algorithm's plugin).
+Where each step lives: sampling and scoring in ``run/experience.py`` (the denoising loop in ``sampling/denoise.py``),
+the update in ``training/backend.py``, the formulas in the algorithm's plugin, weights on their way to the engine in
+``run/weight_sync.py``, held-out scores in ``run/validation.py``, checkpoints in ``run/state.py``, what is written and
+shown in ``reporting/recorder.py``.
 """
 
 from __future__ import annotations
@@ -11,80 +13,81 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 
-from omni_rl.errors import RunError
-from omni_rl.run.experience import gather
+from omni_rl.contracts.events import State
+from omni_rl.reporting.recorder import Recorder
+from omni_rl.run.assembly import Assembly
+from omni_rl.run.experience import check_staleness
+from omni_rl.run.state import save
 from omni_rl.run.validation import validate
-
-if TYPE_CHECKING:
-    from omni_rl.run.start import Run
+from omni_rl.run.weight_sync import sync_weights
 
 
-def run_loop(run: Run) -> None:
+class Finished(NamedTuple):
+    """How the loop ended; ``interrupted``: Ctrl-C ended it early, after saving."""
+
+    state: State
+    interrupted: bool
+
+
+def run_loop(parts: Assembly, recorder: Recorder, state: State) -> Finished:
     """All remaining iterations; leaves the run saved, also when Ctrl-C asks it to stop early.
 
     A run that is complete is only validated again: its process may have ended before it wrote its report.
     """
-    config = run.config
+    config = parts.config
     with _stop_on_interrupt() as stop:
-        if run.iteration == 0 or run.iteration >= config.train.iterations:
-            run.record_validation(validate(run, run.iteration))
-        while run.iteration < config.train.iterations and not stop.is_set():
-            row = one_iteration(run)
-            if _is_due(run.iteration, config.validation.every) or run.iteration == config.train.iterations:
-                validated = validate(run, run.iteration)
+        if state.iteration == 0 or state.iteration >= config.train.iterations:
+            recorder.validation(state, validate(parts, state))
+        while state.iteration < config.train.iterations and not stop.is_set():
+            state, row = one_iteration(parts, recorder, state)
+            last = state.iteration == config.train.iterations
+            if _is_due(state.iteration, config.validation.every) or last:
+                validated = validate(parts, state)
                 row |= validated.row()
-                run.record_validation(validated)
-            run.record_iteration(row)
-            if _is_due(run.iteration, config.train.checkpoint_every) or run.iteration == config.train.iterations:
-                run.save()
+                recorder.validation(state, validated)
+            recorder.iteration(state, row)
+            if _is_due(state.iteration, config.train.checkpoint_every) or last:
+                recorder.checkpoint(state, save(parts, recorder.directory, state))
         if stop.is_set():
-            run.save()
-            run.interrupted = True
+            recorder.checkpoint(state, save(parts, recorder.directory, state))
+        return Finished(state, stop.is_set())
 
 
-def one_iteration(run: Run) -> dict[str, float]:
-    """Sample, score, update and sync once; returns the metrics row and leaves ``run.iteration`` one higher."""
+def one_iteration(parts: Assembly, recorder: Recorder, state: State) -> tuple[State, dict[str, float]]:
+    """Experience, update and sync once; the state after it, and the metrics row."""
     started = time.perf_counter()
-    iteration = run.iteration
-    experience = gather(run)
+    experience = parts.source.next(state)
+    check_staleness(experience, parts.source, state)
+    for note in experience.notes:
+        recorder.progress.note(note)
     ready = time.perf_counter()
-    actor = run.backend.update(experience.batch, iteration)
+    actor = parts.backend.update(experience.batch, state.iteration)
     updated = time.perf_counter()
-    sync_weights(run)
-    run.iteration = iteration + 1
+    state = State(state.iteration + 1, state.policy_version + 1)
+    sync_weights(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with)
     ended = time.perf_counter()
-    return {
-        "iteration": run.iteration,
+    return state, {
+        "iteration": state.iteration,
         **experience.figures,
         **actor,
-        "policy_version": run.policy_version,
+        "policy_version": state.policy_version,
         "time/update_s": updated - ready,
         "time/sync_s": ended - updated,
         "time/iteration_s": ended - started,
         "perf/samples_per_s": experience.samples / (ended - started),
-        **_device_memory(run),
+        **_device_memory(parts.model.device),
     }
 
 
-def _device_memory(run: Run) -> dict[str, float]:
+def _device_memory(device: torch.device) -> dict[str, float]:
     """``perf/peak_memory_gib``: the most the run has held on its GPU so far."""
-    if run.model.device.type != "cuda":
+    if device.type != "cuda":
         return {}
-    return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(run.model.device) / 2**30}
-
-
-def sync_weights(run: Run) -> None:
-    """Give the engine the new weights and check its receipt: every parameter landed, under the new version."""
-    run.policy_version += 1
-    report = run.sync_engine()
-    missing = run.model.parameters().keys() - report.landed.keys()
-    if missing or report.policy_version != run.policy_version:
-        what = f"{len(missing)} weights did not reach it, e.g. {min(missing)}" if missing else "it kept an old version"
-        raise RunError(f"the engine did not take policy version {run.policy_version}: {what}")
+    return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
 
 
 def _is_due(iteration: int, every: int) -> bool:

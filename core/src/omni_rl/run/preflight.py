@@ -7,12 +7,11 @@ from typing import Any
 
 from omni_rl.config.call_arguments import check_call
 from omni_rl.config.resolve import Resolved
+from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.schema import Data
-from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import ConfigError
 from omni_rl.model import outline
 from omni_rl.model.adapters import refuse_unmatched, refuse_untargeted
-from omni_rl.plugins.context import ENGINE_HOOKS
 
 
 def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Sequence[PromptRow]]]) -> None:
@@ -31,8 +30,9 @@ def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Seque
     check_call(config.rollout.call, pipeline, "rollout.call", resolved.place)
     check_call(config.validation.call, pipeline, "validation.call", resolved.place)
     for section, rows in data:
+        hooks.check_prompts(config=config, path=section.path, rows=rows)
         _check_rows(resolved, pipeline, section, rows)
-    hooks.sde_window(iteration=0, group=0, steps=config.rollout.steps, seed=config.seed or 0)
+    hooks.sde_window(iteration=0, group=0, steps=config.rollout.steps, seed=config.run_seed)
     if config.model.lora is not None:
         _check_targets(resolved, config.model.lora.targets)
 
@@ -44,10 +44,10 @@ def _check_rows(resolved: Resolved, pipeline: type, data: Data, rows: Sequence[P
         check_call(values, pipeline, "data.call")
     if not data.media:
         return
-    if "prepare_condition" not in getattr(resolved.engine.object, "honours", ENGINE_HOOKS):
+    if "prepare_condition" not in resolved.engine.object.honours:
         engine = resolved.config.rollout.engine
         raise ConfigError(f"data.media: the engine {engine} takes none", "use rollout.engine: diffusers")
-    if getattr(resolved.algorithm.object, "offline", False):
+    if resolved.traits.offline:
         raise ConfigError("data.media: algorithms that learn from pairs take none", "remove data.media")
 
 

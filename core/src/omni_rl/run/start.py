@@ -1,155 +1,93 @@
-"""A run: everything built from one configuration, and the three ways to start it: ``train``, ``resume``, ``check``."""
+"""The three ways to start a run: ``train``, ``resume`` and ``check``.
+
+Each resolves the configuration and hands the run's specification to the launcher, with the dotted name of the function
+below that does the work wherever the launcher lets it run.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from omni_rl.config.explain import dump
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.events import State
+from omni_rl.contracts.interfaces import Launcher
+from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
-from omni_rl.contracts.verdicts import Row, raise_on_failure
-from omni_rl.errors import CheckpointError, UserError
-from omni_rl.gate.gate import run_gate
+from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
+from omni_rl.errors import UserError
+from omni_rl.gate import run_gate
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
+from omni_rl.reporting.provenance import FILE, provenance
+from omni_rl.reporting.recorder import Recorder
 from omni_rl.reporting.validated import Validated
-from omni_rl.run.assembly import Parts, build_parts
-from omni_rl.run.loop import run_loop
-from omni_rl.storage import checkpoint
+from omni_rl.run.assembly import Assembly, assemble
+from omni_rl.run.loop import Finished, run_loop
+from omni_rl.run.spec import remember, resolved_of
+from omni_rl.run.state import restore
+from omni_rl.run.subject import subject_of
+from omni_rl.run.validation import validate
 from omni_rl.storage.run_folder import RunDirectory, default_path
 
-T = TypeVar("T")
 Source = str | Path | Mapping[str, Any]
 
 
-class Run(Parts):
-    """A run in progress or finished.
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
 
     Attributes:
-        directory: where it writes; None while it is only checked.
-        iteration: completed iterations. policy_version: completed weight syncs.
-        metrics: one row per iteration, as in ``metrics.jsonl``.
-        validations: every validation of this process, the one before training first.
-        gate: the gate's rows, empty when it was off.
+        directory: what it wrote.
+        state: completed iterations and weight syncs.
         interrupted: Ctrl-C ended it early, after saving.
+        metrics: one row per iteration, as in ``metrics.jsonl``.
+        gate: the gate's rows, empty when it was off.
+        last_validation: the latest validation; None where the run ran in another process.
+        model: the trained model in memory; None where the run ran in another process.
     """
 
-    def __init__(self, resolved: Resolved, directory: RunDirectory | None, progress: Progress | None = None) -> None:
-        super().__init__(**vars(build_parts(resolved)))
-        self.directory = directory
-        self.progress = progress or Progress(resolved.config.train.iterations, quiet=True)
-        self.iteration = 0
-        self.policy_version = 0
-        self.metrics: list[dict[str, float]] = []
-        self.validations: list[Validated] = []
-        self.gate: list[Row] = []
-        self.interrupted = False
+    directory: RunDirectory
+    state: State
+    interrupted: bool
+    metrics: list[dict[str, float]] = field(repr=False)
+    gate: list[Row] = field(repr=False)
+    last_validation: Validated | None = field(default=None, repr=False)
+    model: LoadedModel | None = field(default=None, repr=False)
 
     @property
     def samples(self) -> list[Sample]:
         """The latest validation's samples."""
-        return self.validations[-1].samples if self.validations else []
+        return self.last_validation.samples if self.last_validation else []
 
-    def sampling_weights(self) -> contextlib.AbstractContextManager[None]:
-        """The weights that rollouts are drawn with: the trained ones, or those that the algorithm ``samples_with``."""
-        name = getattr(self.algorithm, "samples_with", None)
-        return contextlib.nullcontext() if name is None else self.backend.policy.weights(name)
+    def to_json(self) -> dict[str, Any]:
+        """What another process needs to read the run from its directory."""
+        state = {"iteration": self.state.iteration, "policy_version": self.state.policy_version}
+        return {"directory": str(self.directory.path), "state": state, "interrupted": self.interrupted}
 
-    @contextlib.contextmanager
-    def evaluated_weights(self) -> Iterator[None]:
-        """The weights that validation looks at, also in the engine: the average if there is one, else the trained."""
-        averaged = self.config.train.ema is not None
-        if not averaged and getattr(self.algorithm, "samples_with", None) is None:
-            yield
-            return
-        with self.backend.policy.weights("ema") if averaged else contextlib.nullcontext():
-            self.engine.sync(self.policy_version)
-            yield
-        self.sync_engine()
-
-    def sync_engine(self) -> SyncReport:
-        """Give the engine the weights to sample with."""
-        with self.sampling_weights():
-            return self.engine.sync(self.policy_version)
-
-    def record_validation(self, validated: Validated) -> None:
-        """Keep, write and announce a validation."""
-        self.validations.append(validated)
-        assert self.directory is not None
-        artifacts.write_validation(self.directory, validated)
-        self.progress.validation(validated.iteration, validated.mean, validated.stderr)
-        self.hooks.on_validation(
-            run=self, iteration=validated.iteration, samples=validated.samples, rewards=validated.rewards
-        )
-
-    def record_iteration(self, row: dict[str, float]) -> None:
-        """Keep, write and announce an iteration's metrics."""
-        self.metrics.append(row)
-        assert self.directory is not None
-        self.directory.append_metrics(row)
-        self.progress.iteration(row)
-        self.hooks.on_iteration_end(run=self, row=row)
-
-    def save(self) -> None:
-        """Write a checkpoint of everything needed to go on exactly."""
-        assert self.directory is not None
-        tensors, extra = self.backend.state()
-        state = {
-            "iteration": self.iteration,
-            "policy_version": self.policy_version,
-            "architecture": self.model.architecture,
-            "model_fingerprint": self.fingerprint,
-            "backend": extra,
-            "trackers": [tracker.state() for tracker in self.trackers],
-        }
-        path = checkpoint.save(self.directory, tensors, state, keep=self.config.train.keep_checkpoints)
-        self.hooks.on_checkpoint(run=self, path=str(path))
-
-    def restore(self, truncate: bool = True) -> None:
-        """Load the directory's newest checkpoint; with ``truncate``, metrics written after it are forgotten."""
-        assert self.directory is not None
-        path = checkpoint.latest(self.directory)
-        if path is None:
-            raise CheckpointError(f"{self.directory.path} holds no checkpoint", "start again with omni-rl train")
-        tensors, state = checkpoint.load(path, self.model.architecture, self.fingerprint)
-        self.backend.load_state(tensors, state["backend"])
-        self.iteration, self.policy_version = state["iteration"], state["policy_version"]
-        for tracker, kept in zip(self.trackers, state["trackers"], strict=False):
-            tracker.restore(kept)
-        if truncate:
-            self.directory.truncate_metrics(self.iteration)
-        self.metrics = self.directory.metrics()
-        self.sync_engine()
-
-    def close(self) -> None:
-        """Release engine, rewards and trackers. Idempotent."""
-        self.engine.close()
-        self.rewards.close()
-        self.validation_rewards.close()
-        for tracker in self.trackers:
-            tracker.close()
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Run:
+        """The run as its directory tells it."""
+        directory = RunDirectory.open(data["directory"])
+        return _run(directory, Finished(State(**data["state"]), data["interrupted"]))
 
 
-def train(
-    config: Source,
-    overrides: Sequence[str] = (),
-    run_dir: str | Path | None = None,
-    show: Callable[[int], Progress] | None = None,
-) -> Run:
+def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | None = None, show: bool = False) -> Run:
     """Train from a configuration file or mapping; returns the finished run.
 
     Args:
         config: a YAML file, or nested data in its place.
         overrides: ``key.sub=value``.
         run_dir: must be new or empty; default ``runs/<name>-<time>``.
-        show: what makes a display (``omni_rl.reporting.progress.Progress``); None shows nothing.
+        show: print progress.
 
     Raises:
         UserError: something in the configuration, the plugins, the data or the rewards has to be mended first.
@@ -159,99 +97,158 @@ def train(
     stem = Path(config).stem if isinstance(config, (str, Path)) else "run"
     directory = RunDirectory(run_dir or default_path(stem))
     directory.require_free()  # before any work is done
-    display = show(resolved.config.train.iterations) if show else None
-    return _launched(resolved, lambda: _train(resolved, directory, display))
+    return _finished(_launch(resolved, train_here, run_dir=str(directory.path), show=show))
 
 
-def _train(resolved: Resolved, directory: RunDirectory, display: Progress | None) -> Run:
-    with _open(Run(resolved, directory, display)) as run:
-        if resolved.config.gate != "off":
-            _pass_gate(run)
+def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
+    """:func:`train` in this process."""
+    resolved, directory = resolved_of(spec), RunDirectory(run_dir)
+    with _assembled(resolved) as parts:
+        progress = _progress(resolved, show)
+        verdicts = _pass_gate(parts, progress, State())
         RunDirectory.create(directory.path)
         directory.write_config(dump(resolved))
-        artifacts.write_gate(directory, run.gate)
-        artifacts.write_provenance(run)
-        run.progress.note(f"run directory {directory.path}, seed {run.config.seed}")
-        try:
-            _finish(run)
-        except UserError:
-            if run.iteration == 0:  # nothing to go on from, and the mended run may have the same directory
-                shutil.rmtree(directory.path)
-            raise
-    return run
+        artifacts.write_gate(directory, verdicts)
+        directory.write_json(FILE, provenance(resolved, parts.fingerprint, parts.model.device))
+        progress.note(f"run directory {directory.path}, seed {resolved.config.seed}")
+        return _finish(parts, _recorder(parts, directory, progress), State())
 
 
-def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: Callable[[int], Progress] | None = None) -> Run:
+def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = False) -> Run:
     """Go on with an interrupted run from its newest checkpoint; the result equals an uninterrupted run's.
 
     ``overrides`` stay in force for the next resume. They may raise ``train.iterations`` of a finished run; changing
-    anything that shapes samples or updates makes the continuation a different run, and is the caller's decision.
+    anything that shapes samples or updates makes the continuation a different run, and is the caller's decision: the
+    gate then judges it again.
 
     Raises:
         CheckpointError: no run, no checkpoint, or one that is damaged or belongs to another model.
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
-    display = show(resolved.config.train.iterations) if show else None
-    return _launched(resolved, lambda: _resume(resolved, directory, display))
+    return _finished(_launch(resolved, resume_here, run_dir=str(directory.path), show=show))
 
 
-def _resume(resolved: Resolved, directory: RunDirectory, display: Progress | None) -> Run:
-    with _open(Run(resolved, directory, display)) as run:
-        run.restore()
-        directory.write_config(dump(resolved))  # overrides stay in force for the next resume
-        run.progress.note(f"going on after iteration {run.iteration}")
-        _finish(run)
-    return run
+def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
+    """:func:`resume` in this process."""
+    resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
+    changed = _changes_samples(resolved, resolve(directory.config_file))
+    with _assembled(resolved) as parts:
+        progress = _progress(resolved, show)
+        state = restore(parts, directory)
+        if changed:
+            artifacts.write_gate(directory, _pass_gate(parts, progress, state))
+        directory.write_config(dump(resolved))
+        progress.note(f"going on after iteration {state.iteration}")
+        return _finish(parts, _recorder(parts, directory, progress), state)
 
 
 def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
     """The gate alone: build the run, draw a few samples, judge them; writes nothing."""
-    resolved = resolve(config, overrides)
-
-    def judged() -> list[Row]:
-        with _open(Run(resolved, None)) as run:
-            return run_gate(run)
-
-    return _launched(resolved, judged)
+    answer = _launch(resolve(config, overrides), check_here)
+    return answer if isinstance(answer, Verdicts) else Verdicts.from_json(answer)
 
 
-def _launched(resolved: Resolved, function: Callable[[], T]) -> T:
-    launcher: Callable[[Callable[[], T]], T] = resolved.launcher.instance()
-    return launcher(function)
+def check_here(spec: RunSpec) -> Verdicts:
+    """:func:`check` in this process."""
+    with _assembled(resolved_of(spec)) as parts:
+        return Verdicts(run_gate(subject_of(parts, State())))
 
 
-def _pass_gate(run: Run) -> None:
-    run.gate = run_gate(run)
-    run.progress.gate(run.gate)
-    if run.config.gate == "on":
-        raise_on_failure(run.gate)
+def _launch(resolved: Resolved, entry: Any, **arguments: Any) -> Any:
+    launcher: Launcher = resolved.launcher.instance()
+    return launcher(remember(resolved), f"{entry.__module__}:{entry.__name__}", arguments)
 
 
-def _finish(run: Run) -> None:
+def _finished(answer: Any) -> Run:
+    return answer if isinstance(answer, Run) else Run.from_json(answer)
+
+
+def _progress(resolved: Resolved, show: bool) -> Progress:
+    return Progress(resolved.config.train.iterations, quiet=not show)
+
+
+def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> Recorder:
+    return Recorder(directory, progress, parts.hooks, parts.config, parts.model.architecture)
+
+
+def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
+    if parts.config.gate == "off":
+        return []
+    rows = run_gate(subject_of(parts, state))
+    progress.gate(rows)
+    if parts.config.gate == "on":
+        raise_on_failure(rows)
+    return rows
+
+
+def _changes_samples(new: Resolved, old: Resolved) -> bool:
+    """Whether more than the run's length, validations and trackers changed."""
+    before, after = (each.config.model_dump(mode="json") for each in (old, new))
+    for data in (before, after):
+        for section in ("validation", "tracker", "gate", "launcher"):
+            data.pop(section)
+        for key in ("iterations", "checkpoint_every", "keep_checkpoints"):
+            data["train"].pop(key)
+    return before != after
+
+
+def _finish(parts: Assembly, recorder: Recorder, state: State) -> Run:
     """The loop, with the run's observers around it and the report after it."""
     error: BaseException | None = None
-    run.hooks.on_run_start(run=run)
+    finished = Finished(state, False)
+    recorder.start(state)
     try:
-        with run.progress:
-            run_loop(run)
-        if run.validations:  # absent when a resumed run is interrupted before its first
-            artifacts.write_report(run)
+        with recorder.progress:
+            finished = run_loop(parts, recorder, state)
+        if recorder.last_validation is not None:  # absent when a resumed run is interrupted before its first
+            artifacts.write_report(recorder.directory, _report(parts, recorder.last_validation, finished.state))
     except BaseException as raised:
         error = raised
+        if isinstance(raised, UserError) and not recorder.directory.metrics():
+            _remove_unused(recorder.directory)
         raise
     finally:
-        run.hooks.on_run_end(run=run, error=error)
+        recorder.end(finished.state, error)
+    return _run(recorder.directory, finished, recorder.last_validation, parts.model)
+
+
+def _remove_unused(directory: RunDirectory) -> None:
+    """There is nothing to go on from, and the mended run may have the same directory."""
+    shutil.rmtree(directory.path)
+
+
+def _report(parts: Assembly, after: Validated, state: State) -> artifacts.Report:
+    guided, changes = artifacts.guidance_off(parts.config.rollout.call)
+    title = f"{parts.model.architecture} with {parts.config.algorithm.name}"
+    return artifacts.Report(title, after, validate(parts, state, changes) if guided else None)
+
+
+def _run(
+    directory: RunDirectory,
+    finished: Finished,
+    last_validation: Validated | None = None,
+    model: LoadedModel | None = None,
+) -> Run:
+    metrics, gate = directory.metrics(), artifacts.read_gate(directory)
+    return Run(directory, finished.state, finished.interrupted, metrics, gate, last_validation, model)
 
 
 @contextlib.contextmanager
-def _open(run: Run) -> Iterator[Run]:
+def _assembled(resolved: Resolved) -> Iterator[Assembly]:
+    """The run's parts, released at the end; an error of the run itself is the one that is raised."""
     threads = torch.get_num_threads()
+    parts = assemble(resolved)
     try:
-        yield run
+        yield parts
+    except BaseException:
+        with contextlib.suppress(Exception):
+            parts.close()
+        raise
+    else:
+        parts.close()
     finally:
-        run.close()
         torch.set_num_threads(threads)
 
 
-__all__ = ["Run", "check", "resume", "train"]
+__all__ = ["Run", "check", "check_here", "resume", "resume_here", "train", "train_here"]

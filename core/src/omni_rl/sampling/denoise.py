@@ -43,7 +43,7 @@ class Recording:
     latents: Streams
     log_probs: torch.Tensor
     timesteps: torch.Tensor
-    sigmas: torch.Tensor
+    sigmas: Streams
 
 
 @hookimpl
@@ -75,9 +75,9 @@ def fork(state: DenoiseState, requests: Sequence[Request]) -> DenoiseState:
 
     x = spread(state.x)
     masks = {n: m if len(m) == 1 else spread({n: m})[n] for n, m in state.masks.items()}
-    recorded = _empty_recording(requests, x, state.table)
+    recorded = _empty_recording(requests, x, state.tables)
     return DenoiseState(
-        list(requests), x, spread(state.conditioning), state.table, spread(state.tokens), masks, state.step, recorded
+        list(requests), x, spread(state.conditioning), state.tables, spread(state.tokens), masks, state.step, recorded
     )
 
 
@@ -91,16 +91,19 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     masks = {n.removeprefix(MASK): v.bool() for n, v in condition.items() if n.startswith(MASK)}
     conditioning |= {n: v for n, v in condition.items() if not n.startswith(MASK)}
     shapes = model.hooks.prepare_latents(model=model, conditioning=conditioning, call=first.call)
-    table = model.hooks.set_timesteps(
+    tables = model.hooks.set_timesteps(
         model=model, steps=first.steps, shapes=shapes, conditioning=conditioning, call=first.call
     )
-    state = begin(requests, shapes, table, model.device)
+    state = begin(requests, shapes, tables, model.device)
     state.conditioning, state.tokens, state.masks = conditioning, tokens, masks
     return state
 
 
 def begin(
-    requests: Sequence[Request], shapes: Mapping[str, Sequence[int]], table: SigmaTable, device: torch.device
+    requests: Sequence[Request],
+    shapes: Mapping[str, Sequence[int]],
+    tables: Mapping[str, SigmaTable],
+    device: torch.device,
 ) -> DenoiseState:
     """A state at x_T, drawn from the requests' keys, with nothing of a model in it yet.
 
@@ -109,10 +112,10 @@ def begin(
     """
     keys = [r.initial_key for r in requests]
     x = {name: randn_rows(keys, name, INITIAL, shape).to(device) for name, shape in shapes.items()}
-    return DenoiseState(list(requests), x, {}, table, recorded=_empty_recording(requests, x, table))
+    return DenoiseState(list(requests), x, {}, tables, recorded=_empty_recording(requests, x, tables))
 
 
-def _empty_recording(requests: Sequence[Request], x: Streams, table: SigmaTable) -> Recording:
+def _empty_recording(requests: Sequence[Request], x: Streams, tables: Mapping[str, SigmaTable]) -> Recording:
     """Room for the window; its first state is x_T until a later one enters the window."""
     sizes = {r.window.size for r in requests}
     assert len(sizes) == 1, "the rows of a state record equally many steps"
@@ -121,8 +124,9 @@ def _empty_recording(requests: Sequence[Request], x: Streams, table: SigmaTable)
     index = start[:, None] + torch.arange(size + 1)  # (B, T + 1)
     latents = {name: torch.stack([state] + [torch.zeros_like(state)] * size, 1) for name, state in x.items()}
     device = next(iter(x.values())).device
-    timesteps = table.timesteps[index[:, :size]]  # (B, T)
-    return Recording(start, latents, torch.zeros(rows, size, device=device), timesteps, table.sigmas[index])
+    timesteps = tables[next(iter(x))].timesteps[index[:, :size]]  # (B, T)
+    sigmas = {name: tables[name].sigmas[index] for name in x}  # (B, T + 1)
+    return Recording(start, latents, torch.zeros(rows, size, device=device), timesteps, sigmas)
 
 
 @hookimpl
@@ -131,9 +135,10 @@ def denoise_step(model: LoadedModel, states: Sequence[DenoiseState]) -> Sequence
     velocities = []
     for state in states:
         t = state.table.timesteps[state.step].expand(len(state.requests)).to(model.device)  # (B,)
+        step = torch.full((len(state.requests),), state.step, device=model.device)
         with model.compute():
             velocity = model.hooks.predict(
-                model=model, x=state.x, t=t, conditioning=state.conditioning, call=state.requests[0].call
+                model=model, x=state.x, t=t, conditioning=state.conditioning, call=state.requests[0].call, step=step
             )
         velocities.append({name: v.float() for name, v in velocity.items()})
     return velocities
@@ -146,12 +151,8 @@ def step_scheduler(model: LoadedModel, state: DenoiseState, velocity: Streams) -
     inside = torch.tensor([i in r.window for r in requests])
     # float64, as the replay's: eta must be the same number on both sides to the last bit.
     level = torch.tensor([r.sde.noise_level for r in requests], dtype=torch.float64) * inside  # (B,)
-    sigma, sigma_next = state.table.sigmas[i], state.table.sigmas[i + 1]
     kind = requests[0].sde
-    steps = {
-        name: transition(x, velocity[name], sigma, sigma_next, level.to(x.device), kind.type)
-        for name, x in state.x.items()
-    }
+    steps = {name: _transition(state, name, velocity[name], level) for name, x in state.x.items()}
     noisy = bool((level > 0).any())
     following = {name: _sampled(state, name, s) if noisy else s.mean for name, s in steps.items()}
     following = {name: _keep_frozen(state, name, value) for name, value in following.items()}
@@ -159,6 +160,11 @@ def step_scheduler(model: LoadedModel, state: DenoiseState, velocity: Streams) -
     state.x = following
     state.step += 1
     return True
+
+
+def _transition(state: DenoiseState, stream: str, velocity: torch.Tensor, level: torch.Tensor) -> Transition:
+    x, sigmas, i = state.x[stream], state.tables[stream].sigmas, state.step
+    return transition(x, velocity, sigmas[i], sigmas[i + 1], level.to(x.device), state.requests[0].sde.type)
 
 
 def _sampled(state: DenoiseState, stream: str, step: Transition) -> torch.Tensor:
@@ -211,13 +217,16 @@ def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
         "latents": latents,
         "log_probs": kept.log_probs,
         "timesteps": kept.timesteps,
-        "sigmas": kept.sigmas,
+        "sigmas": next(iter(kept.sigmas.values())),
+        "start": kept.start,
         "media": media,
         "draws": {n: _draws(state.requests, n) for n in latents},
         "schedule": _schedule(state),
         **trajectory.text_entries(state.conditioning, state.tokens),
         **trajectory.identity(state.requests),
     }
+    if own := {n: s for n, s in kept.sigmas.items() if not torch.equal(s, entries["sigmas"])}:
+        entries["stream_sigmas"] = own
     if state.masks:
         entries["mask"] = {n: m.expand(rows, *m.shape[1:]) for n, m in state.masks.items()}
     if call := trajectory.numeric_call(state.requests[0].call, rows):

@@ -1,37 +1,47 @@
-"""The default engine: samples in the trainer's process from the trainer's own weights, through core's loop."""
+"""The default engine: samples in this process through core's loop."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 
 from omni_rl.contracts.batches import by_form
-from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.context import ENGINE_HOOKS, Context
+from omni_rl.contracts.interfaces import Engine, SyncReport, TakesWeights, Weights
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
+from omni_rl.model import weights as model_weights
+from omni_rl.model.adapters import make_trainable
 from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.plugins.context import ENGINE_HOOKS, Context
 from omni_rl.sampling.batches import form
-from omni_rl.schedulers.types import NoiseKey
 
 
 class EmbeddedEngine:
     """Samples lazily: ``completed`` denoises one batch at a time, so that rewards work while the next one runs.
 
-    Weights are shared with the trainer, so a sync moves nothing; it reports every trainable parameter as landed in
-    itself, and advances the policy version that samples carry.
+    Where the backend's model lies in this process, it samples from these very weights, and a sync moves nothing.
+    Elsewhere it is a replica: it loads a model of its own and takes weights.
     """
 
     honours = ENGINE_HOOKS
+    supplies: frozenset[str] = frozenset()
+    notices: Sequence[str] = ()
 
     def __init__(self, context: Context) -> None:
-        self._model = context.model
+        self._model = context.model()
         self._hooks = context.hooks
         self._batch_size = context.config.rollout.batch_size
         self._waiting: deque[list[Request]] = deque()
-        self._encoded: set[NoiseKey] = set()
+        self._encoded: set[Hashable] = set()
+        self.takes_weights: TakesWeights = "none"
+        if context.shared_model is None:
+            lora = context.config.model.lora
+            self.takes_weights = "merged" if lora is None else "adapter"
+            self._model.hooks = context.hooks
+            make_trainable(self._model, lora, context.config.run_seed)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests in batches that share their schedule, their sizes and their window's size."""
@@ -43,15 +53,15 @@ class EmbeddedEngine:
 
     def _encode(self, requests: Sequence[Request]) -> None:
         """Encode a submission's prompts together; a retry finds them as they were, at the same width."""
-        keys = {request.key for request in requests}
-        if keys <= self._encoded:
+        texts = {(r.prompt, r.negative_prompt, frozen(r.call), frozen(r.media)) for r in requests}
+        if texts <= self._encoded:
             return
         if not self._waiting:
             forget(self._model)
             self._encoded.clear()
         with torch.no_grad():
             encode_ahead(self._model, requests, self._batch_size)
-        self._encoded |= keys
+        self._encoded |= texts
 
     def completed(self) -> Iterator[Sample]:
         """Denoise batch after batch."""
@@ -60,10 +70,15 @@ class EmbeddedEngine:
             with torch.no_grad():
                 yield from self._hooks.diffuse(model=self._model, requests=requests)
 
-    def sync(self, policy_version: int) -> SyncReport:
-        """The engine's weights are the trainer's: every parameter has landed in itself."""
-        return SyncReport(policy_version, {name: name for name in self._model.parameters()})
+    def sync(self, policy_version: int, weights: Weights) -> SyncReport:
+        """Copy the weights into the replica; nothing to copy where they are the backend's own."""
+        if self.takes_weights == "none":
+            return SyncReport(policy_version, {name: name for name in self._model.parameters()})
+        return SyncReport(policy_version, model_weights.load(self._model, weights))
 
     def close(self) -> None:
         """Drop what was not sampled."""
         self._waiting.clear()
+
+
+_: type[Engine] = EmbeddedEngine

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omni_rl.contracts.call import effective_call, split_call
+from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import NO_STEPS, Request, Sde
 from omni_rl.contracts.schema import Config
-from omni_rl.data.prompts import PromptRow, PromptSet
 from omni_rl.schedulers.types import NoiseKey
 
 SHARED = -1
@@ -21,7 +21,7 @@ def rollout_requests(
     config: Config, hooks: Any, prompts: PromptSet, iteration: int, policy_version: int
 ) -> list[Request]:
     """``rollout.prompts`` groups of ``rollout.group_size`` requests, group by group."""
-    rollout, seed = config.rollout, config.seed or 0
+    rollout, seed = config.rollout, config.run_seed
     rows = prompts.for_iteration(iteration, rollout.prompts, seed, config.data.shuffle)
     negative, call = split_call(effective_call(rollout.call))
     requests = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -12,11 +13,16 @@ from diffusers import ModelMixin
 from tensordict import TensorDict
 
 from omni_rl.contracts import batches, trajectory
-from omni_rl.contracts.interfaces import Backend, Policy
+from omni_rl.contracts.context import Context
+from omni_rl.contracts.interfaces import Backend, Form, Policy, TakesWeights, Weights
+from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.schema import Train
+from omni_rl.contracts.traits import Copy
 from omni_rl.contracts.types import LossOutput, Tensors
 from omni_rl.errors import CheckpointError, ConfigError, RunError
+from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
-from omni_rl.plugins.context import Context
+from omni_rl.parallel.agreement import total
 from omni_rl.training.offload import optimizer_state_on
 from omni_rl.training.policy import TorchPolicy
 
@@ -38,14 +44,18 @@ class TorchBackend:
     """
 
     def __init__(self, context: Context) -> None:
-        self._config, self._hooks, self._model = context.config.train, context.hooks, context.model
-        self._seed = context.config.seed or 0
-        make_trainable(context.model, context.config.model.lora, self._seed)
-        policy = TorchPolicy(context.model, context.hooks, context.config)
+        self._config, self._hooks = context.config.train, context.hooks
+        self._whole_sequence = context.traits.whole_sequence
+        self._seed = context.config.run_seed
+        self.model = context.load_model()
+        self.model.hooks = context.hooks
+        make_trainable(self.model, context.config.model.lora, self._seed)
+        policy = TorchPolicy(self.model, context.hooks, context.config)
         self.policy: Policy = policy
         self._parameters = policy.parameters
         for name in _kept_copies(context):
-            self.policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
+            policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
+        self._named = policy.named
         train = self._config
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()),
@@ -56,12 +66,12 @@ class TorchBackend:
         )
         self.updates = 0
         self._skipped = 0  # in a row
-        _prepare_modules(context)
+        _prepare_modules(self.model, train)
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration; metrics are means over updates, prefixed ``actor/``."""
-        prepare, of_run = self._hooks.prepare_actor_batch, {"iteration": iteration, "seed": self._seed}
-        batch = batches.change(batch, lambda rows: prepare(policy=self.policy, batch=rows, **of_run))
+        if len(batch):  # none where every group is flat and flat groups are left out
+            batch = batches.change(batch, lambda rows: self._prepared(rows, iteration))
         mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
         parts = mini_batches * self._config.inner_epochs
         rows = [self._one_update(part, iteration, n == len(parts)) for n, part in enumerate(parts, 1)]
@@ -72,14 +82,19 @@ class TorchBackend:
         figures |= {"updates": len(rows), "skipped_updates": sum(r["skipped_updates"] for r in rows)}
         return {k if "/" in k else f"actor/{k}": v for k, v in figures.items()}
 
+    def _prepared(self, rows: TensorDict, iteration: int) -> TensorDict:
+        prepare = self._hooks.prepare_actor_batch
+        batch: TensorDict = prepare(policy=self.policy, batch=rows, iteration=iteration, seed=self._seed, total=total)
+        return batch
+
     def _one_update(self, batch: TensorDict, iteration: int, last: bool) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
         terms = _terms(batch)
         meter = _Meter()
         for _, micro_batch in batches.parts(batch, self._config.micro_batch_size):
-            for step in range(trajectory.steps_of(batch)):
-                output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, step=step)
-                weights = _loss_weights(micro_batch, step, output.loss)
+            for steps in self._steps_together(trajectory.steps_of(batch)):
+                output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, steps=steps)
+                weights = _loss_weights(micro_batch, steps, output.loss)
                 (_weighted(output.loss, weights).sum() / terms).backward()
                 meter.add(output, weights)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm))
@@ -88,13 +103,18 @@ class TorchBackend:
         if finite:
             self._step(lr)
         self._mind_skipped(iteration, finite)
-        self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
+        if finite:
+            self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
         return {**meter.means(terms), "grad_norm": norm, "lr": lr, "skipped_updates": float(not finite)}
+
+    def _steps_together(self, count: int) -> list[list[int]]:
+        """The training steps of each call of ``compute_loss``."""
+        return [list(range(count))] if self._whole_sequence else [[step] for step in range(count)]
 
     def _step(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        with optimizer_state_on(self._optimizer, self._model.device, self._config.offload):
+        with optimizer_state_on(self._optimizer, self.model.device, self._config.offload):
             self._optimizer.step()
         self.updates += 1
         self._average_weights()
@@ -120,14 +140,26 @@ class TorchBackend:
         ema = self._config.ema
         if ema is None or self.updates % ema.every:
             return
-        average = self.policy.named["ema"]
+        average = self._named["ema"]
         for name, parameter in self._parameters.items():
             average[name].lerp_(parameter.detach(), 1 - ema.decay)
+
+    def weights(self, copy: Copy, form: Form) -> Weights:
+        """One weight after the other, while the model holds that copy."""
+        with nullcontext() if copy == "trained" else self.policy.weights(copy):
+            yield from model_weights.weights(self.model, form)
+
+    def weight_names(self, form: TakesWeights) -> Sequence[str]:
+        """See :class:`omni_rl.contracts.interfaces.Backend`."""
+        return model_weights.weight_names(self.model, form)
+
+    def close(self) -> None:
+        """Nothing is held beyond this process's memory."""
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """``policy/<name>``, each named copy, and ``optimizer/<name>/<key>``; plus the number of updates."""
         tensors = {f"policy/{n}": p.detach() for n, p in self._parameters.items()}
-        for copy, values in self.policy.named.items():
+        for copy, values in self._named.items():
             tensors |= {f"{copy}/{n}": v for n, v in values.items()}
         for name, parameter in self._parameters.items():
             state = self._optimizer.state.get(parameter, {})
@@ -155,13 +187,13 @@ class TorchBackend:
 
     def _targets(self) -> Tensors:
         targets: Tensors = {f"policy/{n}": p for n, p in self._parameters.items()}
-        for copy, values in self.policy.named.items():
+        for copy, values in self._named.items():
             targets |= {f"{copy}/{n}": v for n, v in values.items()}
         return targets
 
     def _restored(self, name: str, value: torch.Tensor) -> torch.Tensor:
         on_cpu = name.endswith("/step") or self._config.offload
-        return value.clone() if on_cpu else value.to(self._model.device, copy=True)
+        return value.clone() if on_cpu else value.to(self.model.device, copy=True)
 
 
 class _Meter:
@@ -189,9 +221,13 @@ def _terms(batch: TensorDict) -> float:
     return float(sum(trajectory.at(batch, "loss_weights", step).double().sum() for step in steps))
 
 
-def _loss_weights(batch: TensorDict, step: int, loss: torch.Tensor) -> torch.Tensor:
-    """(B,) beside ``loss`` (B,)."""
-    return trajectory.at(batch, "loss_weights", step).to(loss) if "loss_weights" in batch.keys() else loss.new_ones(())
+def _loss_weights(batch: TensorDict, steps: Sequence[int], loss: torch.Tensor) -> torch.Tensor:
+    """(B, S) beside ``loss`` (B, S)."""
+    return (
+        trajectory.columns(batch, "loss_weights", steps).to(loss)
+        if "loss_weights" in batch.keys()
+        else loss.new_ones(())
+    )
 
 
 def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -204,23 +240,23 @@ def _figures(batch: TensorDict) -> Tensors:
 
 
 def _kept_copies(context: Context) -> list[str]:
-    """The reference and the old policy are kept when an algorithm says it uses them; the average when configured.
+    """The copies that the algorithm uses, and the average when it is configured.
 
     Raises:
         ConfigError: the algorithm uses the average, and none is configured.
     """
-    wanted = {n for n in ("reference", "old", "ema") for p in context.plugins if getattr(p, f"uses_{n}", False)}
+    wanted = set(context.traits.keeps)
     if "ema" in wanted and context.config.train.ema is None:
         name = context.config.algorithm.name
         raise ConfigError(f"{name}, as configured, compares with the average of the weights", "set train.ema.decay")
     return sorted(wanted | {"ema"} if context.config.train.ema is not None else wanted)
 
 
-def _prepare_modules(context: Context) -> None:
-    for denoiser in context.model.denoisers.values():
-        if context.config.train.gradient_checkpointing:
+def _prepare_modules(model: LoadedModel, train: Train) -> None:
+    for denoiser in model.denoisers.values():
+        if train.gradient_checkpointing:
             cast(ModelMixin, denoiser).enable_gradient_checkpointing()
-        if context.config.train.compile:
+        if train.compile:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
             cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,12 +39,17 @@ class TorchPolicy:
         self.named: dict[str, Tensors] = {}
 
     def predict(
-        self, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any] | None = None
+        self,
+        x: Streams,
+        t: torch.Tensor,
+        conditioning: Tensors,
+        call: Mapping[str, Any] | None = None,
+        step: torch.Tensor | None = None,
     ) -> Streams:
         """Velocity; see :class:`omni_rl.contracts.interfaces.Policy`."""
         call = self.call if call is None else call
         with self.model.compute():
-            velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call)
+            velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call, step=step)
         return {name: v.float() for name, v in velocity.items()}
 
     @property
@@ -52,30 +57,38 @@ class TorchPolicy:
         """Where it computes."""
         return self.model.device
 
-    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor) -> Streams:
+    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor, step: torch.Tensor | None = None) -> Streams:
         """Velocity under a batch's conditioning; see :class:`omni_rl.contracts.interfaces.Policy`."""
         conditioning = {name: value.to(self.device) for name, value in trajectory.conditioning_of(batch).items()}
-        return self.predict(x, t, conditioning, call_of(batch, self.call))
+        return self.predict(x, t, conditioning, call_of(batch, self.call), step)
 
-    def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
-        """Replay one stored step; see :class:`omni_rl.contracts.interfaces.Policy`."""
-        inputs = self.hooks.prepare_model_inputs(policy=self, batch=batch, step=step)
-        log_prob, mean, _, _ = self.hooks.forward_and_sample_previous_step(
-            policy=self, batch=batch, model_inputs=inputs, step=step
+    def evaluate(self, batch: TensorDict, steps: Sequence[int]) -> list[Evaluation]:
+        """Replay stored steps; see :class:`omni_rl.contracts.interfaces.Policy`."""
+        inputs = self.hooks.prepare_model_inputs(policy=self, batch=batch, steps=steps)
+        log_probs, means, _, _ = self.hooks.forward_and_sample_previous_step(
+            policy=self, batch=batch, model_inputs=inputs, steps=steps
         )
-        return Evaluation(
-            log_prob, {n: replace(_transition_at(self, batch, step, n, mean[n]), mean=mean[n]) for n in mean}
-        )
+        return [
+            Evaluation(
+                log_probs[:, place],
+                {
+                    n: replace(_transition_at(self, batch, step, n, m[:, place]), mean=m[:, place])
+                    for n, m in means.items()
+                },
+            )
+            for place, step in enumerate(steps)
+        ]
 
-    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
-        """A figure of every stored step, (N, T); see :class:`omni_rl.contracts.interfaces.Policy`."""
+    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
+        """Figures of every stored step; see :class:`omni_rl.contracts.interfaces.Policy`."""
         steps = range(batch["timesteps"].shape[1])
 
-        def all_steps(part: TensorDict) -> torch.Tensor:
-            return torch.stack([measure(part, step) for step in steps], dim=1)
+        def all_steps(part: TensorDict) -> Tensors:
+            measured = [measure(part, [step]) for step in steps]
+            return {name: torch.cat([each[name] for each in measured], dim=1) for name in measured[0]}
 
         with torch.no_grad():
-            return batches.in_parts(batch, self._micro_batch_size, all_steps).float().cpu()
+            return batches.in_parts(batch, self._micro_batch_size, all_steps)
 
     @contextlib.contextmanager
     def weights(self, name: str) -> Iterator[None]:
@@ -117,26 +130,42 @@ def _as_given(value: float, given: Any) -> bool | int | float:
 
 
 @hookimpl
-def prepare_model_inputs(policy: TorchPolicy, batch: TensorDict, step: int) -> Mapping[str, Any]:
-    """x, t and conditioning of one stored step, on the policy's device."""
+def prepare_model_inputs(policy: TorchPolicy, batch: TensorDict, steps: Sequence[int]) -> Mapping[str, Any]:
+    """x, t, schedule index and conditioning of S stored steps, (B * S, ...) on the policy's device, step by step."""
     device = policy.model.device
-    x = {name: value.to(device) for name, value in trajectory.latents(batch, step).items()}
-    conditioning = {name: value.to(device) for name, value in trajectory.conditioning_of(batch).items()}
-    t = trajectory.at(batch, "timesteps", step).to(device)
-    return {"x": x, "t": t, "conditioning": conditioning, "call": call_of(batch, policy.call)}
+    latents = [trajectory.latents(batch, step) for step in steps]
+    x = {name: torch.cat([each[name] for each in latents]).to(device) for name in latents[0]}
+    conditioning = {n: torch.cat([v] * len(steps)).to(device) for n, v in trajectory.conditioning_of(batch).items()}
+    t = torch.cat([trajectory.at(batch, "timesteps", step) for step in steps]).to(device)
+    index = torch.cat([trajectory.schedule_index(batch, step) for step in steps]).to(device)
+    return {"x": x, "t": t, "conditioning": conditioning, "call": call_of(batch, policy.call), "step": index}
 
 
 @hookimpl
 def forward_and_sample_previous_step(
-    policy: TorchPolicy, batch: TensorDict, model_inputs: Mapping[str, Any], step: int
+    policy: TorchPolicy, batch: TensorDict, model_inputs: Mapping[str, Any], steps: Sequence[int]
 ) -> tuple[torch.Tensor, Streams, Streams, torch.Tensor]:
-    """Velocity, transition, and the log-prob of what was stored."""
+    """Velocities in one forward, then each step's transition and the log-prob of what was stored."""
     velocity = policy.predict(**model_inputs)
-    steps = {name: _transition_at(policy, batch, step, name, v) for name, v in velocity.items()}
+    parts = [
+        {n: v[place * len(batch) : (place + 1) * len(batch)] for n, v in velocity.items()}
+        for place in range(len(steps))
+    ]
+    moves = [
+        {n: _transition_at(policy, batch, step, n, v) for n, v in part.items()}
+        for step, part in zip(steps, parts, strict=True)
+    ]
     masks = {n: m.to(policy.model.device) for n, m in trajectory.masks_of(batch).items()}
-    log_prob = joint_log_prob(steps, next_latents(policy, batch, step), masks, policy.sde.log_prob)
-    sqrt_dt = next(iter(steps.values())).sqrt_dt
-    return log_prob, {n: s.mean for n, s in steps.items()}, {n: s.std_dev_t for n, s in steps.items()}, sqrt_dt
+    log_probs = [
+        joint_log_prob(move, next_latents(policy, batch, step), masks, policy.sde.log_prob)
+        for step, move in zip(steps, moves, strict=True)
+    ]
+    means, stds = (
+        {n: torch.stack([getattr(move[n], field) for move in moves], dim=1) for n in velocity}
+        for field in ("mean", "std_dev_t")
+    )
+    sqrt_dt = torch.stack([next(iter(move.values())).sqrt_dt for move in moves], dim=1)
+    return torch.stack(log_probs, dim=1), means, stds, sqrt_dt
 
 
 def next_latents(policy: TorchPolicy, batch: TensorDict, step: int) -> Streams:
@@ -149,7 +178,8 @@ def _transition_at(
 ) -> Transition:
     device = policy.model.device
     x = trajectory.at(batch, ("latents", stream, "all"), step).to(device)
-    sigma, sigma_next = (trajectory.at(batch, "sigmas", step, ahead).to(device) for ahead in (0, 1))  # (B,)
+    sigmas = trajectory.sigmas_key(batch, stream)
+    sigma, sigma_next = (trajectory.at(batch, sigmas, step, ahead).to(device) for ahead in (0, 1))  # (B,)
     return transition(x, velocity, sigma, sigma_next, policy.sde.noise_level, policy.sde.type)
 
 

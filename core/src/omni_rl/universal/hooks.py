@@ -121,13 +121,13 @@ def prepare_latents(model: LoadedModel, conditioning: Tensors, call: Mapping[str
 @hookimpl
 def set_timesteps(
     model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], conditioning: Tensors, call: Mapping[str, Any]
-) -> SigmaTable:
-    """The table of the pipeline's own scheduler, after the pipeline itself has set it."""
+) -> Mapping[str, SigmaTable]:
+    """The table of the pipeline's own scheduler, after the pipeline itself has set it: one for all streams."""
     key = ("table", steps, media_conditioning.signature(conditioning), frozen(call))
     if key not in model.memo:
         row = {n: v[:1] for n, v in conditioning.items()}
         model.memo[key] = _ask_table(model, steps, row, shapes, call)
-    return model.memo[key]  # type: ignore[no-any-return]
+    return dict.fromkeys(shapes, model.memo[key])
 
 
 def _ask_table(

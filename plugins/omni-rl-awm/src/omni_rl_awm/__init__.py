@@ -15,6 +15,7 @@ Assumptions: samples may come from any sampler, by default plain ODE steps; rewa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -23,7 +24,8 @@ from tensordict import TensorDict
 
 from omni_rl import hookimpl
 from omni_rl.contracts.interfaces import Policy
-from omni_rl.contracts.types import LossOutput, Streams
+from omni_rl.contracts.traits import AlgorithmTraits, Copy
+from omni_rl.contracts.types import LossOutput, Streams, Tensors
 from omni_rl.objectives.advantages import AdvantageOptions, GroupRelative
 from omni_rl.objectives.forward_process import ForwardOptions, ForwardProcess, Noised, noised_at
 from omni_rl.objectives.policy_gradient import clipped
@@ -49,22 +51,30 @@ class AWM(GroupRelative, ForwardProcess):
 
     def __init__(self, config: AWMConfig) -> None:
         self.config = config
-        self.uses_reference, self.uses_ema = config.kl_beta > 0, config.ema_beta > 0
+
+    @hookimpl
+    def traits(self, config: AWMConfig) -> AlgorithmTraits:
+        """The copies that it measures distances to, and the clip range."""
+        keeps: set[Copy] = set()
+        keeps |= {"reference"} if config.kl_beta > 0 else set()
+        keeps |= {"ema"} if config.ema_beta > 0 else set()
+        clip = (config.clip_range, config.clip_range)
+        return AlgorithmTraits(keeps=frozenset(keeps), clip_range=clip, sde=())
 
     @hookimpl
     def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
         """Noise levels and noise of every sample, and what stands for its log-probs before the first update."""
         batch = self.config.noised(batch, iteration, seed)
 
-        def likeness(part: TensorDict, step: int) -> torch.Tensor:
-            at = noised_at(part, step, policy.device)
-            return self.likeness(at, policy.velocity(part, at.x, at.t))
+        def likeness(part: TensorDict, steps: Sequence[int]) -> Tensors:
+            levels = [noised_at(part, step, policy.device) for step in steps]
+            found = [self.likeness(at, policy.velocity(part, at.x, at.t)) for at in levels]
+            return {"likeness": torch.stack(found, dim=1)}
 
-        batch["old_log_probs"] = policy.map_steps(batch, likeness)
+        batch["old_log_probs"] = policy.map_steps(batch, likeness)["likeness"]
         return batch
 
-    @hookimpl
-    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+    def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
         """(B,) at one noise level of each row."""
         at = noised_at(batch, step, policy.device)
         velocity = policy.velocity(batch, at.x, at.t)
@@ -72,7 +82,8 @@ class AWM(GroupRelative, ForwardProcess):
         advantages = batch["advantages"].to(policy.device)
         loss, metrics = clipped(advantages, change, self.config.clip_range, self.config.clip_range)
         metrics["matching_error"] = at.error(velocity)
-        for name, beta in {"reference": self.config.kl_beta, "ema": self.config.ema_beta}.items():
+        distances: dict[Copy, float] = {"reference": self.config.kl_beta, "ema": self.config.ema_beta}
+        for name, beta in distances.items():
             if beta > 0:
                 with policy.weights(name):
                     other = policy.velocity(batch, at.x, at.t)

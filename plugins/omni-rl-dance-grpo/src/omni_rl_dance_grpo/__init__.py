@@ -24,6 +24,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.objectives.advantages import StdScope
 from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
+from omni_rl.objectives.rollout_correction import Total
 from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 from omni_rl.schedulers.randomness import seed_of
 
@@ -50,9 +51,11 @@ class DanceGRPO(RandomlyPlaced, PolicyGradient):
         return {"rollout": {"sde": {"type": "dance_sde", "noise_level": 0.3}, "share_initial_noise": True}}
 
     @hookimpl
-    def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
+    def prepare_actor_batch(
+        self, policy: Policy, batch: TensorDict, iteration: int, seed: int, total: Total
+    ) -> TensorDict:
         """Which stored steps each row is trained on: ``order`` (N, steps) int64."""
-        batch = super().prepare_actor_batch(policy, batch, iteration, seed)
+        batch = super().prepare_actor_batch(policy, batch, iteration, seed, total)
         stored = batch["timesteps"].shape[1]
         count = max(1, round(self.config.timestep_fraction * stored))
         if count < stored:

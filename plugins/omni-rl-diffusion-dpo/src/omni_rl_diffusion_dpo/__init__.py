@@ -17,31 +17,35 @@ and the second worst, and so on; two that are worth the same make no pair. ``dif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from tensordict import TensorDict
 from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
-from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts import schema
+from omni_rl.contracts.interfaces import ExperienceSource, Policy
+from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.prompts import PromptRow, PromptSet
+from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.advantages import group_advantages
 from omni_rl.objectives.forward_process import ForwardProcess, noised_at
+from omni_rl_diffusion_dpo import stored_pairs
 from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
 from omni_rl_diffusion_dpo.pairs import paired
 
 
-class OfflineDiffusionDPO(ForwardProcess):
-    """The algorithm hooks of Diffusion-DPO on pairs of a dataset."""
+class PairLoss(ForwardProcess):
+    """What both have in common: the loss of a pair, and a reference that may follow."""
 
     config: OfflineDiffusionDPOConfig
-    Config: type[OfflineDiffusionDPOConfig] = OfflineDiffusionDPOConfig
-    offline = True
-    needs_groups = False
 
     def __init__(self, config: OfflineDiffusionDPOConfig) -> None:
         self.config = config
-        self.uses_old = config.reference_decay < 1
-        self.uses_reference = not self.uses_old
+        self._reference: Copy = "old" if config.reference_decay < 1 else "reference"
 
     @hookimpl
     def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
@@ -53,8 +57,7 @@ class OfflineDiffusionDPO(ForwardProcess):
         """One noise plan for each row, ``latents`` preferred over ``rejected``."""
         return self.config.noised(self._pairs(batch), iteration, seed)
 
-    @hookimpl
-    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+    def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
         """(B,) of B pairs at one noise level each."""
         better, worse = (self._margin(policy, batch, step, side) for side in ("latents", "rejected"))  # (B,)
         z = better - worse - self.config.positive * relu(-better)
@@ -70,7 +73,7 @@ class OfflineDiffusionDPO(ForwardProcess):
     @hookimpl
     def after_update(self, policy: Policy, iteration: int, last: bool) -> None:
         """Let the reference follow, once an iteration."""
-        if last and self.uses_old:
+        if last and self._reference == "old":
             for name, value in policy.named["old"].items():
                 value.lerp_(policy.parameters[name].detach(), 1 - self.config.reference_decay)
 
@@ -81,18 +84,51 @@ class OfflineDiffusionDPO(ForwardProcess):
         """(B,) implicit reward of one side: by how much less the policy errs than the reference, times b / 2."""
         at = noised_at(batch, step, policy.device, side)
         error = at.error(policy.velocity(batch, at.x, at.t))
-        with policy.weights("old" if self.uses_old else "reference"):
+        with policy.weights(self._reference):
             reference = at.error(policy.velocity(batch, at.x, at.t))
         return -self.config.beta / 2 * (error - reference)
 
 
-class DiffusionDPO(OfflineDiffusionDPO):
+class OfflineDiffusionDPO(PairLoss):
+    """The algorithm hooks of Diffusion-DPO on pairs of a dataset."""
+
+    Config = OfflineDiffusionDPOConfig
+
+    @hookimpl
+    def traits(self, config: OfflineDiffusionDPOConfig) -> AlgorithmTraits:
+        """It learns from the pairs of a file."""
+        return AlgorithmTraits(offline=True, needs_groups=False, keeps=frozenset({self._reference}), sde=())
+
+    @hookimpl
+    def check_prompts(self, path: str, rows: Sequence[PromptRow]) -> None:
+        """Every row names two images, and they are there."""
+        stored_pairs.require_images(path, rows)
+
+    @hookimpl
+    def experience_source(
+        self,
+        config: schema.Config,
+        model: LoadedModel,
+        hooks: Any,
+        policy: Policy,
+        prompts: PromptSet,
+        held_out: Sequence[PromptRow],
+        fingerprint: str,
+    ) -> ExperienceSource:
+        """The pairs of the run's data."""
+        return stored_pairs.StoredPairs(config, model, hooks, policy, prompts, held_out, fingerprint)
+
+
+class DiffusionDPO(PairLoss):
     """Its hooks on pairs of samples."""
 
     config: DiffusionDPOConfig
     Config = DiffusionDPOConfig
-    offline = False
-    needs_groups = True
+
+    @hookimpl
+    def traits(self, config: OfflineDiffusionDPOConfig) -> AlgorithmTraits:
+        """It makes pairs of its own samples."""
+        return AlgorithmTraits(keeps=frozenset({self._reference}), sde=())
 
     def _pairs(self, batch: TensorDict) -> TensorDict:
         return paired(batch, self.config.pairs_per_group)

@@ -23,6 +23,7 @@ from tensordict import TensorDict
 
 from omni_rl import hookimpl
 from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import LossOutput, Streams
 from omni_rl.objectives.advantages import GroupRelative
 from omni_rl.objectives.forward_process import ForwardProcess, Noised, along, noised_at
@@ -36,20 +37,22 @@ class DiffusionNFT(GroupRelative, ForwardProcess):
 
     config: DiffusionNFTConfig
     Config = DiffusionNFTConfig
-    uses_old = True
-    samples_with = "old"
 
     def __init__(self, config: DiffusionNFTConfig) -> None:
         self.config = config
-        self.uses_reference = config.reference_weight > 0
+
+    @hookimpl
+    def traits(self, config: DiffusionNFTConfig) -> AlgorithmTraits:
+        """Samples come from the old policy; the reference is kept where it counts."""
+        keeps: frozenset[Copy] = frozenset({"old", "reference"} if config.reference_weight > 0 else {"old"})
+        return AlgorithmTraits(keeps=keeps, samples_with="old", sde=())
 
     @hookimpl
     def prepare_actor_batch(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
         """Noise levels and noise of every sample."""
         return self.config.noised(batch, iteration, seed)
 
-    @hookimpl
-    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+    def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
         """(B,) at one noise level of each row."""
         at, b, limit = noised_at(batch, step, policy.device), self.config.beta, self.config.advantage_clip
         v = policy.velocity(batch, at.x, at.t)
@@ -61,7 +64,7 @@ class DiffusionNFT(GroupRelative, ForwardProcess):
         loss = limit / b * (rho * attracted + (1 - rho) * repelled)
         metrics = {"positive_loss": attracted, "negative_loss": repelled, "reward_prob_mean": rho}
         metrics["old_deviate"] = at.mean({n: (v[n] - old[n]) ** 2 for n in v})
-        if self.uses_reference:
+        if self.config.reference_weight > 0:
             with policy.weights("reference"):
                 reference = policy.velocity(batch, at.x, at.t)
             metrics["ref_kl_loss"] = at.mean({n: (v[n] - reference[n]) ** 2 for n in v})

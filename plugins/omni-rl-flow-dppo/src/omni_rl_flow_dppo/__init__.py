@@ -38,6 +38,7 @@ class FlowDPPO(RandomlyPlaced, PolicyGradient):
 
     Config = FlowDPPOConfig
     config: FlowDPPOConfig
+    compares_means = True
 
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
         """-A r of the steps that are kept."""

@@ -33,6 +33,7 @@ class GRPOGuard(RandomlyPlaced, PolicyGradient):
 
     Config = GRPOGuardConfig
     config: GRPOGuardConfig
+    compares_means = True
 
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
         """The clipped surrogate of the centred ratio, divided by h."""

@@ -93,7 +93,7 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 @hookimpl
 def set_timesteps(
     model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], call: Mapping[str, Any]
-) -> SigmaTable | None:
+) -> Mapping[str, SigmaTable] | None:
     """Of the pipeline's scheduler, whose shift depends on the number of the picture's tokens."""
     if not _honours(call):
         return None
@@ -101,7 +101,7 @@ def set_timesteps(
     published = {"base_image_seq_len": 1024, "max_image_seq_len": 4096, "base_shift": 0.95, "max_shift": 2.05}
     line = (scheduler.config.get(name, value) for name, value in published.items())
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(shapes["x"][0], *line))
-    return SigmaTable(scheduler.timesteps.float().cpu(), scheduler.sigmas.float().cpu())
+    return dict.fromkeys(shapes, SigmaTable(scheduler.timesteps.float().cpu(), scheduler.sigmas.float().cpu()))
 
 
 @hookimpl

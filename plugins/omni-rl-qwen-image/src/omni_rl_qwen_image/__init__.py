@@ -83,7 +83,7 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 
 
 @hookimpl
-def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]]) -> SigmaTable:
+def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]]) -> dict[str, SigmaTable]:
     """The pipeline's scheduler, shifted by the number of tokens."""
     scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
     config = scheduler.config
@@ -91,7 +91,7 @@ def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[
     slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
     mu = shapes["x"][0] * slope + (config.get("base_shift", 0.5) - slope * low)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-    return SigmaTable(scheduler.timesteps.float(), scheduler.sigmas.float())
+    return {"x": SigmaTable(scheduler.timesteps.float(), scheduler.sigmas.float())}
 
 
 @hookimpl

@@ -134,20 +134,34 @@ class AlgorithmContract:
     # ---------------------------------------------------------------------------------------------------------- loss
 
     def test_one_loss_per_sample(self, parts: Assembly) -> None:
-        """(B,) with a gradient, figures (B,) without one, and a batch that is left as it was.
+        """(B, 1) with a gradient, figures (B, 1) without one, and a batch that is left as it was.
 
         Mend ``compute_loss``: do not average over the batch, detach the metrics, write nothing into ``batch``.
         """
         batch = prepared(parts, parts.batch())
         before = batch.clone()
-        output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=0)
-        assert output.loss.shape == (len(batch),)
+        output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, steps=[0])
+        assert output.loss.shape == (len(batch), 1)
         assert output.loss.isfinite().all()
         assert output.loss.requires_grad
         assert {n: (tuple(v.shape), v.requires_grad) for n, v in output.metrics.items()} == {
-            n: ((len(batch),), False) for n in output.metrics
+            n: ((len(batch), 1), False) for n in output.metrics
         }
         assert bool((batch == before).all())
+
+    def test_steps_may_come_together(self, parts: Assembly) -> None:
+        """All stored steps in one call give what one call for each gives.
+
+        Mend ``compute_loss``: column i of ``loss`` belongs to ``steps[i]``.
+        """
+        batch = prepared(parts, parts.batch())
+        steps, policy = range(trajectory.steps_of(batch)), parts.backend.policy
+        together = parts.hooks.compute_loss(policy=policy, batch=batch, steps=list(steps)).loss
+        assert together.shape == (len(batch), len(steps))
+        if parts.context.traits.whole_sequence:
+            return
+        alone = [parts.hooks.compute_loss(policy=policy, batch=batch, steps=[step]).loss for step in steps]
+        torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
 
     def test_rewards_steer_the_gradient(self, parts: Assembly) -> None:
         """A loss that no reward can change trains on nothing, however healthy its curve looks.
@@ -184,10 +198,10 @@ class AlgorithmContract:
         step]``).
         """
         batch = prepared(parts, parts.batch())
-        output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=0)
+        output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, steps=[0])
         if "ratio_mean" not in output.metrics:
             pytest.skip("the algorithm reports no ratio_mean")
-        assert output.metrics["ratio_mean"].tolist() == [1.0] * len(batch)
+        assert output.metrics["ratio_mean"].tolist() == [[1.0]] * len(batch)
 
     def test_micro_batches_do_not_matter(self, parts: Assembly) -> None:
         """A sample's loss depends on its own row: memory decides the micro-batch size, and nothing else may.
@@ -262,7 +276,7 @@ def advantages(parts: Assembly, rewards: list[float], uid: list[int]) -> torch.T
 def prepared(parts: Assembly, batch: TensorDict) -> TensorDict:
     """The batch as the backend would train on it."""
     policy = parts.backend.policy
-    return parts.hooks.prepare_actor_batch(policy=policy, batch=batch, iteration=0, seed=0)  # type: ignore[no-any-return]
+    return parts.hooks.prepare_actor_batch(policy=policy, batch=batch, iteration=0, seed=0, total=lambda values: values)  # type: ignore[no-any-return]
 
 
 def gradient(parts: Assembly, batch: TensorDict, size: int) -> torch.Tensor:
@@ -274,6 +288,6 @@ def gradient(parts: Assembly, batch: TensorDict, size: int) -> torch.Tensor:
         parameter.grad = torch.zeros_like(parameter)
     for part in batch.split(size):
         for step in range(steps):
-            output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=part, step=step)
+            output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=part, steps=[step])
             (output.loss.sum() / (len(batch) * steps)).backward()
     return torch.cat([parameter.grad.flatten() for parameter in parameters])

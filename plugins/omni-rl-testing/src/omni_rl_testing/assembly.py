@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -12,19 +13,20 @@ from tensordict import TensorDict
 from omni_rl.config.layers import Source, Tree
 from omni_rl.config.plugin_defaults import applicable, defaults_of
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.interfaces import Backend, Engine
+from omni_rl.contracts.context import Context
+from omni_rl.contracts.interfaces import Backend, Engine, SyncReport
 from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
-from omni_rl.data.prompts import PromptRow, PromptSet
 from omni_rl.gate.probe import Probe
-from omni_rl.plugins.context import Context
+from omni_rl.gate.subject import Trainer
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
-from omni_rl.plugins.runspec import CORE_HOOKS, RunSpec
+from omni_rl.plugins.runspec import CORE_HOOKS
 from omni_rl.run import core_hooks
-from omni_rl.run.start import Run
 from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl.sampling.plan_requests import rollout_requests
 from omni_rl.schedulers.randomness import randn, seed_of
@@ -48,12 +50,29 @@ class Assembly:
     engine: Engine
     context: Context
     prompts: PromptSet
+    algorithm: object
     policy_version: int = 0
 
     @property
-    def algorithm(self) -> object:
-        """The algorithm's instance."""
-        return self.context.plugins[-1]
+    def subject(self) -> Trainer:
+        """What the gate's rows about sampling, replay and weights read."""
+        return Trainer(
+            model=self.model,
+            hooks=self.hooks,
+            engine=self.engine,
+            config=self.config,
+            backend=self.backend,
+            policy_version=self.policy_version,
+            sync=self.sync,
+            clip_range=self.context.traits.clip_range,
+        )
+
+    def sync(self, policy_version: int | None = None) -> SyncReport:
+        """Give the engine the trained weights, by default under the assembly's own policy version."""
+        version = self.policy_version if policy_version is None else policy_version
+        form = self.engine.takes_weights
+        weights = iter(()) if form == "none" else self.backend.weights("trained", form)
+        return self.engine.sync(version, weights)
 
     def requests(self, iteration: int = 0) -> list[Request]:
         """What one iteration asks for: ``rollout.group_size`` samples of every prompt."""
@@ -69,7 +88,7 @@ class Assembly:
         from pairs, every sample preferred over another one.
         """
         batch = trajectory.collate(self.draw(self.requests()))
-        if getattr(self.algorithm, "offline", False):
+        if self.context.traits.offline:
             return paired(batch, 1 + seed % (len(batch) - 1))
         return self.rewarded(batch, randn(seed_of("rewards", seed), [len(batch)]))
 
@@ -89,7 +108,8 @@ class Assembly:
 
 
 def paired(batch: TensorDict, shift: int) -> TensorDict:
-    """(N,) pairs as :func:`omni_rl.preferences.pairs` makes them of files: each of N samples is preferred over the one
+    """(N,) pairs as an offline algorithm's experience source makes them of files: each of N samples is preferred over
+    the one
     that stands ``shift`` places behind it.
     """
     drawn = {"advantages", "draws", "log_probs", "loss_weights", "order", "rewards", "sigmas", "timesteps"}
@@ -128,13 +148,24 @@ def assemble(
     if plugin is not None:
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
     config = _config(layers, model.architecture, len(prompts), sections)
-    hooks = model.hooks = Hooks(build_manager(layers))
+    hooks = Hooks(build_manager(layers))
     spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # core's phases, for a sampling process
-    context = Context(config, None, model, hooks, [layer.plugin for layer in layers[1:]], spec)
+    options = getattr(algorithm, "config", None)
+    context = Context(config, None, _loader(model), hooks, spec, hooks.traits(config=options))
     trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
+    sampler = engine(replace(context, shared_model=trainer.model))
     files = media or [{}] * len(prompts)
     rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
-    return Assembly(config, model, hooks, trainer, engine(context), context, rows)
+    parts = Assembly(config, model, hooks, trainer, sampler, context, rows, algorithm)
+    parts.sync()
+    return parts
+
+
+def _loader(model: LoadedModel) -> Callable[[], LoadedModel]:
+    """The model itself for the backend, which asks first, and equal ones for whoever loads another."""
+    untouched = copy.deepcopy(model)
+    first = iter([model])
+    return lambda: next(first, None) or copy.deepcopy(untouched)
 
 
 def _config(layers: Sequence[Layer], architecture: str, prompts: int, sections: dict[str, dict[str, Any]]) -> Config:
@@ -164,8 +195,3 @@ def drawn(parts: Assembly) -> Probe:
     requests = parts.requests()
     samples = parts.draw(requests)
     return Probe(requests, samples, trajectory.collate(samples), spare=[])
-
-
-def as_run(parts: Assembly) -> Run:
-    """The gate reads a run's model, hooks, engine and backend, and these an assembly has under the same names."""
-    return cast(Run, parts)

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from omni_rl.contracts.interfaces import Backend
+from omni_rl.contracts.context import Context
+from omni_rl.contracts.interfaces import Backend, Form
 from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.traits import Copy
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl.plugins.context import Context
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model
 
@@ -78,7 +79,7 @@ class BackendContract:
         parts.backend.update(parts.batch(), 0)
         batch = parts.batch()
         with torch.no_grad():
-            replayed = parts.backend.policy.evaluate(batch, 0).log_prob.cpu()
+            replayed = parts.backend.policy.evaluate(batch, [0])[0].log_prob.cpu()
         torch.testing.assert_close(replayed, batch["log_probs"][:, 0], rtol=self.tolerance, atol=self.tolerance)
 
     # ------------------------------------------------------------------------------------------------------ geometry
@@ -102,7 +103,7 @@ class BackendContract:
         Mend ``update``: ``train.mini_batch_prompts`` prompts to an optimizer step, ``after_update`` after each.
         """
         parts = train(mini_batch_prompts=2, inner_epochs=2)
-        (algorithm,) = parts.context.plugins
+        algorithm = parts.algorithm
         assert isinstance(algorithm, PolicyGradient)
         for iteration in range(2):
             parts.backend.update(parts.batch(), iteration)
@@ -119,6 +120,38 @@ class BackendContract:
         assert {"actor/loss", "actor/grad_norm", "actor/lr", "actor/log_prob"} <= figures.keys()
         assert all(math.isfinite(value) for value in figures.values()), figures
         assert figures["actor/log_prob"] == pytest.approx(float(batch["log_probs"].mean()), rel=1e-4)
+
+    # ------------------------------------------------------------------------------------------------------- weights
+
+    @pytest.mark.parametrize("form", ["merged", "adapter"])
+    def test_weights_are_handed_out_by_name(self, train: Train, form: Form) -> None:
+        """An engine elsewhere gets every weight once, in fp32, under the name that ``weight_names`` announces.
+
+        Mend ``weights`` or ``weight_names``: both list the same names in the same order, whatever the copy.
+        """
+        parts = train()
+        if form == "adapter" and parts.config.model.lora is None:
+            pytest.skip("no adapter trains")
+        copies: tuple[Copy, ...] = ("trained", "reference")
+        for copy in copies:
+            sent = list(parts.backend.weights(copy, form))
+            assert [name for name, _ in sent] == list(parts.backend.weight_names(form))
+            assert {value.dtype for _, value in sent} == {torch.float32}
+
+    def test_a_copy_is_handed_out_as_it_was_kept(self, train: Train) -> None:
+        """The initial weights stay what they were, and asking for them changes none that train.
+
+        Mend ``weights``: yield the copy's values, and leave the trained ones in place afterwards.
+        """
+        parts = train()
+        first = {name: value.clone() for name, value in parts.backend.weights("trained", "merged")}
+        parts.nudge()
+        before = weights(parts)
+        reference = dict(parts.backend.weights("reference", "merged"))
+        now = dict(parts.backend.weights("trained", "merged"))
+        assert_equal(weights(parts), before)
+        assert all(torch.equal(reference[name], value) for name, value in first.items())
+        assert any(not torch.equal(now[name], value) for name, value in first.items())
 
     # --------------------------------------------------------------------------------------------------------- state
 
@@ -175,10 +208,10 @@ class BackendContract:
         batch, before = parts.batch(), weights(parts)
         policy = parts.backend.policy
         with policy.weights("reference"):
-            other = policy.evaluate(batch, 0).log_prob
+            other = policy.evaluate(batch, [0])[0].log_prob
         assert_equal(weights(parts), before)
         assert not other.requires_grad
-        assert not torch.equal(other, policy.evaluate(batch, 0).log_prob.detach())
+        assert not torch.equal(other, policy.evaluate(batch, [0])[0].log_prob.detach())
 
 
 def trainer(backend: Callable[[Context], Backend], make_model: Callable[[], LoadedModel], lora: bool) -> Train:

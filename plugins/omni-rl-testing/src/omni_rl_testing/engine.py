@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.context import ENGINE_HOOKS, Context
 from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import NO_STEPS
-from omni_rl.plugins.context import ENGINE_HOOKS, Context
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import toy_model
@@ -55,7 +55,7 @@ class EngineContract:
     def test_hooks_that_it_honours_exist(self, parts: Assembly) -> None:
         """``honours`` decides whether a run that overrides a hook may use the engine.
 
-        Mend ``honours``: the hooks that the engine calls, out of ``omni_rl.plugins.context.ENGINE_HOOKS``.
+        Mend ``honours``: the hooks that the engine calls, out of ``omni_rl.contracts.context.ENGINE_HOOKS``.
         """
         assert parts.engine.honours <= ENGINE_HOOKS
 
@@ -80,7 +80,7 @@ class EngineContract:
         Mend ``completed``: answer with the request as it was submitted, and with its ``uid`` and ``sample_id``.
         """
         asked = [replace(request, uid=request.uid + 40, policy_version=7) for request in parts.requests()]
-        parts.engine.sync(7)
+        parts.sync(7)
         by_id = {request.sample_id: request for request in asked}
         for sample in parts.draw(asked):
             assert sample.request == by_id[sample.request.sample_id]
@@ -152,11 +152,21 @@ class EngineContract:
     def test_sync_gives_a_receipt_for_every_weight(self, parts: Assembly) -> None:
         """A weight that does not arrive trains for nothing.
 
-        Mend ``sync``: report where each of ``model.parameters()`` landed, under its own name, and the version.
+        Mend ``sync``: report where each weight landed, under the name that it was sent by, and the version.
         """
-        report = parts.engine.sync(3)
+        report = parts.sync(3)
         assert report.policy_version == 3
-        assert parts.model.parameters().keys() <= report.landed.keys()
+        assert set(parts.backend.weight_names(parts.engine.takes_weights)) <= report.landed.keys()
+
+    def test_sync_drains_the_weights(self, parts: Assembly) -> None:
+        """Handing them out may be a collective of many ranks, which all wait until the last one is taken.
+
+        Mend ``sync``: read ``weights`` to its end before it returns.
+        """
+        form = parts.engine.takes_weights
+        weights = iter(()) if form == "none" else parts.backend.weights("trained", form)
+        parts.engine.sync(0, weights)
+        assert next(weights, None) is None
 
     def test_samples_follow_the_weights(self, parts: Assembly) -> None:
         """After a sync, samples change, and their log-probs are those of the trainer's weights.
@@ -165,7 +175,7 @@ class EngineContract:
         """
         before = parts.draw(parts.requests())
         parts.nudge(seed=1)
-        parts.engine.sync(1)
+        parts.sync(1)
         after = parts.draw(parts.requests())
         batch = trajectory.collate(after)
         assert not torch.equal(batch["latents", "x", "final"], trajectory.collate(before)["latents", "x", "final"])
@@ -190,5 +200,5 @@ def assembled(engine: Callable[[Context], Engine], model: LoadedModel, call: dic
     rollout = {"steps": 5, "group_size": 3, "batch_size": 4, "call": call}
     parts = assemble(model, engine=engine, rollout=rollout, model={"lora": {"rank": 2, "alpha": 4.0}})
     parts.nudge()
-    parts.engine.sync(0)
+    parts.sync(0)
     return parts

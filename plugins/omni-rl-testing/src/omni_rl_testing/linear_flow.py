@@ -40,32 +40,40 @@ class LinearFlow:
         self._eta, self._sde = eta, sde
 
     def predict(
-        self, x: Streams, t: torch.Tensor | None, conditioning: Tensors, call: Mapping[str, Any] | None = None
+        self,
+        x: Streams,
+        t: torch.Tensor | None,
+        conditioning: Tensors,
+        call: Mapping[str, Any] | None = None,
+        step: torch.Tensor | None = None,
     ) -> Streams:
         """A x + b."""
-        del t, conditioning, call
+        del t, conditioning, call, step
         return {"x": self.theta[0] * x["x"] + self.theta[1]}
 
-    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor) -> Streams:
+    def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor, step: torch.Tensor | None = None) -> Streams:
         """Nothing conditions it."""
-        del batch
+        del batch, step
         return self.predict(x, t, {})
 
     def step(self, x: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> Transition:
         """From x (B, elements), by sigmas (B,)."""
         return transition(x, self.predict({"x": x}, None, {})["x"], sigma, sigma_next, self._eta, self._sde)
 
-    def evaluate(self, batch: TensorDict, step: int) -> Evaluation:
-        """Replay of a stored step."""
+    def evaluate(self, batch: TensorDict, steps: Sequence[int]) -> list[Evaluation]:
+        """Replay of stored steps."""
+        return [self._evaluated(batch, step) for step in steps]
+
+    def _evaluated(self, batch: TensorDict, step: int) -> Evaluation:
         x, following = (trajectory.latents(batch, step, ahead)["x"] for ahead in (0, 1))
         sigma, sigma_next = (trajectory.at(batch, "sigmas", step, ahead) for ahead in (0, 1))
         moved = {"x": self.step(x, sigma, sigma_next)}
         return Evaluation(joint_log_prob(moved, {"x": following}, {}, "density"), moved)
 
-    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, int], torch.Tensor]) -> torch.Tensor:
-        """(N, T) float64."""
+    def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
+        """(N, T, ...) float64."""
         with torch.no_grad():
-            return torch.stack([measure(batch, i) for i in range(batch["timesteps"].shape[1])], dim=1)
+            return measure(batch, range(batch["timesteps"].shape[1]))
 
     @contextmanager
     def weights(self, name: str) -> Iterator[None]:
@@ -98,7 +106,8 @@ class LinearFlow:
                 },
                 [rows],
             )
-            batch["log_probs"] = self.map_steps(batch, lambda part, step: self.evaluate(part, step).log_prob)
+            now = self.evaluate(batch, range(len(sigmas) - 1))
+            batch["log_probs"] = torch.stack([each.log_prob for each in now], dim=1)
         return batch
 
 

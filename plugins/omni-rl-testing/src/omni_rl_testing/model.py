@@ -28,7 +28,7 @@ from omni_rl.model.encoding import joined
 from omni_rl.model.loading import load_model
 from omni_rl.plugins.contract import Layer
 from omni_rl.universal import hooks as universal
-from omni_rl_testing.assembly import PROMPTS, Assembly, as_run, assemble, drawn
+from omni_rl_testing.assembly import PROMPTS, Assembly, assemble, drawn
 from omni_rl_testing.trajectories import final, replayed
 
 LISTING = "import sys; from omni_rl.plugins.listing import rows; rows(); print([m for m in {!r} if m in sys.modules])"
@@ -96,7 +96,7 @@ class ModelContract:
     @classmethod
     def oracle(cls, parts: Assembly, probe: Probe) -> Oracle:
         """What the upstream pipeline says to the same prompts."""
-        return Oracle(as_run(parts), probe)
+        return Oracle(parts.subject, probe)
 
     # -------------------------------------------------------------------------------------------- the upstream pipeline
 
@@ -105,7 +105,7 @@ class ModelContract:
 
         Mend ``tokenize`` or ``encode_prompt``: compare with the pipeline's ``encode_prompt``, one prompt at a time.
         """
-        _, state = own_loop(as_run(parts), oracle.requests, noise=False)
+        _, state = own_loop(parts.subject, oracle.requests, noise=False)
         own = oracle.conditioning
         if not own.keys() & state.conditioning.keys():
             pytest.skip("the plugin keeps text in a form of its own, of which the loop without noise is the judge")
@@ -129,7 +129,7 @@ class ModelContract:
 
         Mend ``predict`` (sign, unit of t, guidance), ``prepare_latents`` (packing) or ``prepare_condition``.
         """
-        start, state = own_loop(as_run(parts), oracle.requests, noise=False)
+        start, state = own_loop(parts.subject, oracle.requests, noise=False)
         self.assert_close(state.x, oracle.beside(start, state), self.loop_rounding)
 
     def test_decoding_is_the_pipelines_own(
@@ -230,7 +230,7 @@ class ModelContract:
         Mend ``predict``: call the modules of ``model.pipe`` themselves, without ``no_grad``, copies or casts of
         weights.
         """
-        assert [f"{r.name}: {r.detail}" for r in weight_rows(as_run(parts), probe) if r.verdict == "fail"] == []
+        assert [f"{r.name}: {r.detail}" for r in weight_rows(parts.subject, probe) if r.verdict == "fail"] == []
 
     def test_suggested_lora_targets_exist(self, parts: Assembly, plugin: ModuleType | None) -> None:
         """A target that names no module of the denoiser trains less than its author thinks.

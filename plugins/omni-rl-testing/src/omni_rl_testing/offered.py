@@ -20,13 +20,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from omni_rl.contracts.context import Context
 from omni_rl.contracts.interfaces import Backend, Engine
 from omni_rl.contracts.media import Media as Drawn
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import PluginError
 from omni_rl.model.loading import load_model
-from omni_rl.plugins.context import Context
 from omni_rl.plugins.discovery import CONFORMANCE_GROUP, load
 from omni_rl_testing.algorithm import AlgorithmContract
 from omni_rl_testing.backend import BackendContract

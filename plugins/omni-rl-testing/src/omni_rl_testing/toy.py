@@ -6,6 +6,7 @@ universal adapter, the engine and the backend meet in it what they meet in a lar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Window
+from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.advantages import group_advantages
 from omni_rl.schedulers.randomness import randn, seed_of
@@ -97,8 +99,13 @@ class PolicyGradient:
     """REINFORCE with a group baseline; every other group's window opens one step later."""
 
     def __init__(self, uses_reference: bool = False) -> None:
-        self.uses_reference = uses_reference
+        self._keeps: frozenset[Copy] = frozenset({"reference"} if uses_reference else ())
         self.updates: list[int] = []
+
+    @hookimpl
+    def traits(self) -> AlgorithmTraits:
+        """The reference, if asked for."""
+        return AlgorithmTraits(keeps=self._keeps)
 
     @hookimpl
     def sde_window(self, group: int, steps: int) -> Window:
@@ -111,10 +118,10 @@ class PolicyGradient:
         return group_advantages(rewards, uid, std="none")
 
     @hookimpl
-    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
+    def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
         """-A log p, and the log-prob as a figure."""
-        log_prob = policy.evaluate(batch, step).log_prob  # (B,)
-        return LossOutput(-batch["advantages"].to(log_prob.device) * log_prob, {"log_prob": log_prob.detach()})
+        log_prob = torch.stack([now.log_prob for now in policy.evaluate(batch, steps)], dim=1)  # (B, S)
+        return LossOutput(-batch["advantages"].to(log_prob)[:, None] * log_prob, {"log_prob": log_prob.detach()})
 
     @hookimpl
     def after_update(self, policy: Any, update: int) -> None:

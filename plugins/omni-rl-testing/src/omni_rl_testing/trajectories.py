@@ -33,7 +33,9 @@ def replayed(parts: Assembly, batch: TensorDict) -> torch.Tensor:
     steps = range(batch["timesteps"].shape[1])
     with torch.no_grad():
         rows = [
-            torch.stack([parts.backend.policy.evaluate(part, step).log_prob.cpu() for step in steps], dim=1)
+            torch.stack(
+                [now.log_prob.cpu() for step in steps for now in parts.backend.policy.evaluate(part, [step])], dim=1
+            )
             for part in batch.split(parts.config.rollout.batch_size)
         ]
     return torch.cat(rows)
@@ -44,7 +46,7 @@ def noises(parts: Assembly, samples: Sequence[Sample]) -> Iterator[tuple[torch.T
     batch = trajectory.collate(samples)
     for step in range(batch["timesteps"].shape[1]):
         with torch.no_grad():
-            transitions = parts.backend.policy.evaluate(batch, step).transitions
+            transitions = parts.backend.policy.evaluate(batch, [step])[0].transitions
         for stream, moved in transitions.items():
             following = batch["latents", stream, "all"][:, step + 1].to(moved.mean.device)
             named = [_named(sample.request, stream, step, following.shape[1:]) for sample in samples]

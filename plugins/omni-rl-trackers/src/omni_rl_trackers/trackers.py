@@ -24,7 +24,7 @@ from omni_rl.errors import PluginError
 from omni_rl.reporting import grid, reward_figures, still
 
 if TYPE_CHECKING:
-    from omni_rl.run.start import Run
+    from omni_rl.contracts.events import RunInfo
 
 _VALIDATION = {"reward": "val/reward/mean", "reward_stderr": "val/reward/stderr"}
 
@@ -102,10 +102,9 @@ class TensorBoard(Tracker):
         self._writer: Any = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunInfo) -> None:
         """Note where to write. The writer is opened at the first step, which it needs to know."""
-        assert run.directory is not None
-        self._folder = str(run.directory.path / "tensorboard")
+        self._folder = str(run.directory / "tensorboard")
         self._text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
 
     def log(self, row: Mapping[str, float], step: int) -> None:
@@ -166,15 +165,14 @@ class WeightsAndBiases(Tracker):
         self._run: Any = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunInfo) -> None:
         """Open the run, or continue the one whose id a checkpoint kept."""
-        assert run.directory is not None
         self._run = self._wandb.init(
             project=self.config.project,
             entity=self.config.entity,
             mode=self.config.mode,
-            dir=str(run.directory.path),
-            name=run.directory.path.absolute().name,
+            dir=str(run.directory),
+            name=run.directory.absolute().name,
             id=self._id,
             resume="allow" if self._id else None,
             config=run.config.model_dump(mode="json"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,17 @@ import torch
 from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
-from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.contracts.context import Context
+from omni_rl.contracts.interfaces import SyncReport, TakesWeights, Weights
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError
 from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.weights import adapter_names, adapters, covers, packed, portions, trained, unpacked
-from omni_rl.plugins.context import Context
+from omni_rl.model.weights import Portion, packed, portions, unpacked
 from omni_rl.sampling.remote.prepared import Prepared, prepare
 from omni_rl_vllm_omni.modes import mode_of
 from omni_rl_vllm_omni.options import VllmOmniConfig
+from omni_rl_vllm_omni.sent_weights import SentWeights
 from omni_rl_vllm_omni.wire import ADAPTER_ID, KEY
 
 if TYPE_CHECKING:
@@ -48,15 +50,18 @@ class VllmOmniEngine:
     supplies = frozenset({"predict", "decode_latents"})
 
     def __init__(self, context: Context) -> None:
-        self._model, self._hooks, self._config = context.model, context.hooks, context.config
+        self._model, self._hooks, self._config = context.model(), context.hooks, context.config
+        self._model.hooks = context.hooks
         self._options: VllmOmniConfig = context.options or VllmOmniConfig()
-        self._mode = mode_of(context.model.architecture, self._options)
-        self.notices = self._mode.notices
+        self._mode = mode_of(self._model.architecture, self._options)
+        self.notices: Sequence[str] = self._mode.notices
+        adapters = context.config.model.lora is not None and self._options.lora == "adapter"
+        self.takes_weights: TakesWeights = "adapter" if adapters else "merged"
         self._waiting: list[Request] = []
         self._version = 0
         self._arguments = self._engine_arguments(context)
+        self._sent = SentWeights()
         self._server = self._start()
-        self.sync(0)  # the processes have loaded the model's own weights, and no adapters
 
     def _start(self) -> Server:
         from omni_rl_vllm_omni.server import Server  # upstream takes ten seconds to import
@@ -65,7 +70,6 @@ class VllmOmniEngine:
 
     def _engine_arguments(self, context: Context) -> dict[str, Any]:
         options, model = self._options, self._model
-        assert context.spec is not None
         return {
             "model": str(model.path),
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -121,48 +125,49 @@ class VllmOmniEngine:
         """New processes with the weights of the policy version that was under way."""
         self._server.close()
         self._server = self._start()
-        self.sync(self._version)
+        self._take(self._version, self._sent.portions())
 
     def _message(self, prepared: Prepared) -> tuple[dict[str, Any], Any]:
         request = prepared.asked.request
-        embeddings = {n: self._sent(v[0]) for n, v in prepared.conditioning.items()}
+        embeddings = {n: self._in_precision(v[0]) for n, v in prepared.conditioning.items()}
         # No text: embeddings stand in for it. An empty negative prompt says that there are negative ones.
         texts = {"prompt": ""} | ({"negative_prompt": ""} if request.negative_prompt is not None else {})
-        return {**texts, **embeddings, KEY: prepared.asked.to_json()}, _sampling(request, self._sends_adapters)
+        return {**texts, **embeddings, KEY: prepared.asked.to_json()}, _sampling(
+            request, self.takes_weights == "adapter"
+        )
 
-    def _sent(self, value: torch.Tensor) -> torch.Tensor:
+    def _in_precision(self, value: torch.Tensor) -> torch.Tensor:
         return (value.to(self._model.dtype) if value.is_floating_point() else value).cpu()
 
-    def sync(self, policy_version: int) -> SyncReport:
-        """Stream every trained weight; the worker reads each one back."""
+    def sync(self, policy_version: int, weights: Weights) -> SyncReport:
+        """Stream every weight in the model's precision; the worker reads each one back."""
+        cast = ((name, value.to("cpu", self._model.dtype)) for name, value in weights)
+        return self._take(policy_version, self._sent.keeping(portions(cast, self._portion_bytes())))
+
+    def _portion_bytes(self) -> int:
+        """Adapters are small, and the worker takes all of them at once."""
+        return sys.maxsize if self.takes_weights == "adapter" else int(self._options.sync_mib * 2**20)
+
+    def _take(self, policy_version: int, sent: Iterable[Portion]) -> SyncReport:
         self._version = policy_version
         self._server.wake()
-        landed = self._sync_adapters() if self._sends_adapters else self._sync_weights()
+        landed: dict[str, str] = {}
+        for portion in sent:
+            landed |= self._server.call(*self._loading(packed(portion)))
         return SyncReport(self._server.call("omni_rl_version", policy_version), landed)
 
-    @property
-    def _sends_adapters(self) -> bool:
-        return self._config.model.lora is not None and self._options.lora == "adapter"
-
-    def _sync_weights(self) -> dict[str, str]:
-        places: dict[str, str] = {}
-        for part in portions(trained(self._model, self._model.dtype), int(self._options.sync_mib * 2**20)):
-            places |= self._server.call("omni_rl_load", packed(part))
-        inside = covers(self._model)
-        return {name: place for sent, place in places.items() for name in inside[sent]}
-
-    def _sync_adapters(self) -> dict[str, str]:
+    def _loading(self, data: torch.Tensor) -> tuple[Any, ...]:
+        if self.takes_weights == "merged":
+            return "omni_rl_load", data
         lora = self._config.model.lora
         assert lora is not None
-        sent = packed(adapters(self._model, self._model.dtype, lora.alpha / lora.rank))
-        places = self._server.call("omni_rl_adapters", sent, lora.rank)
-        names = adapter_names(self._model)
-        return {names[sent]: place for sent, place in places.items()}
+        return "omni_rl_adapters", data, lora.rank
 
     def close(self) -> None:
         """End upstream's processes."""
         self._waiting = []
         self._server.close()
+        self._sent.close()
 
 
 def _sample(prepared: Prepared, answer: Any) -> Sample:

@@ -23,10 +23,11 @@ from vllm_omni.diffusion.worker.input_batch import InputBatch
 from vllm_omni.diffusion.worker.utils import StepRequestState
 
 from omni_rl.contracts.media import quantise
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import DenoiseState, Streams
 from omni_rl.model.weights import packed
 from omni_rl.plugins.manager import Hooks
-from omni_rl.plugins.runspec import RunSpec
+from omni_rl.plugins.runspec import rebuild
 from omni_rl.sampling import denoise
 from omni_rl.sampling.remote.prepared import Asked
 from omni_rl_vllm_omni.scheduler import RolloutScheduler
@@ -49,7 +50,7 @@ class Rollout:
     def __init__(self, *, od_config: Any, **arguments: Any) -> None:
         super().__init__(od_config=od_config, **arguments)  # type: ignore[call-arg]
         spec = RunSpec.from_json(od_config.custom_pipeline_args["run_spec"])
-        self.rollout_hooks = Hooks(spec.rebuild())
+        self.rollout_hooks = Hooks(rebuild(spec))
         self.policy_version = -1
         self.under_way: list[tuple[StepRequestState, torch.Tensor]] = []
 
@@ -192,7 +193,7 @@ class Rollout:
 
     def _begin(self, asked: Sequence[Asked]) -> DenoiseState:
         requests = [a.request for a in asked]
-        return denoise.begin(requests, asked[0].shapes, asked[0].table, self.device)
+        return denoise.begin(requests, asked[0].shapes, asked[0].tables, self.device)
 
     def _advance(self, state: DenoiseState, velocity: Streams) -> None:
         self.rollout_hooks.step_scheduler(model=self, state=state, velocity=velocity)

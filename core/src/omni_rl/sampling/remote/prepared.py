@@ -6,7 +6,7 @@ Text and schedule are settled where the trainer is, by the run's own hooks, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from omni_rl.contracts.types import SigmaTable, Tensors
 from omni_rl.model.encoding import encode
 
 Shapes = dict[str, tuple[int, ...]]
+Tables = Mapping[str, SigmaTable]
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,33 @@ class Asked:
     Attributes:
         request: as submitted.
         shapes: per stream, the latents of one sample.
-        table: the exact schedule.
+        tables: the exact schedule of each stream.
     """
 
     request: Request
     shapes: Shapes
-    table: SigmaTable
+    tables: Mapping[str, SigmaTable]
 
     def to_json(self) -> str:
         """One line; fp32 numbers read back exactly."""
-        table = {"timesteps": self.table.timesteps.tolist(), "sigmas": self.table.sigmas.tolist()}
-        return json.dumps({"request": self.request.to_json(), "shapes": self.shapes, "table": table})
+        tables = {n: {"timesteps": t.timesteps.tolist(), "sigmas": t.sigmas.tolist()} for n, t in self.tables.items()}
+        return json.dumps({"request": self.request.to_json(), "shapes": self.shapes, "tables": tables})
+
+    @property
+    def table(self) -> SigmaTable:
+        """The schedule of the first stream."""
+        return next(iter(self.tables.values()))
 
     @staticmethod
     def from_json(text: str) -> Asked:
         """The inverse of :meth:`to_json`."""
         data = json.loads(text)
         shapes = {stream: tuple(shape) for stream, shape in data["shapes"].items()}
-        table = SigmaTable(torch.tensor(data["table"]["timesteps"]), torch.tensor(data["table"]["sigmas"]))
-        return Asked(Request.from_json(data["request"]), shapes, table)
+        tables = {
+            stream: SigmaTable(torch.tensor(table["timesteps"]), torch.tensor(table["sigmas"]))
+            for stream, table in data["tables"].items()
+        }
+        return Asked(Request.from_json(data["request"]), shapes, tables)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Prepared:
 
 def prepare(model: LoadedModel, hooks: Any, requests: Sequence[Request]) -> list[Prepared]:
     """In the order of the requests; what samples of one prompt share is worked out once."""
-    shared: dict[object, tuple[Shapes, SigmaTable]] = {}
+    shared: dict[object, tuple[Shapes, Tables]] = {}
     found = []
     for request in requests:
         conditioning, tokens = encode(model, [request])
@@ -77,9 +86,9 @@ def prepare(model: LoadedModel, hooks: Any, requests: Sequence[Request]) -> list
     return found
 
 
-def _plan(model: LoadedModel, hooks: Any, request: Request, conditioning: Tensors) -> tuple[Shapes, SigmaTable]:
+def _plan(model: LoadedModel, hooks: Any, request: Request, conditioning: Tensors) -> tuple[Shapes, Tables]:
     shapes = hooks.prepare_latents(model=model, conditioning=conditioning, call=request.call)
-    table: SigmaTable = hooks.set_timesteps(
+    tables: Tables = hooks.set_timesteps(
         model=model, steps=request.steps, shapes=shapes, conditioning=conditioning, call=request.call
     )
-    return {stream: tuple(shape) for stream, shape in shapes.items()}, table
+    return {stream: tuple(shape) for stream, shape in shapes.items()}, tables

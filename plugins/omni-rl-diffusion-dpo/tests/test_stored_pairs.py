@@ -11,11 +11,11 @@ import torch
 from model_cases import GUIDED, unguided
 from PIL import Image
 
+from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.schema import Data
-from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import DataError
 from omni_rl.model.loading import load_model
-from omni_rl.preferences import cache_folder, pairs, require_pictures
+from omni_rl_diffusion_dpo.stored_pairs import cache_folder, pairs, require_pictures
 from omni_rl_testing.assembly import assemble
 
 

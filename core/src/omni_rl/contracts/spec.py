@@ -1,0 +1,71 @@
+"""What another process needs to rebuild a run: names, versions, options and text, as JSON.
+
+No code is pickled: every process imports what it has installed, and local files travel as text.
+``omni_rl.plugins.runspec`` rebuilds the plugins, ``omni_rl.run.spec`` the whole run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from omni_rl._version import __version__
+
+
+class Record(BaseModel):
+    """Frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class LocalFile(Record):
+    """A local plugin, by content; ``sha256`` is the hex digest of the content's UTF-8 bytes."""
+
+    path: str
+    content: str
+    sha256: str
+
+
+class Part(Record):
+    """One key that the run uses.
+
+    Attributes:
+        kind: an entry-point group without ``omni_rl.``.
+        distribution: the one that offers it; None when a local file declares it.
+        version: of that distribution.
+        options: the plugin's own options, which its ``Config`` accepts.
+    """
+
+    kind: str
+    key: str
+    distribution: str | None = None
+    version: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunSpec(Record):
+    """A run's plugins and configuration.
+
+    Attributes:
+        omni_rl: version of omni-rl.
+        core: importable names of core's own hook modules.
+        parts: every key that carries hooks.
+        files: local plugins.
+        config: the resolved configuration.
+    """
+
+    omni_rl: str = __version__
+    core: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    files: tuple[LocalFile, ...] = ()
+    config: dict[str, Any] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSpec:
+        """The inverse of :meth:`to_json`; pydantic's ValidationError when ``text`` is not one."""
+        return cls.model_validate_json(text)

@@ -1,0 +1,60 @@
+"""A resolved run as data for another process, and back."""
+
+from __future__ import annotations
+
+from omni_rl.config.resolve import Resolved, resolve
+from omni_rl.contracts.spec import LocalFile, RunSpec
+from omni_rl.errors import PluginError
+from omni_rl.plugins.contract import LAYER_OF_KIND
+from omni_rl.plugins.runspec import CORE_HOOKS, check_versions, read_file, resolve_part
+
+_RESOLVED_HERE: dict[str, Resolved] = {}
+"""By specification: what this process resolved itself still knows file and line of every key."""
+
+
+def spec_of(resolved: Resolved) -> RunSpec:
+    """What carries the run's hooks, its local files, and every value."""
+    parts = tuple(
+        resolve_part(
+            resolved.registry,
+            chosen.kind,
+            chosen.key,
+            distribution=chosen.distribution,
+            options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
+        )
+        for chosen in resolved.chosen()
+        if chosen.kind in LAYER_OF_KIND and LAYER_OF_KIND[chosen.kind] != "observer"  # observers watch the driver
+    )
+    files = tuple(read_file(str(module.__file__)) for module in resolved.local)
+    return RunSpec(core=CORE_HOOKS, parts=parts, files=files, config=resolved.config.model_dump(mode="json"))
+
+
+def remember(resolved: Resolved) -> RunSpec:
+    """The specification of a run that this process may be asked to run itself."""
+    spec = spec_of(resolved)
+    _RESOLVED_HERE[spec.to_json()] = resolved
+    return spec
+
+
+def resolved_of(spec: RunSpec) -> Resolved:
+    """The run of a specification, in whatever process this is.
+
+    Raises:
+        PluginError: another version of omni-rl or of a plugin is installed here, or a local file is not what it was.
+        UserError: as ``resolve``.
+    """
+    known = _RESOLVED_HERE.pop(spec.to_json(), None)
+    if known is not None:
+        return known
+    check_versions(spec)
+    for file in spec.files:
+        _check_file(file)
+    return resolve(spec.config)
+
+
+def _check_file(file: LocalFile) -> None:
+    if read_file(file.path).sha256 != file.sha256:
+        raise PluginError(
+            f"The local plugin {file.path} is not the file that the run was started with.",
+            "Start the run again from its configuration.",
+        )

@@ -1,0 +1,31 @@
+"""The gate's view of a run."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from omni_rl.contracts.events import State
+from omni_rl.gate.subject import Subject
+from omni_rl.plugins.manager import diffuse_reason, overridden
+from omni_rl.run.assembly import Assembly
+from omni_rl.run.weight_sync import give_weights
+from omni_rl.sampling.plan_requests import rollout_requests
+
+
+def subject_of(parts: Assembly, state: State) -> Subject:
+    """What the gate judges, at the state that the run is in."""
+    return Subject(
+        config=parts.config,
+        model=parts.model,
+        hooks=parts.hooks,
+        engine=parts.engine,
+        backend=parts.backend,
+        rewards=parts.rewards,
+        requests=rollout_requests(parts.config, parts.hooks, parts.prompts, 0, state.policy_version),
+        policy_version=state.policy_version,
+        clip_range=parts.traits.clip_range,
+        overridden=frozenset(overridden(parts.manager)),
+        overridden_above_model=frozenset(overridden(parts.manager, above="model")),
+        diffuse_reason=diffuse_reason(parts.manager),
+        sync=partial(give_weights, parts.backend, parts.engine, state.policy_version, parts.traits.samples_with),
+    )

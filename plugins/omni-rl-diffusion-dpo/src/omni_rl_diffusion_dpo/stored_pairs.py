@@ -1,0 +1,222 @@
+"""Preference pairs: chosen and rejected images per prompt, as a file stores them.
+
+Rows of ``data:`` (jsonl, parquet) have the columns ``prompt``, ``chosen`` and ``rejected``; the latter two are paths of
+images, relative to the file. Images are scaled and cropped to the size that the row is trained at, encoded once, and
+kept in ``$XDG_CACHE_HOME/omni-rl/latents`` under a name that follows from their bytes, their size and the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load, save
+from tensordict import TensorDict
+
+from omni_rl.contracts import batches, trajectory
+from omni_rl.contracts.call import effective_call, frozen, split_call
+from omni_rl.contracts.events import State
+from omni_rl.contracts.interfaces import Experience, Policy
+from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.prompts import PromptRow, PromptSet
+from omni_rl.contracts.requests import Request
+from omni_rl.contracts.schema import Config
+from omni_rl.contracts.types import Sample, Streams, Tensors
+from omni_rl.data import media_files
+from omni_rl.errors import DataError
+from omni_rl.model.encoding import encode_ahead, forget
+from omni_rl.sampling.remote.prepared import Prepared, prepare
+from omni_rl.schedulers import NoiseKey
+from omni_rl.storage.durable import write_atomic
+
+SIDES = {"chosen": "latents", "rejected": "rejected"}
+"""Column of the data -> entry of the batch."""
+
+CACHE_BYTES = 20 * 2**30
+"""Above this the latents that were not used for longest are deleted."""
+
+
+class StoredPairs:
+    """The experience source of offline preference learning; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
+
+    staleness = 0
+
+    def __init__(
+        self,
+        config: Config,
+        model: LoadedModel,
+        hooks: Any,
+        policy: Policy,
+        prompts: PromptSet,
+        held_out: Sequence[PromptRow],
+        fingerprint: str,
+    ) -> None:
+        self.config, self.model, self.hooks, self.policy = config, model, hooks, policy
+        self._prompts = prompts
+        self._held_out = [row for row in held_out if row.metadata.keys() >= SIDES.keys()]
+        self._model_key = f"{fingerprint} {model.dtype} {model.device.type}"
+
+    def next(self, state: State) -> Experience:
+        """The iteration's ``rollout.prompts`` pairs."""
+        config, count = self.config, self.config.rollout.prompts
+        rows = self._prompts.for_iteration(state.iteration, count, config.run_seed, config.data.shuffle)
+        batch = self.pairs(config.data.path, [row for _, row in rows], state, state.iteration * count)
+        return Experience(batch, {}, 2 * len(batch))
+
+    def pairs(self, data: str, rows: Sequence[PromptRow], state: State, first: int = 0) -> TensorDict:
+        """Rows of the file ``data`` as a batch (N,): text, schedule, ``latents`` and ``rejected`` per stream.
+
+        ``first`` numbers the rows.
+
+        Raises:
+            DataError: a row lacks an image, or it cannot be read.
+        """
+        requests = [self._request(row, first + i, state) for i, row in enumerate(rows)]
+        forget(self.model)
+        with torch.no_grad():
+            encode_ahead(self.model, requests, self.config.rollout.batch_size)
+            ready = prepare(self.model, self.hooks, requests)
+            pairs = [self._pair(data, row, each) for row, each in zip(rows, ready, strict=True)]
+        return trajectory.collate([Sample(r, pair) for r, pair in zip(requests, pairs, strict=True)])
+
+    def held_out(self, state: State) -> Mapping[str, float]:
+        """The loss's figures on the validation rows that are pairs, under the weights that are in place, by name."""
+        if not self._held_out:
+            return {}
+        config, policy = self.config, self.policy
+        batch = self.pairs((config.validation.data or config.data).path, self._held_out, state)
+        seed = config.validation.seed
+        batch = batches.change(
+            batch,
+            lambda rows: self.hooks.prepare_actor_batch(
+                policy=policy, batch=rows, iteration=0, seed=seed, total=lambda values: values
+            ),
+        )
+        sums: dict[str, float] = defaultdict(float)
+        steps = trajectory.steps_of(batch)
+        with torch.no_grad():
+            for _, part in batches.parts(batch, config.train.micro_batch_size):
+                for step in range(steps):
+                    metrics = self.hooks.compute_loss(policy=policy, batch=part, steps=[step]).metrics
+                    for name, values in metrics.items():
+                        sums[name] += float(values.double().sum())
+        return {name: total / (len(batch) * steps) for name, total in sums.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is in flight."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _request(self, row: PromptRow, number: int, state: State) -> Request:
+        negative, call = split_call(effective_call(self.config.rollout.call))
+        key = NoiseKey(self.config.run_seed, "pairs", state.iteration, number, 0)
+        return Request(
+            uid=number,
+            sample_id=number,
+            prompt=row.prompt,
+            negative_prompt=negative,
+            metadata=row.metadata,
+            key=key,
+            initial_key=key,
+            steps=self.config.rollout.steps,
+            call={**call, **row.call},
+            policy_version=state.policy_version,
+        )
+
+    def _pair(self, data: str, row: PromptRow, ready: Prepared) -> TensorDict:
+        """One row of the batch, batch size []."""
+        request, table = ready.asked.request, ready.asked.table
+        sides = {entry: self._latents(_file(data, row, column), ready) for column, entry in SIDES.items()}
+        entries: dict[str, Any] = {
+            **{entry: {s: {"final": x[None]} for s, x in latents.items()} for entry, latents in sides.items()},
+            "schedule": {"timesteps": table.timesteps[None], "sigmas": table.sigmas[None]},
+            **trajectory.text_entries(ready.conditioning, ready.tokens),
+            **trajectory.identity([request]),
+        }
+        if numbers := trajectory.numeric_call(request.call, 1):
+            entries["call"] = numbers
+        (pair,) = TensorDict(entries, batch_size=[1]).cpu().unbind(0)
+        return pair
+
+    def _latents(self, file: Path, ready: Prepared) -> Streams:
+        """One image's, per stream, without batch dimension, on the CPU."""
+        content, call = _read(file), ready.asked.request.call
+        name = hashlib.blake2b(content + f"{self._model_key} {frozen(call)}".encode(), digest_size=16).hexdigest()
+        kept = cache_folder() / f"{name}.safetensors"
+        if kept.exists():
+            os.utime(kept)  # used now: see _prune
+            return load(kept.read_bytes())
+        media = {"image": _image(file, call)[None]}
+        encoded = self.hooks.encode_media(model=self.model, media=media, conditioning=ready.conditioning, call=call)
+        latents = {s: x[0].float().cpu().contiguous() for s, x in encoded.items()}
+        _keep(kept, latents)
+        return latents
+
+
+def cache_folder() -> Path:
+    """Where encoded images are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni-rl" / "latents"
+
+
+def _keep(file: Path, latents: Tensors) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, save(latents))
+    _prune(file.parent)
+
+
+def _prune(folder: Path) -> None:
+    """Delete what was not used for longest until the rest fits into ``CACHE_BYTES``."""
+    known = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in folder.glob("*.safetensors")), reverse=True)
+    size = 0
+    for _, bytes_, file in known:
+        size += bytes_
+        if size > CACHE_BYTES:
+            file.unlink(missing_ok=True)
+
+
+def require_images(data: str, rows: Sequence[PromptRow]) -> None:
+    """Before anything is loaded: every row of the file ``data`` names two images, and they are there.
+
+    Raises:
+        DataError: the first that is not.
+    """
+    for row in rows:
+        for column in SIDES:
+            file = _file(data, row, column)
+            if not file.is_file():
+                raise DataError(f"{data}: {file} does not exist", "paths are relative to the data file")
+
+
+def _file(data: str, row: PromptRow, column: str) -> Path:
+    given = row.metadata.get(column)
+    if not isinstance(given, str):
+        what = f"{data}: the row of {row.prompt!r} has no column {column} with an image's path"
+        raise DataError(what, "pairs have the columns prompt, chosen and rejected")
+    return Path(data).parent / given
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}", "paths are relative to the data file") from error
+
+
+def _image(file: Path, call: Mapping[str, Any]) -> torch.Tensor:
+    """(3, H, W) in [0, 1], scaled and cropped to the middle if the call names a size."""
+    image = media_files.picture(file)
+    if "width" in call and "height" in call:
+        image = ImageOps.fit(image, (call["width"], call["height"]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(image).astype(np.float32) / 255).movedim(-1, 0)
