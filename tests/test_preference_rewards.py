@@ -52,7 +52,7 @@ def test_a_run_trains_with_all_of_them(
     weights = [entries[name].get("weight", 1.0) for name in NAMES]
     scores = [chosen.instance().score(batch) for chosen in run.resolved.rewards]
     expected = [sum(w * s for w, s in zip(weights, each, strict=True)) for each in zip(*scores, strict=True)]
-    assert run.validations[-1].rewards.tolist() == pytest.approx(expected, abs=1e-4)
+    assert run.last_validation.rewards.tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

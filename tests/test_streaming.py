@@ -34,10 +34,11 @@ class Config(BaseModel):
 
 class Unruly:
     Config = Config
-    honours = EmbeddedEngine.honours
+    honours, supplies, notices = EmbeddedEngine.honours, frozenset(), ()
 
     def __init__(self, context):
         self._inner = EmbeddedEngine(context)
+        self.takes_weights = self._inner.takes_weights
         self._fault = context.options.fault
         self._random = random.Random(0)
         self._asked = Counter()
@@ -68,8 +69,8 @@ class Unruly:
                     yield sample
             yield sample
 
-    def sync(self, policy_version):
-        return self._inner.sync(policy_version)
+    def sync(self, policy_version, weights):
+        return self._inner.sync(policy_version, weights)
 
     def close(self):
         self._inner.close()
@@ -126,7 +127,8 @@ def test_a_validation_picture_that_never_comes_is_black(run_of: Callable[..., An
     source = (tmp_path / "unruly.py").read_text().replace('"rollout" and request', '"validation" and request')
     (tmp_path / "unruly.py").write_text(source)
     run = run_of("holes", "rollout.engine=unruly", "rollout.fault=always")
-    last = run.validations[-1]
+    last = run.last_validation
+    assert last is not None
     assert last.rewards.isnan().tolist() == [True, False, False, True]
     assert [bool(picture.any()) for picture in last.images()] == [False, True, True, False]
     assert (tmp_path / "holes/report.html").is_file()

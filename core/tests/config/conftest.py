@@ -76,6 +76,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from omni_rl import hookimpl
+from omni_rl.contracts.traits import AlgorithmTraits
 
 
 class Kl(BaseModel):
@@ -101,7 +102,9 @@ class FakeGRPO:
 
 
 class Lonely:
-    needs_groups = False
+    @hookimpl
+    def traits(self):
+        return AlgorithmTraits(needs_groups=False)
 """
 
 FAKE_PAIR = """

@@ -43,7 +43,7 @@ def test_micro_batches_hold_one_form_and_all_rows():
 
 def test_figures_come_back_in_the_batchs_order():
     batch = batches.stacked([row(i, 4 + i % 3) for i in range(8)])
-    found = batches.in_parts(batch, 2, lambda part: part["latents", "x", "final"].mean(1))
+    found = batches.in_parts(batch, 2, lambda part: {"mean": part["latents", "x", "final"].mean(1)})["mean"]
     assert found.tolist() == [float(i) for i in range(8)]
 
 

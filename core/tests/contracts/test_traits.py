@@ -6,19 +6,12 @@ from typing import Any
 
 import pytest
 
-from omni_rl.config.checks import conflicts
+from omni_rl.config.algorithm_traits import conflicts
 from omni_rl.contracts.schema import Config
-from omni_rl.contracts.traits import FORWARD_PROCESS, Compatibility
+from omni_rl.contracts.traits import AlgorithmTraits
 
-ABLE = Compatibility(sde=("sde", "cps"), engines=("diffusers",), backends=("torch",), trained=("lora",))
-
-
-class Picky:
-    compatibility = ABLE
-
-
-class OnFinishedSamples:
-    compatibility = FORWARD_PROCESS
+PICKY = AlgorithmTraits(sde=("sde", "cps"), engines=("diffusers",), backends=("torch",), trained=("lora",))
+ON_FINISHED_SAMPLES = AlgorithmTraits(sde=())
 
 
 def config(**sections: Any) -> Config:
@@ -31,8 +24,8 @@ def config(**sections: Any) -> Config:
     return Config.model_validate({**base, **sections})
 
 
-def found(given: Config, algorithm: object) -> list[tuple[str, str, str]]:
-    return [(".".join(place), what, hint) for place, what, hint in conflicts(given, "picky", algorithm)]
+def found(given: Config, traits: AlgorithmTraits) -> list[tuple[str, str, str]]:
+    return [(".".join(place), what, hint) for place, what, hint in conflicts(given, "picky", traits)]
 
 
 @pytest.mark.parametrize(
@@ -50,16 +43,16 @@ def found(given: Config, algorithm: object) -> list[tuple[str, str, str]]:
     ],
 )
 def test_what_does_not_fit_is_named_with_its_place(sections, place, says):
-    ((where, what, hint),) = found(config(**sections), Picky)
+    ((where, what, hint),) = found(config(**sections), PICKY)
     assert where == place
     assert says in what
     assert hint
 
 
 def test_what_fits_is_left_alone():
-    assert found(config(), Picky) == []
-    assert found(config(), object()) == []
+    assert found(config(), PICKY) == []
+    assert found(config(), AlgorithmTraits()) == []
 
 
 def test_noise_does_not_concern_who_draws_none():
-    assert found(config(rollout={"sde": {"noise_level": 0, "type": "dance_sde"}}), OnFinishedSamples) == []
+    assert found(config(rollout={"sde": {"noise_level": 0, "type": "dance_sde"}}), ON_FINISHED_SAMPLES) == []

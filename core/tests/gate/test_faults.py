@@ -11,8 +11,8 @@ FAULTS = {
         """
         @hookimpl
         def set_timesteps(model, steps, shapes):
-            table = qwen.set_timesteps(model=model, steps=steps, shapes=shapes)
-            return SigmaTable(table.timesteps, table.sigmas * 0.99)
+            table = qwen.set_timesteps(model=model, steps=steps, shapes=shapes)["x"]
+            return {"x": SigmaTable(table.timesteps, table.sigmas * 0.99)}
         """,
         {
             "schedule": "sigmas differ from the pipeline's by 0.01, timesteps by 0",
@@ -23,8 +23,8 @@ FAULTS = {
         """
         @hookimpl
         def set_timesteps(model, steps, shapes):
-            table = qwen.set_timesteps(model=model, steps=steps, shapes=shapes)
-            return SigmaTable(table.timesteps - 10, table.sigmas)
+            table = qwen.set_timesteps(model=model, steps=steps, shapes=shapes)["x"]
+            return {"x": SigmaTable(table.timesteps - 10, table.sigmas)}
         """,
         {"schedule": "sigmas differ from the pipeline's by 0, timesteps by 10", "own loop": "noise-off latents"},
     ),

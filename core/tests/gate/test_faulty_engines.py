@@ -18,8 +18,8 @@ ENGINES = {
         class Faulty(EmbeddedEngine):
             def __init__(self, context):
                 super().__init__(context)
-                self._model = copy.copy(context.model)
-                self._model.pipe = copy.deepcopy(context.model.pipe)
+                self._model = copy.copy(self._model)
+                self._model.pipe = copy.deepcopy(self._model.pipe)
         """,
         {"weights": "changing them changes no sample: the sampler keeps weights of its own"},
     ),
@@ -37,10 +37,10 @@ ENGINES = {
     "weights that never come back": (
         """
         class Faulty(EmbeddedEngine):
-            def sync(self, policy_version):
+            def sync(self, policy_version, weights):
                 if not hasattr(self, "frozen"):
                     self.frozen = {n: p.detach().clone() for n, p in self._model.parameters().items()}
-                return super().sync(policy_version)
+                return super().sync(policy_version, weights)
 
             def completed(self):
                 kept = {n: p.data for n, p in self._model.parameters().items()}
@@ -55,8 +55,8 @@ ENGINES = {
     "a receipt that lacks a weight": (
         """
         class Faulty(EmbeddedEngine):
-            def sync(self, policy_version):
-                landed = dict(super().sync(policy_version).landed)
+            def sync(self, policy_version, weights):
+                landed = dict(super().sync(policy_version, weights).landed)
                 landed.pop("transformer.transformer_blocks.1.attn.to_k.lora_B.default.weight")
                 return SyncReport(policy_version, landed)
         """,
@@ -65,8 +65,8 @@ ENGINES = {
     "an old version": (
         """
         class Faulty(EmbeddedEngine):
-            def sync(self, policy_version):
-                return SyncReport(policy_version - 1, super().sync(policy_version).landed)
+            def sync(self, policy_version, weights):
+                return SyncReport(policy_version - 1, super().sync(policy_version, weights).landed)
         """,
         {"weights": "the sampler reports policy version -1 after a sync to 0"},
     ),

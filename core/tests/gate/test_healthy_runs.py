@@ -8,11 +8,14 @@ import toy_two_streams
 from model_cases import REPRESENTATIVES
 
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.events import State
 from omni_rl.contracts.verdicts import Row, raise_on_failure, table
 from omni_rl.errors import GateError
 from omni_rl.gate import run_gate
 from omni_rl.gate.probe import draw
-from omni_rl.run.start import Run, train
+from omni_rl.run.assembly import assemble
+from omni_rl.run.start import train
+from omni_rl.run.subject import subject_of
 from omni_rl.universal import prompt_outputs
 from omni_rl_tiny import pipelines
 
@@ -95,9 +98,10 @@ def test_windows_that_differ_between_groups(architecture, configure):
     """Samples are drawn at one timestep and replayed beside samples of another."""
     algorithm = {"window_size": 1, "window_scope": "group"}
     config = configure(architecture, algorithm=algorithm, rollout={"steps": 5}, seed=1)
-    run = Run(resolve(config), None)
-    starts = {r.window.start for r in draw(run).requests}
-    rows = {row.name: row for row in run_gate(run)}
+    run = assemble(resolve(config))
+    subject = subject_of(run, State())
+    starts = {r.window.start for r in draw(subject).requests}
+    rows = {row.name: row for row in run_gate(subject)}
     run.close()
     assert len(starts) == 2
     assert_healthy(rows)
@@ -174,12 +178,12 @@ def test_a_plugin_for_what_the_pipeline_cannot_say(judged):
 
 
 def test_the_gate_leaves_the_run_as_it_was(configure):
-    run = Run(resolve(configure(train={"ema": {"decay": 0.9}})), None)
+    run = assemble(resolve(configure(train={"ema": {"decay": 0.9}})))
     everything = {f"{c}.{n}": v for c, m in run.model.modules.items() for n, v in m.state_dict().items()}
     before = {n: v.clone() for n, v in everything.items()}
     named = {k: {n: v.clone() for n, v in values.items()} for k, values in run.backend.policy.named.items()}
     random = torch.random.get_rng_state()
-    run_gate(run)
+    run_gate(subject_of(run, State()))
     after = {f"{c}.{n}": v for c, m in run.model.modules.items() for n, v in m.state_dict().items()}
     assert all(torch.equal(after[n], v) for n, v in before.items())
     kept = run.backend.policy.named
@@ -187,7 +191,6 @@ def test_the_gate_leaves_the_run_as_it_was(configure):
     assert all(p.grad is None for m in run.model.modules.values() for p in m.parameters())
     assert set(run.backend.policy.parameters) == set(run.model.parameters())
     assert torch.equal(torch.random.get_rng_state(), random)
-    assert run.policy_version == run.iteration == 0
     run.close()
 
 

@@ -86,5 +86,6 @@ def test_real_pipelines(architecture, guided, mode, cases):
         t=torch.tensor([300.0, 300.0, 700.0]),
         conditioning=state.conditioning,
         call=state.requests[0].call,
+        step=None,
     )
     assert assembly.model.memo[key] == mode

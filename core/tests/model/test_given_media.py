@@ -87,7 +87,7 @@ def test_replay_is_exact_and_encodes_nothing(assembly: Assembly):
     before = dict(assembly.model.counts)
     for step in range(batch["timesteps"].shape[1]):
         with torch.no_grad():
-            log_prob = assembly.backend.policy.evaluate(batch, step).log_prob
+            log_prob = assembly.backend.policy.evaluate(batch, [step])[0].log_prob
         assert torch.equal(log_prob, batch["log_probs"][:, step])
     assert assembly.model.counts == before
 
@@ -115,7 +115,7 @@ def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly)
     batch = trajectory.collate(assembly.draw(assembly.requests()))
     assembly.model.memo.clear()
     with torch.no_grad():
-        log_prob = assembly.backend.policy.evaluate(batch, 0).log_prob
+        log_prob = assembly.backend.policy.evaluate(batch, [0])[0].log_prob
     assert torch.allclose(log_prob, batch["log_probs"][:, 0], atol=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_what_an_encoder_answers_about_several_pictures_at_once_is_kept_whole(tm
     assert torch.equal(embeds[0, 0], embeds[2, 0])
     assert not torch.equal(embeds[0, 1], embeds[2, 1])
     with torch.no_grad():
-        log_prob = both.backend.policy.evaluate(batch, 0).log_prob
+        log_prob = both.backend.policy.evaluate(batch, [0])[0].log_prob
     assert torch.equal(log_prob, batch["log_probs"][:, 0])
 
 

@@ -191,7 +191,7 @@ def test_log_probs_replay_and_samples_decode(cls):
     assert {sample.error for sample in samples} == {None}
     batch, policy = assembly.batch(), assembly.backend.policy
     for step in range(batch["timesteps"].shape[1]):
-        assert torch.equal(policy.evaluate(batch, step).log_prob.detach(), batch["log_probs"][:, step])
+        assert torch.equal(policy.evaluate(batch, [step])[0].log_prob.detach(), batch["log_probs"][:, step])
 
 
 @pytest.mark.parametrize(("cls", "single"), [(MixesRows, True), (TakesOneRow, True), (Packs, False), (Toy, False)])
@@ -228,7 +228,7 @@ def test_rows_of_one_width_share_a_call(cls):
     )
     t = state.table.timesteps[:1].expand(3)
     assembly.hooks.predict(
-        model=assembly.model, x=state.x, t=t, conditioning=state.conditioning, call=state.requests[0].call
+        model=assembly.model, x=state.x, t=t, conditioning=state.conditioning, call=state.requests[0].call, step=None
     )
     handle.remove()
     assert sorted(seen) == [1, 1, 2, 2], "with and without guidance, for the width of one prompt and of the other"

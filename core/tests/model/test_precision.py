@@ -24,7 +24,7 @@ def test_bf16_trajectories_are_fp32_and_replay_exactly(guided_case: Case, lora):
     assert off_grid.float().mean() > 0.9, "latents were rounded to bf16"
     ratios = []
     for step in range(batch["timesteps"].shape[1]):
-        log_prob = assembly.backend.policy.evaluate(batch, step).log_prob
+        log_prob = assembly.backend.policy.evaluate(batch, [step])[0].log_prob
         ratios.append((log_prob - batch["log_probs"][:, step]).exp())
     assert torch.equal(torch.stack(ratios), torch.ones(len(ratios), len(batch)))
 
@@ -58,7 +58,7 @@ def test_an_update_moves_the_masters_and_replay_stays_exact(cases):
     moved = [n for n, p in assembly.model.parameters().items() if not torch.equal(p, before[n])]
     assert len(moved) > len(before) / 2
     batch = assembly.batch()
-    assert torch.equal(assembly.backend.policy.evaluate(batch, 0).log_prob.detach(), batch["log_probs"][:, 0])
+    assert torch.equal(assembly.backend.policy.evaluate(batch, [0])[0].log_prob.detach(), batch["log_probs"][:, 0])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -82,7 +82,7 @@ def test_what_stands_between_text_and_denoiser_computes_as_the_denoiser_does(tin
         precision="bf16", model={"lora": None}
     )
     batch = assembly.batch()
-    assert torch.equal(assembly.backend.policy.evaluate(batch, 0).log_prob.detach(), batch["log_probs"][:, 0])
+    assert torch.equal(assembly.backend.policy.evaluate(batch, [0])[0].log_prob.detach(), batch["log_probs"][:, 0])
 
 
 def test_what_stands_between_text_and_denoiser_does_not_wait_on_the_cpu():

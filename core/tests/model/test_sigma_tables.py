@@ -57,7 +57,7 @@ def test_published_settings_keep_their_table(architecture, shift, with_scheduler
             shapes=shapes,
             conditioning=state.conditioning,
             call=state.requests[0].call,
-        )
+        )["x"]
         assert torch.equal(table.sigmas, own.sigmas.float())
         assert torch.equal(table.timesteps, own.timesteps.float())
         assert table.sigmas[-1] == 0

@@ -86,13 +86,13 @@ def test_log_probs_replay_to_the_bit(assembly):
     assert batch["latents", "x", "all"].shape == (6, 4, *PICTURE)
     assert batch["latents", "audio", "all"].shape == (6, 4, *SOUND)
     for step in range(batch["timesteps"].shape[1]):
-        log_prob = assembly.backend.policy.evaluate(batch, step).log_prob.detach()
+        log_prob = assembly.backend.policy.evaluate(batch, [step])[0].log_prob.detach()
         assert torch.equal(log_prob, batch["log_probs"][:, step])
 
 
 def joint_density(assembly, batch, step, masks) -> torch.Tensor:
     """(B,) by torch.distributions in float64: mean log density over the elements of both streams that count."""
-    transitions = assembly.backend.policy.evaluate(batch, step).transitions
+    transitions = assembly.backend.policy.evaluate(batch, [step])[0].transitions
     terms = []
     for name, transition in transitions.items():
         normal = torch.distributions.Normal(transition.mean.detach().double(), transition.std.double())
@@ -107,7 +107,7 @@ def test_the_log_prob_is_the_joint_density(assembly):
     for step in range(batch["timesteps"].shape[1]):
         expected = joint_density(assembly, batch, step, {})
         torch.testing.assert_close(batch["log_probs"][:, step].double(), expected, rtol=1e-5, atol=1e-6)
-    transitions = assembly.backend.policy.evaluate(batch, 0).transitions
+    transitions = assembly.backend.policy.evaluate(batch, [0])[0].transitions
     sizes = {n: t.mean[0].numel() for n, t in transitions.items()}
     assert sizes == {"x": 128, "audio": 12}
 
@@ -130,6 +130,7 @@ def test_any_timesteps_in_one_batch_equal_single_calls(assembly):
             t=t[part],
             conditioning={n: v[part] for n, v in state.conditioning.items()},
             call=call,
+            step=None,
         )
 
     with torch.no_grad():
@@ -228,14 +229,14 @@ def test_frozen_elements_do_not_count(masked):
     masks = trajectory.masks_of(batch)
     policy = assembly.backend.policy
     for step in range(batch["timesteps"].shape[1]):
-        assert torch.equal(policy.evaluate(batch, step).log_prob.detach(), batch["log_probs"][:, step])
+        assert torch.equal(policy.evaluate(batch, [step])[0].log_prob.detach(), batch["log_probs"][:, step])
         expected = joint_density(assembly, batch, step, masks)
         torch.testing.assert_close(batch["log_probs"][:, step].double(), expected, rtol=1e-5, atol=1e-6)
     changed = batch.clone()
     changed["latents", "x", "all"][:, 1, :, 0] += 7.0
     changed["latents", "audio", "all"][:, 1, :, -1] -= 7.0
     with torch.no_grad():
-        assert torch.equal(policy.evaluate(changed, 0).log_prob, policy.evaluate(batch, 0).log_prob)
+        assert torch.equal(policy.evaluate(changed, [0])[0].log_prob, policy.evaluate(batch, [0])[0].log_prob)
 
 
 def test_the_loop_with_a_mask_is_the_pipelines_own_with_frozen_elements():
@@ -274,5 +275,5 @@ def test_bf16_decodes_both_streams(autocast):
     sections = {"model": {"lora": lora}, "rollout": {"call": dict(toy_two_streams.CALL)}}
     assembly = assemble(model, algorithm=OneWindow(), **sections)
     batch, samples = assembly.batch(), assembly.draw(assembly.requests())
-    assert torch.equal(assembly.backend.policy.evaluate(batch, 1).log_prob.detach(), batch["log_probs"][:, 1])
+    assert torch.equal(assembly.backend.policy.evaluate(batch, [1])[0].log_prob.detach(), batch["log_probs"][:, 1])
     assert samples[0].trajectory["media", "audio"].dtype == torch.float32

@@ -29,6 +29,7 @@ def test_velocities_are_the_pipelines_own(case: Case):
                 t=t,
                 conditioning=state.conditioning,
                 call=state.requests[0].call,
+                step=None,
             )
         assert torch.equal(velocity["x"], step.velocity.float())
 
@@ -62,7 +63,7 @@ def test_log_probs_replay_to_the_bit(case: Case):
     for step in range(case.batch["timesteps"].shape[1]):
         for gradients in (True, False):
             with torch.set_grad_enabled(gradients):
-                log_prob = policy.evaluate(case.batch, step).log_prob
+                log_prob = policy.evaluate(case.batch, [step])[0].log_prob
             assert log_prob.requires_grad == gradients
             assert torch.equal(log_prob.detach(), case.batch["log_probs"][:, step])
 
@@ -97,6 +98,7 @@ def test_any_timesteps_in_one_batch_equal_single_calls(case: Case):
             t=t[part],
             conditioning={n: v[part] for n, v in conditioning.items()},
             call=state.requests[0].call,
+            step=None,
         )
         return velocity["x"]
 
@@ -131,7 +133,7 @@ def _room(call: dict[str, object]) -> dict[str, object]:
 def _velocity(assembly, x: torch.Tensor, state) -> torch.Tensor:
     t = state.table.timesteps[:1].expand(len(x))
     velocity = assembly.hooks.predict(
-        model=assembly.model, x={"x": x}, t=t, conditioning=state.conditioning, call=state.requests[0].call
+        model=assembly.model, x={"x": x}, t=t, conditioning=state.conditioning, call=state.requests[0].call, step=None
     )
     return velocity["x"]
 
@@ -142,7 +144,8 @@ def test_log_probs_do_not_depend_on_the_batch(guided_case: Case):
     for step in range(seven["timesteps"].shape[1]):
         with torch.no_grad():
             found = [
-                torch.cat([policy.evaluate(part, step).log_prob for part in seven.split(size)]) for size in (1, 2, 7)
+                torch.cat([policy.evaluate(part, [step])[0].log_prob for part in seven.split(size)])
+                for size in (1, 2, 7)
             ]
         for log_prob in found:
             torch.testing.assert_close(log_prob, seven["log_probs"][:, step], rtol=0, atol=1e-6)

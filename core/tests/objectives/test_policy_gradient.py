@@ -15,12 +15,17 @@ from omni_rl.objectives.divergence import divergence
 from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
 from omni_rl.objectives.rollout_correction import Correction, corrected
 from omni_rl_testing.assembly import assemble
-from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient, only_step
 from omni_rl_testing.toy import toy_model
 
 SIGMAS, ETA = (0.9, 0.6, 0.25), 0.5
 THETA, SAMPLED_BY, REFERENCE = (0.6, -0.3), (0.5, -0.1), (0.2, 0.3)
 KINDS = ["sde", "dance_sde", "cps"]
+
+
+def alone(values):
+    """The sum over the ranks of one process."""
+    return values
 
 
 class Plain(PolicyGradient):
@@ -74,7 +79,7 @@ def test_the_two_sides_of_the_clip_are_apart():
         return np.maximum(-advantages * ratio, -advantages * np.clip(ratio, 1 - 0.2, 1 + 0.01))
 
     policy = LinearFlow(THETA, eta=ETA)
-    output = algorithm(clip_range=[0.2, 0.01]).compute_loss(policy, batch, step)
+    output = only_step(algorithm(clip_range=[0.2, 0.01]).compute_loss(policy, batch, [step]))
     assert_gradient(policy, output.loss, expected)
     ratio = output.metrics["ratio_mean"]
     assert torch.equal(output.metrics["pg_clipfrac_higher"], (ratio > 1.01).float())
@@ -105,15 +110,21 @@ def test_divergences_are_their_formulas(kind, step, name):
             "old_log_ratio": change**2 / 2,
         }[name]
 
-    now = policy.evaluate(batch, step)
+    (now,) = policy.evaluate(batch, [step])
     found = divergence(name, policy, batch, step, now, now.log_prob - batch["log_probs"][:, step])
     assert_gradient(policy, found, expected)
 
 
+def keeps(**options):
+    """The copies that the algorithm asks for."""
+    chosen = algorithm(**options)
+    return chosen.traits(chosen.config).keeps
+
+
 def test_a_reference_is_kept_where_one_is_compared_with():
-    assert algorithm(kl_beta=0.1).uses_reference
-    assert not algorithm(kl_beta=0.1, kl="old_log_ratio").uses_reference
-    assert not algorithm(kl="velocity_mse").uses_reference
+    assert "reference" in keeps(kl_beta=0.1)
+    assert "reference" not in keeps(kl_beta=0.1, kl="old_log_ratio")
+    assert "reference" not in keeps(kl="velocity_mse")
 
 
 # --------------------------------------------------------------------------------------------------------- correction
@@ -132,7 +143,9 @@ def drawn_elsewhere(level: float = 0.1):
 def test_weights_are_capped_ratios(level, normalise):
     """w = pi_old / pi_rollout against numpy; with ``normalise`` their mean over what is kept is 1."""
     batch, policy, cap, keep = drawn_elsewhere(), LinearFlow(SAMPLED_BY, eta=ETA), 1.1, (0.85, 1.2)
-    found = corrected(policy, batch, "recomputed", Correction(level=level, cap=cap, normalise=normalise, keep=keep))
+    found = corrected(
+        policy, batch, "recomputed", Correction(level=level, cap=cap, normalise=normalise, keep=keep), alone
+    )
     old = np.stack([log_density(SAMPLED_BY, "sde", batch, step) for step in (0, 1)], 1)
     np.testing.assert_allclose(found["old_log_probs"], old, rtol=1e-9)
     difference = old - batch["log_probs"].numpy()
@@ -157,16 +170,16 @@ def test_a_rejected_step_may_have_any_log_prob(broken, normalise):
     """An engine that gave one step up: its weight is not finite, and 0 times that would be no number."""
     batch, policy = drawn_elsewhere(level=0.01), LinearFlow(SAMPLED_BY, eta=ETA)
     batch["log_probs"][3, 1] = broken
-    found = corrected(policy, batch, "recomputed", Correction(normalise=normalise, keep=(0.5, 2.0)))
+    found = corrected(policy, batch, "recomputed", Correction(normalise=normalise, keep=(0.5, 2.0)), alone)
     assert float(found["loss_weights"].sum()) == found["loss_weights"].numel() - 1
     assert float(found["importance"][3, 1]) == 0
     assert bool(found["importance"].isfinite().all())
-    assert float(algorithm().compute_loss(policy, found, 1).loss.detach()[3]) == 0
+    assert float(algorithm().compute_loss(policy, found, [1]).loss.detach()[3, 0]) == 0
 
 
 def test_the_bypass_leaves_the_batch_alone():
     batch = drawn_elsewhere()
-    assert corrected(LinearFlow(SAMPLED_BY), batch, "rollout", None) is batch
+    assert corrected(LinearFlow(SAMPLED_BY), batch, "rollout", None, alone) is batch
     with pytest.raises(ValidationError, match="set old_log_probs to recomputed"):
         algorithm(correction={})
     with pytest.raises(ValidationError, match="must enclose 1"):
@@ -175,11 +188,11 @@ def test_the_bypass_leaves_the_batch_alone():
 
 def test_a_weighted_loss_is_the_surrogate_times_its_weight():
     batch, policy = drawn_elsewhere(), LinearFlow(THETA, eta=ETA)
-    found = corrected(LinearFlow(SAMPLED_BY, eta=ETA), batch, "recomputed", Correction(cap=1.05))
+    found = corrected(LinearFlow(SAMPLED_BY, eta=ETA), batch, "recomputed", Correction(cap=1.05), alone)
     plain = sampled()
     for step in (0, 1):
-        ours = algorithm().compute_loss(policy, found, step).loss
-        expected = algorithm().compute_loss(policy, plain, step).loss * found["importance"][:, step]
+        ours = only_step(algorithm().compute_loss(policy, found, [step])).loss
+        expected = only_step(algorithm().compute_loss(policy, plain, [step])).loss * found["importance"][:, step]
         torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
 
 

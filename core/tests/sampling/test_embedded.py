@@ -103,7 +103,7 @@ def test_stored_steps_replay_to_the_bit(kind):
         part, asked = batch[rows], [requests[row] for row in rows]
         for step in range(batch["timesteps"].shape[1]):
             with torch.no_grad():
-                now = parts.backend.policy.evaluate(part, step)
+                (now,) = parts.backend.policy.evaluate(part, [step])
             seeds = [draw_seed(r.key, "x", r.window.start + step) for r in asked]
             noise = torch.stack([randn(seed, (3, 4, 4)) for seed in seeds])
             assert torch.equal(now.transitions["x"].sample(noise), part["latents", "x", "all"][:, step + 1])

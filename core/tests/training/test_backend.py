@@ -66,10 +66,10 @@ def test_mini_batches_are_whole_prompts_in_rollout_order():
     batch["uid"] = torch.tensor([7, 5, 5, 5, 9, 9])
     compute = parts.hooks.compute_loss
 
-    def recorded(*, policy, batch, step):
-        if step == 0:
+    def recorded(*, policy, batch, steps):
+        if steps == [0]:
             seen.append(batch["sample_id"].tolist())
-        return compute(policy=policy, batch=batch, step=step)
+        return compute(policy=policy, batch=batch, steps=steps)
 
     parts.hooks.compute_loss = recorded
     parts.backend.update(batch, 0)
@@ -81,10 +81,10 @@ def test_figures_are_means_maxima_or_of_the_first_update():
 
     class Reporting(PolicyGradient):
         @hookimpl
-        def compute_loss(self, policy, batch, step):
-            place = batch["sample_id"].double() + 10 * step + 100 * len(self.updates)
+        def compute_loss(self, policy, batch, steps):
+            place = batch["sample_id"].double()[:, None] + 10 * torch.tensor(steps) + 100 * len(self.updates)
             figures = {"place": place, "place_max": place, "logp_absdiff_max": place}
-            return LossOutput(super().compute_loss(policy, batch, step).loss, figures)
+            return LossOutput(super().compute_loss(policy, batch, steps).loss, figures)
 
     parts = assemble(toy_model(), algorithm=Reporting(), train={"inner_epochs": 2, "micro_batch_size": 4})
     batch = parts.batch()  # samples 0 to 5, steps 0 and 1
@@ -100,8 +100,8 @@ class Overflowing(PolicyGradient):
     broken = True
 
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        loss = super().compute_loss(policy, batch, step).loss
+    def compute_loss(self, policy, batch, steps):
+        loss = super().compute_loss(policy, batch, steps).loss
         return LossOutput(loss * (torch.inf if self.broken else 1.0), {})
 
 
@@ -139,10 +139,12 @@ def test_what_is_left_out_need_not_be_finite():
             return batch
 
         @hookimpl
-        def compute_loss(self, policy, batch, step):
-            loss = super().compute_loss(policy, batch, step).loss
-            lost = torch.where(batch["sample_id"] == 0, torch.nan, loss.detach())
-            return LossOutput(torch.where(batch["sample_id"] == 0, torch.nan, loss), {"lost": lost})
+        def compute_loss(self, policy, batch, steps):
+            loss = super().compute_loss(policy, batch, steps).loss
+            first = batch["sample_id"][:, None] == 0
+            return LossOutput(
+                torch.where(first, torch.nan, loss), {"lost": torch.where(first, torch.nan, loss.detach())}
+            )
 
     parts = assemble(toy_model(), algorithm=Lost(), train={"lr": 1e-2})
     figures = parts.backend.update(parts.batch(), 0)
@@ -206,7 +208,7 @@ def test_the_reference_of_adapters_is_the_bare_model():
     for k in range(2):
         parts.backend.update(parts.batch(k), k)
     with parts.backend.policy.weights("reference"):
-        theirs = parts.backend.policy.evaluate(batch, 0).log_prob
+        theirs = parts.backend.policy.evaluate(batch, [0])[0].log_prob
     torch.testing.assert_close(theirs, batch["log_probs"][:, 0], rtol=1e-6, atol=1e-6)
 
 

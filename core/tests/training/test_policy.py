@@ -41,7 +41,7 @@ def test_without_arguments_the_runs_own_are_taken():
 def test_inputs_of_a_step_are_what_the_rollout_saw(parts):
     batch = parts.batch()
     for step in range(batch["timesteps"].shape[1]):
-        given = parts.hooks.prepare_model_inputs(policy=parts.backend.policy, batch=batch, step=step)
+        given = parts.hooks.prepare_model_inputs(policy=parts.backend.policy, batch=batch, steps=[step])
         assert torch.equal(given["x"]["x"], batch["latents", "x", "all"][:, step])
         assert torch.equal(given["t"], batch["timesteps"][:, step])
         assert torch.equal(given["conditioning"]["prompt_embeds"], batch["prompt_embeds"])
@@ -67,7 +67,7 @@ def test_changed_sigmas_change_the_replay(parts):
     changed = batch.clone()
     changed["sigmas"] *= 0.99
     policy = parts.backend.policy
-    gap = policy.evaluate(changed, 0).log_prob - policy.evaluate(batch, 0).log_prob
+    gap = policy.evaluate(changed, [0])[0].log_prob - policy.evaluate(batch, [0])[0].log_prob
     assert gap.abs().min() > 1e-3
 
 
@@ -75,14 +75,16 @@ def test_the_public_hook_answers_log_prob_mean_std_and_dt(parts):
     """What callers of the peers' API expect: std_dev_t and sqrt_dt in their meaning, for ``sde``."""
     batch = parts.batch()
     policy, hooks = parts.backend.policy, parts.hooks
-    inputs = hooks.prepare_model_inputs(policy=policy, batch=batch, step=1)
+    inputs = hooks.prepare_model_inputs(policy=policy, batch=batch, steps=[1])
     log_prob, mean, std_dev_t, sqrt_dt = hooks.forward_and_sample_previous_step(
-        policy=policy, batch=batch, model_inputs=inputs, step=1
+        policy=policy, batch=batch, model_inputs=inputs, steps=[1]
     )
     sigma, following = batch["sigmas"][:, 1].double(), batch["sigmas"][:, 2].double()
     level = 0.7 * (sigma / (1 - sigma)).sqrt()
     torch.testing.assert_close(std_dev_t["x"].flatten().double(), level, rtol=1e-5, atol=0)
-    torch.testing.assert_close(sqrt_dt.double(), (sigma - following).sqrt(), rtol=1e-5, atol=0)
-    normal = torch.distributions.Normal(mean["x"].double(), (level * (sigma - following).sqrt()).view(-1, 1, 1, 1))
+    torch.testing.assert_close(sqrt_dt[:, 0].double(), (sigma - following).sqrt(), rtol=1e-5, atol=0)
+    normal = torch.distributions.Normal(
+        mean["x"][:, 0].double(), (level * (sigma - following).sqrt()).view(-1, 1, 1, 1)
+    )
     expected = normal.log_prob(batch["latents", "x", "all"][:, 2].double()).flatten(1).mean(1)
-    torch.testing.assert_close(log_prob.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(log_prob[:, 0].double(), expected, rtol=1e-4, atol=1e-4)

@@ -63,14 +63,14 @@ def test_loss_and_gradient_are_those_of_the_definition(batch, weighting):
         return np.maximum(-advantages * ratio, -advantages * clipped) + beta * away.mean(1)
 
     policy = LinearFlow(THETA, REFERENCE)
-    assert_gradient(policy, method.compute_loss(policy, planned, 0).loss, expected)
+    assert_gradient(policy, method.loss_at(policy, planned, 0).loss, expected)
 
 
 def test_on_policy_it_is_the_weighted_matching_loss(batch):
     """Where the weights have not moved the gradient is A times that of w (v - u)^2: AWM's name."""
     method, policy = algorithm(weighting="t"), LinearFlow(THETA)
     planned = method.prepare_actor_batch(policy, batch, iteration=0, seed=0)
-    output = method.compute_loss(policy, planned, 0)
+    output = method.loss_at(policy, planned, 0)
     (ours,) = torch.autograd.grad(output.loss.sum(), policy.theta, retain_graph=True)
     assert torch.equal(output.metrics["ratio_mean"], torch.ones(24, dtype=torch.float64))
     at = noised_at(planned, 0, torch.device("cpu"))
@@ -88,7 +88,7 @@ def test_the_expected_gradient_is_the_closed_form():
     method, policy = algorithm(weighting="uniform"), LinearFlow(THETA)
     planned = method.prepare_actor_batch(policy, batch, iteration=0, seed=0)
     s = float(planned["noise_levels"][0, 0])
-    losses = method.compute_loss(policy, planned, 0).loss
+    losses = method.loss_at(policy, planned, 0).loss
     parts = torch.stack([torch.autograd.grad(p.mean(), policy.theta, retain_graph=True)[0] for p in losses.chunk(50)])
     inside = x0 * (1 + a * (1 - s)) + b
     exact = 1.5 * torch.tensor([2 * inside * x0 * (1 - s) + 2 * (a * s - 1) * s, 2 * inside], dtype=torch.float64)
@@ -118,5 +118,5 @@ def test_old_likeness_is_of_the_very_noise_that_is_trained_on():
     parts = assemble(toy_model(), algorithm=algorithm(levels="uniform", levels_per_sample=3))
     batch = prepared(parts, parts.batch())
     for step in range(3):
-        metrics = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, step=step).metrics
+        metrics = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, steps=[step]).metrics
         assert metrics["ratio_mean"].tolist() == [1.0] * len(batch)

@@ -51,7 +51,10 @@ def test_steps_are_left_out_equally_often(parts):
     """Each of 8 steps in half of 1,200 rows: chi-squared with 7 degrees of freedom, threshold at 1e-4."""
     batch, method = parts.batch(), parts.algorithm
     policy = parts.backend.policy
-    found = [method.prepare_actor_batch(policy, batch, iteration, 0)["order"] for iteration in range(134)]
+    found = [
+        method.prepare_actor_batch(policy, batch, iteration, 0, lambda values: values)["order"]
+        for iteration in range(134)
+    ]
     counts = np.bincount(torch.cat(found).flatten(), minlength=8)
     expected = counts.sum() / 8
     assert ((counts - expected) ** 2 / expected).sum() < 29.9
@@ -61,7 +64,7 @@ def test_a_row_is_evaluated_at_the_steps_it_names(parts):
     """Log-probs of chosen steps are the stored ones, to the bit: latents, sigmas, timesteps and noise go together."""
     batch = prepared(parts, parts.batch())
     for step in range(trajectory.steps_of(batch)):
-        now = parts.backend.policy.evaluate(batch, step)
+        (now,) = parts.backend.policy.evaluate(batch, [step])
         assert torch.equal(now.log_prob, trajectory.at(batch, "log_probs", step))
         moved = now.transitions["x"].sample(trajectory.drawn_noise(batch, step)["x"])
         assert torch.equal(moved, trajectory.latents(batch, step, ahead=1)["x"])

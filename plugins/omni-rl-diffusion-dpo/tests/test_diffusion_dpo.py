@@ -61,7 +61,7 @@ def test_loss_and_gradient_are_those_of_the_definition(pairs, positive):
         return np.log1p(np.exp(beta / 2 * (won - lost + positive * np.maximum(0, won))))
 
     policy = LinearFlow(theta, REFERENCE)
-    output = method.compute_loss(policy, planned, 0)
+    output = method.loss_at(policy, planned, 0)
     assert_gradient(policy, output.loss, expected)
     worse_than_reference = (output.metrics["rewards/chosen"] < 0).numpy()
     assert worse_than_reference.any()
@@ -83,7 +83,7 @@ def test_the_expected_gradient_is_the_closed_form():
     policy = LinearFlow(THETA, THETA)
     planned = method.prepare_actor_batch(pairs, iteration=0, seed=0)
     s = float(planned["noise_levels"][0, 0])
-    losses = method.compute_loss(policy, planned, 0).loss
+    losses = method.loss_at(policy, planned, 0).loss
     parts = torch.stack([torch.autograd.grad(p.mean(), policy.theta, retain_graph=True)[0] for p in losses.chunk(50)])
 
     def of_error(x0):
@@ -154,7 +154,7 @@ def test_both_sides_of_a_pair_share_noise_and_level():
     same = batch.clone()
     same["rejected"] = same["latents"]
     parts.nudge()
-    output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=same, step=0)
+    output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=same, steps=[0])
     assert output.metrics["rewards/margins"].tolist() == [0.0] * 3
 
 

@@ -52,7 +52,7 @@ def test_the_expected_gradient_is_the_closed_form():
     method = algorithm(beta=0.3, advantage_clip=limit, reference_weight=0.0)
     planned = method.prepare_actor_batch(batch, iteration=0, seed=0)
     s = float(planned["noise_levels"][0, 0])
-    losses = method.compute_loss(policy, planned, 0).loss
+    losses = method.loss_at(policy, planned, 0).loss
     parts = torch.stack([torch.autograd.grad(p.mean(), policy.theta, retain_graph=True)[0] for p in losses.chunk(50)])
     mean, deviation = -x0 * (1 + a * (1 - s)) - b, abs(1 - a * s)
     exact = -2 * s * advantage * math.erf(mean / deviation / math.sqrt(2))  # by b; M (2 rho - 1) is A
@@ -93,7 +93,7 @@ def test_loss_and_gradient_are_those_of_the_definition(policy, batch, mode):
         reference = ((velocity(theta) - velocity(REFERENCE)) ** 2).mean(1)
         return limit / b * (rho * near + (1 - rho) * far) + weight * reference
 
-    assert_gradient(policy, method.compute_loss(policy, planned, 0).loss, expected)
+    assert_gradient(policy, method.loss_at(policy, planned, 0).loss, expected)
 
 
 def test_rewards_steer_also_while_old_and_new_are_one(policy, batch):
@@ -104,7 +104,7 @@ def test_rewards_steer_also_while_old_and_new_are_one(policy, batch):
     for sign in (1, -1):
         planned = method.prepare_actor_batch(batch, iteration=0, seed=0)
         planned["advantages"] = sign * batch["advantages"]
-        gradients.append(torch.autograd.grad(method.compute_loss(policy, planned, 0).loss.mean(), policy.theta)[0])
+        gradients.append(torch.autograd.grad(method.loss_at(policy, planned, 0).loss.mean(), policy.theta)[0])
     assert (gradients[0] - gradients[1]).norm() > 0.1 * gradients[0].norm()
 
 
@@ -113,7 +113,7 @@ def test_good_samples_attract_and_bad_ones_repel(policy, batch):
     policy.named["old"]["theta"] = policy.theta.detach().clone()
     method = algorithm(reference_weight=0.0)
     planned = method.prepare_actor_batch(batch, iteration=0, seed=0)
-    output = method.compute_loss(policy, planned, 0)
+    output = method.loss_at(policy, planned, 0)
     at = noised_at(planned, 0, torch.device("cpu"))
     error = at.error(policy.velocity(planned, at.x, at.t))
     for row, advantage in enumerate(batch["advantages"].tolist()):

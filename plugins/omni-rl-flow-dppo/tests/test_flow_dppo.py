@@ -8,7 +8,7 @@ import torch
 
 from omni_rl_flow_dppo import FlowDPPO, FlowDPPOConfig
 from omni_rl_testing.algorithm import AlgorithmContract
-from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient, only_step
 
 SIGMAS, ETA = (0.9, 0.6, 0.25), 0.5
 THETA, SAMPLED_BY = (0.6, -0.3), (0.5, -0.1)
@@ -64,7 +64,7 @@ def test_loss_and_gradient_are_those_of_the_definition(kind, scale):
         return np.where(masked, 0.0, -advantages * ratio)
 
     policy = LinearFlow(THETA, eta=ETA, sde=kind)
-    output = algorithm(threshold=threshold, scale=scale).compute_loss(policy, batch, step)
+    output = only_step(algorithm(threshold=threshold, scale=scale).compute_loss(policy, batch, [step]))
     assert_gradient(policy, output.loss, expected)
     np.testing.assert_allclose(output.metrics["kl_old"], kl, rtol=1e-6)
     np.testing.assert_array_equal(output.metrics["kl_mask_fraction"], masked)
@@ -80,7 +80,7 @@ def test_the_divergence_is_that_of_the_two_gaussians(kind):
             torch.distributions.Normal(torch.tensor(m), torch.tensor(std, dtype=torch.float64)) for m in (mean, old)
         ]
         expected = torch.distributions.kl_divergence(*normal).mean(1)
-        ours = algorithm().compute_loss(policy, batch, step).metrics["kl_old"]
+        ours = only_step(algorithm().compute_loss(policy, batch, [step])).metrics["kl_old"]
         torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-12)
 
 

@@ -13,7 +13,7 @@ from omni_rl.errors import ConfigError
 from omni_rl_flow_grpo import FlowGRPO, FlowGRPOConfig
 from omni_rl_testing.algorithm import AlgorithmContract
 from omni_rl_testing.assembly import Assembly, assemble
-from omni_rl_testing.linear_flow import LinearFlow
+from omni_rl_testing.linear_flow import LinearFlow, only_step
 from omni_rl_testing.toy import toy_model
 
 ETA = 0.7
@@ -102,7 +102,7 @@ def batch():
 def test_loss_and_gradient_are_those_of_the_definition(batch, step, beta):
     """Values against numpy, gradients of every row against central differences of the same."""
     clip, policy = 0.03, LinearFlow(THETA, REFERENCE)
-    ours = algorithm(clip_range=clip, kl_beta=beta).compute_loss(policy, batch, step).loss
+    ours = only_step(algorithm(clip_range=clip, kl_beta=beta).compute_loss(policy, batch, [step])).loss
     np.testing.assert_allclose(ours.detach(), expected_loss(THETA, batch, step, clip, beta), rtol=1e-9, atol=1e-12)
     gradients = np.stack([torch.autograd.grad(row, policy.theta, retain_graph=True)[0].numpy() for row in ours])
     for i in range(2):
@@ -157,7 +157,9 @@ def test_on_policy_gradient_in_closed_form():
         slope = -h * (1 + ETA**2 * sigma / (1 - sigma) * (1 - sigma) / (2 * sigma))
         score = (following - mean) / std**2 * slope  # (B, 1)
         expected = -(batch["advantages"].numpy()[:, None] * score * np.concatenate([x, np.ones_like(x)], 1)).mean(0)
-        (ours,) = torch.autograd.grad(algorithm().compute_loss(policy, batch, step).loss.mean(), policy.theta)
+        (ours,) = torch.autograd.grad(
+            only_step(algorithm().compute_loss(policy, batch, [step])).loss.mean(), policy.theta
+        )
         np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
@@ -171,7 +173,9 @@ def test_it_climbs_the_expected_reward():
     batch["advantages"] = method.config.advantages((final + final**2).float(), uid, {}, {}).double()
     theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
     (exact,) = torch.autograd.grad(expected_reward(theta), theta)
-    losses = torch.stack([method.compute_loss(policy, batch, step).loss for step in range(3)]).sum(0)  # (B,)
+    losses = torch.stack([only_step(method.compute_loss(policy, batch, [step])).loss for step in range(3)]).sum(
+        0
+    )  # (B,)
     (ours,) = torch.autograd.grad(losses.mean(), policy.theta, retain_graph=True)
     parts = [torch.autograd.grad(part.mean(), policy.theta, retain_graph=True)[0] for part in losses.chunk(50)]
     error = torch.stack(parts).std(0) / math.sqrt(50)
@@ -198,7 +202,7 @@ def expected_reward(theta):
 def test_kl_is_that_of_torch_distributions(batch):
     policy = LinearFlow(THETA, REFERENCE)
     for step in range(3):
-        ours = algorithm(kl_beta=0.1).compute_loss(policy, batch, step).metrics["kl"]
+        ours = only_step(algorithm(kl_beta=0.1).compute_loss(policy, batch, [step])).metrics["kl"]
         (_, mean, std), (_, other, _) = density(THETA, batch, step), density(REFERENCE, batch, step)
         scale = torch.tensor(std, dtype=torch.float64)
         expected = kl_divergence(Normal(torch.tensor(mean), scale), Normal(torch.tensor(other), scale)).mean(1)

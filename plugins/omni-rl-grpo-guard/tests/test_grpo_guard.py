@@ -9,7 +9,7 @@ import torch
 from omni_rl.contracts import trajectory
 from omni_rl_grpo_guard import GRPOGuard, GRPOGuardConfig
 from omni_rl_testing.algorithm import AlgorithmContract
-from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.linear_flow import LinearFlow, assert_gradient, only_step
 
 SIGMAS, ETA = (0.9, 0.6, 0.25), 0.5
 THETA, SAMPLED_BY = (0.6, -0.3), (0.5, -0.1)
@@ -62,7 +62,7 @@ def test_loss_and_gradient_are_those_of_the_definition(kind, step):
         return np.maximum(-advantages * ratio, -advantages * np.clip(ratio, 1 - clip, 1 + clip)) / h
 
     policy = LinearFlow(THETA, eta=ETA, sde=kind)
-    assert_gradient(policy, algorithm(clip_range=clip).compute_loss(policy, batch, step).loss, expected)
+    assert_gradient(policy, only_step(algorithm(clip_range=clip).compute_loss(policy, batch, [step])).loss, expected)
 
 
 @pytest.mark.parametrize("kind", ["sde", "dance_sde", "cps"])
@@ -70,8 +70,8 @@ def test_log_ratios_have_mean_zero_where_the_plain_ones_do_not(kind):
     """The plain ratio of a policy that has moved drifts below 1; Guard's does not, for every SDE type."""
     batch, policy = sampled(kind, 20_000), LinearFlow(THETA, eta=ETA, sde=kind)
     for step in (0, 1):
-        guard = algorithm().compute_loss(policy, batch, step).metrics["ppo_kl"]
-        plain = batch["log_probs"][:, step] - policy.evaluate(batch, step).log_prob.detach()
+        guard = only_step(algorithm().compute_loss(policy, batch, [step])).metrics["ppo_kl"]
+        plain = batch["log_probs"][:, step] - policy.evaluate(batch, [step])[0].log_prob.detach()
         assert abs(guard.mean()) < 4 * guard.std() / math.sqrt(len(guard))
         assert plain.mean() > 10 * plain.std() / math.sqrt(len(plain))
 
@@ -80,9 +80,9 @@ def test_it_is_the_peers_formula_of_one_timestep():
     """exp((log r + mean(dmu^2) / (2 s^2)) s), verl-omni's and flow_grpo's with sc = s; it differs from GRPO's."""
     batch, policy, step = sampled("sde"), LinearFlow(THETA, eta=ETA), 1
     (mean, std), (old, _) = means(THETA, "sde", batch, step), means(SAMPLED_BY, "sde", batch, step)
-    change = (policy.evaluate(batch, step).log_prob.detach() - batch["log_probs"][:, step]).numpy()
+    change = (policy.evaluate(batch, [step])[0].log_prob.detach() - batch["log_probs"][:, step]).numpy()
     peers = np.exp((change + ((mean - old) ** 2).mean(1) / (2 * std**2)) * std)
-    ours = algorithm().compute_loss(policy, batch, step).metrics["ratio_mean"]
+    ours = only_step(algorithm().compute_loss(policy, batch, [step])).metrics["ratio_mean"]
     np.testing.assert_allclose(ours, peers, rtol=1e-9)
     assert np.abs(ours.numpy() - np.exp(change)).max() > 1e-2
 
@@ -90,7 +90,7 @@ def test_it_is_the_peers_formula_of_one_timestep():
 def test_rows_of_different_steps_keep_their_own_scale():
     """Peers divide by a mean over the batch, which mixes timesteps as soon as windows differ."""
     batch, policy = sampled("sde"), LinearFlow(THETA, eta=ETA)
-    apart = [algorithm().compute_loss(policy, batch, step).loss for step in (0, 1)]
+    apart = [only_step(algorithm().compute_loss(policy, batch, [step])).loss for step in (0, 1)]
     batch["order"] = torch.arange(len(batch))[:, None] % 2
     mixed = algorithm().compute_loss(policy, batch, 0).loss
     torch.testing.assert_close(mixed, torch.where(batch["order"][:, 0] == 0, apart[0], apart[1]))

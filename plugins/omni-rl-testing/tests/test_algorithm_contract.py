@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.requests import Window
+from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.forward_process import ForwardOptions, ForwardProcess, noised_at
 from omni_rl_testing.algorithm import AlgorithmContract, assembled
@@ -19,6 +20,11 @@ from omni_rl_testing.toy import PolicyGradient, toy_model
 
 STEPS = 6
 TWO_LEVELS = [0.1, 0.7, 0.1, 0.7, 0.1, 0.7]
+
+
+def log_probs(policy, batch, steps):
+    """(B, S) under the current weights."""
+    return torch.stack([now.log_prob for now in policy.evaluate(batch, steps)], dim=1)
 
 
 class Clipped(PolicyGradient):
@@ -29,9 +35,9 @@ class Clipped(PolicyGradient):
         clip: float = Field(5.0, description="of advantages")
 
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        ratio = (policy.evaluate(batch, step).log_prob - batch["log_probs"][:, step]).exp()
-        return LossOutput(-batch["advantages"] * ratio, {"ratio_mean": ratio.detach()})
+    def compute_loss(self, policy, batch, steps):
+        ratio = (log_probs(policy, batch, steps) - batch["log_probs"][:, steps]).exp()
+        return LossOutput(-batch["advantages"][:, None] * ratio, {"ratio_mean": ratio.detach()})
 
 
 class Lenient(Clipped):
@@ -120,74 +126,84 @@ class Neighbourly(PolicyGradient):
 
 class Scalar(PolicyGradient):
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        return LossOutput(super().compute_loss(policy, batch, step).loss.mean())
+    def compute_loss(self, policy, batch, steps):
+        return LossOutput(super().compute_loss(policy, batch, steps).loss.mean())
 
 
 class Attached(PolicyGradient):
     """A figure that keeps the graph of every micro-batch alive."""
 
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        loss = super().compute_loss(policy, batch, step).loss
+    def compute_loss(self, policy, batch, steps):
+        loss = super().compute_loss(policy, batch, steps).loss
         return LossOutput(loss, {"loss_again": loss})
 
 
 class Meddling(PolicyGradient):
     @hookimpl
-    def compute_loss(self, policy, batch, step):
+    def compute_loss(self, policy, batch, steps):
         batch["advantages"] *= 0.5
-        return super().compute_loss(policy, batch, step)
+        return super().compute_loss(policy, batch, steps)
 
 
 class Indifferent(PolicyGradient):
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        return LossOutput(-policy.evaluate(batch, step).log_prob)
+    def compute_loss(self, policy, batch, steps):
+        return LossOutput(-log_probs(policy, batch, steps))
 
 
 class OtherStep(Clipped):
     """Compares with the log-prob of another step."""
 
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        ratio = (policy.evaluate(batch, step).log_prob - batch["log_probs"][:, step - 1]).exp()
-        return LossOutput(-batch["advantages"] * ratio, {"ratio_mean": ratio.detach()})
+    def compute_loss(self, policy, batch, steps):
+        ratio = (log_probs(policy, batch, steps) - batch["log_probs"][:, [step - 1 for step in steps]]).exp()
+        return LossOutput(-batch["advantages"][:, None] * ratio, {"ratio_mean": ratio.detach()})
 
 
 class Accumulating(PolicyGradient):
     """Divides by the rows at hand, as an average over micro-batches of different size does."""
 
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        output = super().compute_loss(policy, batch, step)
+    def compute_loss(self, policy, batch, steps):
+        output = super().compute_loss(policy, batch, steps)
         return replace(output, loss=output.loss / len(batch))
 
 
 class BatchNormalised(PolicyGradient):
     @hookimpl
-    def compute_loss(self, policy, batch, step):
+    def compute_loss(self, policy, batch, steps):
         scale = batch["advantages"].abs().mean() + 1e-3
-        return LossOutput(super().compute_loss(policy, batch, step).loss / scale)
+        return LossOutput(super().compute_loss(policy, batch, steps).loss / scale)
+
+
+class FirstStepOnly(PolicyGradient):
+    """Answers every step with the loss of the first."""
+
+    @hookimpl
+    def compute_loss(self, policy, batch, steps):
+        loss = super().compute_loss(policy, batch, steps[:1]).loss
+        return LossOutput(loss.expand(-1, len(steps)))
 
 
 class Silent(PolicyGradient):
     @hookimpl
-    def compute_loss(self, policy, batch, step):
-        return LossOutput(0.0 * super().compute_loss(policy, batch, step).loss)
+    def compute_loss(self, policy, batch, steps):
+        return LossOutput(0.0 * super().compute_loss(policy, batch, steps).loss)
 
 
 class Undecided(ForwardProcess):
     """Learns from pairs, and from both pictures of a pair alike."""
 
-    offline = True
+    @hookimpl
+    def traits(self, config):
+        return AlgorithmTraits(offline=True, sde=())
 
     @hookimpl
     def prepare_actor_batch(self, batch, iteration, seed):
         return ForwardOptions().noised(batch, iteration, seed)
 
-    @hookimpl
-    def compute_loss(self, policy, batch, step):
+    def loss_at(self, policy, batch, step):
         sides = [noised_at(batch, step, policy.device, side) for side in ("latents", "rejected")]
         return LossOutput(sum(at.error(policy.velocity(batch, at.x, at.t)) for at in sides))
 
@@ -207,6 +223,7 @@ FAULTS = {
     Scalar: "test_one_loss_per_sample",
     Attached: "test_one_loss_per_sample",
     Meddling: "test_one_loss_per_sample",
+    FirstStepOnly: "test_steps_may_come_together",
     Indifferent: "test_rewards_steer_the_gradient",
     Undecided: "test_preferences_steer_the_gradient",
     OtherStep: "test_the_first_update_is_on_policy",

@@ -20,7 +20,7 @@ class Spilling(TorchBackend):
 
     def __init__(self, context):
         super().__init__(context)
-        self.frozen = [p for p in context.model.pipe.transformer.parameters() if not p.requires_grad]
+        self.frozen = [p for p in self.model.pipe.transformer.parameters() if not p.requires_grad]
 
     def update(self, batch, iteration):
         for parameter in self.frozen:
@@ -51,7 +51,7 @@ class Stale(TorchBackend):
         self.context = context
 
     def update(self, batch, iteration):
-        old = copy.copy(self.context.model)
+        old = copy.copy(self.model)
         old.pipe = copy.copy(old.pipe)
         old.pipe.transformer = copy.deepcopy(old.pipe.transformer)
         figures = super().update(batch, iteration)
@@ -120,7 +120,22 @@ class Lingering(TorchBackend):
         policy.weights = weights
 
 
+class Misnaming(TorchBackend):
+    def weights(self, copy, form):
+        for name, value in super().weights(copy, form):
+            yield name.removeprefix("transformer."), value
+
+
+class OneCopy(TorchBackend):
+    """Whatever copy is asked for."""
+
+    def weights(self, copy, form):
+        return super().weights("trained", form)
+
+
 FAULTS = {
+    Misnaming: "test_weights_are_handed_out_by_name",
+    OneCopy: "test_a_copy_is_handed_out_as_it_was_kept",
     Spilling: "test_an_update_moves_what_trains_and_nothing_else",
     Partial: "test_an_update_moves_what_trains_and_nothing_else",
     Restless: "test_a_learning_rate_of_zero_moves_nothing",

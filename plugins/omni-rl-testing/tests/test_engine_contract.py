@@ -117,18 +117,18 @@ class Identical(EmbeddedEngine):
 
 
 class NoReceipt(EmbeddedEngine):
-    def sync(self, policy_version):
-        landed = dict(list(super().sync(policy_version).landed.items())[1:])
+    def sync(self, policy_version, weights):
+        landed = dict(list(super().sync(policy_version, weights).landed.items())[1:])
         return SyncReport(policy_version, landed)
 
 
 class Frozen(EmbeddedEngine):
     """Samples from the weights that it was built with, whatever is synchronised."""
 
-    def sync(self, policy_version):
+    def sync(self, policy_version, weights):
         if policy_version == 0:
             self._kept = copy.deepcopy(self._model.pipe.transformer.state_dict())
-        return super().sync(policy_version)
+        return super().sync(policy_version, weights)
 
     def completed(self):
         now = copy.deepcopy(self._model.pipe.transformer.state_dict())
@@ -136,6 +136,17 @@ class Frozen(EmbeddedEngine):
         samples = list(super().completed())
         self._model.pipe.transformer.load_state_dict(now)
         yield from samples
+
+
+class Hasty(EmbeddedEngine):
+    """Leaves weights that it believes to know."""
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.takes_weights = "merged"
+
+    def sync(self, policy_version, weights):
+        return SyncReport(policy_version, {name: name for name in self._model.parameters()})
 
 
 class CloseOnce(EmbeddedEngine):
@@ -158,6 +169,7 @@ FAULTS = {
     Mixing: "test_neighbours_do_not_matter",
     Identical: "test_no_two_samples_are_alike",
     NoReceipt: "test_sync_gives_a_receipt_for_every_weight",
+    Hasty: "test_sync_drains_the_weights",
     Frozen: "test_samples_follow_the_weights",
     CloseOnce: "test_closing_twice_is_closing",
 }

@@ -10,7 +10,7 @@ import torch
 
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.universal import hooks as universal
-from omni_rl_testing.assembly import PROMPTS, as_run, drawn
+from omni_rl_testing.assembly import PROMPTS, drawn
 from omni_rl_testing.model import ModelContract, Oracle, assembled
 from omni_rl_tiny import pipelines
 
@@ -192,7 +192,7 @@ def test_a_fault_is_found(faulty, test, tiny_folder):
         given["parts"] = assembled(tiny_folder(ARCHITECTURE), plugin, CALL, PROMPTS)
     if "probe" in needed or "oracle" in needed:
         given["probe"] = drawn(given["parts"])
-        given["oracle"] = Oracle(as_run(given["parts"]), given["probe"])
+        given["oracle"] = Oracle(given["parts"].subject, given["probe"])
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         method(**{name: given[name] for name in needed})
 

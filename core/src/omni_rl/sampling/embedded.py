@@ -53,15 +53,15 @@ class EmbeddedEngine:
 
     def _encode(self, requests: Sequence[Request]) -> None:
         """Encode a submission's prompts together; a retry finds them as they were, at the same width."""
-        texts = {(r.prompt, r.negative_prompt, frozen(r.call), frozen(r.media)) for r in requests}
-        if texts <= self._encoded:
+        asked = {(r.key, r.prompt, r.negative_prompt, frozen(r.call), frozen(r.media)) for r in requests}
+        if asked <= self._encoded:
             return
         if not self._waiting:
             forget(self._model)
             self._encoded.clear()
         with torch.no_grad():
             encode_ahead(self._model, requests, self._batch_size)
-        self._encoded |= texts
+        self._encoded |= asked
 
     def completed(self) -> Iterator[Sample]:
         """Denoise batch after batch."""

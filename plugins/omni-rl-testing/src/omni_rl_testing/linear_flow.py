@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.interfaces import Policy
-from omni_rl.contracts.types import Evaluation, Streams, Tensors
+from omni_rl.contracts.types import Evaluation, LossOutput, Streams, Tensors
 from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 from omni_rl.schedulers.types import SdeType
@@ -127,3 +127,8 @@ def assert_gradient(policy: LinearFlow, losses: torch.Tensor, expected: Callable
 
 
 _: type[Policy] = LinearFlow
+
+
+def only_step(output: LossOutput) -> LossOutput:
+    """(B,) of an output (B, 1): the loss and the figures of the one step that was asked for."""
+    return LossOutput(output.loss[:, 0], {name: values[:, 0] for name, values in output.metrics.items()})

@@ -217,7 +217,7 @@ class ModelContract:
         given: dict[str, Any] = {"model": parts.model, "x": x, "t": t, "call": probe.requests[0].call}
         conditioning = trajectory.conditioning_of(batch)
         with torch.no_grad():
-            ours = parts.hooks.predict(**given, conditioning=conditioning)
+            ours = parts.hooks.predict(**given, conditioning=conditioning, step=None)
             taken = _as_taken(parts.model, oracle, probe.requests[:4], conditioning)
             own = universal.predict(**given, conditioning=taken)
         self.assert_close(_data(x, sigma, ours), _data(x, sigma, own), self.rounding)

@@ -64,7 +64,7 @@ def check_documented(sample: Sample) -> None:
         "log_probs": (FLOAT, (steps,)),
         "timesteps": (FLOAT, (steps,)),
         "sigmas": (FLOAT, (steps + 1,)),
-        **dict.fromkeys(("uid", "sample_id", "policy_version"), (WHOLE, ())),
+        **dict.fromkeys(("start", "uid", "sample_id", "policy_version"), (WHOLE, ())),
     }
     assert {name: (rows[name].dtype, tuple(rows[name].shape)) for name in fixed} == fixed
     for stream, latents in rows["latents"].items():
@@ -73,7 +73,17 @@ def check_documented(sample: Sample) -> None:
         assert (rows["draws", stream].dtype, rows["draws", stream].tolist()) == (WHOLE, seeds), stream
     whole = {"timesteps": (sample.request.steps,), "sigmas": (sample.request.steps + 1,)}
     assert {name: tuple(value.shape) for name, value in rows["schedule"].items()} == whole
-    others = {"latents", "draws", "schedule", "mask", "condition", "call", "media", *trajectory.PROMPT_KEYS}
+    others = {
+        "latents",
+        "draws",
+        "schedule",
+        "mask",
+        "condition",
+        "call",
+        "media",
+        "stream_sigmas",
+        *trajectory.PROMPT_KEYS,
+    }
     assert set(rows.keys()) <= {*fixed, *others}
     for key, value in rows.items(include_nested=True, leaves_only=True):
         floating = torch.float64 if "call" in key else FLOAT

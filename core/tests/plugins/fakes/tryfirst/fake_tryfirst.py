@@ -5,5 +5,5 @@ from omni_rl import hookimpl
 
 class Algorithm:
     @hookimpl(tryfirst=True)
-    def compute_loss(self, policy, batch, step):
+    def compute_loss(self, policy, batch, steps):
         return None
