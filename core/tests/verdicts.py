@@ -31,7 +31,7 @@ from omni_rl.data.media_files import load
 from omni_rl.errors import RunError, UserError
 from omni_rl.gate.rows import gap
 from omni_rl.model.loading import load_model
-from omni_rl.run.assembly import Assembly, assemble
+from omni_rl.run import assembly
 from omni_rl.universal.ask import latent_arguments
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_tiny import pipelines
@@ -252,7 +252,7 @@ def recipe(tiny: Subject, work: Path, lora: bool) -> dict[str, Any]:
 def _everything_moves(tiny: Subject, work: Path) -> None:
     for lora in (True, False):
         config = recipe(tiny, work, lora)
-        fresh = assemble(resolve(config))
+        fresh = assembly.assemble(resolve(config))
         before = {n: p.detach().clone() for n, p in fresh.model.parameters().items()}
         run = train(config, run_dir=work / ("lora" if lora else "full"))
         missing = JUDGED - {row.name for row in run.gate if row.verdict == "ok"}
@@ -266,7 +266,7 @@ def _everything_moves(tiny: Subject, work: Path) -> None:
         fresh.close()
 
 
-def _matters(run: Assembly, name: str) -> bool:
+def _matters(run: assembly.Assembly, name: str) -> bool:
     """Whether the velocity of the first sample at either end of the schedule depends on a weight, or on the one that an
     adapter stands beside.
     """
@@ -281,7 +281,7 @@ def _matters(run: Assembly, name: str) -> bool:
     return any(gap(a, b) > 1e-6 for a, b in zip(after, before, strict=True))
 
 
-def _velocities(run: Assembly) -> list[torch.Tensor]:
+def _velocities(run: assembly.Assembly) -> list[torch.Tensor]:
     from omni_rl.sampling.plan_requests import rollout_requests
 
     (request, *_) = rollout_requests(run.config, run.hooks, run.prompts, 0, 0)

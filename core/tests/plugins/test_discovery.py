@@ -120,27 +120,27 @@ def test_everything_but_core_can_be_hidden(monkeypatch):
 def test_a_newer_contract_names_the_version_of_core_to_install(install):
     install("future")
     text = message(find, "models", "FuturePipeline")
-    assert "omni-rl-fake-future 1.0 was written for contract 2" in text
-    assert "Install a version of omni-rl with contract 2: pip install --upgrade 'omni_rl >=7.0'" in text
+    assert "omni-rl-fake-future 1.0 was written for contract 3" in text
+    assert "Install a version of omni-rl with contract 3: pip install --upgrade 'omni_rl >=7.0'" in text
 
 
 def test_a_newer_contract_without_a_requirement_asks_for_the_newest_core(install):
     install("beyond")
-    assert "contract 3: pip install --upgrade 'omni-rl'" in message(find, "models", "BeyondPipeline")
+    assert "contract 4: pip install --upgrade 'omni-rl'" in message(find, "models", "BeyondPipeline")
 
 
 def test_an_older_contract_asks_for_a_newer_plugin(install):
     install("past")
     text = message(find, "models", "PastPipeline")
     assert "was written for contract 0" in text
-    assert "omni-rl-fake-past with contract 1: pip install --upgrade 'omni-rl-fake-past'" in text
+    assert "omni-rl-fake-past with contract 2: pip install --upgrade 'omni-rl-fake-past'" in text
 
 
 def test_no_contract_names_the_lines_to_add(install):
     install("silent")
     text = message(find, "models", "SilentPipeline")
     assert '[project.entry-points."omni_rl.contract"]' in text
-    assert '1 = "fake_silent"' in text
+    assert '2 = "fake_silent"' in text
 
 
 def test_a_broken_import_says_where_and_why_on_one_screen(install):

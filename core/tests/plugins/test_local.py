@@ -52,7 +52,7 @@ def failure(path) -> str:
 def test_a_file_is_a_plugin_and_declares_keys(write):
     module = load_file(write(REWARD))
     hooks = Hooks(build_manager([Layer("local", module, "my_reward.py")]))
-    assert hooks.predict(model=None, x=1, t=None, conditioning=None, call=None) == 2
+    assert hooks.predict(model=None, x=1, t=None, conditioning=None, call=None, step=None) == 2
     assert declared(module)["rewards"]["mine"]().scale == 2.0
 
 

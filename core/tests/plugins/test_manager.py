@@ -13,7 +13,7 @@ from omni_rl.plugins.contract import SPECS
 from omni_rl.plugins.discovery import find, load
 from omni_rl.plugins.manager import Answer, Hooks, Layer, answers, build_manager, diffuse_reason, overridden
 
-PREDICT = {"model": None, "x": 2, "t": 3, "conditioning": None, "call": None}
+PREDICT = {"model": None, "x": 2, "t": 3, "conditioning": None, "call": None, "step": None}
 LAYERS = ["core", "model", "algorithm", "pair", "local"]
 
 
@@ -108,8 +108,8 @@ def test_arguments_with_defaults_methods_and_static_methods_are_called_alike():
 
         @staticmethod
         @hookimpl
-        def compute_loss(step):
-            return step
+        def compute_loss(steps):
+            return steps
 
         @classmethod
         @hookimpl
@@ -118,7 +118,7 @@ def test_arguments_with_defaults_methods_and_static_methods_are_called_alike():
 
     bound = hooks(Layer("algorithm", Plugin(), "a 1"))
     assert bound.predict(**PREDICT) == (2, 3)
-    assert bound.compute_loss(policy=None, batch=None, step=7) == 7
+    assert bound.compute_loss(policy=None, batch=None, steps=7) == 7
     assert bound.sde_window(iteration=0, group=0, steps=9, seed=0) == ("Plugin", 9)
 
 
@@ -140,7 +140,7 @@ def test_a_decorated_hook_is_called_through_its_decorator():
 
 @pytest.mark.parametrize("given", [{**PREDICT, "latents": 1}, {"x": 2}])
 def test_a_call_must_name_the_arguments_of_the_hook(given):
-    with pytest.raises(AssertionError, match=r"predict\(model, x, t, conditioning, call\)"):
+    with pytest.raises(AssertionError, match=r"predict\(model, x, t, conditioning, call, step\)"):
         hooks(Layer("core", answering("predict", 1), "c")).predict(**given)
 
 
@@ -269,7 +269,7 @@ def test_an_unknown_argument_is_refused_with_the_correct_signature(code):
     exec(compile(code, "/plugins/somewhere.py", "exec"), namespace)
     text = refused(Layer("model", plugin(hookimpl(namespace["predict"])), "m 1"))
     assert "m 1: `somewhere.predict` (/plugins/somewhere.py:1) asks for 'latent'" in text
-    assert "The hook is predict(model, x, t, conditioning, call)" in text
+    assert "The hook is predict(model, x, t, conditioning, call, step)" in text
 
 
 def test_arguments_that_pluggy_cannot_fill_are_refused():

@@ -119,4 +119,4 @@ def test_old_likeness_is_of_the_very_noise_that_is_trained_on():
     batch = prepared(parts, parts.batch())
     for step in range(3):
         metrics = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, steps=[step]).metrics
-        assert metrics["ratio_mean"].tolist() == [1.0] * len(batch)
+        assert metrics["ratio_mean"].tolist() == [[1.0]] * len(batch)

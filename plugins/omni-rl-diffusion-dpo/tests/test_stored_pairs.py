@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,30 +10,42 @@ import torch
 from model_cases import GUIDED, unguided
 from PIL import Image
 
-from omni_rl.contracts.prompts import PromptRow
+from omni_rl.contracts.events import State
+from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Data
 from omni_rl.errors import DataError
 from omni_rl.model.loading import load_model
-from omni_rl_diffusion_dpo.stored_pairs import cache_folder, pairs, require_pictures
+from omni_rl_diffusion_dpo import stored_pairs
+from omni_rl_diffusion_dpo.stored_pairs import StoredPairs, cache_folder, require_images
 from omni_rl_testing.assembly import assemble
+
+START = State()
 
 
 @pytest.fixture
-def run(tiny_folder, tmp_path, monkeypatch):
-    """What ``pairs`` reads of a run, around a tiny Stable Diffusion 3."""
+def source_of(tiny_folder, tmp_path, monkeypatch):
+    """``source_of("fingerprint", rows)`` around a tiny Stable Diffusion 3."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tiny_folder("StableDiffusion3Pipeline")
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=True)
     call = unguided(GUIDED["StableDiffusion3Pipeline"])
     parts = assemble(model, rollout={"steps": 3, "call": call})
     config = parts.config.model_copy(update={"data": Data(path=str(tmp_path / "pairs.jsonl"))})
-    return SimpleNamespace(
-        config=config, model=model, hooks=parts.hooks, fingerprint="f", iteration=0, policy_version=0
-    )
+
+    def make(fingerprint="f", rows=()):
+        prompts = PromptSet(list(rows) or [PromptRow("unused")])
+        return StoredPairs(config, parts.model, parts.hooks, parts.backend.policy, prompts, [], fingerprint)
+
+    return make
 
 
-def data_of(run) -> str:
-    return run.config.data.path
+@pytest.fixture
+def source(source_of):
+    return source_of()
+
+
+def pairs(source, rows, first=0):
+    return source.pairs(source.config.data.path, rows, START, first)
 
 
 def picture(path, level: int, size=(16, 16)) -> str:
@@ -48,8 +59,8 @@ def row(folder, **changes) -> PromptRow:
     return PromptRow("hello", {**columns, **changes})
 
 
-def test_a_pair_is_text_schedule_and_two_sets_of_latents(run, tmp_path):
-    batch = pairs(run, data_of(run), [row(tmp_path), row(tmp_path)], first=6)
+def test_a_pair_is_text_schedule_and_two_sets_of_latents(source, tmp_path):
+    batch = pairs(source, [row(tmp_path), row(tmp_path)], first=6)
     assert batch["uid"].tolist() == [6, 7]
     assert batch["latents", "x", "final"].shape == batch["rejected", "x", "final"].shape == (2, 4, 8, 8)
     assert not torch.equal(batch["latents", "x", "final"], batch["rejected", "x", "final"])
@@ -57,39 +68,55 @@ def test_a_pair_is_text_schedule_and_two_sets_of_latents(run, tmp_path):
     assert batch["schedule", "sigmas"].shape == (2, 4)
 
 
-def test_pictures_are_encoded_once(run, tmp_path, monkeypatch):
+def test_pictures_are_encoded_once(source_of, tmp_path, monkeypatch):
     """Under a name that picture, model and size give: what changes is encoded anew."""
-    first = pairs(run, data_of(run), [row(tmp_path)])
+    source = source_of()
+    first = pairs(source, [row(tmp_path)])
     assert len(list(cache_folder().iterdir())) == 2
-    monkeypatch.setattr(run.model.pipe.vae, "encode", None)
-    again = pairs(run, data_of(run), [row(tmp_path)])
+    monkeypatch.setattr(source.model.pipe.vae, "encode", None)
+    again = pairs(source, [row(tmp_path)])
     assert torch.equal(again["latents", "x", "final"], first["latents", "x", "final"])
-    run.fingerprint = "another"
     with pytest.raises(TypeError):
-        pairs(run, data_of(run), [row(tmp_path)])
+        pairs(source_of("another"), [row(tmp_path)])
 
 
-def test_pictures_of_another_size_are_scaled_and_cropped(run, tmp_path):
+def test_pictures_of_another_size_are_scaled_and_cropped(source, tmp_path):
     wide = row(tmp_path, chosen=picture(tmp_path / "wide.png", 100, (40, 90)))
-    assert pairs(run, data_of(run), [wide])["latents", "x", "final"].shape == (1, 4, 8, 8)
+    assert pairs(source, [wide])["latents", "x", "final"].shape == (1, 4, 8, 8)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"rejected": None}, "the row of 'hello' has no column rejected with a picture's path"),
+        ({"rejected": None}, "the row of 'hello' has no column rejected with an image's path"),
         ({"chosen": "missing.png"}, r"missing.png cannot be read: No such file"),
         ({"chosen": "pairs.txt"}, r"pairs.txt is not a picture that can be read"),
     ],
 )
-def test_what_is_wrong_is_said(run, tmp_path, changes, says):
+def test_what_is_wrong_is_said(source, tmp_path, changes, says):
     (tmp_path / "pairs.txt").write_text(json.dumps({}))
     with pytest.raises(DataError, match=says):
-        pairs(run, data_of(run), [row(tmp_path, **changes)])
+        pairs(source, [row(tmp_path, **changes)])
 
 
 def test_missing_pictures_are_missed_before_anything_is_loaded(tmp_path):
     data, rows = str(tmp_path / "pairs.jsonl"), [row(tmp_path), row(tmp_path, rejected="c.png")]
-    require_pictures(data, rows[:1])
+    require_images(data, rows[:1])
     with pytest.raises(DataError, match=r"c.png does not exist"):
-        require_pictures(data, rows)
+        require_images(data, rows)
+
+
+def test_what_was_not_used_for_longest_leaves_the_cache(source, tmp_path, monkeypatch):
+    pairs(source, [row(tmp_path)])
+    (kept,) = {file.stat().st_size for file in cache_folder().iterdir()}
+    monkeypatch.setattr(stored_pairs, "CACHE_BYTES", 2 * kept)
+    pairs(source, [row(tmp_path, chosen=picture(tmp_path / "c.png", 90), rejected=picture(tmp_path / "d.png", 60))])
+    assert len(list(cache_folder().iterdir())) == 2
+
+
+def test_a_rows_own_arguments_count(source, tmp_path):
+    """``data.call``: half the size gives latents of half the size."""
+    small = PromptRow("hello", row(tmp_path).metadata, call={"height": 8, "width": 8})
+    batch = pairs(source, [small])
+    assert batch["latents", "x", "final"].shape == (1, 4, 4, 4)
+    assert batch["call", "height"].tolist() == [8]

@@ -33,8 +33,8 @@ class OtherTemplate(Plugin):
 class OtherShift(Plugin):
     @hookimpl
     def set_timesteps(self, model, steps, shapes, conditioning, call):
-        table = universal.set_timesteps(model, steps, shapes, conditioning, call)
-        return replace(table, sigmas=1.01 * table.sigmas)
+        tables = universal.set_timesteps(model, steps, shapes, conditioning, call)
+        return {stream: replace(table, sigmas=1.01 * table.sigmas) for stream, table in tables.items()}
 
 
 class OtherGuidance(Plugin):

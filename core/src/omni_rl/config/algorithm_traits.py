@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from omni_rl.config.chosen import Chosen
 from omni_rl.contracts.schema import Config
@@ -21,16 +22,22 @@ def traits_of(algorithm: Chosen) -> AlgorithmTraits:
     Raises:
         PluginError: the algorithm breaks a rule of the contract, cannot be built, or answers something else.
     """
-    layer = Layer("algorithm", _built(algorithm), algorithm.source)
-    function = next((each.function for each in implementations(layer) if each.spec.name == "traits"), None)
-    if function is None:
+    if _hook(algorithm, algorithm.object) is None:
         return AlgorithmTraits()
+    function = _hook(algorithm, _built(algorithm))
+    assert function is not None, "an instance has the hooks of its class"
     takes_config = "config" in inspect.signature(function).parameters
     answer = function(config=algorithm.options) if takes_config else function()
     if not isinstance(answer, AlgorithmTraits):
         what = f"{algorithm.source}: {described(function)} returns {answer!r}, not AlgorithmTraits"
         raise PluginError(what, "from omni_rl.contracts.traits import AlgorithmTraits")
     return answer
+
+
+def _hook(algorithm: Chosen, plugin: object) -> Callable[..., Any] | None:
+    """The hook ``traits`` of a class, an instance or a module."""
+    layer = Layer("algorithm", plugin, algorithm.source)
+    return next((each.function for each in implementations(layer) if each.spec.name == "traits"), None)
 
 
 def _built(algorithm: Chosen) -> object:

@@ -46,6 +46,11 @@ class Chosen:
         """``algorithm omni-rl-flow-grpo 0.1.0``."""
         return f"{KINDS[self.kind].word} {'plugin ' if self.kind == 'models' else ''}{self.source}"
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be built: it takes no options, or they are valid."""
+        return self.options is not None or not hasattr(self.object, "Config")
+
     def instance(self) -> Any:
         """The object that carries the hooks: a class is built, from its options if it has any; all else is as it is."""
         if not inspect.isclass(self.object):

@@ -12,7 +12,6 @@ from typing import Any
 
 from omni_rl.config.algorithm_traits import traits_of
 from omni_rl.config.checks import cross_checks
-from omni_rl.config.chosen import config_of
 from omni_rl.config.find_plugins import UNIVERSAL, Gathered
 from omni_rl.config.inputs import Input
 from omni_rl.config.layers import Source, Tree
@@ -44,9 +43,8 @@ def resolve(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     found.errors += [*unfit, *wrong]
     found.add_options(tree)
     algorithm = found.plugins.get(("algorithm",))
-    # Its options may be what is wrong: then it cannot be built.
-    built = algorithm is not None and (algorithm.options is not None or config_of(algorithm, []) is None)
-    traits = found.attempt(None, traits_of, algorithm) if built else None
+    answers = algorithm is not None and algorithm.is_ready
+    traits = found.attempt(None, traits_of, algorithm) if answers else None
     if config is not None:
         found.errors += cross_checks(config, config.algorithm.name, traits, tree)
     raise_all(found.errors, given.file)

@@ -375,24 +375,24 @@ def after_update(policy: Policy, iteration: int, update: int, last: bool) -> Non
 
 @hookspec
 def on_run_start(run: RunInfo) -> None:
-    """The run directory exists, the gate has passed, nothing has been trained. Runs in the driver. Since 1.0."""
+    """The run directory exists, the gate has passed, nothing has been trained. Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_iteration_end(run: RunInfo, row: Mapping[str, float]) -> None:
-    """An iteration's metrics row is complete and written. Runs in the driver. Since 1.0."""
+    """An iteration's metrics row is complete and written. Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_validation(run: RunInfo, iteration: int, samples: Sequence[Sample], rewards: torch.Tensor) -> None:
-    """A validation pass is complete; ``rewards`` (N,). Runs in the driver. Since 1.0."""
+    """A validation pass is complete; ``rewards`` (N,). Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_checkpoint(run: RunInfo, path: str) -> None:
-    """A checkpoint was written completely. Runs in the driver. Since 1.0."""
+    """A checkpoint was written completely. Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_run_end(run: RunInfo, error: BaseException | None) -> None:
-    """The run is over; ``error`` is what ended it, None for success. Runs in the driver. Since 1.0."""
+    """The run is over; ``error`` is what ended it, None for success. Runs in the driver. Since 1.0; RunInfo since 2.0."""

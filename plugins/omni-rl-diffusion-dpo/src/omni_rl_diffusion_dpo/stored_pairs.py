@@ -84,6 +84,7 @@ class StoredPairs:
             encode_ahead(self.model, requests, self.config.rollout.batch_size)
             ready = prepare(self.model, self.hooks, requests)
             pairs = [self._pair(data, row, each) for row, each in zip(rows, ready, strict=True)]
+        _prune(cache_folder())
         return trajectory.collate([Sample(r, pair) for r, pair in zip(requests, pairs, strict=True)])
 
     def held_out(self, state: State) -> Mapping[str, float]:
@@ -173,7 +174,6 @@ def cache_folder() -> Path:
 def _keep(file: Path, latents: Tensors) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, save(latents))
-    _prune(file.parent)
 
 
 def _prune(folder: Path) -> None:
