@@ -1,0 +1,1 @@
+"""Process groups and decisions that all ranks take together."""
