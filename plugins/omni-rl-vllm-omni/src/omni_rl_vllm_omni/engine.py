@@ -9,15 +9,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tensordict import TensorDict
 
+from omni_rl.authoring.engine import (
+    Context,
+    Prepared,
+    adapter_names,
+    adapters,
+    covers,
+    encode_ahead,
+    forget,
+    packed,
+    portions,
+    prepare,
+    trained,
+    unpacked,
+)
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.interfaces import SyncReport
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError
-from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.weights import adapter_names, adapters, covers, packed, portions, trained, unpacked
-from omni_rl.plugins.context import Context
-from omni_rl.sampling.remote.prepared import Prepared, prepare
 from omni_rl_vllm_omni.modes import mode_of
 from omni_rl_vllm_omni.options import VllmOmniConfig
 from omni_rl_vllm_omni.wire import ADAPTER_ID, KEY
