@@ -16,14 +16,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from omni_rl.sampling.batches import form
-from omni_rl.plugins.context import ENGINE_HOOKS, Context
-from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.contracts.model import LoadedModel
-from omni_rl.model.loading import from_pipe
-from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import DenoiseState, Sample
-from omni_rl.contracts.interfaces import SyncReport
+from omni_rl.authoring.engine import ENGINE_HOOKS, Context, encode_ahead, forget, form, from_pipe
+from omni_rl.contracts import DenoiseState, LoadedModel, Request, Sample, SyncReport
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
