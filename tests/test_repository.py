@@ -148,12 +148,6 @@ def test_no_unsafe_loading() -> None:
     assert wrong == []
 
 
-def test_core_imports_no_plugin() -> None:
-    plugins = {path.name for package in PACKAGES[1:] for path in (package / "src").iterdir()}
-    sources = [path for path in python_files() if path.is_relative_to(CORE_SOURCE)]
-    assert {str(path): found for path in sources if (found := imports_of(path) & plugins)} == {}
-
-
 def test_core_names_no_model() -> None:
     """Knowing a model is a plugin's business. The generated index of plugins is the one exception."""
     sources = [(path, text) for path, text in texts() if path.is_relative_to(CORE_SOURCE)]

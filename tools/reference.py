@@ -1,4 +1,4 @@
-"""Write the pages of the documentation that say what the code says: hooks, configuration, command line.
+"""Write the pages of the documentation that say what the code says: hooks, configuration, command line, migration.
 
 python tools/reference.py         # write
 python tools/reference.py --check   # exit 1 when one is out of date
@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from reference_pages import commands, configuration, hooks
+from reference_pages import commands, configuration, hooks, migration
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES: Mapping[str, Callable[[Path], str]] = {
     "docs/reference/hooks.md": hooks.page,
     "docs/reference/config.md": configuration.page,
     "docs/reference/cli.md": commands.page,
+    "docs/migration.md": migration.page,
 }
 
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import torch
 from omni_rl import hookimpl
-from omni_rl.objectives.advantages import group_advantages
-from omni_rl.contracts.types import LossOutput
-from omni_rl.contracts.interfaces import Policy
+from omni_rl.contracts import LossOutput, Policy
+from omni_rl.objectives import group_advantages
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from tensordict import TensorDict
 

@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
-from omni_rl.sampling.batches import form
-from omni_rl.contracts.context import ENGINE_HOOKS, Context
-from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.adapters import make_trainable
-from omni_rl.model.loading import from_pipe
-from omni_rl.model.weights import load
-from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import DenoiseState, Sample
-from omni_rl.contracts.interfaces import SyncReport, TakesWeights, Weights
+from omni_rl.authoring.engine import encode_ahead, forget, form, from_pipe, load, make_trainable
+from omni_rl.contracts import (
+    ENGINE_HOOKS,
+    Context,
+    DenoiseState,
+    Request,
+    Sample,
+    SyncReport,
+    TakesWeights,
+    Weights,
+)
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from omni_rl import hookimpl
-from omni_rl.contracts.model import LoadedModel
-from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.contracts import LoadedModel, Streams, Tensors
 
 
 @hookimpl

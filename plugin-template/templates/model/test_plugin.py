@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts import LoadedModel
 from omni_rl_testing.assembly import Assembly
 
 from {{ cookiecutter.module }} import predict

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
+from omni_rl.contracts import Media, RewardBatch, Scores
 from omni_rl.errors import RewardError
-from omni_rl.contracts.media import Media
-from omni_rl.contracts.reward import RewardBatch, Scores
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 

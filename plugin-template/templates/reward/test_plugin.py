@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from omni_rl.contracts import Media, RewardBatch
 from omni_rl.errors import RewardError
-from omni_rl.contracts.media import Media
-from omni_rl.contracts.reward import RewardBatch
 from omni_rl_testing.reward import RewardContract
 
 from {{ cookiecutter.module }} import Colourfulness, colourfulness

@@ -1,4 +1,5 @@
 """What plugins may use of core besides the contracts: re-exports, by what is being written.
 
-``model``, ``engine``, ``data`` and ``reward``. Importing this package imports no torch.
+``model``, ``engine``, ``data``, ``reward`` and ``tracker``. Importing them imports no torch: each name is loaded when
+it is first asked for.
 """

@@ -1,1 +1,155 @@
-"""What crosses a border between core's rooms, plugins and processes: hooks, requests, types, interfaces."""
+"""What crosses a border between core's rooms, plugins and processes: hooks, requests, types, interfaces.
+
+Each name is loaded when it is first asked for, so importing this package imports no torch. A new one stands below three
+times: imported for type checkers, in ``_MODULES`` and in ``__all__``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omni_rl._lazy import exporter
+
+if TYPE_CHECKING:
+    from omni_rl.contracts.context import ENGINE_HOOKS, Context
+    from omni_rl.contracts.events import RunInfo, State
+    from omni_rl.contracts.hooks import CONTRACT_MAJOR, CONTRACT_MINOR, hookimpl
+    from omni_rl.contracts.interfaces import (
+        Backend,
+        Engine,
+        Experience,
+        ExperienceSource,
+        Form,
+        Launcher,
+        Policy,
+        SyncReport,
+        TakesWeights,
+        Tracker,
+        Weights,
+    )
+    from omni_rl.contracts.media import Media, MediaKind, media_of, quantise
+    from omni_rl.contracts.model import LoadedModel
+    from omni_rl.contracts.prompts import PromptRow, PromptSet
+    from omni_rl.contracts.requests import Request, Sde, Window
+    from omni_rl.contracts.reward import Reward, RewardBatch, Scores
+    from omni_rl.contracts.schema import Config
+    from omni_rl.contracts.spec import RunSpec
+    from omni_rl.contracts.traits import AlgorithmTraits, Copy
+    from omni_rl.contracts.types import DenoiseState, Evaluation, LossOutput, Sample, SigmaTable, Streams, Tensors
+    from omni_rl.contracts.verdicts import Row, Verdict
+
+_MODULES = {
+    "omni_rl.contracts.context": (
+        "Context",
+        "ENGINE_HOOKS",
+    ),
+    "omni_rl.contracts.events": (
+        "RunInfo",
+        "State",
+    ),
+    "omni_rl.contracts.hooks": (
+        "CONTRACT_MAJOR",
+        "CONTRACT_MINOR",
+        "hookimpl",
+    ),
+    "omni_rl.contracts.interfaces": (
+        "Backend",
+        "Engine",
+        "Experience",
+        "ExperienceSource",
+        "Form",
+        "Launcher",
+        "Policy",
+        "SyncReport",
+        "TakesWeights",
+        "Tracker",
+        "Weights",
+    ),
+    "omni_rl.contracts.media": (
+        "Media",
+        "MediaKind",
+        "media_of",
+        "quantise",
+    ),
+    "omni_rl.contracts.model": ("LoadedModel",),
+    "omni_rl.contracts.prompts": (
+        "PromptRow",
+        "PromptSet",
+    ),
+    "omni_rl.contracts.requests": (
+        "Request",
+        "Sde",
+        "Window",
+    ),
+    "omni_rl.contracts.reward": (
+        "Reward",
+        "RewardBatch",
+        "Scores",
+    ),
+    "omni_rl.contracts.schema": ("Config",),
+    "omni_rl.contracts.spec": ("RunSpec",),
+    "omni_rl.contracts.traits": (
+        "AlgorithmTraits",
+        "Copy",
+    ),
+    "omni_rl.contracts.types": (
+        "DenoiseState",
+        "Evaluation",
+        "LossOutput",
+        "Sample",
+        "SigmaTable",
+        "Streams",
+        "Tensors",
+    ),
+    "omni_rl.contracts.verdicts": (
+        "Row",
+        "Verdict",
+    ),
+}
+__getattr__ = exporter(__name__, _MODULES)
+__all__ = [
+    "CONTRACT_MAJOR",
+    "CONTRACT_MINOR",
+    "ENGINE_HOOKS",
+    "AlgorithmTraits",
+    "Backend",
+    "Config",
+    "Context",
+    "Copy",
+    "DenoiseState",
+    "Engine",
+    "Evaluation",
+    "Experience",
+    "ExperienceSource",
+    "Form",
+    "Launcher",
+    "LoadedModel",
+    "LossOutput",
+    "Media",
+    "MediaKind",
+    "Policy",
+    "PromptRow",
+    "PromptSet",
+    "Request",
+    "Reward",
+    "RewardBatch",
+    "Row",
+    "RunInfo",
+    "RunSpec",
+    "Sample",
+    "Scores",
+    "Sde",
+    "SigmaTable",
+    "State",
+    "Streams",
+    "SyncReport",
+    "TakesWeights",
+    "Tensors",
+    "Tracker",
+    "Verdict",
+    "Weights",
+    "Window",
+    "hookimpl",
+    "media_of",
+    "quantise",
+]

@@ -375,7 +375,9 @@ def after_update(policy: Policy, iteration: int, update: int, last: bool) -> Non
 
 @hookspec
 def on_run_start(run: RunInfo) -> None:
-    """The run directory exists, the gate has passed, nothing has been trained. Runs in the driver. Since 1.0; RunInfo since 2.0."""
+    """The run directory exists, the gate has passed, nothing has been trained. Runs in the driver. Since 1.0; RunInfo
+    since 2.0.
+    """
 
 
 @hookspec
@@ -395,4 +397,6 @@ def on_checkpoint(run: RunInfo, path: str) -> None:
 
 @hookspec
 def on_run_end(run: RunInfo, error: BaseException | None) -> None:
-    """The run is over; ``error`` is what ended it, None for success. Runs in the driver. Since 1.0; RunInfo since 2.0."""
+    """The run is over; ``error`` is what ended it, None for success. Runs in the driver. Since 1.0; RunInfo since
+    2.0.
+    """

@@ -1,1 +1,1 @@
-"""Process groups, and decisions that all ranks take together."""
+"""Process groups and decisions that all ranks take together."""

@@ -21,6 +21,7 @@ from omni_rl._version import __version__
 from omni_rl.contracts.hooks import CONTRACT_MAJOR
 from omni_rl.errors import PluginError, did_you_mean, nearest
 from omni_rl.plugins.blame import place, summary
+from omni_rl.plugins.moved import advice, advice_on, sources_of
 
 CORE = "omni-rl"
 DISABLE = "OMNI_RL_DISABLE"
@@ -198,10 +199,14 @@ def check_contract(plugin: metadata.Distribution) -> None:
     spoken = ", ".join(majors)
     newer = all(major.isdigit() and int(major) > CONTRACT_MAJOR for major in majors)
     install = _core_requirement(plugin) if newer else plugin.name
-    raise PluginError(
-        f"{what}was written for contract {spoken}; this is omni-rl {__version__} with contract {CONTRACT_MAJOR}.",
+    lines = [
         f"Install a version of {CORE if newer else plugin.name} with contract "
         f"{spoken if newer else CONTRACT_MAJOR}: pip install --upgrade '{install}'",
+        *([] if newer else advice(sources_of(_top_module(plugin)))),
+    ]
+    raise PluginError(
+        f"{what}was written for contract {spoken}; this is omni-rl {__version__} with contract {CONTRACT_MAJOR}.",
+        "\n  ".join(lines),
     )
 
 
@@ -282,6 +287,7 @@ def _broken(offer: Offer, error: BaseException) -> PluginError:
         f"entry point: [omni_rl.{offer.kind}] {offer.key} = {offer.target}",
         *([f"at: {at}"] if at else []),
         summary(error),
+        *advice_on(error, at),
         f"`pip check` names requirements that are missing or too old; then: pip install --upgrade {offer.distribution}",
     ]
     return PluginError(

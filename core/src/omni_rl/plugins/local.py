@@ -19,6 +19,7 @@ from typing import Any
 from omni_rl.errors import PluginError, did_you_mean
 from omni_rl.plugins.blame import place, summary
 from omni_rl.plugins.discovery import KINDS, Offer, find, load, offers
+from omni_rl.plugins.moved import advice, is_about_omni_rl
 
 DECLARATION = "OMNI_RL"
 
@@ -79,13 +80,15 @@ def load_source(content: str, path: str) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, PluginError):
             raise
-        raise _failed(path, error) from error
+        raise _failed(path, content, error) from error
     return module
 
 
-def _failed(path: str, error: BaseException) -> PluginError:
+def _failed(path: str, content: str, error: BaseException) -> PluginError:
     missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
-    if missing and Path(path).with_name(f"{missing.partition('.')[0]}.py").exists():
+    if moved := is_about_omni_rl(error) and advice([content]):
+        hint = "\n  ".join(moved)
+    elif missing and Path(path).with_name(f"{missing.partition('.')[0]}.py").exists():
         hint = "A local plugin is one file, so that it reaches every process: move that code into it, or package both."
     else:
         hint = f"Try it alone: python {path}"

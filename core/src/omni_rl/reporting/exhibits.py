@@ -24,7 +24,7 @@ from omni_rl.contracts.types import Sample, SigmaTable, Streams, Tensors
 from omni_rl.data.media_files import load
 from omni_rl.errors import CheckpointError, ModelError
 from omni_rl.model.encoding import on_device
-from omni_rl.reporting import strip
+from omni_rl.reporting.pictures import strip
 from omni_rl.schedulers.randomness import INITIAL, randn_rows
 from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory

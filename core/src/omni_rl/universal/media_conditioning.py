@@ -127,7 +127,7 @@ def signature(conditioning: Tensors) -> tuple[Any, ...]:
     return tuple((n, str(v[0].tolist())) for n, v in sorted(conditioning.items()) if n.startswith(SIZE))
 
 
-def answers(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
+def encoder_answers(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
     """(B, ...), or (B, n, ...) where it saw n pictures at once, of every call of an encoder, for plugins.
 
     It is the first tensor of what the encoder answered.
@@ -136,12 +136,12 @@ def answers(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
     return list(itertools.takewhile(lambda answer: answer is not None, kept))  # type: ignore[arg-type]
 
 
-def modes(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
+def latent_modes(conditioning: Tensors, encoder: str) -> list[torch.Tensor]:
     """(B, C, ...) of every call of an autoencoder, for plugins: the modes of the distributions that it answered."""
-    return [DiagonalGaussianDistribution(moments).mode() for moments in answers(conditioning, encoder)]
+    return [DiagonalGaussianDistribution(moments).mode() for moments in encoder_answers(conditioning, encoder)]
 
 
-def standardised(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+def standardised_latents(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     """Latents (B, C, F, h, w) of a video autoencoder in its denoiser's scale, channel by channel, for plugins."""
     mean, std = (
         torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in (vae.config.latents_mean, vae.config.latents_std)

@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
+from omni_rl.authoring.data import picture, write_atomic
+from omni_rl.authoring.engine import Prepared, encode_ahead, forget, prepare
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.call import effective_call, frozen, split_call
 from omni_rl.contracts.events import State
@@ -29,12 +31,8 @@ from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Sample, Streams, Tensors
-from omni_rl.data import media_files
 from omni_rl.errors import DataError
-from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.sampling.remote.prepared import Prepared, prepare
 from omni_rl.schedulers import NoiseKey
-from omni_rl.storage.durable import write_atomic
 
 SIDES = {"chosen": "latents", "rejected": "rejected"}
 """Column of the data -> entry of the batch."""
@@ -216,7 +214,7 @@ def _read(file: Path) -> bytes:
 
 def _image(file: Path, call: Mapping[str, Any]) -> torch.Tensor:
     """(3, H, W) in [0, 1], scaled and cropped to the middle if the call names a size."""
-    image = media_files.picture(file)
+    image = picture(file)
     if "width" in call and "height" in call:
         image = ImageOps.fit(image, (call["width"], call["height"]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(image).astype(np.float32) / 255).movedim(-1, 0)

@@ -14,12 +14,9 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from omni_rl import hookimpl
+from omni_rl.authoring.model import classifier_free, is_stand_in, patches, refuse_cut
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
-from omni_rl.model.guidance import classifier_free
-from omni_rl.model.limits import patches
-from omni_rl.model.prompts import refuse_cut
-from omni_rl.universal import media_conditioning
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "text_encoder_out_layers"}
 """With any other argument, and of pictures, the pipeline itself is asked for the velocity."""
@@ -61,7 +58,7 @@ def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _is_edit(conditioning: Tensors, call: Mapping[str, Any]) -> bool:
-    return "image" in call or any(media_conditioning.is_stand_in(name) for name in conditioning)
+    return "image" in call or any(is_stand_in(name) for name in conditioning)
 
 
 @hookimpl

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from omni_rl import hookimpl
+from omni_rl.authoring.model import is_stand_in, latent_modes
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError
-from omni_rl.universal import media_conditioning
 from omni_rl_flux import flux1
 
 HONOURED = flux1.HONOURED | {"max_area", "_auto_resize"}
@@ -59,8 +59,8 @@ def predict(
     """Velocity as FLUX.1's, of a batch whose pictures have equal sizes or that has none."""
     if call.keys() - HONOURED:
         return None
-    text = {n: v for n, v in conditioning.items() if not media_conditioning.is_stand_in(n)}
-    grids, pictures = [_grid(model, call)], media_conditioning.modes(conditioning, "vae")  # (B, C, h, w)
+    text = {n: v for n, v in conditioning.items() if not is_stand_in(n)}
+    grids, pictures = [_grid(model, call)], latent_modes(conditioning, "vae")  # (B, C, h, w)
     if pictures:
         (picture,) = pictures
         grids.append((picture.shape[2] // 2, picture.shape[3] // 2))

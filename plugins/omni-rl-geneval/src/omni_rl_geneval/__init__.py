@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from omni_rl.contracts.prompts import PromptRow
-from omni_rl.data.prompts import placed_rows
+from omni_rl.authoring.data import PromptRow, placed_rows
 from omni_rl.errors import DataError
 
 Count = Annotated[int, Field(strict=True, ge=1)]

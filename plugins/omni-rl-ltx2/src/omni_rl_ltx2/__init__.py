@@ -18,10 +18,9 @@ from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT as NEGATIVE_PROMPT
 
 from omni_rl import hookimpl
+from omni_rl.authoring.model import NEGATIVE, negative, positive, refuse_cut
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import SigmaTable, Streams, Tensors
-from omni_rl.model.guidance import NEGATIVE, negative, positive
-from omni_rl.model.prompts import refuse_cut
 from omni_rl_ltx2.guidance import STRENGTHS, guided, strengths_of, switched_on, velocities
 from omni_rl_ltx2.media import decoded, sizes_of
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from omni_rl.authoring.model import latent_frames, patches
 from omni_rl.contracts.media import RATE
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
-from omni_rl.model.limits import latent_frames, patches
 
 
 def sizes_of(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, int]:

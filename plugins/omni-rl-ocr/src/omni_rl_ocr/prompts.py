@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omni_rl.contracts.prompts import PromptRow
-from omni_rl.data.prompts import numbered_lines
+from omni_rl.authoring.data import PromptRow, numbered_lines
 from omni_rl.errors import DataError
 from omni_rl_ocr.text import target_text
 

@@ -42,7 +42,7 @@ class _PictureReward(ABC):
     files: ClassVar[Files]
 
     def __init__(self, config: PictureOptions) -> None:
-        from omni_rl.model.loading import pick_device
+        from omni_rl.authoring.reward import pick_device
 
         self._device = pick_device(config.device)
         self._frames = config.frames

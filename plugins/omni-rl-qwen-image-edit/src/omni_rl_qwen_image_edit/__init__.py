@@ -15,10 +15,10 @@ from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate
 
 import omni_rl_qwen_image as qwen_image
 from omni_rl import hookimpl
+from omni_rl.authoring.model import latent_modes, standardised_latents
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import DataError
-from omni_rl.universal import media_conditioning
 
 HONOURED = {"height", "width", "true_cfg_scale", "guidance_scale", "max_sequence_length"}
 """With any other argument the pipeline itself is asked for the velocity."""
@@ -46,9 +46,7 @@ def predict(
     if call.keys() - HONOURED:
         return None
     vae = model.pipe.vae
-    pictures = [
-        media_conditioning.standardised(m, vae) for m in media_conditioning.modes(conditioning, "vae")
-    ]  # (B, C, 1, h, w)
+    pictures = [standardised_latents(m, vae) for m in latent_modes(conditioning, "vae")]  # (B, C, 1, h, w)
     if not pictures:
         raise DataError("Qwen-Image-Edit edits pictures, and there are none", "data.media: {image: COLUMN}")
     grids = [(1, *_grid(model, conditioning, call)), *((1, p.shape[3] // 2, p.shape[4] // 2) for p in pictures)]
@@ -65,7 +63,7 @@ def _packed(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
 def _grid(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> tuple[int, int]:
     """Latent patches (rows, columns) of the sample."""
     patch = model.pipe.vae_scale_factor * 2
-    sizes = conditioning[f"{media_conditioning.SIZE}image"][0]  # (2,) or (n, 2): width, height
+    sizes = conditioning["size_of_image"][0]  # (2,) or (n, 2): width, height
     width, height = (sizes if sizes.ndim == 1 else sizes[-1]).tolist()
     width, height = calculate_dimensions(AREA, width / height)
     return int(call.get("height") or height) // patch, int(call.get("width") or width) // patch

@@ -14,10 +14,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from omni_rl import hookimpl
+from omni_rl.authoring.model import patches
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import SigmaTable, Streams, Tensors
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.model.limits import patches
 
 MAX_TOKENS = 1024  # after the template's prefix; upstream's tokenizer_max_length
 KEPT_TOKENS = 512  # of these by upstream's __call__, unless its max_sequence_length says otherwise

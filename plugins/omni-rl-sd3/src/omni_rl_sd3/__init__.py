@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from omni_rl import hookimpl
+from omni_rl.authoring.model import classifier_free, refuse_cut
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError
-from omni_rl.model.guidance import classifier_free
-from omni_rl.model.prompts import refuse_cut
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "clip_skip", "mu"}
 """With any other argument the pipeline itself is asked for the velocity."""

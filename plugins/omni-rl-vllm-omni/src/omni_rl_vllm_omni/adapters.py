@@ -9,8 +9,7 @@ import torch
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 
-from omni_rl.model.weights import ADAPTER_SIDES
-from omni_rl.sampling.remote.landing import Landing, Pipeline, locate
+from omni_rl.authoring.engine import ADAPTER_SIDES, Landing, Pipeline, locate
 from omni_rl_vllm_omni.wire import ADAPTER_ID
 
 A, B = ADAPTER_SIDES

@@ -15,8 +15,7 @@ from vllm_omni.diffusion.data import DiffusionOutput
 from vllm_omni.diffusion.distributed.utils import get_local_device
 from vllm_omni.diffusion.models.diffusers_adapter import DiffusersAdapterPipeline
 
-from omni_rl.model.loading import from_pipe
-from omni_rl.sampling.remote.prepared import Asked
+from omni_rl.authoring.engine import Asked, from_pipe
 from omni_rl_vllm_omni.rollout import Rollout
 
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tensordict import TensorDict
 
+from omni_rl.authoring.engine import Portion, Prepared, encode_ahead, forget, packed, portions, prepare, unpacked
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.context import Context
 from omni_rl.contracts.interfaces import SyncReport, TakesWeights, Weights
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError
-from omni_rl.model.encoding import encode_ahead, forget
-from omni_rl.model.weights import Portion, packed, portions, unpacked
-from omni_rl.sampling.remote.prepared import Prepared, prepare
 from omni_rl_vllm_omni.modes import mode_of
 from omni_rl_vllm_omni.options import VllmOmniConfig
 from omni_rl_vllm_omni.sent_weights import SentWeights

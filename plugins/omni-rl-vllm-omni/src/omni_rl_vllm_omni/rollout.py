@@ -22,14 +22,10 @@ from vllm_omni.diffusion.registry import DiffusionModelRegistry
 from vllm_omni.diffusion.worker.input_batch import InputBatch
 from vllm_omni.diffusion.worker.utils import StepRequestState
 
+from omni_rl.authoring.engine import Asked, Hooks, begin, packed, rebuild, recorded
 from omni_rl.contracts.media import quantise
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import DenoiseState, Streams
-from omni_rl.model.weights import packed
-from omni_rl.plugins.manager import Hooks
-from omni_rl.plugins.runspec import rebuild
-from omni_rl.sampling import denoise
-from omni_rl.sampling.remote.prepared import Asked
 from omni_rl_vllm_omni.scheduler import RolloutScheduler
 from omni_rl_vllm_omni.wire import asked_in
 
@@ -193,7 +189,7 @@ class Rollout:
 
     def _begin(self, asked: Sequence[Asked]) -> DenoiseState:
         requests = [a.request for a in asked]
-        return denoise.begin(requests, asked[0].shapes, asked[0].tables, self.device)
+        return begin(requests, asked[0].shapes, asked[0].tables, self.device)
 
     def _advance(self, state: DenoiseState, velocity: Streams) -> None:
         self.rollout_hooks.step_scheduler(model=self, state=state, velocity=velocity)
@@ -201,7 +197,7 @@ class Rollout:
     def _answers(self, state: DenoiseState, decoded: Sequence[Mapping[str, torch.Tensor]]) -> list[DiffusionOutput]:
         """Trajectories as bytes in the one field that upstream hands through untouched."""
         media = {kind: torch.cat([quantise(kind, row[kind]) for row in decoded]) for kind in decoded[0]}
-        rows = denoise.recorded(state, media)
+        rows = recorded(state, media)
         version = torch.full((len(rows),), self.policy_version, dtype=torch.int64)
         rows["policy_version"] = version
         flat = [dict(row.flatten_keys("/").items()) for row in rows.unbind(0)]

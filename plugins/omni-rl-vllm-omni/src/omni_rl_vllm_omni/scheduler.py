@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from omni_rl.authoring.engine import StandIn
 from omni_rl.contracts.types import DenoiseState, Streams
-from omni_rl.universal.scheduler_stand_ins import StandIn
 
 Step = Callable[[DenoiseState, Streams], None]
 """Advances a state by one step; ``omni_rl.contracts.hooks.step_scheduler``, bound."""

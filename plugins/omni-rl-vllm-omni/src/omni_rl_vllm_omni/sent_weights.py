@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from omni_rl.model.weights import Portion
+from omni_rl.authoring.engine import Portion
 
 
 class SentWeights:

@@ -10,8 +10,8 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
+from omni_rl.authoring.engine import Overheard
 from omni_rl.errors import RunError
-from omni_rl.sampling.remote.stderr_tee import Overheard
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
 

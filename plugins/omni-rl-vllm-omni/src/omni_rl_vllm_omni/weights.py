@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from vllm_omni.diffusion.worker.diffusion_worker import CustomPipelineWorkerExtension
 
-from omni_rl.model.weights import unpacked
-from omni_rl.sampling.remote.landing import Landing, Pipeline, locate
+from omni_rl.authoring.engine import Landing, Pipeline, locate, unpacked
 from omni_rl_vllm_omni.adapters import activate
 
 
@@ -22,7 +21,7 @@ class WeightReceiver(CustomPipelineWorkerExtension):
         """Load some weights and read them back; answers where each one landed.
 
         Args:
-            chunk: :func:`omni_rl.model.weights.packed` weights by canonical name.
+            chunk: :func:`omni_rl.authoring.engine.packed` weights by canonical name.
 
         Raises:
             ValueError: a weight landed nowhere, or is not what was sent.

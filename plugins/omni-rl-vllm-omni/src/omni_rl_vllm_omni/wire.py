@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from omni_rl.sampling.remote.prepared import Asked
+from omni_rl.authoring.engine import Asked
 
 KEY = "omni_rl"
 """Of a prompt: where the message stands in it."""

@@ -16,12 +16,12 @@ import torch
 
 import omni_rl_wan as wan
 from omni_rl import hookimpl
+from omni_rl.authoring.model import encoder_answers, is_stand_in, latent_modes, standardised_latents
+from omni_rl.authoring.model import prepare_condition as universal_condition
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError, DataError
-from omni_rl.universal import hooks as universal
-from omni_rl.universal import media_conditioning
 
 TEXT_TOKENS = 512
 """Where there are image embeddings, the transformer takes as many tokens from the end to be text."""
@@ -29,7 +29,7 @@ TEXT_TOKENS = 512
 GIVEN = "given"
 """Among the conditioning: mask and latents of the given frames (B, C', F, h, w)."""
 
-LAST = f"{media_conditioning.SIZE}last_image"
+LAST = "size_of_last_image"
 
 
 @hookimpl
@@ -67,7 +67,7 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Map
     sees_one = transformer and transformer.config.image_dim and not transformer.config.pos_embed_seq_len
     if sees_one and "last_image" in requests[0].media:
         raise DataError("data.media: this Wan takes no last_image", "leave it out, or take Wan2.1-FLF2V or Wan 2.2")
-    kept: Tensors = universal.prepare_condition(model, requests)
+    kept: Tensors = universal_condition(model, requests)
     if kept and model.pipe.config.expand_timesteps:
         frames = wan.latent_shape(model, call)[1]
         sampled = torch.arange(frames) > 0
@@ -96,14 +96,12 @@ def predict(
     """
     if call.keys() - wan.HONOURED:
         return None
-    latents = [
-        media_conditioning.standardised(m, model.pipe.vae) for m in media_conditioning.modes(conditioning, "vae")
-    ]
+    latents = [standardised_latents(m, model.pipe.vae) for m in latent_modes(conditioning, "vae")]
     if not latents:
         raise DataError("image to video needs a first frame, and there is none", "data.media: {image: COLUMN}")
     (frames,) = latents  # (B, C, F, h, w), or one frame with expand_timesteps
-    kept = {n: v for n, v in conditioning.items() if not media_conditioning.is_stand_in(n)}
-    for embeds in media_conditioning.answers(conditioning, "encode_image"):  # one call, with all frames, or none
+    kept = {n: v for n, v in conditioning.items() if not is_stand_in(n)}
+    for embeds in encoder_answers(conditioning, "encode_image"):  # one call, with all frames, or none
         kept[wan.IMAGE_EMBEDS] = embeds
     if model.pipe.config.expand_timesteps:
         return wan.guided_velocity(model, x, t, {**kept, GIVEN: frames}, call, _first_frame_replaced)

@@ -1,0 +1,103 @@
+"""The public surface does not change by accident, and importing it imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+def tool():
+    spec = importlib.util.spec_from_file_location("surface_snapshot", TOOLS / "surface_snapshot.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SNAPSHOT = tool()
+FACADES = [name for name in SNAPSHOT.modules() if "_MODULES" in vars(importlib.import_module(name))]
+
+
+def test_the_snapshot_is_the_surface():
+    recorded = json.loads(SNAPSHOT.SNAPSHOT.read_text())
+    assert SNAPSHOT.differences(recorded, SNAPSHOT.current()) == [], (
+        "The public surface changed. If meant: a removal or a changed signature needs a new CONTRACT_MAJOR; describe "
+        f"it in the changelog, then run: {SNAPSHOT.COMMAND}"
+    )
+
+
+def test_the_facades_are_found():
+    assert {"omni_rl.contracts", "omni_rl.objectives", "omni_rl.schedulers"} <= set(FACADES)
+    assert {f"omni_rl.authoring.{of}" for of in ("model", "engine", "data", "reward", "tracker")} <= set(FACADES)
+
+
+@pytest.mark.parametrize("name", FACADES)
+def test_a_facade_says_the_same_three_times(name):
+    """What type checkers see, what is looked up, and what ``__all__`` lists."""
+    facade = importlib.import_module(name)
+    tree = ast.parse(Path(facade.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {node.module: {each.name for each in node.names} for node in block.body}
+    assert seen == {module: set(names) for module, names in facade._MODULES.items()}
+    assert facade.__all__ == [*dict.fromkeys(facade.__all__)]
+    assert set(facade.__all__) == set().union(*seen.values())
+
+
+@pytest.mark.parametrize("name", FACADES)
+def test_a_facade_gives_what_it_names(name):
+    facade = importlib.import_module(name)
+    for module, names in facade._MODULES.items():
+        for each in names:
+            assert getattr(facade, each) is getattr(importlib.import_module(module), each)
+
+
+def test_a_facade_has_nothing_else():
+    with pytest.raises(ImportError, match=r"cannot import name 'sampling' from 'omni_rl.authoring.engine'"):
+        exec("from omni_rl.authoring.engine import sampling")
+
+
+def test_importing_the_surface_imports_no_torch():
+    code = f"import sys, {', '.join(['omni_rl', 'omni_rl.errors', *FACADES])}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+OLD = {"omni_rl.x": {"f": "(a: int) -> int", "C": {"class": "()", "size": ": int"}, "T": "= int"}}
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (OLD["omni_rl.x"], []),
+        (
+            {**OLD["omni_rl.x"], "f": "(a: str) -> int"},
+            ["changed: omni_rl.x.f (a: int) -> int  to  (a: str) -> int"],
+        ),
+        ({**OLD["omni_rl.x"], "C": {"class": "()"}}, ["gone:    omni_rl.x.C.size : int"]),
+        ({**OLD["omni_rl.x"], "g": "() -> None"}, ["new:     omni_rl.x.g () -> None"]),
+    ],
+)
+def test_differences_are_named(new, said):
+    assert SNAPSHOT.differences(OLD, {"omni_rl.x": new}) == said
+
+
+def test_a_name_that_went_is_found_out(tmp_path, monkeypatch, capsys):
+    now = SNAPSHOT.current()
+    surface = {**now, "omni_rl.contracts.types": {**now["omni_rl.contracts.types"], "Gone": "= int"}}
+    path = tmp_path / "surface.json"
+    path.write_text(json.dumps(surface))
+    monkeypatch.setattr(SNAPSHOT, "SNAPSHOT", path)
+    assert SNAPSHOT.main(["--check"]) == 1
+    assert capsys.readouterr().out == (
+        "gone:    omni_rl.contracts.types.Gone = int\nif meant: python tools/surface_snapshot.py\n"
+    )
+    assert SNAPSHOT.main([]) == 0
+    assert SNAPSHOT.main(["--check"]) == 0
