@@ -240,4 +240,5 @@ def test_the_readme_and_ci_run_the_same_command() -> None:
 
 def test_the_template_travels_with_omni_rl_testing() -> None:
     """In a checkout the template is a link; in a wheel it is a copy of what the link shows."""
-    assert (ROOT / "plugins/omni-rl-testing/src/omni_rl_testing/_template").resolve() == (ROOT / "plugin-template").resolve()
+    link = ROOT / "plugins/omni-rl-testing/src/omni_rl_testing/_template"
+    assert link.resolve() == (ROOT / "plugin-template").resolve()

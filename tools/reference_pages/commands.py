@@ -36,13 +36,17 @@ def page(root: Path) -> str:
 
 def _section(name: str, command: Any) -> str:
     usage = " ".join(["omni-rl", name, *_usage(command)])
-    return f"## {name}\n\n{command.help}\n{_package(name)}\n```text\n{usage}\n```\n\n" + "\n".join(_rows(command)) + "\n"
+    return (
+        f"## {name}\n\n{command.help}\n{_package(name)}\n```text\n{usage}\n```\n\n" + "\n".join(_rows(command)) + "\n"
+    )
 
 
 def _package(command: str) -> str:
     """A paragraph that names the package of a command that is not core's own."""
     packages = known_plugins()["commands"].get(command, [])
-    return "".join(f"\nFrom {package}: `pip install 'omni-rl[{EXTRAS.get(command, command)}]'`.\n" for package in packages)
+    return "".join(
+        f"\nFrom {package}: `pip install 'omni-rl[{EXTRAS.get(command, command)}]'`.\n" for package in packages
+    )
 
 
 def _usage(command: Any) -> Iterator[str]:
