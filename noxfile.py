@@ -19,7 +19,7 @@ import nox
 
 ROOT = Path(__file__).parent
 CORE = "core[parquet,video]"
-EXTRAS = {"omni-rl-testing": "[new]", "omni-rl-trackers": "[tensorboard]"}
+EXTRAS = {"omni-rl-testing": "[new]", "omni-rl-trackers": "[mlflow,swanlab,tensorboard]"}
 PACKAGES = sorted(
     f"{path.parent.relative_to(ROOT)}{EXTRAS.get(path.parent.name, '')}"
     for path in ROOT.glob("plugins/*/pyproject.toml")

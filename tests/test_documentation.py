@@ -18,7 +18,7 @@ from omni_rl.contracts import schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-TEST_FOLDERS = ("tests", "core/tests", "core/src/omni_rl/testing", "plugins")
+TEST_FOLDERS = ("tests", "core/tests", "plugins")
 READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", ROOT / "core/README.md"]
 READMES += sorted(ROOT.glob("plugins/*/*.md"))
 

@@ -232,6 +232,7 @@ def test_the_readme_and_ci_run_the_same_command() -> None:
     assert command[0].replace("-s tests", "-s quickstart") in readme
 
 
-def test_the_template_travels_with_core() -> None:
+def test_the_template_travels_with_omni_rl_testing() -> None:
     """In a checkout the template is a link; in a wheel it is a copy of what the link shows."""
-    assert (CORE_SOURCE / "_template").resolve() == (ROOT / "plugin-template").resolve()
+    link = ROOT / "plugins/omni-rl-testing/src/omni_rl_testing/_template"
+    assert link.resolve() == (ROOT / "plugin-template").resolve()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import yaml
 from omni_rl.contracts.schema import Config
 from omni_rl_testing.new_plugin import kinds, new_plugin
 
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "plugin-template"
 KINDS = kinds()
 KEYS = {kind: "AuraFlowPipeline" if kind == "model" else "sharp_edges" for kind in KINDS}
 SECTIONS = {"model": ("model", "plugin"), "engine": ("rollout", "engine")}
@@ -83,3 +86,17 @@ def test_its_own_tests_pass(package: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"]
     done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("package", "travels"), [("core", False), ("plugins/omni-rl-testing", True)])
+def test_the_template_is_in_the_wheel_of_omni_rl_testing_alone(package: str, travels: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT / package, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name.partition("/_template/")[2] for name in archive.namelist() if "/_template/" in name}
+    files = {str(path.relative_to(TEMPLATE)) for path in TEMPLATE.rglob("*") if path.is_file()}
+    assert len(files) > 10
+    assert held == (files if travels else set())

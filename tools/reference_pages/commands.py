@@ -9,27 +9,44 @@ from typing import Any
 import typer.main
 
 from omni_rl.cli import app
+from omni_rl.plugins.discovery import known_plugins
 from reference_pages.configuration import escaped
 
 HEAD = """# Command line
 
-Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` says the same.
+Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` says the same. The last commands come
+from packages of their own; where one is not installed, its command says what to install.
 
 What the user can mend (configuration, data, plugins) ends with exit status 2 and one message that says what is wrong,
 where, and what to type next; a run that failed or that the gate refused, with 1; one that was interrupted, with 130.
 """
+
+EXTRAS = {"conformance": "testing"}
+"""Commands whose extra of omni-rl has another name than the command."""
 
 
 def page(root: Path) -> str:
     """The whole file."""
     del root
     command: Any = typer.main.get_command(app)
-    return "\n".join([HEAD, *(_section(name, inner) for name, inner in command.commands.items())])
+    context = command.make_context("omni-rl", [], resilient_parsing=True)
+    names = [*command.commands, *known_plugins()["commands"]]  # not what else happens to be installed here
+    return "\n".join([HEAD, *(_section(name, command.get_command(context, name)) for name in names)])
 
 
 def _section(name: str, command: Any) -> str:
     usage = " ".join(["omni-rl", name, *_usage(command)])
-    return f"## {name}\n\n{command.help}\n\n```text\n{usage}\n```\n\n" + "\n".join(_rows(command)) + "\n"
+    return (
+        f"## {name}\n\n{command.help}\n{_package(name)}\n```text\n{usage}\n```\n\n" + "\n".join(_rows(command)) + "\n"
+    )
+
+
+def _package(command: str) -> str:
+    """A paragraph that names the package of a command that is not core's own."""
+    packages = known_plugins()["commands"].get(command, [])
+    return "".join(
+        f"\nFrom {package}: `pip install 'omni-rl[{EXTRAS.get(command, command)}]'`.\n" for package in packages
+    )
 
 
 def _usage(command: Any) -> Iterator[str]:

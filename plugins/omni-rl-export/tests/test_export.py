@@ -218,7 +218,7 @@ def test_a_failure_half_way_leaves_what_was_there(
     if earlier:
         export_run(run, output, UNVERIFIED)
     before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
-    monkeypatch.setattr("omni_rl_export.write_card", lambda *_, **__: Path("/proc/nothing").write_text(""))
+    monkeypatch.setattr("omni_rl_export.export.write_card", lambda *_, **__: Path("/proc/nothing").write_text(""))
     with pytest.raises(RunError, match=r"cannot write .*out"):
         export_run(run, output, Wanted(verify=False, force=True))
     assert {p: p.read_bytes() for p in output.rglob("*") if p.is_file()} == before

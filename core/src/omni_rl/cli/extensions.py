@@ -12,8 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from omni_rl.errors import PluginError
-from omni_rl.plugins.discovery import find, known_plugins, load, offers
+from omni_rl.errors import PluginError, UserError, did_you_mean
+from omni_rl.plugins.discovery import Offer, broken, find, known_plugins, load, offers
 
 KIND = "commands"
 
@@ -33,15 +33,37 @@ class CommandGroup(TyperGroup):
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        known = {offer.key for offer in offers(KIND)} | set(known_plugins().get(KIND, {}))
-        return _command(cmd_name) if cmd_name in known else None
+        return _command(cmd_name) if cmd_name in _from_packages() else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that ``args`` begins with; UserError with the nearest name where there is none."""
+        name, known = args[0], {*super().list_commands(ctx), *_from_packages()}
+        if name not in known and not name.startswith("-"):
+            raise UserError(
+                f"there is no command {name!r}.{did_you_mean(name, known)}", "omni-rl --help lists what is installed"
+            )
+        return super().resolve_command(ctx, args)
+
+
+def _from_packages() -> set[str]:
+    """Commands of packages that are installed, and of those that could be."""
+    return {offer.key for offer in offers(KIND)} | known_plugins().get(KIND, {}).keys()
 
 
 def _command(name: str) -> Any:
     try:
-        return _alone(name, load(find(KIND, name)))
+        return _offered(find(KIND, name))
     except PluginError as error:
         return _refusing(name, error)
+
+
+def _offered(offer: Offer) -> Any:
+    """An offer's command; PluginError also when typer cannot make one of what the offer points at."""
+    function = load(offer)
+    try:
+        return _alone(offer.key, function)
+    except Exception as error:
+        raise broken(offer, error) from error
 
 
 def _refusing(name: str, error: PluginError) -> Any:

@@ -176,7 +176,7 @@ def load(offer: Offer) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:
-        raise _broken(offer, error) from error
+        raise broken(offer, error) from error
 
 
 def contract_of(plugin: metadata.Distribution) -> list[str]:
@@ -270,10 +270,18 @@ def _install_lines(kind: str, key: str | None, installed: list[Offer]) -> list[s
         return []
     here = {normal(offer.distribution) for offer in installed}
     return [
-        f"pip install {'--upgrade ' if normal(name) in here else ''}{name}   (offers {KINDS[kind].word} {key!r})"
+        f"pip install {'--upgrade ' if normal(name) in here else ''}{_requirement(name, key)}"
+        f"   (offers {KINDS[kind].word} {key!r})"
         for name in known_plugins().get(kind, {}).get(key, [])
         if not is_hidden(name)
     ]
+
+
+def _requirement(distribution: str, key: str) -> str:
+    """What pip has to install: core's extra ``key`` if it brings the distribution and all that the key needs."""
+    marker = re.compile(rf"{re.escape(distribution)}\b(?!-).*extra == ['\"]{re.escape(key)}['\"]")
+    brought = any(marker.match(requirement) for requirement in metadata.requires(CORE) or [])
+    return f"'{CORE}[{key}]'" if brought else distribution
 
 
 def _installed_line(word: str, installed: list[Offer]) -> str:
@@ -281,7 +289,8 @@ def _installed_line(word: str, installed: list[Offer]) -> str:
     return f"Installed for kind {word!r}: {listed or 'nothing'}. All plugins: omni-rl plugins"
 
 
-def _broken(offer: Offer, error: BaseException) -> PluginError:
+def broken(offer: Offer, error: BaseException) -> PluginError:
+    """The error for an offer whose import, or whose first use, raised ``error``."""
     at = place(error)
     lines = [
         f"entry point: [omni_rl.{offer.kind}] {offer.key} = {offer.target}",
