@@ -110,11 +110,12 @@ def test_the_nearest_checkpoint_is_named(checkpoint, project):
     [
         (
             "fake-broken",
-            "omni-rl-fake-signs 1.0 fails to provide its checkpoint 'fake-broken': RuntimeError('out of paint')",
+            "omni-rl-fake-signs 1.0 cannot provide its checkpoint 'fake-broken': RuntimeError('out of paint')",
         ),
         (
             "fake-nowhere",
-            "omni-rl-fake-signs 1.0 says its checkpoint 'fake-nowhere' is at /nowhere/at/all, where there is no folder",
+            "omni-rl-fake-signs 1.0 gives /nowhere/at/all as its checkpoint 'fake-nowhere', "
+            "but that folder does not exist",
         ),
     ],
 )
@@ -152,7 +153,7 @@ def test_a_local_plugin_that_fails_does_not_hide_other_mistakes(written, project
 
 def test_a_folder_inside_a_pipeline_is_told_from_the_pipeline(project):
     os.mkdir(project / "pipeline" / "transformer")
-    with pytest.raises(ModelError, match=f"\n  the folder above it is one: {project}/pipeline$"):
+    with pytest.raises(ModelError, match=f"\n  the parent folder is a pipeline: {project}/pipeline$"):
         resolve("config.yaml", ["model.path=pipeline/transformer"])
 
 

@@ -1,4 +1,4 @@
-"""What has to hold between keys."""
+"""Checks that involve more than one key."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from omni_rl.config.call_arguments import SECTIONS, forbidden
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.layers import Tree
 from omni_rl.config.problems import at
+from omni_rl.config.yaml_file import KeyPath
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.traits import compatibility_of
 from omni_rl.errors import UserError
 
 
 def cross_checks(config: Config, algorithm: Chosen | None, tree: Tree) -> Iterator[UserError]:
-    """Everything that is wrong although each key alone is right.
+    """Yield an error for every combination of keys that does not work although each key alone is valid.
 
     Args:
-        algorithm: None when it could not be found; what depends on it is then not checked. A class attribute
-            ``needs_groups = False`` says that its advantages need no second sample of a prompt.
+        algorithm: None when it could not be found; checks that depend on it are then skipped. A class attribute
+            ``needs_groups = False`` declares that its advantages work with one sample per prompt.
     """
     if algorithm is not None and config.rollout.group_size == 1 and getattr(algorithm.object, "needs_groups", True):
         what = f"rollout.group_size is 1, and {algorithm.key} compares the samples of a prompt"
@@ -31,8 +32,8 @@ def cross_checks(config: Config, algorithm: Chosen | None, tree: Tree) -> Iterat
             "a group of one has no advantage: set rollout.group_size to 2 or more",
         )
     if algorithm is not None:
-        for place, what, hint in conflicts(config, algorithm.key, algorithm.object):
-            yield at(tree, place, what, hint)
+        for path, what, hint in conflicts(config, algorithm.key, algorithm.object):
+            yield at(tree, path, what, hint)
     small, prompts = config.train.mini_batch_prompts, config.rollout.prompts
     if small is not None and small > prompts:
         what = f"train.mini_batch_prompts is {small}, but an iteration has rollout.prompts = {prompts}"
@@ -46,12 +47,8 @@ def cross_checks(config: Config, algorithm: Chosen | None, tree: Tree) -> Iterat
             yield at(tree, (*section.split("."), key), f"{section}.{key} cannot be set", reason)
 
 
-Place = tuple[str, ...]
-"""A key of the configuration, by its parts."""
-
-
-def conflicts(config: Config, name: str, algorithm: Any) -> Iterator[tuple[Place, str, str]]:
-    """(key, what is wrong, what to do) of everything that the algorithm ``name`` does not run with."""
+def conflicts(config: Config, name: str, algorithm: Any) -> Iterator[tuple[KeyPath, str, str]]:
+    """Yield (key, problem, hint) for every setting that the algorithm ``name`` does not support."""
     able = compatibility_of(algorithm)
     sde = config.rollout.sde
     if able.sde and sde.noise_level == 0:
