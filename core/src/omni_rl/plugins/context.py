@@ -1,4 +1,4 @@
-"""What an engine and a backend are built from."""
+"""The arguments from which an engine and a backend are built."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ ENGINE_HOOKS = frozenset(
         "tokenize",
     }
 )
-"""Hooks that run where samples are drawn: what an engine may honour, and must when a run overrides them."""
+"""Hooks of sampling. An engine may honour them, and must honour those that a plugin of the run overrides."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a run hands to its engine and its backend.
+    """Everything that a run passes to its engine and its backend.
 
     Attributes:
         config: the resolved configuration.
         options: the plugin's own validated ``Config``, or None when it has none.
-        model: the loaded model; the embedded engine samples from these very weights.
-        hooks: the run's dispatch.
-        plugins: the run's plugin objects (algorithm, pair, local files), for what they declare as attributes.
-        spec: rebuilds the same dispatch in another process.
+        model: the loaded model; the embedded engine samples with these weights.
+        hooks: the run's bound hooks.
+        plugins: the run's plugin objects (algorithm, pair, local files), for the attributes that they declare.
+        spec: rebuilds the same hooks in another process.
     """
 
     config: Config

@@ -1,6 +1,6 @@
-"""What another process needs to rebuild a run's plugins: names, versions, options and text, as JSON.
+"""Describes a run's plugins as JSON (names, versions, options and text), so that another process can rebuild them.
 
-No code is pickled: every process imports what it has installed, and local files travel as text.
+No code is pickled: every process imports its installed packages, and local files are sent as text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Record(BaseModel):
 
 
 class LocalFile(_Record):
-    """A local plugin, by content; ``sha256`` is the hex digest of the content's UTF-8 bytes."""
+    """A local plugin with its content; ``sha256`` is the hex digest of the content's UTF-8 bytes."""
 
     path: str
     content: str
@@ -49,11 +49,11 @@ class LocalFile(_Record):
         return cls(path=str(Path(path).resolve()), content=content, sha256=_digest(content))
 
     def load(self) -> ModuleType:
-        """Import the content in this process; PluginError when it is not what was hashed, or fails."""
+        """Import the content in this process; PluginError when its hash is not ``sha256`` or the import fails."""
         if _digest(self.content) != self.sha256:
             raise PluginError(
                 f"The run's copy of {self.path} does not have the recorded hash {self.sha256[:12]}.",
-                "Start the run again from its configuration; the record was changed or damaged.",
+                "The record was changed or damaged; start the run again from its configuration.",
             )
         return load_source(self.content, self.path)
 
@@ -63,7 +63,7 @@ class Part(_Record):
 
     Attributes:
         kind: a key of ``omni_rl.plugins.discovery.KINDS``.
-        distribution: who offers it; None when a local file declares it.
+        distribution: the distribution that offers it; None when a local file declares it.
         version: of that distribution.
         options: the plugin's own options, which its ``Config`` accepts.
     """
@@ -84,7 +84,11 @@ class Part(_Record):
         distribution: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Part:
-        """Record who offers ``key`` here and now, without importing it; PluginError when nobody or several do."""
+        """Record the distribution that offers ``key`` in this process; does not import it.
+
+        Raises:
+            PluginError: no distribution offers the key, or several do.
+        """
         offer = registry.find(kind, key, distribution)
         return cls(
             kind=kind,
@@ -101,9 +105,9 @@ class Part(_Record):
         return registry.get(self.kind, self.key, self.distribution)
 
     def layer(self, registry: Registry) -> Layer:
-        """The layer of a hook-bearing part; classes are built from ``options``."""
-        found, source = self.load(registry)
-        return Layer(LAYER_OF_KIND[self.kind], build(found, self.options), source)
+        """The layer of a plugin with hooks; a class is instantiated with ``options``."""
+        plugin, source = self.load(registry)
+        return Layer(LAYER_OF_KIND[self.kind], build(plugin, self.options), source)
 
 
 class RunSpec(_Record):
@@ -125,7 +129,7 @@ class RunSpec(_Record):
 
     @classmethod
     def of(cls, resolved: Resolved) -> RunSpec:
-        """The spec of a configured run: what carries its hooks, its local files, and every value."""
+        """The spec of a configured run: its plugins with hooks, its local files, and its configuration."""
         carriers = [chosen for chosen in resolved.chosen() if chosen.kind in LAYER_OF_KIND]
         parts = tuple(
             Part.resolve(
@@ -136,7 +140,7 @@ class RunSpec(_Record):
                 options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
             )
             for chosen in carriers
-            if LAYER_OF_KIND[chosen.kind] != "observer"  # observers watch the driver
+            if LAYER_OF_KIND[chosen.kind] != "observer"  # observers run only in the driver
         )
         files = tuple(LocalFile.read(str(module.__file__)) for module in resolved.local)
         return cls(core=CORE_HOOKS, parts=parts, files=files, config=resolved.config.model_dump(mode="json"))
@@ -151,15 +155,15 @@ class RunSpec(_Record):
         return cls.model_validate_json(text)
 
     def registry(self) -> Registry:
-        """Lookups with the run's local files first."""
+        """The registry of this process, with the run's local files first."""
         return Registry([file.load() for file in self.files])
 
     def layers(self) -> list[Layer]:
         """The run's layers, built anew in this process.
 
         Raises:
-            PluginError: another version of omni-rl or of a plugin is installed here, a local file is not what it was,
-                or a plugin cannot be loaded.
+            PluginError: another version of omni-rl or of a plugin is installed here, a local file's hash differs, or a
+                plugin cannot be loaded.
         """
         if self.omni_rl != __version__:
             raise _other_version(CORE, self.omni_rl, __version__)
@@ -175,12 +179,12 @@ class RunSpec(_Record):
         return build_manager(self.layers())
 
 
-def build(found: Any, options: Mapping[str, Any]) -> Any:
-    """The object that carries the hooks: a module or an instance as it is, a class built from its ``Config``."""
-    if not inspect.isclass(found):
-        return found
-    config: Any = getattr(found, "Config", None)
-    make: Any = found
+def build(plugin: Any, options: Mapping[str, Any]) -> Any:
+    """The object that has the hooks: an instance of a class, built from its ``Config`` if any; other objects as is."""
+    if not inspect.isclass(plugin):
+        return plugin
+    config: Any = getattr(plugin, "Config", None)
+    make: Any = plugin
     return make() if config is None else make(config(**options))
 
 
