@@ -170,7 +170,7 @@ def _read(file: Path) -> bytes:
 
 def _picture(file: Path, call: Mapping[str, Any]) -> torch.Tensor:
     """(3, H, W) in [0, 1], scaled and cropped to the middle if the call names a size."""
-    picture = media_files.picture(file)
+    picture = media_files.load_image(file)
     if "width" in call and "height" in call:
         picture = ImageOps.fit(picture, (call["width"], call["height"]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).movedim(-1, 0)

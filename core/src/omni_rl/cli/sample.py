@@ -11,7 +11,7 @@ from omni_rl.contracts.types import Sample
 from omni_rl.data.prompts import PromptRow
 from omni_rl.errors import RunError, UserError
 from omni_rl.reporting import grid
-from omni_rl.reporting.exhibits import picture
+from omni_rl.reporting.exhibits import image_of
 from omni_rl.run.start import Run
 from omni_rl.sampling.plan_requests import validation_requests
 from omni_rl.sampling.stream import finished_groups
@@ -29,7 +29,7 @@ def sample_to_file(source: Path, prompts: Sequence[str], output: Path, each: int
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is not a folder", f"mkdir -p {output.parent}")
     samples = draw(source, prompts, each, seed)
-    images = [picture(s) for s in samples]
+    images = [image_of(s) for s in samples]
     grid(images, [s.request.prompt for s in samples], columns=each).save(output)
 
 

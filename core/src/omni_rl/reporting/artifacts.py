@@ -38,7 +38,7 @@ def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
 def write_provenance(run: Run) -> None:
     """``provenance.json``: the model, the data, the seed and the versions that the run was started with."""
     assert run.directory is not None
-    run.directory.write_json(FILE, provenance(run))
+    run.directory.write_json(FILE, provenance(run.resolved, run.fingerprint, run.model.device))
 
 
 def write_validation(directory: RunDirectory, validated: Validated) -> None:
