@@ -119,11 +119,11 @@ def test_parquet_rows_carry_their_columns(tmp_path) -> None:
         ({"text": ["a"]}, "row 1: no column 'prompt'; it has 'text'"),
         (
             {"prompt": ["a"], "image": [b"\x89PNG"]},
-            "row 1: column 'image' is of type bytes, which JSON cannot represent",
+            "row 1: JSON cannot represent the type of column 'image', bytes",
         ),
         (
             {"prompt": ["a"], "day": [datetime.date(2020, 2, 2)]},
-            "row 1: column 'day' is of type date, which JSON cannot represent",
+            "row 1: JSON cannot represent the type of column 'day', date",
         ),
     ],
 )

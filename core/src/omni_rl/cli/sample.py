@@ -1,4 +1,4 @@
-"""``omni-rl sample``: pictures from a run's weights, outside of training."""
+"""The command ``omni-rl sample``: draws samples with the weights of a run, outside of training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sample_to_file(source: Path, prompts: Sequence[str], output: Path, each: int
         UserError: ``source`` is neither a run nor a configuration, or ``output`` cannot be written.
     """
     if output.suffix != ".png":
-        raise UserError(f"{output} is no name of a PNG file", f"give --output {output.with_suffix('.png')}")
+        raise UserError(f"{output} is not the name of a PNG file", f"give --output {output.with_suffix('.png')}")
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is not a folder", f"mkdir -p {output.parent}")
     samples = draw(source, prompts, each, seed)

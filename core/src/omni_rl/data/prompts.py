@@ -227,7 +227,7 @@ def _json_able(path: Path, number: int, record: Mapping[str, Any]) -> Mapping[st
             json.dumps(value)
         except TypeError as error:
             raise DataError(
-                f"{path}: row {number}: column {column!r} is of type {type(value).__name__}, which JSON cannot represent.",
+                f"{path}: row {number}: JSON cannot represent the type of column {column!r}, {type(value).__name__}.",
                 "Remove the column, or store it as text or numbers.",
             ) from error
     return record

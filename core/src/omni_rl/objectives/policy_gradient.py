@@ -1,14 +1,14 @@
-"""The policy gradient on stored denoising steps, written once: what GRPO and its relatives share.
+"""The policy gradient on stored denoising steps, shared by algorithms of the GRPO family.
 
-An algorithm derives from :class:`PolicyGradient`, and says which steps are noisy (``sde_window``) or what its surrogate
-is (:meth:`PolicyGradient.surrogate`); advantages, the divergence from the reference, old log-probs and the correction
-for an engine that computes otherwise than the trainer are here.
+An algorithm derives from :class:`PolicyGradient` and overrides the SDE window (``sde_window``) or the surrogate
+(:meth:`PolicyGradient.surrogate`). This module provides the rest: advantages, the divergence from the reference, old
+log-probs, and the correction for an engine whose log-probs differ from the trainer's.
 
-With A the advantage and r = pi(x'|x) / pi_old(x'|x) of one stored step,
+With A the advantage and r = pi(x'|x) / pi_old(x'|x) the ratio of one stored step,
 
     L = w * surrogate(A, r) + beta * D(pi, pi_ref),        surrogate = max(-A r, -A clip(r, 1 - c_low, 1 + c_high))
 
-averaged over samples and steps. Log-probs are means over latent elements, so ratios lie close to 1 and clip ranges are
+averaged over samples and steps. Log-probs are means over latent elements, so ratios are close to 1, and clip ranges are
 small (1e-5 to 1e-3).
 """
 
@@ -33,26 +33,26 @@ from omni_rl.schedulers.transition import joint_mean
 
 
 class PolicyGradientOptions(AdvantageOptions):
-    """Options that every policy gradient has, beside its name."""
+    """Options of every policy-gradient algorithm."""
 
     kl_beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the divergence from the reference")
-    kl: Divergence = Field(
-        "transition", description="how that divergence is measured: see omni_rl.objectives.divergence"
-    )
+    kl: Divergence = Field("transition", description="formula of the divergence; see omni_rl.objectives.divergence")
     old_log_probs: OldLogProbs = Field(
-        "rollout", description="the ratio's denominator: as stored by the engine, or recomputed by the trainer"
+        "rollout", description="log-probs in the ratio's denominator: the engine's, or recomputed by the trainer"
     )
-    correction: Correction | None = Field(None, description="weights for what the engine computes otherwise")
+    correction: Correction | None = Field(
+        None, description="importance weights for the difference between the engine's and the trainer's log-probs"
+    )
 
     @model_validator(mode="after")
     def _correctable(self) -> PolicyGradientOptions:
         if self.correction is not None and self.old_log_probs == "rollout":
-            raise ValueError("correction compares two log-probs: set old_log_probs to recomputed, or leave it out")
+            raise ValueError("correction needs old_log_probs: recomputed; set that, or remove correction")
         return self
 
 
 class ClippedOptions(PolicyGradientOptions):
-    """Beside them, those of a clipped ratio."""
+    """Options of policy-gradient algorithms with a clipped ratio."""
 
     clip_range: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = Field(
         1e-4, description="c: ratios are clipped to [1 - c, 1 + c]; [low, high]: to [1 - low, 1 + high]"
@@ -67,12 +67,13 @@ class ClippedOptions(PolicyGradientOptions):
 
 @dataclass(frozen=True)
 class Step:
-    """A stored step of B samples under the current weights, beside what the rollout drew.
+    """A stored step of B samples, evaluated with the current weights.
 
     Attributes:
         now: the policy's evaluation, with gradient.
-        advantages: (B,). log_ratio: (B,) log pi - log pi_old, with gradient.
-        batch, index: where it is stored.
+        advantages: (B,).
+        log_ratio: (B,) log pi - log pi_old, with gradient.
+        batch, index: the batch, and the number of the stored step in it.
     """
 
     now: Evaluation
@@ -83,13 +84,13 @@ class Step:
 
     @cached_property
     def noise(self) -> Streams:
-        """What the rollout drew, (B, ...) per stream, drawn once more from its seeds."""
+        """The noise of the rollout, (B, ...) per stream, drawn again from its seeds."""
         return trajectory.drawn_noise(self.batch, self.index)
 
     def shift(self) -> Streams:
-        """mu - mu_old per stream, (B, ...), with gradient: exactly 0 while the weights are the rollout's.
+        """mu - mu_old per stream, (B, ...), with gradient; exactly 0 if the weights are those of the rollout.
 
-        mu_old is not stored: x' and the noise that made it are, so mu + std * noise - x' is the same difference.
+        mu_old is not stored. But x' = mu_old + std * noise is stored, so mu + std * noise - x' is the same difference.
         """
         following = trajectory.latents(self.batch, self.index, ahead=1)
         return {n: t.sample(self.noise[n]) - following[n].to(t.mean) for n, t in self.now.transitions.items()}
@@ -99,13 +100,13 @@ class Step:
         return joint_mean(values, trajectory.masks_of(self.batch))
 
     def kl_old(self) -> torch.Tensor:
-        """(B,) KL(pi || pi_old) per latent element, by the transition's true variance."""
+        """(B,) KL(pi || pi_old) per latent element, with the transition's true variance."""
         squares = {n: d**2 / (2 * _safe(self.now.transitions[n].std) ** 2) for n, d in self.shift().items()}
         return self.mean(squares)
 
 
 class PolicyGradient(GroupRelative):
-    """The hooks that policy gradients share."""
+    """Base class of policy-gradient algorithms: implements their common hooks."""
 
     Config: ClassVar[type[PolicyGradientOptions]]
     config: PolicyGradientOptions
@@ -116,12 +117,12 @@ class PolicyGradient(GroupRelative):
 
     @hookimpl
     def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
-        """Old log-probs of the trainer's, and the correction, where they are asked for."""
+        """Add the trainer's old log-probs and the correction, if the options ask for them."""
         return corrected(policy, batch, self.config.old_log_probs, self.config.correction)
 
     @hookimpl
     def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
-        """The surrogate, and the divergence from the reference."""
+        """The surrogate, plus the weighted divergence from the reference."""
         stored = self.stored(policy, batch, step)
         loss, metrics = self.surrogate(stored)
         if "importance" in batch.keys():
@@ -132,7 +133,7 @@ class PolicyGradient(GroupRelative):
         return LossOutput(loss, {name: value.detach() for name, value in metrics.items()})
 
     def stored(self, policy: Policy, batch: TensorDict, step: int) -> Step:
-        """A stored step under the current weights."""
+        """Evaluate a stored step with the current weights."""
         now = policy.evaluate(batch, step)
         device = now.log_prob.device
         old = "old_log_probs" if "old_log_probs" in batch.keys() else "log_probs"
@@ -140,13 +141,13 @@ class PolicyGradient(GroupRelative):
         return Step(now, batch["advantages"].to(device), log_ratio, batch, step)
 
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
-        """(B,) loss without the divergence, and (B,) figures; here PPO's."""
+        """(B,) loss without the divergence, and (B,) metrics; the default is PPO's clipped surrogate."""
         assert isinstance(self.config, ClippedOptions)
         return clipped(step.advantages, step.log_ratio, *self.config.clip)
 
 
 def clipped(advantages: torch.Tensor, log_ratio: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor, Tensors]:
-    """max(-A r, -A clip(r, 1 - low, 1 + high)), (B,), with its figures (PPO, arXiv 1707.06347)."""
+    """max(-A r, -A clip(r, 1 - low, 1 + high)), (B,), and its metrics (PPO, arXiv 1707.06347)."""
     ratio = log_ratio.exp()
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
     above, below = (ratio > 1 + high).float(), (ratio < 1 - low).float()
@@ -161,5 +162,5 @@ def clipped(advantages: torch.Tensor, log_ratio: torch.Tensor, low: float, high:
 
 
 def _safe(std: torch.Tensor) -> torch.Tensor:
-    """Steps without noise have no density: their difference is 0 by construction, whatever it is divided by."""
+    """``std`` with 0 replaced by 1: a step without noise has no density, and its difference is 0 in any case."""
     return std.masked_fill(std == 0, 1.0)
