@@ -99,7 +99,7 @@ def gap(drawn: np.ndarray, kept: np.ndarray) -> float:
 
 
 def kept(run: Path) -> np.ndarray:
-    return np.stack([e.picture for e in exhibits.read(RunDirectory(run), 2)])
+    return np.stack([e.image for e in exhibits.read(RunDirectory(run), 2)])
 
 
 def before(run: Path) -> np.ndarray:

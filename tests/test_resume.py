@@ -146,7 +146,7 @@ def test_ctrl_c_finishes_the_iteration_and_saves(
     assert started.returncode == 130
     done = figures(tmp_path / "run")[-1]["iteration"]
     assert done < ITERATIONS
-    assert f"stopped after iteration {done}; go on with: omni-rl resume run" in said
+    assert f"stopped after iteration {done}; continue with: omni-rl resume run" in said
     assert "Traceback" not in said
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "run", int(done)))
     continued(spawn, tmp_path)
@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_refused(finished: Path, call: Callable[..., Any
         before = files(folder)
         done = call(verb, folder, "a card" if verb == "sample" else "train.iterations=3")
         assert done.code == 2
-        assert_one_screen(done.err, name, "iteration-000001 is intact; to go on from it: rm -r")
+        assert_one_screen(done.err, name, "iteration-000001 is intact; to continue from it: rm -r")
         assert files(folder) == before
 
 

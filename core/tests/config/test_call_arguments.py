@@ -36,12 +36,15 @@ class Open:
         ("prompt_attention_mask", "omni-rl encodes the prompts and keeps the embeddings"),
         ("latents", "omni-rl draws the initial noise itself, from `seed`"),
         ("generator", "every random draw follows from `seed`; no generator is used"),
-        ("sigmas", "the schedule is what the pipeline's own scheduler makes of rollout.steps"),
-        ("timesteps", "the schedule is what the pipeline's own scheduler makes of rollout.steps"),
+        ("sigmas", "the pipeline's own scheduler computes the schedule from rollout.steps"),
+        ("timesteps", "the pipeline's own scheduler computes the schedule from rollout.steps"),
         ("output_type", "omni-rl decodes the samples itself"),
         ("return_dict", "omni-rl decodes the samples itself"),
-        ("callback_on_step_end", "omni-rl owns the denoising loop; a plugin's hooks see every step"),
-        ("callback_on_step_end_tensor_inputs", "omni-rl owns the denoising loop; a plugin's hooks see every step"),
+        ("callback_on_step_end", "omni-rl runs the denoising loop; a plugin's hooks are called at every step"),
+        (
+            "callback_on_step_end_tensor_inputs",
+            "omni-rl runs the denoising loop; a plugin's hooks are called at every step",
+        ),
     ],
 )
 def test_what_is_omni_rls_own(key, reason):

@@ -58,7 +58,7 @@ def message(source, overrides=(), kind=ConfigError):
         ("plugins: a.py\n", "config.yaml:9:1: plugins takes a list, not 'a.py'"),
         (
             "rollout: {call: {x: no}}\n",
-            "config.yaml:9:18: rollout.call.x: nothing says whether no is text or a truth value\n"
+            "config.yaml:9:18: rollout.call.x: no could be text or a boolean\n"
             "  write true or false, or 'no' in quotes if it is text",
         ),
     ],
@@ -129,14 +129,14 @@ def test_missing_sections_and_keys_come_with_an_example(written):
     assert message(written(base=text)) == (
         "4 problems in config.yaml:\n"
         "  config.yaml:1:1: model needs the key 'path' "
-        "(a shipped checkpoint's name, a diffusers pipeline folder, or (hub: true) a hub id)\n"
+        "(name of a shipped checkpoint, folder of a diffusers pipeline, or with `hub: true` a hub id)\n"
         "      for example: path: ./my-pipeline\n"
         "  config.yaml: the section 'algorithm' is missing (the RL objective)\n"
         "      for example: algorithm: {name: flow_grpo}\n"
-        "  config.yaml:2:1: reward.0 needs the key 'name' (who scores)\n"
+        "  config.yaml:2:1: reward.0 needs the key 'name' (reward)\n"
         "      for example: name: ocr\n"
         "  config.yaml:3:1: data needs the key 'path' "
-        "(file; relative to the configuration, or <shipped checkpoint>/<file>)\n"
+        "(prompt file: relative to the configuration file, or <shipped checkpoint>/<file>)\n"
         "      for example: path: prompts.txt"
     )
 
@@ -193,13 +193,13 @@ def test_a_plugin_that_is_not_there(project, override, expected):
             "model.path=some/model",
             "model.path 'some/model' is neither an installed checkpoint nor a folder.\n"
             "  installed checkpoints: none\n"
-            "  if it is a model hub's id, allow the download with model.hub: true",
+            "  if it is the id of a model on the hub, allow the download with model.hub: true",
         ),
         ("model.path=prompts.txt", "model.path 'prompts.txt' is a file\n  give the folder of a diffusers pipeline"),
         (
             "model.path=.",
             "model.path '.' is no diffusers pipeline: it has no model_index.json\n"
-            "  it holds pipelines, though: pipeline",
+            "  but these folders in it are pipelines: pipeline",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_model_that_is_not_there(project, override, expected):
 def test_an_index_that_names_no_pipeline(project, content, why):
     (project / "pipeline" / "model_index.json").write_text(content)
     text = message("config.yaml", kind=ModelError)
-    assert text.startswith(f"config.yaml:3:3: {project}/pipeline/model_index.json does not say which pipeline it is")
+    assert text.startswith(f"config.yaml:3:3: {project}/pipeline/model_index.json does not name a pipeline class")
     assert why in text
 
 
@@ -222,7 +222,7 @@ def test_an_index_that_names_no_pipeline(project, content, why):
     ("name", "expected"),
     [
         ("prompt.txt", "there is no prompt file 'prompt.txt'. Did you mean 'prompts.txt'?"),
-        ("zz", "there is no prompt file 'zz'\n  files beside it: config.yaml, prompts.txt"),
+        ("zz", "there is no prompt file 'zz'\n  files in that folder: config.yaml, prompts.txt"),
         ("nowhere/zz", "there is no prompt file 'nowhere/zz'"),
     ],
 )
@@ -233,7 +233,7 @@ def test_prompts_that_are_not_there(project, name, expected):
 def test_prompts_whose_format_nobody_says(project):
     (project / "prompts").write_text("a sign")
     assert message("config.yaml", ["data.path=prompts"]) == (
-        "override 'data.path=prompts': the name 'prompts' has no suffix that tells its format\n"
+        "override 'data.path=prompts': the file name 'prompts' has no suffix, so its format is unknown\n"
         "  set data.format, for example to txt"
     )
     assert resolve("config.yaml", ["data.path=prompts", "data.format=txt"]).dataset.key == "txt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omni_rl.config.layers import Source, Tree
+from omni_rl.config.layers import SetBy, Tree
 from omni_rl.config.overrides import apply, apply_all, parse_all, parse_override
 from omni_rl.errors import ConfigError
 
@@ -13,14 +13,14 @@ FORM = "\n  write key.sub=value, for example train.lr=1e-3 or reward.0.weight=2"
 
 @pytest.fixture
 def tree():
-    tree = Tree(Source("core", "c.yaml"))
+    tree = Tree(SetBy("core", "c.yaml"))
     values = {
         "seed": 1,
         "train": {"lr": 1e-4, "betas": [0.9, 0.99]},
         "reward": [{"name": "a"}, {"name": "b"}],
         "tracker": "board",
     }
-    tree.overlay(values, lambda path: Source("file", f"c.yaml:{len(path)}"))
+    tree.overlay(values, lambda path: SetBy("file", f"c.yaml:{len(path)}"))
     return tree
 
 
@@ -44,7 +44,7 @@ def tree():
 def test_an_override_sets_what_it_names(tree, text, path, value):
     apply(tree, parse_override(text))
     assert tree.get(path) == value
-    assert tree.source(path) == Source("override", f"override '{text}'", by="override")
+    assert tree.source(path) == SetBy("override", f"override '{text}'", by="override")
 
 
 def test_an_override_says_nothing_of_its_neighbours(tree):
@@ -68,8 +68,7 @@ def test_the_last_override_wins(tree):
         ("train..lr=1", f"override 'train..lr=1' is not of the form key.sub=value{FORM}"),
         (
             "train.lr=",
-            "override 'train.lr=' has no value\n"
-            "  write train.lr=null for nothing, or \"train.lr=''\" for an empty text",
+            "override 'train.lr=' has no value\n  write train.lr=null for null, or \"train.lr=''\" for an empty text",
         ),
         (
             "train.betas=[1",
@@ -79,13 +78,16 @@ def test_the_last_override_wins(tree):
         ("seed.x=1", "override 'seed.x=1': seed is a value and has no key 'x'"),
         (
             "reward.name=c",
-            f"override 'reward.name=c': reward has 2 entries, counted from 0; say which{FORM}",
+            f"override 'reward.name=c': reward has 2 entries; give the entry's index (from 0){FORM}",
         ),
         (
             "reward.2.name=c",
-            f"override 'reward.2.name=c': reward has 2 entries, counted from 0; say which{FORM}",
+            f"override 'reward.2.name=c': reward has 2 entries; give the entry's index (from 0){FORM}",
         ),
-        ("train.betas.x=1", f"override 'train.betas.x=1': train.betas has 2 entries, counted from 0; say which{FORM}"),
+        (
+            "train.betas.x=1",
+            f"override 'train.betas.x=1': train.betas has 2 entries; give the entry's index (from 0){FORM}",
+        ),
     ],
 )
 def test_an_override_that_cannot_be_meant(tree, text, message):

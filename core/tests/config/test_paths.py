@@ -110,11 +110,12 @@ def test_the_nearest_checkpoint_is_named(checkpoint, project):
     [
         (
             "fake-broken",
-            "omni-rl-fake-signs 1.0 fails to provide its checkpoint 'fake-broken': RuntimeError('out of paint')",
+            "omni-rl-fake-signs 1.0 cannot provide its checkpoint 'fake-broken': RuntimeError('out of paint')",
         ),
         (
             "fake-nowhere",
-            "omni-rl-fake-signs 1.0 says its checkpoint 'fake-nowhere' is at /nowhere/at/all, where there is no folder",
+            "omni-rl-fake-signs 1.0 gives /nowhere/at/all as its checkpoint 'fake-nowhere', "
+            "but that folder does not exist",
         ),
     ],
 )
@@ -146,13 +147,14 @@ def test_a_local_plugin_that_fails_does_not_hide_other_mistakes(written, project
     (project / "mine.py").write_text("import nothing_of_this_name\n")
     with pytest.raises(Exception, match=r"^2 problems in config.yaml:\n") as error:
         resolve(written("plugins: [./mine.py]\ntrain: {lrr: 1}\n"))
-    assert f"config.yaml:9:1: The local plugin {project}/mine.py:1 fails." in str(error.value)
+    assert f"config.yaml:9:1: {project}/mine.py cannot be imported: ModuleNotFoundError" in str(error.value)
+    assert f"  at {project}/mine.py:1\n" in str(error.value)
     assert "config.yaml:10:9: unknown key 'train.lrr'. Did you mean 'lr'?" in str(error.value)
 
 
 def test_a_folder_inside_a_pipeline_is_told_from_the_pipeline(project):
     os.mkdir(project / "pipeline" / "transformer")
-    with pytest.raises(ModelError, match=f"\n  the folder above it is one: {project}/pipeline$"):
+    with pytest.raises(ModelError, match=f"\n  the parent folder is a pipeline: {project}/pipeline$"):
         resolve("config.yaml", ["model.path=pipeline/transformer"])
 
 

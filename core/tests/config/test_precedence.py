@@ -195,7 +195,7 @@ SUGGESTION = "from omni_rl import hookimpl\n\n\n@hookimpl\ndef defaults():\n    
         ),
         (
             SUGGESTION.format('{"algorithm": {"name": "x"}}'),
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) sets 'algorithm.name', which is the user's to choose",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) sets 'algorithm.name', which only the user may set",
         ),
         (
             SUGGESTION.format("[1]"),
@@ -203,11 +203,11 @@ SUGGESTION = "from omni_rl import hookimpl\n\n\n@hookimpl\ndef defaults():\n    
         ),
         (
             SUGGESTION.format("1 / 0"),
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) fails with ZeroDivisionError('division by zero')",
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:4) raised ZeroDivisionError('division by zero')",
         ),
         (
             "def defaults():\n    return {}\n",
-            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:1) has the name of a hook but is not marked as one, so "
+            "omni-rl-x 1.0: `omni_rl_x_code.defaults` ({file}:1) has the name of a hook but no hookimpl marker, so "
             "it would never be called.\n  Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
         ),
     ],
@@ -232,7 +232,7 @@ HEADER = "from pydantic import BaseModel, ConfigDict\n\nfrom omni_rl import hook
     [
         (
             "    @hookimpl\n    def defaults(self):\n        return {}\n",
-            "omni-rl-y 1.0: `omni_rl_y_code.Algo.defaults` ({file}:7) is called before there is an instance\n"
+            "omni-rl-y 1.0: `omni_rl_y_code.Algo.defaults` ({file}:7) is called before an instance exists\n"
             "  put @staticmethod above its @hookimpl and drop self",
         ),
         (
@@ -242,8 +242,8 @@ HEADER = "from pydantic import BaseModel, ConfigDict\n\nfrom omni_rl import hook
         ),
         (
             "    class Config(BaseModel, extra='forbid'):\n        plugin: int = 1\n",
-            "config.yaml:5:3: algorithm omni-rl-y 1.0: its Config claims the key 'plugin'; rename it\n"
-            "  the section has these itself: name, plugin",
+            "config.yaml:5:3: algorithm omni-rl-y 1.0: its Config has the key 'plugin', which core uses; rename it\n"
+            "  core already uses these keys of the section: name, plugin",
         ),
         (
             "    class Config:\n        pass\n",

@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from omni_rl.config.yaml_file import Dumper, Word, parse, read
+from omni_rl.config.yaml_file import AmbiguousWord, Dumper, parse, read
 from omni_rl.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
 @pytest.mark.parametrize("text", ["yes", "no", "on", "OFF", "Yes"])
 def test_yes_and_no_stay_text_that_remembers_it_was_plain(text):
     assert value_of(text) == text
-    assert isinstance(value_of(text), Word)
+    assert isinstance(value_of(text), AmbiguousWord)
     assert type(value_of(f"'{text}'")) is str
 
 
@@ -120,16 +120,16 @@ def test_anchors_and_merge_keys_work_and_the_own_key_wins():
         ),
         (
             "train:\n  lr: 1\n  seed: 2\n  lr: 3\n",
-            "c.yaml:4:3: the key 'train.lr' stands here and in line 2; keep one\n      lr: 3\n      ^",
+            "c.yaml:4:3: the key 'train.lr' is also set in line 2; keep one\n      lr: 3\n      ^",
         ),
-        ("{a: 1, a: 2}", "c.yaml:1:8: the key 'a' stands here and in line 1; keep one\n    {a: 1, a: 2}\n           ^"),
+        ("{a: 1, a: 2}", "c.yaml:1:8: the key 'a' is also set in line 1; keep one\n    {a: 1, a: 2}\n           ^"),
         (
             "a: !!python/object/apply:os.system [ls]",
-            "c.yaml:1:4: the tag !!python/object/apply:os.system has no meaning here\n"
+            "c.yaml:1:4: the tag !!python/object/apply:os.system is not supported\n"
             "    a: !!python/object/apply:os.system [ls]\n"
             "       ^",
         ),
-        ("a: !!int x", "c.yaml:1:4: 'x' is not of the type that its tag claims\n    a: !!int x\n       ^"),
+        ("a: !!int x", "c.yaml:1:4: 'x' does not have the type of its tag\n    a: !!int x\n       ^"),
         ("a: &x [*x]", "c.yaml:1:4: an alias (*name) that contains itself\n    a: &x [*x]\n       ^"),
         ("{[1]: 2}", "c.yaml:1:2: a key must be text\n    {[1]: 2}\n     ^"),
         ("a: 1\nb: \x01", "c.yaml:2: the character U+0001 is not allowed in YAML"),
@@ -164,7 +164,7 @@ def test_a_missing_file_names_its_neighbours(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as error:
         read("confg.yaml")
     assert str(error.value) == (
-        "there is no file confg.yaml (that folder holds config.yaml)\n  give the path of a YAML file"
+        "there is no file confg.yaml (that folder contains config.yaml)\n  give the path of a YAML file"
     )
     with pytest.raises(ConfigError, match=r"^there is no file nowhere/c\.yaml\n"):
         read("nowhere/c.yaml")

@@ -26,16 +26,16 @@ def test_a_picture_is_upright_and_in_rgb(tmp_path: Path):
     exif[0x0112] = 6
     lying.save(tmp_path / "lying.jpg", exif=exif)
     Image.new("L", (8, 4)).save(tmp_path / "grey.png")
-    assert media_files.picture(tmp_path / "lying.jpg").size == (4, 8)
-    assert media_files.picture(tmp_path / "grey.png").mode == "RGB"
+    assert media_files.load_image(tmp_path / "lying.jpg").size == (4, 8)
+    assert media_files.load_image(tmp_path / "grey.png").mode == "RGB"
     names = {"image": str(tmp_path / "lying.jpg"), "mask": [str(tmp_path / "grey.png")] * 2}
     assert media_files.form(names) == (("image", (4, 8)), ("mask", ((8, 4), (8, 4))))
     assert [p.size for p in media_files.load(names)["mask"]] == [(8, 4), (8, 4)]
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path):
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"text\.png is not a picture that can be read"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match=r"text\.png is not a readable image"):
         media_files.load({"image": str(tmp_path / "text.png")})
 
 
@@ -53,7 +53,7 @@ def test_a_clip_is_written_and_read_back(tmp_path: Path):
     video = gradient(33, 48, 6)
     sound = Media("audio", np.sin(np.arange(8000, dtype=np.float32) / 20)[None].repeat(2, 0), 16000.0)
     video_files.write(tmp_path / "clip.mp4", {"video": Media("video", video, 12.0), "audio": sound})
-    back = np.stack([np.asarray(f) for f in media_files.frames(tmp_path / "clip.mp4")])
+    back = np.stack([np.asarray(f) for f in media_files.load_frames(tmp_path / "clip.mp4")])
     assert back.shape == (6, 32, 48, 3)
     assert np.abs(back.astype(int) - video[:, :32]).mean() < 4
 
@@ -70,5 +70,5 @@ def test_frames_and_sound_keep_their_rates(tmp_path: Path):
 def test_what_is_no_clip_is_named(tmp_path: Path):
     pytest.importorskip("av")
     (tmp_path / "text.mp4").write_text("no clip")
-    with pytest.raises(DataError, match=r"text\.mp4 is not a clip that can be read"):
-        media_files.frames(tmp_path / "text.mp4")
+    with pytest.raises(DataError, match=r"text\.mp4 is not a readable video"):
+        media_files.load_frames(tmp_path / "text.mp4")

@@ -47,7 +47,7 @@ def test_only_newlines_end_a_line(tmp_path) -> None:
 @pytest.mark.parametrize("content", ["", "\n \n\t\n", "\ufeff"])
 @pytest.mark.parametrize("suffix", ["txt", "jsonl"])
 def test_an_empty_file(tmp_path, content, suffix) -> None:
-    with pytest.raises(DataError, match=rf"p\.{suffix} holds no prompts"):
+    with pytest.raises(DataError, match=rf"p\.{suffix} has no prompts"):
         load(written(tmp_path / f"p.{suffix}", content))
 
 
@@ -118,8 +118,14 @@ def test_parquet_rows_carry_their_columns(tmp_path) -> None:
         ({"prompt": ["a", ""]}, "row 2: the prompt in column 'prompt' is empty"),
         ({"prompt": ["a", None]}, "row 2: the prompt in column 'prompt' must be text, not null"),
         ({"text": ["a"]}, "row 1: no column 'prompt'; it has 'text'"),
-        ({"prompt": ["a"], "image": [b"\x89PNG"]}, "row 1: column 'image' holds a bytes, which has no JSON form"),
-        ({"prompt": ["a"], "day": [datetime.date(2020, 2, 2)]}, "row 1: column 'day' holds a date"),
+        (
+            {"prompt": ["a"], "image": [b"\x89PNG"]},
+            "row 1: JSON cannot represent the type of column 'image', bytes",
+        ),
+        (
+            {"prompt": ["a"], "day": [datetime.date(2020, 2, 2)]},
+            "row 1: JSON cannot represent the type of column 'day', date",
+        ),
     ],
 )
 def test_a_bad_parquet_row_is_named(tmp_path, columns, what) -> None:
@@ -130,7 +136,7 @@ def test_a_bad_parquet_row_is_named(tmp_path, columns, what) -> None:
 
 
 def test_an_empty_parquet_table(tmp_path) -> None:
-    with pytest.raises(DataError, match="holds no prompts"):
+    with pytest.raises(DataError, match="has no prompts"):
         load(parquet(tmp_path / "p.parquet", {"prompt": []}))
 
 
@@ -165,7 +171,7 @@ def test_a_format_of_a_plugin_reads_the_path_its_own_way(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "what"), [([], DataError, "holds no prompts"), (["a"], PluginError, "a str, not a PromptRow")]
+    ("answer", "error", "what"), [([], DataError, "has no prompts"), (["a"], PluginError, "a str, not a PromptRow")]
 )
 def test_what_a_plugins_format_answers_is_checked(tmp_path, answer, error, what) -> None:
     with pytest.raises(error, match=what):

@@ -180,9 +180,9 @@ def test_a_rejected_step_may_have_any_log_prob(broken, normalise):
 def test_the_bypass_leaves_the_batch_alone():
     batch = drawn_elsewhere()
     assert corrected(LinearFlow(SAMPLED_BY), batch, "rollout", None, alone) is batch
-    with pytest.raises(ValidationError, match="set old_log_probs to recomputed"):
+    with pytest.raises(ValidationError, match="correction needs old_log_probs: recomputed"):
         algorithm(correction={})
-    with pytest.raises(ValidationError, match="must enclose 1"):
+    with pytest.raises(ValidationError, match="must contain 1"):
         Correction(keep=(1.1, 2.0))
 
 

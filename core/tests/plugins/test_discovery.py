@@ -148,7 +148,7 @@ def test_a_broken_import_says_where_and_why_on_one_screen(install):
     text = message(load, find("rewards", "fake_broken"))
     assert "omni-rl-fake-broken 1.0 offers reward 'fake_broken' but is broken." in text
     assert "[omni_rl.rewards] fake_broken = fake_broken:Reward" in text
-    assert f"at: {fakes / 'broken' / 'fake_broken.py'}:3" in text
+    assert f"at {fakes / 'broken' / 'fake_broken.py'}:3" in text
     assert "ModuleNotFoundError: No module named 'package_that_does_not_exist'" in text
     assert "pip install --upgrade omni-rl-fake-broken" in text
     assert len(text.splitlines()) < 24
@@ -176,7 +176,7 @@ def test_a_target_that_does_not_exist_is_named():
     text = message(load, Offer("rewards", "r", "no_such_module_at_all:Reward", "omni-rl-x", "0.1"))
     assert "r = no_such_module_at_all:Reward" in text
     assert "No module named 'no_such_module_at_all'" in text
-    assert "\n  at: " not in text
+    assert "\n    at " not in text
 
 
 def test_every_chooser_is_a_key_of_the_configuration():

@@ -71,7 +71,7 @@ def test_two_files_of_the_same_name_are_two_modules(write, tmp_path):
 def test_an_error_names_the_user_s_own_line(write):
     path = write("import json\n\njson.loads('{')\n")
     text = failure(path)
-    assert f"{path}:3 fails" in text
+    assert f"at {path}:3" in text
     assert "JSONDecodeError" in text
     assert f"python {path}" in text
 
@@ -79,7 +79,7 @@ def test_an_error_names_the_user_s_own_line(write):
 def test_a_syntax_error_names_its_line(write):
     path = write("x = 1\ndef broken(:\n")
     text = failure(path)
-    assert f"{path}:2 fails" in text
+    assert f"at {path}:2" in text
     assert "SyntaxError" in text
 
 

@@ -153,14 +153,14 @@ def test_nobody_answering_is_an_error_that_names_who_was_asked():
     bound = hooks(
         Layer("core", answering("predict", None), "omni-rl 1"), Layer("model", answering("predict", None), "m 2")
     )
-    with pytest.raises(PluginError, match="Nobody answered the hook 'predict': m 2, omni-rl 1 returned None"):
+    with pytest.raises(PluginError, match="No plugin answered the hook 'predict': m 2, omni-rl 1 returned None"):
         call(bound, "predict")
     with pytest.raises(PluginError, match="no plugin of this run implements it"):
         call(bound, "compute_loss")
 
 
 def test_one_implementation_that_passes_is_an_error_too():
-    with pytest.raises(PluginError, match="Nobody answered the hook 'predict': m 2 returned None"):
+    with pytest.raises(PluginError, match="No plugin answered the hook 'predict': m 2 returned None"):
         call(hooks(Layer("model", answering("predict", None), "m 2")), "predict")
 
 
@@ -249,7 +249,7 @@ def test_a_misspelt_hook_is_refused_with_its_place_and_the_nearest_name(install)
 def test_an_unmarked_function_with_a_hook_s_name_is_refused(install):
     text = refused(fake(install, "unmarked", "models", "UnmarkedPipeline"))
     assert "omni-rl-fake-unmarked 1.0: `fake_unmarked.decode_latents`" in text
-    assert "fake_unmarked.py:4) has the name of a hook but is not marked" in text
+    assert "fake_unmarked.py:4) has the name of a hook but no hookimpl marker" in text
     assert "@omni_rl.hookimpl" in text
 
 
@@ -268,7 +268,10 @@ def test_an_unknown_argument_is_refused_with_the_correct_signature(code):
     namespace = {"__name__": "somewhere"}
     exec(compile(code, "/plugins/somewhere.py", "exec"), namespace)
     text = refused(Layer("model", plugin(hookimpl(namespace["predict"])), "m 1"))
-    assert "m 1: `somewhere.predict` (/plugins/somewhere.py:1) asks for 'latent'" in text
+    assert (
+        "m 1: `somewhere.predict` (/plugins/somewhere.py:1) has the argument 'latent', but the hook 'predict' does not"
+        in text
+    )
     assert "The hook is predict(model, x, t, conditioning, call, step)" in text
 
 

@@ -108,14 +108,14 @@ def test_a_local_file_is_told_too(content, line, tmp_path):
     with pytest.raises(PluginError) as caught:
         load_source(content, path)
     assert line in str(caught.value)
-    assert f"The local plugin {path}:" in str(caught.value)
+    assert f"at {path}:" in str(caught.value)
 
 
 def test_other_failures_are_as_they_were(tmp_path):
     with pytest.raises(PluginError) as caught:
         load_source("import no_such_package\nfrom omni_rl.types import Streams", str(tmp_path / "mine.py"))
     assert "docs/migration.md" not in str(caught.value)
-    assert "Try it alone" in str(caught.value)
+    assert "Install 'no_such_package' in this environment." in str(caught.value)
 
 
 def test_what_is_gone_is_said_to_be(monkeypatch):

@@ -138,13 +138,13 @@ class Page(HTMLParser):
 
 
 def report(path: Path, **changes: object) -> str:
-    picture = np.zeros((4, 8, 3), dtype=np.uint8)
+    image = np.zeros((4, 8, 3), dtype=np.uint8)
     values = {
         "title": "tiny <run>",
         "config_yaml": "model:\n  path: a & b\n",
         "metrics": [{"iteration": i, "reward/mean": i / 9, "reward/stderr": i / 90} for i in range(1, 9)],
-        "before": [picture] * 2,
-        "after": [np.stack([picture] * 3)] * 2,
+        "before": [image] * 2,
+        "after": [np.stack([image] * 3)] * 2,
         "captions": ['a sign that says "<b>"', "x"],
         "health": {
             "before": {"reward": 0.5, "reward_stderr": 0.04, "contrast": 0.2, "colour_entropy": 4.0},
@@ -200,7 +200,7 @@ def test_a_report_that_cannot_be_written_says_where(tmp_path):
 
 
 def test_the_curves_as_a_file_of_their_own(tmp_path):
-    """Well-formed, one picture per metric of rewards and actor, none over another, and with its own style."""
+    """Well-formed, one image per metric of rewards and actor, none over another, and with its own style."""
     rows = [
         {"iteration": i, "val/reward/mean": i, "reward/mean": 2 * i, "actor/loss": -i, "time/s": i} for i in (0, 1, 2)
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_two_files_of_one_name_stay_apart(tmp_path) -> None:
     assert [reward.score(BATCH) for reward in rewards] == [[1, 1], [2, 2]]
 
 
+def test_a_file_is_executed_once_for_all_its_rewards(tmp_path) -> None:
+    """Training and validation share what the file loads, and another process finds its functions by name."""
+    source = "CALLS = []\ndef score(batch):\n    CALLS.append(1)\n    return [len(CALLS)] * len(batch)\n"
+    training, validation = (python_reward(tmp_path / "mine.py", source) for _ in range(2))
+    assert [training.score(BATCH), validation.score(BATCH)] == [[1, 1], [2, 2]]
+    assert sys.modules[training._function.__module__].score is validation._function
+
+
 @pytest.mark.parametrize("definition", ["def", "async def"])
 def test_through_the_runner(tmp_path, draw, runner_of, definition) -> None:
     source = f"{definition} score(batch):\n    return [m['index'] / 4 for m in batch.metadata]\n"
@@ -83,7 +92,7 @@ def test_a_missing_function_lists_the_files_own_functions_with_lines(tmp_path) -
 
 
 def test_a_file_without_functions_says_so(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="defines no function at all"):
+    with pytest.raises(ConfigError, match="defines no function"):
         python_reward(tmp_path / "mine.py", "x = 1\n")
 
 

@@ -291,7 +291,7 @@ def test_a_second_round_and_a_broken_off_one_lose_nothing(draw, runner_of) -> No
 
 def test_labels_are_unique_and_there_is_one_at_least() -> None:
     before = threading.active_count()
-    with pytest.raises(ConfigError, match="two rewards are called 'r'"):
+    with pytest.raises(ConfigError, match="two rewards have the label 'r'"):
         RewardRunner([spec(ByIndex()), spec(ByIndex())])
     with pytest.raises(ConfigError, match="no reward"):
         RewardRunner([])

@@ -108,7 +108,7 @@ def test_rows_at_different_timesteps_are_scored_as_if_each_were_alone(sde_type):
 
 def test_timestep_none_is_the_next_step_and_does_not_advance():
     made, x, v = scheduler(3), draw(1, 4, seed=1), draw(1, 4, seed=2)
-    with pytest.raises(UserError, match="not begun"):
+    with pytest.raises(UserError, match="not started"):
         made.sample_previous_step(x, v)
     made.step(v, made.timesteps[0], x)
     for _ in range(2):
@@ -198,7 +198,7 @@ def test_public_signatures_are_those_that_callers_of_the_peers_scheduler_know():
         ({"noise_level": -1.0}, "out of range"),
         ({"timestep": 123.4}, "not in the table"),
         ({"timestep": 0}, "not in the table"),
-        ({"timestep": torch.tensor([1000.0, 500.0])}, "all rows together"),
+        ({"timestep": torch.tensor([1000.0, 500.0])}, "one timestep for all rows"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_and_does_not_advance(arguments, words):

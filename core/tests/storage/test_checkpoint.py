@@ -158,7 +158,7 @@ def test_damage_is_named_and_the_previous_checkpoint_offered(run, damage):
         checkpoint.load(latest)
     previous = run.checkpoints / "iteration-000005"
     assert caught.value.hint == (
-        f"iteration-000005 is intact; to go on from it: rm -r {latest} && omni-rl resume {run.path}"
+        f"iteration-000005 is intact; to continue from it: rm -r {latest} && omni-rl resume {run.path}"
     )
     assert checkpoint.load(previous)[1] == state_of(5)
 
@@ -176,7 +176,7 @@ def test_a_newer_schema_is_not_called_damage(run):
     path = checkpoint.save(run, tensors_of(1), state_of(1), keep=1)
     sheet = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps(sheet | {"schema": checkpoint.SCHEMA + 1}))
-    with pytest.raises(CheckpointError, match="schema 2; this omni-rl reads 1") as caught:
+    with pytest.raises(CheckpointError, match="schema 2; this omni-rl reads schema 1") as caught:
         checkpoint.load(path)
     assert "version of omni-rl" in str(caught.value.hint)
 

@@ -69,7 +69,7 @@ def test_a_validation_keeps_its_pictures_and_how_to_draw_them_again(trained: Run
     assert trained.directory is not None
     kept = exhibits.read(trained.directory, 2)
     assert [e.request.prompt for e in kept] == ["hello world", "hello world", "a sign", "a sign"]
-    assert np.array_equal(np.stack([e.picture for e in kept]), trained.last_validation.images())
+    assert np.array_equal(np.stack([e.image for e in kept]), trained.last_validation.images())
     assert [e.request for e in kept] == [s.request for s in trained.samples]
     assert {e.shapes["x"] for e in kept} == {(4, 8, 8)}
     assert len({e.start()["x"].sum().item() for e in kept}) == 4
@@ -290,7 +290,7 @@ def test_samples_are_whole_pictures(run: Path) -> None:
     kept = exhibits.read(RunDirectory(run), 2)
     sheet = json.loads((folder / "samples" / "samples.json").read_text())
     for exhibit, row in zip(kept, sheet["samples"], strict=True):
-        assert np.array_equal(np.asarray(Image.open(folder / "samples" / row["picture"])), exhibit.picture)
+        assert np.array_equal(np.asarray(Image.open(folder / "samples" / row["picture"])), exhibit.image)
         noise = load_file(folder / "samples" / row["noise"])
         assert torch.equal(noise["latents"], exhibit.start()["x"])
 

@@ -8,13 +8,13 @@ from omni_rl._lazy import exporter
 
 if TYPE_CHECKING:
     from omni_rl.contracts.prompts import PromptRow
-    from omni_rl.data.media_files import picture
+    from omni_rl.data.media_files import load_image
     from omni_rl.data.prompts import numbered_lines, placed_rows
     from omni_rl.storage.durable import write_atomic
 
 _MODULES = {
     "omni_rl.contracts.prompts": ("PromptRow",),
-    "omni_rl.data.media_files": ("picture",),
+    "omni_rl.data.media_files": ("load_image",),
     "omni_rl.data.prompts": (
         "numbered_lines",
         "placed_rows",
@@ -22,4 +22,4 @@ _MODULES = {
     "omni_rl.storage.durable": ("write_atomic",),
 }
 __getattr__ = exporter(__name__, _MODULES)
-__all__ = ["PromptRow", "numbered_lines", "picture", "placed_rows", "write_atomic"]
+__all__ = ["PromptRow", "load_image", "numbered_lines", "placed_rows", "write_atomic"]

@@ -8,11 +8,11 @@ from omni_rl._lazy import exporter
 
 if TYPE_CHECKING:
     from omni_rl.reporting.health import reward_figures
-    from omni_rl.reporting.pictures import grid, still
+    from omni_rl.reporting.image_grids import grid, still
 
 _MODULES = {
     "omni_rl.reporting.health": ("reward_figures",),
-    "omni_rl.reporting.pictures": ("grid", "still"),
+    "omni_rl.reporting.image_grids": ("grid", "still"),
 }
 __getattr__ = exporter(__name__, _MODULES)
 __all__ = [

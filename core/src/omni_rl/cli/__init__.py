@@ -25,9 +25,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: what the user can mend exits 2, a failed run exits 1, an interrupted one 130.
+    """Entry point. Exit codes: 2 for an error that the user can mend, 1 for a failed run, 130 for an interrupted run.
 
-    130 also when Ctrl-C let a run finish its iteration and save, so that a script sees that it is not complete.
+    The code is also 130 if a run finished its iteration and saved after Ctrl-C, because the run is not complete.
     """
     try:
         app()
@@ -46,7 +46,7 @@ def _leave(error: Exception, code: int) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
+def version(show: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
     """RL post-training for diffusion and flow-matching models."""
     if show:
         print(f"omni-rl {__version__}")
@@ -57,9 +57,11 @@ def version(show: Annotated[bool, typer.Option("--version", help="print the vers
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    run_dir: Annotated[Path | None, typer.Option(help="new or empty folder; default: runs/<name>-<time>")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="folder of the run, new or empty; default: runs/<name>-<time>")
+    ] = None,
 ) -> None:
-    """Prove a run, then train it."""
+    """Check a run with the gate, then train."""
     from omni_rl.cli.training import announce
     from omni_rl.run.start import train
 
@@ -69,7 +71,7 @@ def train(
 
 @app.command()
 def resume(run: RunFolder, overrides: Overrides = None) -> None:
-    """Go on with a run from its newest checkpoint."""
+    """Continue a run from its newest checkpoint."""
     from omni_rl.cli.training import announce
     from omni_rl.run.start import resume
 
@@ -79,7 +81,7 @@ def resume(run: RunFolder, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Run the gate alone: a few samples and a table of verdicts."""
+    """Run only the gate: draw a few samples and print a table of checks."""
     from omni_rl.contracts.verdicts import raise_on_failure, table
     from omni_rl.run.start import check
 
@@ -93,7 +95,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 def config(
     config: ConfigFile,
     overrides: Overrides = None,
-    explain: Annotated[bool, typer.Option("--explain", help="say where every value comes from")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="print the origin of every value")] = False,
 ) -> None:
     """Print the resolved configuration."""
     from omni_rl.config.explain import dump
@@ -107,9 +109,9 @@ def config(
 @app.command()
 def explain(
     architecture: Annotated[str, typer.Argument(help="a pipeline class, e.g. the _class_name of model_index.json")],
-    algorithm: Annotated[str, typer.Argument(help="an algorithm's name")],
+    algorithm: Annotated[str, typer.Argument(help="the name of an algorithm")],
 ) -> None:
-    """Which object answers each hook for a model and an algorithm, and from which distribution."""
+    """Print the function that answers each hook for a model and an algorithm, and its pip package."""
     from omni_rl.cli.explaining import explained
 
     print(explained(architecture, algorithm))
@@ -117,9 +119,9 @@ def explain(
 
 @app.command()
 def plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-    check: Annotated[bool, typer.Option("--check", help="import each plugin in a process of its own")] = False,
-    seconds: Annotated[float, typer.Option(min=1, help="time limit of --check for each distribution")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    check: Annotated[bool, typer.Option("--check", help="import each plugin in its own process")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="time limit of --check per pip package")] = 60,
 ) -> None:
     """List installed plugins."""
     from omni_rl.cli.explaining import listed
@@ -133,14 +135,14 @@ def plugins(
 @app.command()
 def sample(
     source: Annotated[
-        Path, typer.Argument(help="a run directory (its newest checkpoint) or a configuration (the base)")
+        Path, typer.Argument(help="a run directory (newest checkpoint) or a YAML configuration (base model)")
     ],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="one or more prompts")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write")] = Path("samples.png"),
     each: Annotated[int, typer.Option("--each", "-n", min=1, help="samples per prompt")] = 4,
-    seed: Annotated[int, typer.Option(help="names the noise")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
 ) -> None:
-    """Draw samples with the weights of a run."""
+    """Draw samples with the weights of a run, and write them as one PNG."""
     from omni_rl.cli.sample import sample_to_file
 
     quiet()

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what each does first. Importing this imports no torch."""
+"""Arguments and setup that several commands share. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory"
 
 
 def quiet() -> None:
-    """Keep the libraries' own banners and progress bars out of the run's output."""
+    """Switch off the warnings and progress bars of diffusers and transformers."""
     import diffusers
     import transformers
 

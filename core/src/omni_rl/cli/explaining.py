@@ -1,4 +1,4 @@
-"""``omni-rl explain`` and ``omni-rl plugins``."""
+"""The commands ``omni-rl explain`` and ``omni-rl plugins``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rich.console import Console
 
 from omni_rl._version import __version__
 from omni_rl.plugins import listing
-from omni_rl.plugins.contract import Layer
-from omni_rl.plugins.discovery import CORE, offers
+from omni_rl.plugins.contract import Layer, LayerName
+from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.local import Registry
 from omni_rl.plugins.manager import answers, build_manager
 from omni_rl.plugins.runspec import build
 
 
 def explained(architecture: str, algorithm: str) -> str:
-    """A table: hook, the object that answers it, and its distribution.
+    """A table with one line per hook: the function that answers it, and its distribution.
 
     Raises:
         PluginError: no plugin offers the algorithm.
@@ -26,25 +26,25 @@ def explained(architecture: str, algorithm: str) -> str:
 
     registry = Registry()
     layers = [Layer("core", core_hooks, f"{CORE} {__version__}")]
-    known = {offer.key for offer in offers("models")}
-    if architecture in known:
-        found, source = registry.get("models", architecture)
-        layers.append(Layer("model", build(found, {}), source))
-    found, source = registry.get("algorithms", algorithm)
-    layers.append(Layer("algorithm", build(found, {}), source))
-    if f"{architecture}:{algorithm}" in {offer.key for offer in offers("pairs")}:
-        found, source = registry.get("pairs", f"{architecture}:{algorithm}")
-        layers.append(Layer("pair", build(found, {}), source))
+    names: list[tuple[LayerName, str, str]] = [
+        ("model", "models", architecture),
+        ("algorithm", "algorithms", algorithm),
+        ("pair", "pairs", f"{architecture}:{algorithm}"),
+    ]
+    for name, kind, key in names:
+        if name == "algorithm" or key in registry.keys(kind):
+            plugin, source = registry.get(kind, key)
+            layers.append(Layer(name, build(plugin, {}), source))
     rows = answers(build_manager(layers))
     width, middle = max(len(r.hook) for r in rows), max(len(r.name) for r in rows)
     lines = [f"{r.hook:<{width}}  {r.name:<{middle}}  {r.source}{'  (wraps)' * (r.role == 'wraps')}" for r in rows]
-    if architecture not in known:
-        lines.append(f"\nno plugin for {architecture}: the universal adapter asks the pipeline itself")
+    if architecture not in registry.keys("models"):
+        lines.append(f"\nno model plugin for {architecture}: the universal adapter calls the pipeline itself")
     return "\n".join(lines)
 
 
 def listed(*, as_json: bool, check: bool, seconds: float) -> tuple[str, bool]:
-    """The listing as text or JSON, and whether every plugin that was looked at is sound."""
+    """The list of plugins as text or JSON, and whether all of them work as far as they were checked."""
     rows = listing.rows()
     if check:
         rows = listing.check(rows, seconds)
@@ -58,5 +58,5 @@ def listed(*, as_json: bool, check: bool, seconds: float) -> tuple[str, bool]:
 
 
 def _width() -> int:
-    """A terminal's own width; what goes into a file or a pipe is never cut."""
+    """The width of the terminal; for a file or a pipe, a width at which nothing is cut."""
     return max(100, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000

@@ -1,7 +1,7 @@
 """Commands that other packages add to ``omni-rl``: entry points of the group ``omni_rl.commands``.
 
-An entry point names a function with typer's annotations. Its module is imported when the command is run or ``--help``
-lists it, so it must not import torch by itself.
+An entry point refers to a function with typer's annotations. Its module is imported when the command runs and when
+``--help`` lists it, so the module must not import torch at module level.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ KIND = "commands"
 
 
 class CommandGroup(TyperGroup):
-    """Core's commands, and those of installed packages after them. (click's types are private to typer: Any.)"""
+    """Core's commands, then those of installed packages. (click's types are private to typer, hence Any.)"""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Every name once; core's own come first and cannot be replaced."""
+        """All names without repetitions; core's own commands come first and cannot be replaced."""
         return list(dict.fromkeys([*super().list_commands(ctx), *(offer.key for offer in offers(KIND))]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by name; None when neither core nor any package known to it has one.
+        """A command by name; None when neither core nor a package known to core has it.
 
-        A command whose package is not installed, broken or one of several says so when it is run, with the pip line.
+        If the package is not installed, is broken, or is one of several with this command, the command raises that
+        error when it runs.
         """
         own = super().get_command(ctx, cmd_name)
         if own is not None:
@@ -77,7 +78,7 @@ def _refusing(name: str, error: PluginError) -> Any:
 
 
 def _alone(name: str, function: Callable[..., Any], **settings: Any) -> Any:
-    """The command that typer makes of one function."""
+    """The command that typer builds from one function."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(name, **settings)(function)
     return typer.main.get_command(app)

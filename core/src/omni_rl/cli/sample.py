@@ -1,4 +1,4 @@
-"""``omni-rl sample``: pictures from a run's weights, outside of training."""
+"""The command ``omni-rl sample``: draws samples with the weights of a run, outside of training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError, UserError
 from omni_rl.reporting import grid
-from omni_rl.reporting.exhibits import picture
+from omni_rl.reporting.exhibits import image_of
 from omni_rl.run.sampler import open_sampler
 from omni_rl.sampling.plan_requests import validation_requests
 from omni_rl.sampling.stream import finished_groups
@@ -25,11 +25,11 @@ def sample_to_file(source: Path, prompts: Sequence[str], output: Path, each: int
         UserError: ``source`` is neither a run nor a configuration, or ``output`` cannot be written.
     """
     if output.suffix != ".png":
-        raise UserError(f"{output} is no name of a PNG file", f"give --output {output.with_suffix('.png')}")
+        raise UserError(f"{output} is not the name of a PNG file", f"give --output {output.with_suffix('.png')}")
     if not output.parent.is_dir():
         raise UserError(f"{output.parent} is not a folder", f"mkdir -p {output.parent}")
     samples = draw(source, prompts, each, seed)
-    images = [picture(s) for s in samples]
+    images = [image_of(s) for s in samples]
     grid(images, [s.request.prompt for s in samples], columns=each).save(output)
 
 

@@ -1,4 +1,4 @@
-"""What the training commands print around a run."""
+"""Output that the commands ``train`` and ``resume`` share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from omni_rl.run.start import Run
 
 
 def announce(run: Run) -> None:
-    """The last lines: where things are, and what changed since the run began.
+    """Print the last lines of a run: the change of the held-out reward, and the path of the report.
 
     Raises:
-        typer.Exit: with 130, when the run was interrupted.
+        typer.Exit: with code 130 when the run was interrupted.
     """
     validations = artifacts.validations(run.directory)
     first, last = validations[0], validations[-1]
@@ -20,6 +20,6 @@ def announce(run: Run) -> None:
         error = f" (standard error {last['val/reward/stderr']:.3f})" if "val/reward/stderr" in last else ""
         print(f"held-out reward {first['val/reward/mean']:.3f} -> {last['val/reward/mean']:.3f}{error}")
     if run.interrupted:
-        print(f"stopped after iteration {run.state.iteration}; go on with: omni-rl resume {run.directory.path}")
+        print(f"stopped after iteration {run.state.iteration}; continue with: omni-rl resume {run.directory.path}")
         raise typer.Exit(130)
     print(f"report: {run.directory.path / 'report.html'}")

@@ -1,1 +1,1 @@
-"""The configuration: one YAML file and overrides, resolved into values that each know where they come from."""
+"""The configuration: one YAML file and overrides, resolved into values. Each value keeps the layer that set it."""

@@ -1,4 +1,4 @@
-"""What the chosen algorithm needs from the rest of the run, and what of the configuration it does not run with."""
+"""What the chosen algorithm needs from the rest of the run, and the settings that it does not support."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from omni_rl.config.chosen import Chosen
+from omni_rl.config.yaml_file import KeyPath
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.errors import PluginError, UserError
 from omni_rl.plugins.checks import described, implementations
 from omni_rl.plugins.contract import Layer
-
-KeyParts = tuple[str, ...]
 
 
 def traits_of(algorithm: Chosen) -> AlgorithmTraits:
@@ -49,8 +48,8 @@ def _built(algorithm: Chosen) -> object:
         raise PluginError(f"{algorithm.source}: the algorithm {algorithm.key} cannot be built: {error!r}") from error
 
 
-def conflicts(config: Config, name: str, traits: AlgorithmTraits) -> Iterator[tuple[KeyParts, str, str]]:
-    """(key, what is wrong, what to do) of everything that the algorithm ``name`` does not run with."""
+def conflicts(config: Config, name: str, traits: AlgorithmTraits) -> Iterator[tuple[KeyPath, str, str]]:
+    """Yield (key, problem, hint) for every setting that the algorithm ``name`` does not support."""
     sde = config.rollout.sde
     if config.rollout.group_size == 1 and traits.needs_groups:
         what = f"rollout.group_size is 1, and {name} compares the samples of a prompt"

@@ -1,4 +1,4 @@
-"""What has to hold between keys."""
+"""Checks that involve more than one key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from omni_rl.errors import UserError
 
 
 def cross_checks(config: Config, algorithm: str, traits: AlgorithmTraits | None, tree: Tree) -> Iterator[UserError]:
-    """Everything that is wrong although each key alone is right.
+    """Yield an error for every combination of keys that does not work although each key alone is valid.
 
     Args:
-        algorithm: its name.
-        traits: None when it could not be found or built; what depends on them is then not checked.
+        algorithm: the name of the algorithm.
+        traits: None when the algorithm could not be found or built; checks that depend on it are then skipped.
     """
-    for place, what, hint in [] if traits is None else conflicts(config, algorithm, traits):
-        yield at(tree, place, what, hint)
+    for path, what, hint in [] if traits is None else conflicts(config, algorithm, traits):
+        yield at(tree, path, what, hint)
     small, prompts = config.train.mini_batch_prompts, config.rollout.prompts
     if small is not None and small > prompts:
         what = f"train.mini_batch_prompts is {small}, but an iteration has rollout.prompts = {prompts}"

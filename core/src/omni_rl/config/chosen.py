@@ -1,4 +1,4 @@
-"""The plugins that a configuration asks for, each with its validated options."""
+"""The plugins that a configuration names, each with its validated options."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Chosen:
 
     Attributes:
         kind: a key of ``omni_rl.plugins.discovery.KINDS``.
-        key: by which the configuration asked for it.
-        object: what the entry point is: a class, a module or a function. A class with a ``Config`` is built from one.
+        key: the name in the configuration.
+        object: what the entry point refers to: a class, a module or a function. A class with a ``Config`` is
+            instantiated with its options.
         source: ``<distribution> <version>``, or a local file's path.
         options: its validated ``Config``; None when it has none.
-        distribution: the one that the configuration names to settle a double claim.
+        distribution: the one that the configuration names because several distributions offer the key.
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Chosen:
         return self.options is not None or not hasattr(self.object, "Config")
 
     def instance(self) -> Any:
-        """The object that carries the hooks: a class is built, from its options if it has any; all else is as it is."""
+        """The object that has the hooks: an instance of a class, built from its options if any; other objects as is."""
         if not inspect.isclass(self.object):
             return self.object
         build: Callable[..., Any] = self.object
@@ -60,7 +61,7 @@ class Chosen:
 
 
 class Slot(NamedTuple):
-    """A section of the configuration that names a plugin by key; ``name`` is the field that holds the key."""
+    """A section of the configuration that names a plugin; ``name`` is the field that contains the plugin's key."""
 
     path: KeyPath
     section: type[PluginSection]
@@ -71,7 +72,7 @@ class Slot(NamedTuple):
 
 
 def slots(data: Mapping[str, Any]) -> Iterator[Slot]:
-    """Every section that names a plugin without hooks; one that is malformed is the schema's to complain about."""
+    """Every section that names a plugin without hooks. Malformed sections are skipped; validation reports them."""
     inner = data.get("validation")
     validation: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
     yield from _slot(data, ("rollout",), Rollout, "engines", "engine")
@@ -104,20 +105,20 @@ def _slot(data: Mapping[Any, Any], path: KeyPath, section: type[PluginSection], 
 
 
 def choose(registry: Registry, kind: str, key: str, distribution: str | None = None) -> Chosen:
-    """Load a plugin; its options are not validated yet.
+    """Load a plugin without validating its options.
 
     Raises:
         PluginError: as :meth:`Registry.get`.
     """
-    found, source = registry.get(kind, key, distribution)
-    return Chosen(kind, key, found, source, distribution=distribution)
+    plugin, source = registry.get(kind, key, distribution)
+    return Chosen(kind, key, plugin, source, distribution=distribution)
 
 
 def always_on(registry: Registry, key: str) -> Chosen:
-    """Load an observer, which no configuration names: its options are its defaults.
+    """Load an observer. No configuration names it, so its options have their default values.
 
     Raises:
-        PluginError: as :meth:`Registry.get`; says how to do without it.
+        PluginError: as :meth:`Registry.get`; says how to disable it.
     """
     try:
         chosen = choose(registry, "plugins", key)
@@ -125,16 +126,16 @@ def always_on(registry: Registry, key: str) -> Chosen:
         return chosen if model is None else replace(chosen, options=model())
     except PluginError as error:
         name = next((o.distribution for o in offers("plugins") if o.key == key), "")
-        hint = f"It watches every run while it is installed; to go on without it: export {DISABLE}={name}"
+        hint = f"It observes every run while it is installed; to run without it: export {DISABLE}={name}"
         raise PluginError(str(error), hint) from error
 
 
 def with_options(
     chosen: Chosen | None, section: type[PluginSection], path: KeyPath, tree: Tree, files: Files
 ) -> tuple[Chosen | None, list[UserError]]:
-    """Validate the keys of the section at ``path`` that core does not know against the plugin's ``Config``.
+    """Validate the section's keys that core does not know against the plugin's ``Config``.
 
-    Paths among them become absolute. Without a plugin, or with one that has no ``Config``, each such key is unknown.
+    Relative paths become absolute. Without a plugin, or if the plugin has no ``Config``, every such key is an error.
     """
     own = list(fields.names(section))
     extra = {key: value for key, value in (tree.get(path) or {}).items() if key not in own}
@@ -149,7 +150,7 @@ def config_of(chosen: Chosen, taken: list[str]) -> type[BaseModel] | None:
     """A plugin's ``Config``; None when it has none.
 
     Raises:
-        PluginError: it is not a pydantic model, lets unknown keys pass unseen, or claims a key of the section.
+        PluginError: it is not a pydantic model, ignores unknown keys, or has a key that the section already has.
     """
     model = getattr(chosen.object, "Config", None)
     if model is None:
@@ -161,8 +162,8 @@ def config_of(chosen: Chosen, taken: list[str]) -> type[BaseModel] | None:
         raise PluginError(f"{chosen.label}: its Config would ignore misspelt keys", hint)
     clash = sorted(set(taken) & set(fields.names(model)))
     if clash:
-        hint = f"the section has these itself: {', '.join(taken)}"
-        raise PluginError(f"{chosen.label}: its Config claims the key '{clash[0]}'; rename it", hint)
+        hint = f"core already uses these keys of the section: {', '.join(taken)}"
+        raise PluginError(f"{chosen.label}: its Config has the key '{clash[0]}', which core uses; rename it", hint)
     return model  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""A resolved configuration as text: with origins for people, and as the YAML that reproduces it."""
+"""A resolved configuration as text: a table with the origin of each value, and YAML that reproduces the run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from omni_rl.plugins.discovery import KINDS
 
 
 def explain(resolved: Resolved) -> str:
-    """Every effective value with the layer that set it, for ``omni-rl config --explain``; one line each.
+    """One line per effective value with the layer that set it, for ``omni-rl config --explain``.
 
-    Below them, who provides what the run needs.
+    A second table lists the distribution of every plugin.
     """
     rows = [(key, shown(origin.value), origin.layer) for key, origin in resolved.origins.items()]
     adapter = resolved.model.source if resolved.model else "universal adapter"
@@ -26,18 +26,18 @@ def explain(resolved: Resolved) -> str:
 
 
 def shown(value: Any) -> str:
-    """One line of YAML."""
+    """``value`` as one line of YAML."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:
-    """Three columns; a value too long for its column pushes its own line's origin to the right."""
+    """Three aligned columns; on a line whose value is too long, the origin stands further right."""
     first = max(len(key) for key, _, _ in rows)
     second = min(max(len(value) for _, value, _ in rows), 40)
     return "\n".join(f"{key:<{first}}  {value:<{second}}  {origin}".rstrip() for key, value, origin in rows)
 
 
 def dump(resolved: Resolved) -> str:
-    """The YAML of every effective value, as ``config.resolved.yaml``: resolving it again gives the same values."""
+    """All effective values as YAML (``config.resolved.yaml``); resolving this file again gives the same values."""
     values = resolved.config.model_dump(mode="json")
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

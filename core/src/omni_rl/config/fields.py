@@ -1,4 +1,4 @@
-"""What a pydantic model says about a path in it: which keys there are, and in plain words what a value should be."""
+"""Reads pydantic models: the keys of a section, the type at a key path, and a type in plain words for messages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WORDS: dict[Any, tuple[str, str]] = {
 
 
 UNDECLARED: Any = object()
-"""The type of a path that a model does not mention."""
+"""Stands for the type at a path that the model does not declare."""
 
 
 def options(annotation: Any) -> list[Any]:
-    """The alternatives of a type, ``Annotated`` and unions taken apart."""
+    """The alternatives of a type: ``Annotated`` is unwrapped, unions are split."""
     if get_origin(annotation) is Annotated:
         return options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -41,12 +41,12 @@ def is_model(option: Any) -> bool:
 
 
 def names(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys of a section, as they are written in a file."""
+    """The keys of a section as users write them (by alias)."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def annotation_at(annotation: Any, path: KeyPath) -> Any:
-    """The type of what stands at ``path`` inside a value of type ``annotation``, or ``UNDECLARED``."""
+    """The type at ``path`` inside a value of type ``annotation``, or ``UNDECLARED``."""
     for key in path:
         annotation = next((inner for option in options(annotation) for inner in _inside(option, key)), UNDECLARED)
     return annotation
@@ -65,12 +65,12 @@ def _inside(option: Any, key: str | int) -> Iterator[Any]:
 
 
 def model_at(root: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """The section at ``path``; None where there is no section."""
+    """The model of the section at ``path``; None where there is no section."""
     return next((option for option in options(annotation_at(root, path)) if is_model(option)), None)
 
 
 def choices(annotation: Any) -> list[Any]:
-    """The values that a type lists."""
+    """The values of a type's ``Literal`` alternatives."""
     return [value for option in options(annotation) if get_origin(option) is Literal for value in get_args(option)]
 
 

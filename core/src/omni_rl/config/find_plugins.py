@@ -1,4 +1,4 @@
-"""Finding and loading the plugins of one configuration, noting what is wrong instead of stopping at it."""
+"""Finds and loads the plugins of one configuration. Collects errors instead of stopping at the first one."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from omni_rl.plugins.contract import Layer, LayerName
 from omni_rl.plugins.local import Registry, load_file
 
 UNIVERSAL = "universal"
-"""``model.plugin: universal`` asks for no model plugin."""
+"""``model.plugin: universal`` uses the universal adapter and no model plugin."""
 
 CARRIERS: tuple[LayerName, ...] = ("model", "algorithm", "pair")
-"""The layers of hooks that a configuration names by key."""
+"""The hook layers that a configuration names by key."""
 
 T = TypeVar("T")
 
 
-class Gathered:
-    """The plugins of one configuration, as far as they were found.
+class ConfiguredPlugins:
+    """The plugins of one configuration that could be found.
 
     Attributes:
-        tree: the configuration; plugins are chosen by what the user says, their options by the merged values.
-        errors: what is wrong so far.
-        plugins: section -> its plugin; ``("pair",)`` -> the pair's. A section without one is missing here.
-        folder, architecture: the pipeline's; None when it was not found.
-        data: the prompt files, by the paths of the keys that name them.
-        observers: installed plugins that watch every run.
-        local: local plugin files, imported.
+        tree: the configuration. The user's values alone decide which plugins are loaded; the merged values give
+            their options.
+        errors: all errors so far.
+        plugins: section -> its plugin; ``("pair",)`` -> the pair's plugin. Sections without a plugin are absent.
+        folder, architecture: of the pipeline; None when it was not found.
+        data: key path of a ``data.path`` -> the prompt file.
+        observers: installed plugins that observe every run.
+        local: the imported local plugin files.
     """
 
     def __init__(self, given: Input) -> None:
         self.given = given
         self.errors: list[UserError] = list(given.errors)
-        # an override that does not fit what the user wrote may still fit what a plugin suggests: judged later
+        # An override may refer to something that only a plugin's defaults add, so unfit overrides are judged later.
         self.tree: Tree = given.merged()[0]
         self.plugins: dict[KeyPath, Chosen] = {}
         self.data: dict[KeyPath, Path] = {}
@@ -54,14 +55,14 @@ class Gathered:
         self.folder = self._model_folder()
         self.architecture = self.attempt(("model", "path"), architecture_of, self.folder) if self.folder else None
         self._load_carriers()
-        found = [self.attempt(None, always_on, self.registry, key) for key in self.registry.keys("plugins")]
-        self.observers = [each for each in found if each is not None]
+        observers = [self.attempt(None, always_on, self.registry, key) for key in self.registry.keys("plugins")]
+        self.observers = [each for each in observers if each is not None]
 
     def attempt(self, path: KeyPath | None, function: Callable[..., T], *arguments: Any) -> T | None:
-        """Call a function; when it finds a mistake, note it and answer None.
+        """Call a function. If it raises a UserError, record the error and return None.
 
         Args:
-            path: the value whose mistake it is; None when it is not one of the configuration.
+            path: the key whose value is wrong; None when the configuration has no such key.
         """
         try:
             return function(*arguments)
@@ -70,15 +71,15 @@ class Gathered:
             return None
 
     def files(self, path: KeyPath) -> Files:
-        """Where the file that the value at ``path`` names is looked for."""
+        """The folders to search for a file that the value at ``path`` names."""
         return self.given.files(self.tree, path, self.registry)
 
     def _local_files(self) -> list[ModuleType]:
         listed = self.tree.get(("plugins",))
         names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
         files = self.files(("plugins",))
-        found = [self.attempt(("plugins",), load_file, files.absolute(name)) for name in names]
-        return [module for module in found if module is not None]
+        modules = [self.attempt(("plugins",), load_file, files.absolute(name)) for name in names]
+        return [module for module in modules if module is not None]
 
     def _text(self, *path: str) -> str | None:
         value = self.tree.get(path)
@@ -90,7 +91,7 @@ class Gathered:
         return self.attempt(path, self.files(path).model, name, hub) if name else None
 
     def _load_carriers(self) -> None:
-        """The model plugin (unless the universal adapter is meant), the algorithm, and the pair (if there is one)."""
+        """Load the model plugin (unless ``model.plugin`` is universal), the algorithm, and the pair if there is one."""
         algorithm, chooser = self._text("algorithm", "name"), self._text("model", "plugin")
         if self.architecture and chooser != UNIVERSAL:
             if chooser is not None:
@@ -104,21 +105,21 @@ class Gathered:
             self._load(("pair",), "", "pairs", pair)
 
     def _load(self, section: KeyPath, name: str, kind: str, key: str, distribution: str | None = None) -> None:
-        """Load a plugin; a mistake is one of the field ``name`` of its section."""
+        """Load a plugin; an error points at the field ``name`` of the section."""
         chosen = self.attempt((*section, name), choose, self.registry, kind, key, distribution)
         if chosen is not None:
             self.plugins[section] = chosen
 
     def suggestions(self) -> list[Suggestion]:
-        """What the plugins that carry hooks suggest for this configuration, the least specific first."""
-        found = [(name, self.plugins[(name,)]) for name in CARRIERS if (name,) in self.plugins]
-        asked = [(chosen.label, Layer(name, chosen.object, chosen.source)) for name, chosen in found]
-        asked += [(f"local {module.__file__}", Layer("local", module, str(module.__file__))) for module in self.local]
-        answers = [(label, self.attempt(None, defaults_of, layer, self.architecture or "")) for label, layer in asked]
+        """The ``defaults`` of all plugins with hooks, the least specific first."""
+        named = [(name, self.plugins[(name,)]) for name in CARRIERS if (name,) in self.plugins]
+        layers = [(chosen.label, Layer(name, chosen.object, chosen.source)) for name, chosen in named]
+        layers += [(f"local {module.__file__}", Layer("local", module, str(module.__file__))) for module in self.local]
+        answers = [(label, self.attempt(None, defaults_of, layer, self.architecture or "")) for label, layer in layers]
         return [Suggestion(label, applicable(answer or {}, self.tree)) for label, answer in answers]
 
     def add_options(self, merged: Tree) -> None:
-        """Load what the other sections name, and validate the options of all plugins, by the merged values."""
+        """Load the plugins of the other sections, and validate the options of all plugins; uses the merged values."""
         self.tree = merged
         if self.architecture and (("model",) in self.plugins or self._text("model", "plugin") in (None, UNIVERSAL)):
             self._options(("model",), Model)
@@ -138,12 +139,12 @@ class Gathered:
         file = self.files((*section, "path")).data(name)
         if not file.suffix and self._text(*section, "format") is None:
             hint = f"set {dotted(section)}.format, for example to txt"
-            raise ConfigError(f"the name '{name}' has no suffix that tells its format", hint)
+            raise ConfigError(f"the file name '{name}' has no suffix, so its format is unknown", hint)
         return file
 
     def _options(self, path: KeyPath, section: type[PluginSection]) -> None:
-        checked = self.attempt(path, with_options, self.plugins.get(path), section, path, self.tree, self.files(path))
-        if checked is not None:
-            chosen, errors = checked
+        validated = self.attempt(path, with_options, self.plugins.get(path), section, path, self.tree, self.files(path))
+        if validated is not None:
+            chosen, errors = validated
             self.errors += errors
             self.plugins.update({path: chosen} if chosen else {})

@@ -1,4 +1,4 @@
-"""What the user says: a file (or a mapping in its place) and overrides."""
+"""The user's input: a YAML file (or a mapping in its place) and overrides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni_rl.config.layers import Source, Tree
+from omni_rl.config.layers import SetBy, Tree
 from omni_rl.config.overrides import Override, apply_all, parse_all
 from omni_rl.config.paths import Files
 from omni_rl.config.yaml_file import Document, KeyPath, read
@@ -17,23 +17,23 @@ from omni_rl.plugins.local import Registry
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The ``defaults`` of one plugin; ``label`` is what messages call the plugin."""
+    """The ``defaults`` of one plugin; ``label`` is the plugin's name in messages."""
 
     label: str
     values: Mapping[str, Any]
 
-    def source(self, path: KeyPath) -> Source:
-        """The same for every path."""
+    def source(self, path: KeyPath) -> SetBy:
+        """Says that this plugin set the value; equal for every path."""
         del path
-        return Source(self.label, f"the defaults of {self.label}", by="plugin")
+        return SetBy(self.label, f"the defaults of {self.label}", by="plugin")
 
 
 class Input:
-    """A configuration as given.
+    """A configuration as the user gave it.
 
     Attributes:
-        file: what messages call the whole.
-        errors: overrides that are malformed.
+        file: the name of the configuration in messages.
+        errors: one error per malformed override.
     """
 
     def __init__(self, source: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -46,20 +46,24 @@ class Input:
         self._overrides, self.errors = parse_all(overrides)
 
     def merged(self, suggestions: Iterable[Suggestion] = ()) -> tuple[Tree, list[ConfigError]]:
-        """Suggestions (the least specific first), file and overrides in one tree, and which overrides do not fit it."""
-        tree = Tree(Source("core", self.file))
+        """Merge suggestions (the least specific first), file and overrides into one tree.
+
+        Returns:
+            The tree, and an error for each override that does not fit it.
+        """
+        tree = Tree(SetBy("core", self.file))
         for suggestion in suggestions:
             tree.overlay(suggestion.values, suggestion.source)
         tree.overlay(self._document.data, self._written)
         return tree, apply_all(tree, self._overrides)
 
-    def _written(self, path: KeyPath) -> Source:
-        """Where the file sets a path, or the nearest thing around it that it mentions."""
-        places = self._document.places
-        place = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), None)
-        return Source(f"{place.file}:{place.line}", str(place)) if place else Source("given", self.file)
+    def _written(self, path: KeyPath) -> SetBy:
+        """Where the file sets ``path``, or else the nearest enclosing section that the file contains."""
+        locations = self._document.locations
+        here = next((locations[path[:n]] for n in range(len(path), 0, -1) if path[:n] in locations), None)
+        return SetBy(f"{here.file}:{here.line}", str(here)) if here else SetBy("given", self.file)
 
     def files(self, tree: Tree, path: KeyPath, registry: Registry) -> Files:
-        """Where the file that the value at ``path`` names is looked for."""
+        """The folders to search for a file that the value at ``path`` names."""
         folders = [self._folder, Path.cwd()]
         return Files(folders[::-1] if tree.source(path).by == "override" else folders, registry)

@@ -1,6 +1,6 @@
-"""Layers of nested values merged into one tree that remembers who set what.
+"""Merges layers of nested values into one tree, which records the layer that set each value.
 
-Mappings merge key by key; everything else, lists included, is replaced as a whole by the more specific layer.
+Mappings merge key by key. The more specific layer replaces every other value as a whole, lists included.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from omni_rl.config.yaml_file import KeyPath
 from omni_rl.contracts.schema import named, named_list
 
 NAMED_LISTS: tuple[KeyPath, ...] = (("reward",), ("validation", "reward"), ("tracker",))
-"""Lists of plugins, which may be written short: ``reward: ocr`` and ``reward: {name: ocr}`` mean one entry."""
+"""Lists of plugins. They have short forms: ``reward: ocr`` and ``reward: {name: ocr}`` both mean one entry."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Who set a value.
+class SetBy:
+    """The layer that set a value.
 
     Attributes:
         origin: for ``omni-rl config --explain``: ``config.yaml:12``, ``override``, ``algorithm omni-rl-flow-grpo 0.1``.
-        place: for the start of an error message, e.g. ``config.yaml:12:3``.
-        by: a file or mapping, an override, or a plugin's ``defaults``.
+        place: the start of an error message about the value, e.g. ``config.yaml:12:3``.
+        by: ``file`` (a file or mapping), ``override``, or ``plugin`` (a plugin's ``defaults``).
     """
 
     origin: str
@@ -32,7 +32,7 @@ class Source:
 
 
 def dotted(path: KeyPath) -> str:
-    """``reward.0.weight``: how messages and overrides spell a path."""
+    """``path`` as messages and overrides write it: ``reward.0.weight``."""
     return ".".join(map(str, path))
 
 
@@ -41,15 +41,15 @@ class Tree:
 
     Attributes:
         data: nested plain data; lists of plugins are lists of mappings.
-        sources: who set each key that some layer mentions.
+        sources: for each key that a layer contains, the layer that set it.
     """
 
-    def __init__(self, root: Source) -> None:
+    def __init__(self, root: SetBy) -> None:
         self.data: dict[str, Any] = {}
-        self.sources: dict[KeyPath, Source] = {(): root}
+        self.sources: dict[KeyPath, SetBy] = {(): root}
 
-    def overlay(self, values: Mapping[str, Any], source: Callable[[KeyPath], Source], path: KeyPath = ()) -> None:
-        """Lay a more specific layer on top; ``source`` says for each of its paths who set it."""
+    def overlay(self, values: Mapping[str, Any], source: Callable[[KeyPath], SetBy], path: KeyPath = ()) -> None:
+        """Merge a more specific layer into the tree; ``source`` maps each of its paths to the layer that set it."""
         for key, value in values.items():
             here = (*path, str(key))
             if isinstance(value, Mapping) and isinstance(self.get(here), dict):
@@ -58,16 +58,16 @@ class Tree:
             else:
                 self.put(here, value, source)
 
-    def put(self, path: KeyPath, value: Any, source: Callable[[KeyPath], Source]) -> None:
-        """Replace what stands at ``path``, whose parent exists."""
+    def put(self, path: KeyPath, value: Any, source: Callable[[KeyPath], SetBy]) -> None:
+        """Replace the value at ``path``, whose parent exists."""
         self.sources = {known: by for known, by in self.sources.items() if known[: len(path)] != path}
         self.get(path[:-1])[path[-1]] = self._marked(value, path, source)
 
-    def _marked(self, value: Any, path: KeyPath, source: Callable[[KeyPath], Source]) -> Any:
-        """A copy of ``value``, plugin lists in their long form; every path in it is noted."""
+    def _marked(self, value: Any, path: KeyPath, source: Callable[[KeyPath], SetBy]) -> Any:
+        """A copy of ``value`` with plugin lists in their long form; records the source of every path in it."""
         self.sources[path] = source(path)
         if path in NAMED_LISTS:
-            if isinstance(value, Mapping):  # written without the dash: its keys stand one level higher in the file
+            if isinstance(value, Mapping):  # without the list dash, its keys are one level higher in the file
                 written = source
                 source = lambda here: written((*path, *here[len(path) + 1 :]))  # noqa: E731
             value = named_list(value)
@@ -87,6 +87,6 @@ class Tree:
             value = value[key] if inside else value.get(key) if isinstance(value, dict) else None
         return value
 
-    def source(self, path: KeyPath) -> Source:
-        """Who set ``path``, or the nearest section around it that anyone mentions."""
+    def source(self, path: KeyPath) -> SetBy:
+        """The layer that set ``path``, or else the nearest enclosing section that a layer contains."""
         return next(self.sources[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.sources)

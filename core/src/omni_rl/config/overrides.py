@@ -1,8 +1,8 @@
-"""Overrides on the command line: ``key.sub=value``, the value being YAML.
+"""Overrides on the command line: ``key.sub=value``, where the value is YAML.
 
-As in a file, a mapping merges into the section that it names and everything else replaces what stood there.
-``reward.0.weight=2`` reaches into a list; the index may be left out while the list has one entry. ``key=null`` sets
-null, which switches off what may be absent (``train.ema=null``) and leaves a pipeline argument to the pipeline
+As in a file, a mapping merges into its section, and any other value replaces the previous one. ``reward.0.weight=2``
+sets a key of a list entry; the index may be omitted if the list has one entry. ``key=null`` sets null: it switches off
+an optional section (``train.ema=null``), and uses the pipeline's own default for one of its arguments
 (``rollout.call.height=null``).
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omni_rl.config.layers import Source, Tree, dotted
+from omni_rl.config.layers import SetBy, Tree, dotted
 from omni_rl.config.yaml_file import KeyPath, parse
 from omni_rl.errors import ConfigError
 
@@ -23,7 +23,7 @@ _EXAMPLE = "write key.sub=value, for example train.lr=1e-3 or reward.0.weight=2"
 
 @dataclass(frozen=True)
 class Override:
-    """One parsed override; ``text`` is what the user typed."""
+    """One parsed override; ``text`` is the user's own text."""
 
     text: str
     path: KeyPath
@@ -31,7 +31,7 @@ class Override:
 
     @property
     def place(self) -> str:
-        """How messages point at it."""
+        """The start of a message about this override."""
         return f"override '{self.text}'"
 
 
@@ -39,20 +39,20 @@ def parse_override(text: str) -> Override:
     """Parse ``key.sub=value``.
 
     Raises:
-        ConfigError: no ``=``, no key, no value, or a value that is not YAML; with an example.
+        ConfigError: there is no ``=``, no key or no value, or the value is not YAML; gives an example.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     place = f"override '{text}'"
     if not equals or not _KEY.fullmatch(key):
         raise ConfigError(f"{place} is not of the form key.sub=value", _EXAMPLE)
     if not value:
-        raise ConfigError(f"{place} has no value", f"write {key}=null for nothing, or \"{key}=''\" for an empty text")
+        raise ConfigError(f"{place} has no value", f"write {key}=null for null, or \"{key}=''\" for an empty text")
     path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     return Override(text, path, parse(value, place)[0])
 
 
 def parse_all(texts: Sequence[str]) -> tuple[list[Override], list[ConfigError]]:
-    """Parse each, and return why some could not be parsed."""
+    """Parse each text; also returns an error for each that could not be parsed."""
     parsed, failed = [], []
     for text in texts:
         try:
@@ -63,12 +63,12 @@ def parse_all(texts: Sequence[str]) -> tuple[list[Override], list[ConfigError]]:
 
 
 def apply(tree: Tree, override: Override) -> None:
-    """Set what the override names.
+    """Apply one override to the tree.
 
     Raises:
-        ConfigError: it reaches into a value that has no keys, or for a list entry that does not exist.
+        ConfigError: the key is inside a value that is not a section, or the list entry does not exist.
     """
-    source = Source("override", override.place, by="override")
+    source = SetBy("override", override.place, by="override")
     path: KeyPath = ()
     for key in override.path:
         if tree.get(path) is None:
@@ -82,7 +82,7 @@ def apply(tree: Tree, override: Override) -> None:
 
 
 def apply_all(tree: Tree, overrides: Sequence[Override]) -> list[ConfigError]:
-    """Apply each in order, and return why some could not be applied."""
+    """Apply each override in order; returns an error for each that could not be applied."""
     failed = []
     for override in overrides:
         try:
@@ -93,7 +93,7 @@ def apply_all(tree: Tree, overrides: Sequence[Override]) -> list[ConfigError]:
 
 
 def _step(parent: Any, path: KeyPath, key: str | int, override: Override) -> KeyPath:
-    """``path`` and one key more, or two when the index of a list's only entry was left out."""
+    """``path`` extended by ``key``, and before it by index 0 if the index of a list's only entry was omitted."""
     if isinstance(parent, dict):
         return (*path, str(key))
     if not isinstance(parent, list):
@@ -102,5 +102,5 @@ def _step(parent: Any, path: KeyPath, key: str | int, override: Override) -> Key
         return (*path, 0, key)
     if isinstance(key, str) or key >= len(parent):
         entries = "1 entry" if len(parent) == 1 else f"{len(parent)} entries"
-        raise ConfigError(f"{override.place}: {dotted(path)} has {entries}, counted from 0; say which", _EXAMPLE)
+        raise ConfigError(f"{override.place}: {dotted(path)} has {entries}; give the entry's index (from 0)", _EXAMPLE)
     return (*path, key)

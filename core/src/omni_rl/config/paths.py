@@ -1,7 +1,7 @@
-"""Where the files that a configuration names are: checkpoints, pipeline folders, prompts, local plugins.
+"""Finds the files that a configuration names: checkpoints, pipeline folders, prompt files, local plugins.
 
-A relative path is relative to the configuration's folder and, if nothing is there, to the working directory; one that
-an override gives is looked for the other way round.
+A relative path is relative to the folder of the configuration file. If nothing exists there, it is relative to the
+working directory. For a path in an override, the working directory comes first.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class Files:
-    """Finds what a configuration names.
+    """Finds files and folders by the names in a configuration.
 
     Attributes:
-        folders: where relative paths are looked for, in this order.
-        registry: knows the shipped checkpoints.
+        folders: the folders to search for relative paths, in this order.
+        registry: lists the shipped checkpoints.
     """
 
     folders: Sequence[Path]
     registry: Registry
 
     def find(self, name: str | Path) -> Path | None:
-        """The absolute path of an existing file or folder."""
+        """The absolute path of an existing file or folder, or None."""
         candidates = (folder / Path(name).expanduser() for folder in self.folders)
         return next((path.resolve() for path in candidates if path.exists()), None)
 
     def absolute(self, name: str | Path) -> Path:
-        """As ``find``; where nothing exists, the path at which it was looked for first."""
+        """As ``find``; if nothing exists, the absolute path in the first folder."""
         return self.find(name) or (self.folders[0] / Path(name).expanduser()).absolute()
 
     def checkpoint(self, name: str) -> Path | None:
-        """The folder of a shipped checkpoint; None when no plugin ships one of this name.
+        """The folder of a shipped checkpoint; None when no plugin ships one with this name.
 
-        A plugin may ship a family, a function of the name behind the slash: ``family/member``.
+        A plugin may ship a family ``family/member``: its function receives the member's name.
 
         Raises:
             PluginError: the plugin does not produce the folder.
@@ -62,13 +62,13 @@ class Files:
         except UserError:
             raise
         except Exception as error:
-            raise PluginError(f"{source} fails to provide its checkpoint '{name}': {error!r}") from error
+            raise PluginError(f"{source} cannot provide its checkpoint '{name}': {error!r}") from error
         if not folder.is_dir():
-            raise PluginError(f"{source} says its checkpoint '{name}' is at {folder}, where there is no folder")
+            raise PluginError(f"{source} gives {folder} as its checkpoint '{name}', but that folder does not exist")
         return folder.resolve()
 
     def of_a_family(self, member: str) -> Path | None:
-        """The folder of a shipped checkpoint of this name in some family."""
+        """The folder of the member ``member`` in any family of shipped checkpoints; None when there is none."""
         for key in self.registry.keys("checkpoints"):
             with contextlib.suppress(UserError):
                 if _is_family(self.registry.get("checkpoints", key)[0]):
@@ -76,12 +76,12 @@ class Files:
         return None
 
     def model(self, name: str, hub: bool) -> Path:
-        """The folder that holds the pipeline's ``model_index.json``.
+        """The folder that contains the pipeline's ``model_index.json``.
 
-        Of a hub id, the folder of one snapshot, which need not hold more than that file; its name is the commit.
+        For a hub id, this is the folder of one snapshot. It may contain only that file, and its name is the commit.
 
         Raises:
-            ModelError: nothing is there, or it is not a pipeline.
+            ModelError: the path does not exist, or is not a pipeline.
         """
         folder = self.checkpoint(name) or self.find(name)
         if folder is None and hub and _HUB_ID.fullmatch(name):
@@ -102,7 +102,7 @@ class Files:
         near = did_you_mean(name, [*shipped, *folders])
         lines = [f"installed checkpoints: {', '.join(shipped) or 'none'}"]
         if _HUB_ID.fullmatch(name):
-            lines.append("if it is a model hub's id, allow the download with model.hub: true")
+            lines.append("if it is the id of a model on the hub, allow the download with model.hub: true")
         return ModelError(
             f"model.path '{name}' is neither an installed checkpoint nor a folder.{near}", "\n  ".join(lines)
         )
@@ -115,14 +115,14 @@ class Files:
         """
         first, _, rest = name.partition("/")
         folder = self.checkpoint(first) if rest else None
-        found = (folder / rest if (folder / rest).is_file() else None) if folder else self.find(name)
-        if found is not None:
-            return found
-        looked = [folder] if folder else [(f / name).parent for f in self.folders]
-        beside = sorted({path.name for place in looked if place.is_dir() for path in place.iterdir() if path.is_file()})
+        file = (folder / rest if (folder / rest).is_file() else None) if folder else self.find(name)
+        if file is not None:
+            return file
+        searched = [folder] if folder else [(f / name).parent for f in self.folders]
+        beside = sorted({path.name for each in searched if each.is_dir() for path in each.iterdir() if path.is_file()})
         near = nearest(Path(name).name, beside)
         what = f"there is no prompt file '{name}'" + (f" in the checkpoint '{first}'" if folder else "")
-        hint = f"files beside it: {', '.join(beside[:8])}" if beside and not near else None
+        hint = f"files in that folder: {', '.join(beside[:8])}" if beside and not near else None
         raise DataError(what + (f". Did you mean '{near}'?" if near else ""), hint)
 
 
@@ -140,24 +140,26 @@ def architecture_of(folder: Path) -> str:
     try:
         name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{index} does not say which pipeline it is ({error!r})", "it needs a _class_name") from error
+        raise ModelError(
+            f"{index} does not name a pipeline class ({error!r})", "it needs the key _class_name"
+        ) from error
     if not isinstance(name, str):
-        raise ModelError(f"{index} does not say which pipeline it is: _class_name is {name!r}")
+        raise ModelError(f"{index} does not name a pipeline class: _class_name is {name!r}")
     return name
 
 
 def _near(folder: Path) -> str:
-    """Where the pipeline may be instead."""
+    """A hint: where a pipeline exists near ``folder``."""
     inside = sorted(path.parent.name for path in folder.glob(f"*/{INDEX}"))
     if inside:
-        return f"it holds pipelines, though: {', '.join(inside[:5])}"
+        return f"but these folders in it are pipelines: {', '.join(inside[:5])}"
     if (folder.parent / INDEX).is_file():
-        return f"the folder above it is one: {folder.parent}"
-    return "save one with pipeline.save_pretrained(folder), or give the folder that holds it"
+        return f"the parent folder is a pipeline: {folder.parent}"
+    return f"save one with pipeline.save_pretrained(folder), or give the folder that contains {INDEX}"
 
 
 def _from_hub(name: str) -> Path:
-    """The snapshot folder of a hub id; downloads its index unless HF_HUB_OFFLINE is set."""
+    """The snapshot folder of a hub id. Downloads ``model_index.json`` unless HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
@@ -169,4 +171,4 @@ def _from_hub(name: str) -> Path:
             hint = "unset HF_HUB_OFFLINE to download it, or give the folder of a copy"
             raise ModelError(f"model.path '{name}' is not in the hub cache and HF_HUB_OFFLINE is set", hint) from error
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model.path '{name}' cannot be had from the hub: {reason}", "check the id") from error
+        raise ModelError(f"model.path '{name}' cannot be downloaded from the hub: {reason}", "check the id") from error

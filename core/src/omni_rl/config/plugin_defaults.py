@@ -1,8 +1,8 @@
-"""What the plugins of a run suggest: their ``defaults`` hooks, called before anything is instantiated.
+"""Calls the ``defaults`` hooks of a run's plugins, before any plugin is instantiated.
 
-A plugin that is a class has to mark ``defaults`` as a ``@staticmethod`` or ``@classmethod``, because its instance needs
-options that the defaults may still change. A default never switches on what is absent until the user asks for it:
-``{"model": {"lora": {"targets": [...]}}}`` counts only for a run whose configuration has a ``model.lora``.
+In a plugin class, ``defaults`` must be a ``@staticmethod`` or ``@classmethod``: an instance needs its options, which
+the defaults may still change. Defaults never switch on an optional section that the user's configuration does not have:
+``{"model": {"lora": {"targets": [...]}}}`` applies only if the configuration has the section ``model.lora``.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ CHOICES: tuple[KeyPath, ...] = (
     ("algorithm", "plugin"),
     ("plugins",),
 )
-"""Keys that decide which plugins are asked, and which therefore no plugin can suggest."""
+"""Keys that decide which plugins are loaded. Therefore no plugin may set them in ``defaults``."""
 
 
 def defaults_of(layer: Layer, architecture: str) -> Mapping[str, Any]:
-    """What one plugin suggests, {} when it suggests nothing.
+    """The ``defaults`` of one plugin; {} when it has none.
 
     Args:
         layer: its ``plugin`` may be a class.
 
     Raises:
-        PluginError: the plugin breaks a rule of the contract, its ``defaults`` needs an instance or fails, or what it
-            returns is not a nested mapping or decides what the user has to.
+        PluginError: the plugin breaks a rule of the contract, its ``defaults`` needs an instance or raises, or the
+            return value is not a nested mapping or contains a key that only the user may set.
     """
     function = next((each.function for each in implementations(layer) if each.spec.name == "defaults"), None)
     if function is None:
         return {}
     if inspect.isclass(layer.plugin) and inspect.isfunction(inspect.getattr_static(layer.plugin, function.__name__)):
         hint = "put @staticmethod above its @hookimpl and drop self"
-        raise PluginError(f"{layer.source}: {described(function)} is called before there is an instance", hint)
+        raise PluginError(f"{layer.source}: {described(function)} is called before an instance exists", hint)
     answer = _called(layer, function, architecture)
     if not isinstance(answer, Mapping):
         raise PluginError(f"{layer.source}: {described(function)} returns {answer!r}, not a mapping of sections")
     decided = next((path for path in CHOICES if _has(answer, path)), None)
     if decided:
         raise PluginError(
-            f"{layer.source}: {described(function)} sets '{dotted(decided)}', which is the user's to choose"
+            f"{layer.source}: {described(function)} sets '{dotted(decided)}', which only the user may set"
         )
     return answer
 
@@ -66,7 +66,7 @@ def _called(layer: Layer, function: Callable[..., Any], architecture: str) -> An
     except UserError:
         raise
     except Exception as error:
-        raise PluginError(f"{layer.source}: {described(function)} fails with {error!r}") from error
+        raise PluginError(f"{layer.source}: {described(function)} raised {error!r}") from error
     return {} if answer is None else answer
 
 
@@ -79,7 +79,7 @@ def _has(values: Any, path: KeyPath) -> bool:
 
 
 def applicable(suggested: Mapping[str, Any], user: Tree) -> dict[str, Any]:
-    """``suggested`` without what lies in optional sections that the user's configuration does not have."""
+    """``suggested`` without the optional sections that the user's configuration does not have."""
     absent = [path for path in optional_sections() if not isinstance(user.get(path), dict)]
     return _without(suggested, absent, ())
 
@@ -93,7 +93,7 @@ def _without(values: Mapping[str, Any], absent: list[KeyPath], path: KeyPath) ->
 
 
 def optional_sections(model: type[BaseModel] = Config, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Sections of the schema that may be null: ``model.lora``, ``train.ema``, ``validation.data``."""
+    """The sections that may be null: ``model.lora``, ``train.ema``, ``validation.data``."""
     for key, field in fields.names(model).items():
         inner = fields.model_at(model, (key,))
         if inner is not None and type(None) in fields.options(field.annotation):

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, in plain words and all at once."""
+"""Turns the errors in a configuration into plain messages, and reports all of them together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from omni_rl.config import fields
-from omni_rl.config.layers import Source, Tree, dotted
-from omni_rl.config.yaml_file import KeyPath, Word
+from omni_rl.config.layers import SetBy, Tree, dotted
+from omni_rl.config.yaml_file import AmbiguousWord, KeyPath
 from omni_rl.contracts.schema import Config
 from omni_rl.errors import ConfigError, PluginError, UserError, did_you_mean
 
 SHOWN = 8
-"""Problems listed on one screen."""
+"""At most this many errors are listed in one message."""
 
 _EXPECTED = {
     "int_parsing": "a whole number",
@@ -48,21 +48,21 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def raise_all(errors: Iterable[UserError], file: str) -> None:
-    """Raise what was found: one problem as itself, several as one error that lists them."""
-    found = list({str(error): error for error in errors}.values())
-    if not found:
+    """Raise a single error as it is, several errors as one error that lists them."""
+    unique = list({str(error): error for error in errors}.values())
+    if not unique:
         return
-    if len(found) == 1:
-        raise found[0]
+    if len(unique) == 1:
+        raise unique[0]
     hints: set[str | None] = {None}
     lines = []
-    for error in found[:SHOWN]:
+    for error in unique[:SHOWN]:
         lines += ["\n    ".join((error.what if error.hint in hints else str(error)).splitlines())]
         hints.add(error.hint)
-    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    kinds = {type(error) for error in found}
+    more = [f"and {len(unique) - SHOWN} more"] if len(unique) > SHOWN else []
+    kinds = {type(error) for error in unique}
     kind = kinds.pop() if len(kinds) == 1 else ConfigError
-    raise kind(f"{len(found)} problems in {file}:\n  " + "\n  ".join(lines + more))
+    raise kind(f"{len(unique)} problems in {file}:\n  " + "\n  ".join(lines + more))
 
 
 def validate(
@@ -72,21 +72,21 @@ def validate(
 
     Args:
         model: the core schema, or a plugin's ``Config``.
-        data: the keys that are the model's; ``siblings`` are names beside them that belong to someone else.
-        tree: knows who set what.
+        data: the keys of ``model``. ``siblings`` are the section's other keys, which another model validates.
+        tree: records which layer set each key.
 
     Returns:
-        The validated section (None when it is wrong) and everything that is wrong with it.
+        The validated section (None when it is invalid) and all errors in it.
     """
     try:
-        valid, found = model.model_validate(plain(data)), {}
+        valid, errors = model.model_validate(plain(data)), {}
     except ValidationError as error:
-        valid, found = None, _complaints(error, model, data, tree, prefix, siblings)
+        valid, errors = None, _errors_of(error, model, data, tree, prefix, siblings)
     for path, value in leaves(data):
-        misread = None if path in found else _misread(model, path, value, tree, prefix)
+        misread = None if path in errors else _misread(model, path, value, tree, prefix)
         if misread is not None:
-            valid, found = None, {**found, path: misread}
-    return valid, list(found.values())
+            valid, errors = None, {**errors, path: misread}
+    return valid, list(errors.values())
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -99,27 +99,27 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """A copy of nested data in which a :class:`Word` is plain text."""
+    """A copy of nested data with every :class:`AmbiguousWord` as plain text."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, Word) else value
+    return str(value) if isinstance(value, AmbiguousWord) else value
 
 
 def _misread(model: type[BaseModel], path: KeyPath, value: Any, tree: Tree, prefix: KeyPath) -> UserError | None:
-    """What pydantic would let pass: ``steps: true`` is not 1, and ``flag: no`` where nothing says what no means."""
+    """Errors that pydantic does not report: ``steps: true`` (it accepts 1), and ``flag: no`` for a key of any type."""
     annotation = fields.annotation_at(model, path)
     accepted, here = fields.options(annotation), (*prefix, *path)
     if isinstance(value, bool) and bool not in accepted and (int in accepted or float in accepted):
         return wrong_value(tree, here, fields.described(annotation), value)
-    if isinstance(value, Word) and Any in accepted:
+    if isinstance(value, AmbiguousWord) and Any in accepted:
         hint = f"write true or false, or '{value}' in quotes if it is text"
-        return at(tree, here, f"{dotted(here)}: nothing says whether {value} is text or a truth value", hint)
+        return at(tree, here, f"{dotted(here)}: {value} could be text or a boolean", hint)
     return None
 
 
-def _complaints(
+def _errors_of(
     error: ValidationError,
     model: type[BaseModel],
     data: Mapping[str, Any],
@@ -127,26 +127,26 @@ def _complaints(
     prefix: KeyPath,
     siblings: Iterable[str],
 ) -> dict[KeyPath, UserError]:
-    """pydantic's errors, one per path: what it says of each alternative of a union is one complaint."""
+    """pydantic's errors, one per path; its errors for the alternatives of a union become one error."""
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors():
         path, key = _written(detail["loc"], data), detail["loc"][-1] if detail["loc"] else None
         missing = detail["type"] == "missing" and isinstance(key, str)
         grouped.setdefault((*path, str(key)) if missing else path, []).append(detail)
-    found: dict[KeyPath, UserError] = {}
+    errors: dict[KeyPath, UserError] = {}
     for path, details in grouped.items():
         here, owner = (*prefix, *path), fields.model_at(model, path[:-1]) or model
         if details[0]["type"] == "missing" and isinstance(details[0]["loc"][-1], str):
-            found[path] = _missing(tree, here, owner)
+            errors[path] = _missing(tree, here, owner)
         elif details[0]["type"] == "extra_forbidden":
-            found[path] = unknown_key(tree, here, [*fields.names(owner), *([] if path[1:] else siblings)])
+            errors[path] = unknown_key(tree, here, [*fields.names(owner), *([] if path[1:] else siblings)])
         else:
-            found[path] = _wrong(tree, here, details, len(path), fields.annotation_at(model, path))
-    return found
+            errors[path] = _wrong(tree, here, details, len(path), fields.annotation_at(model, path))
+    return errors
 
 
 def _written(loc: Sequence[str | int], data: Any) -> KeyPath:
-    """The part of pydantic's location that stands in the data; the rest names alternatives of a union."""
+    """The part of pydantic's ``loc`` that exists in the data; the rest names alternatives of a union."""
     path: KeyPath = ()
     for key in loc:
         known = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, (list, tuple)) else ()
@@ -159,7 +159,7 @@ def _written(loc: Sequence[str | int], data: Any) -> KeyPath:
 def _wrong(tree: Tree, path: KeyPath, details: list[ErrorDetails], depth: int, annotation: Any) -> UserError:
     detail = details[0]
     context = detail.get("ctx", {})
-    if detail["type"] in ("value_error", "assertion_error"):  # a validator's own words
+    if detail["type"] in ("value_error", "assertion_error"):  # a validator's own message
         return at(tree, path, f"{dotted(path)}: {context['error']}")
     if len(details) > 1 or len(detail["loc"]) > depth:
         return wrong_value(tree, path, fields.described(annotation), tree.get(path))
@@ -179,7 +179,7 @@ def wrong_value(tree: Tree, path: KeyPath, expected: str, value: Any, choices: S
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as text for a message, at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null (nothing)", True: "true", False: "false"}[value]
     text = repr(plain(value))
@@ -195,7 +195,7 @@ def _missing(tree: Tree, path: KeyPath, owner: type[BaseModel]) -> UserError:
 
 
 def unknown_key(tree: Tree, path: KeyPath, known: Iterable[str]) -> UserError:
-    """The key at ``path`` is none of ``known``; names the nearest, or where core knows a key of that name."""
+    """The error for an unknown key: names the most similar known key, or the section that has a key of that name."""
     key, known = str(path[-1]), list(known)
     near = did_you_mean(key, known)
     elsewhere = [dotted(other) for other in _core_keys() if other[-1] == key and other[:-1] != path[:-1]]
@@ -213,6 +213,6 @@ def _core_keys(model: type[BaseModel] = Config, path: KeyPath = ()) -> Iterator[
 
 
 def at(tree: Tree, path: KeyPath, what: str, hint: str | None = None, kind: type[UserError] = ConfigError) -> UserError:
-    """An error that starts with the place of ``path``; a mistake in a plugin's ``defaults`` is the plugin's."""
-    source: Source = tree.source(path)
+    """An error that starts with the place that set ``path``; a PluginError if a plugin's ``defaults`` set it."""
+    source: SetBy = tree.source(path)
     return (PluginError if source.by == "plugin" else kind)(f"{source.place}: {what}", hint)

@@ -1,4 +1,4 @@
-"""From a file and overrides to a :class:`Resolved` configuration.
+"""Resolves a file and overrides to a :class:`Resolved` configuration.
 
 Precedence: core < model plugin < algorithm < pair < local files < file < override.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 from omni_rl.config.algorithm_traits import traits_of
 from omni_rl.config.checks import cross_checks
-from omni_rl.config.find_plugins import UNIVERSAL, Gathered
+from omni_rl.config.find_plugins import UNIVERSAL, ConfiguredPlugins
 from omni_rl.config.inputs import Input
-from omni_rl.config.layers import Source, Tree
+from omni_rl.config.layers import SetBy, Tree
 from omni_rl.config.problems import raise_all, validate
 from omni_rl.config.resolved import Origin, Resolved, origins_of
 from omni_rl.contracts.schema import Config
@@ -31,58 +31,59 @@ def resolve(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
         overrides: ``key.sub=value``, see :mod:`omni_rl.config.overrides`.
 
     Raises:
-        ConfigError: keys, values or overrides are wrong, or several things of different kinds are: all in one message.
-        PluginError: a plugin is missing, broken, claimed twice, or suggests what does not exist.
+        ConfigError: keys, values or overrides are wrong, or there are errors of several kinds; one message lists all.
+        PluginError: a plugin is missing, broken, offered by several distributions, or its defaults are invalid.
         ModelError: there is no pipeline at ``model.path``.
         DataError: there is no prompt file at ``data.path``.
     """
     given = Input(source, overrides)
-    found = Gathered(given)
-    tree, unfit = given.merged(found.suggestions())
+    configured = ConfiguredPlugins(given)
+    tree, unfit = given.merged(configured.suggestions())
     config, wrong = validate(Config, tree.data, tree)
-    found.errors += [*unfit, *wrong]
-    found.add_options(tree)
-    algorithm = found.plugins.get(("algorithm",))
+    configured.errors += [*unfit, *wrong]
+    configured.add_options(tree)
+    algorithm = configured.plugins.get(("algorithm",))
     answers = algorithm is not None and algorithm.is_ready
-    traits = found.attempt(None, traits_of, algorithm) if answers else None
+    traits = configured.attempt(None, traits_of, algorithm) if answers else None
     if config is not None:
-        found.errors += cross_checks(config, config.algorithm.name, traits, tree)
-    raise_all(found.errors, given.file)
-    assert config is not None, "a configuration without mistakes is valid"
+        configured.errors += cross_checks(config, config.algorithm.name, traits, tree)
+    raise_all(configured.errors, given.file)
+    assert config is not None, "a configuration without errors is valid"
     assert traits is not None, "and its algorithm has answered"
-    return _resolved(_completed(config, found), traits, found)
+    return _resolved(_completed(config, configured), traits, configured)
 
 
-def _completed(config: Config, found: Gathered) -> Config:
-    """With every option of every plugin, absolute paths, and a seed."""
-    completed = Tree(found.tree.source(()))
+def _completed(config: Config, configured: ConfiguredPlugins) -> Config:
+    """The configuration with every option of every plugin, absolute paths, and a seed."""
+    completed = Tree(configured.tree.source(()))
     completed.data = config.model_dump(mode="json")
-    for path, chosen in found.plugins.items():
+    for path, chosen in configured.plugins.items():
         if chosen.options is not None:
             completed.get(path).update(chosen.options.model_dump(mode="json", by_alias=True))
-    for path, file in found.data.items():
+    for path, file in configured.data.items():
         completed.get(path[:-1])[path[-1]] = str(file)
-    if found.files(("model", "path")).find(config.model.path) == found.folder:  # neither shipped nor from the hub
-        completed.data["model"]["path"] = str(found.folder)
-    completed.data["plugins"] = [str(module.__file__) for module in found.local]
+    # a path that is neither a shipped checkpoint nor a hub id becomes absolute
+    if configured.files(("model", "path")).find(config.model.path) == configured.folder:
+        completed.data["model"]["path"] = str(configured.folder)
+    completed.data["plugins"] = [str(module.__file__) for module in configured.local]
     if config.seed is None:
         completed.data["seed"] = secrets.randbelow(2**31)
-        found.tree.sources["seed",] = Source("picked", found.given.file)
+        configured.tree.sources["seed",] = SetBy("picked", configured.given.file)
     return Config.model_validate(completed.data)
 
 
-def _resolved(config: Config, traits: AlgorithmTraits, found: Gathered) -> Resolved:
-    assert found.folder is not None
-    assert found.architecture is not None
-    plugins = found.plugins
+def _resolved(config: Config, traits: AlgorithmTraits, configured: ConfiguredPlugins) -> Resolved:
+    assert configured.folder is not None
+    assert configured.architecture is not None
+    plugins = configured.plugins
 
-    def many(*path: str) -> list[Any]:
-        return [each for place, each in plugins.items() if place[:-1] == path]
+    def many(*section: str) -> list[Any]:
+        return [each for path, each in plugins.items() if path[:-1] == section]
 
     return Resolved(
         config=config,
-        architecture=found.architecture,
-        model_path=found.folder,
+        architecture=configured.architecture,
+        model_path=configured.folder,
         model=plugins.get(("model",)),
         pair=plugins.get(("pair",)),
         algorithm=plugins["algorithm",],
@@ -91,13 +92,13 @@ def _resolved(config: Config, traits: AlgorithmTraits, found: Gathered) -> Resol
         backend=plugins["train",],
         launcher=plugins["launcher",],
         dataset=plugins["data",],
-        observers=found.observers,
+        observers=configured.observers,
         rewards=many("reward"),
         trackers=many("tracker"),
         validation_dataset=plugins.get(("validation", "data")) or plugins["data",],
         validation_rewards=many("validation", "reward") or many("reward"),
-        local=found.local,
-        registry=found.registry,
-        origins=origins_of(config, found.tree, plugins),
-        tree=found.tree,
+        local=configured.local,
+        registry=configured.registry,
+        origins=origins_of(config, configured.tree, plugins),
+        tree=configured.tree,
     )

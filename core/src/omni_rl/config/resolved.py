@@ -1,4 +1,4 @@
-"""A configuration whose every value is known, with the plugins that it needs."""
+"""The resolved configuration: every value is set, and its plugins are loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Origin(NamedTuple):
     """An effective value and the layer that set it.
 
     ``layer`` is ``core``, a plugin (``algorithm omni-rl-flow-grpo 0.1.0``), ``<file>:<line>``, ``override``,
-    ``given`` (a mapping instead of a file), or ``picked`` (a seed).
+    ``given`` (a mapping instead of a file), or ``picked`` (a random seed, for ``seed: null``).
     """
 
     value: Any
@@ -31,23 +31,24 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a run is made of.
+    """The configuration and plugins of one run.
 
     Attributes:
-        config: validated; plugin sections hold every option of their plugin, paths are absolute, the seed is a number.
+        config: validated. Plugin sections contain every option of their plugin, and paths are absolute.
         architecture: the pipeline's class name.
-        model_path: the pipeline's folder. With a hub id, a snapshot's folder that may hold ``model_index.json`` alone.
+        model_path: the pipeline's folder. For a hub id, a snapshot's folder, which may contain only
+            ``model_index.json``.
         model: the architecture's plugin; None for the universal adapter.
-        pair: the plugin of this architecture and algorithm; None when there is none.
-        algorithm, engine, backend, launcher, dataset: what the configuration names.
+        pair: the plugin for this architecture and algorithm; None when there is none.
+        algorithm, engine, backend, launcher, dataset: the plugins that the configuration names.
         traits: what the algorithm, with its options, needs from the rest of the run.
-        observers: installed plugins that watch every run, by key.
+        observers: installed plugins that observe every run, sorted by key.
         rewards, trackers: in the configuration's order.
-        validation_dataset, validation_rewards: the training ones unless the configuration names others.
-        local: the run's local plugin files, imported.
-        registry: finds further plugins, local ones first.
-        origins: dotted leaf path -> where its value comes from, in the order of the schema.
-        tree: the merged values as written, and their places.
+        validation_dataset, validation_rewards: those of training unless the configuration names others.
+        local: the imported local plugin files.
+        registry: finds further plugins; local files come first.
+        origins: dotted key of each value -> the layer that set it, in the order of the schema.
+        tree: the merged values as written, and the places that set them.
     """
 
     config: Config
@@ -72,7 +73,7 @@ class Resolved:
     tree: Tree = field(repr=False)
 
     def place(self, key: str) -> str:
-        """Where a dotted key was set, for the start of a message: ``config.yaml:12:3``."""
+        """The place that set a dotted key, for the start of a message: ``config.yaml:12:3``."""
         return self.tree.source(tuple(int(part) if part.isdigit() else part for part in key.split("."))).place
 
     def rollout_call(self) -> dict[str, Any]:
@@ -80,18 +81,18 @@ class Resolved:
         return effective_call(self.config.rollout.call)
 
     def validation_call(self) -> dict[str, Any]:
-        """Arguments for the pipeline's ``__call__`` in validation: rollout's, overridden."""
+        """Arguments for the pipeline's ``__call__`` in validation: ``rollout.call`` updated by ``validation.call``."""
         return effective_call(self.config.rollout.call, self.config.validation.call)
 
     def chosen(self) -> list[Chosen]:
-        """Every plugin that an entry point provides to this run, the model's first."""
+        """Every plugin of this run except local files; the model's plugin comes first."""
         some = [self.model, self.algorithm, self.pair, self.engine, self.backend, self.launcher, self.dataset]
         always = [*(each for each in some if each is not None), *self.observers, *self.rewards, *self.trackers]
         validation = [self.validation_dataset, *self.validation_rewards]
         return [*always, *(each for each in validation if each not in always)]
 
     def layers(self) -> list[Layer]:
-        """The hook layers above core, built from their options: model, algorithm, pair, local files."""
+        """The hook layers above core, with instances built from their options: model, algorithm, pair, local files."""
         built: list[tuple[Any, Chosen | None]] = [
             ("model", self.model),
             ("algorithm", self.algorithm),
@@ -104,20 +105,20 @@ class Resolved:
 
 
 def origins_of(config: Config, tree: Tree, plugins: Mapping[KeyPath, Chosen]) -> dict[str, Origin]:
-    """Who set each leaf of ``config``.
+    """The origin of each value of ``config``, by dotted key.
 
     Args:
-        plugins: section -> the plugin whose options stand in it; what nobody set there is the plugin's own default.
+        plugins: section -> the plugin whose options it contains. A value that no layer set is that plugin's default.
     """
-    found = {}
+    origins = {}
     for path, value in effective(config):
         layer = tree.sources[path].origin if path in tree.sources else _default_of(path, plugins)
-        found[dotted(path)] = Origin(value, layer)
-    return found
+        origins[dotted(path)] = Origin(value, layer)
+    return origins
 
 
 def _default_of(path: KeyPath, plugins: Mapping[KeyPath, Chosen]) -> str:
-    """The plugin whose option stands at ``path``, or core."""
+    """The label of the plugin that has the option at ``path``, or ``core``."""
     for depth in range(1, len(path)):
         chosen = plugins.get(path[:depth])
         if chosen is not None and chosen.options is not None and path[depth] in dict(chosen.options):
@@ -126,7 +127,7 @@ def _default_of(path: KeyPath, plugins: Mapping[KeyPath, Chosen]) -> str:
 
 
 def effective(config: Config) -> Iterator[tuple[KeyPath, Any]]:
-    """Every leaf of a configuration as plain data; a list of plain values is one leaf."""
+    """Every value of a configuration with its path, as plain data; a list of plain values counts as one value."""
     return _leaves(config.model_dump(mode="json"), ())
 
 

@@ -1,8 +1,8 @@
-"""YAML as the configuration understands it: every key keeps its line and column, and nothing is guessed.
+"""Reads YAML for the configuration. Records the line and column of every key.
 
 The scalar types are those of YAML 1.2, because PyYAML's YAML 1.1 reads ``1e-3`` as text, ``no`` as false, ``1:30`` as
-90, ``010`` as 8 and ``2025-01-01`` as a date. Underscores in numbers stay (``10_000``). A plain ``yes``, ``no``, ``on``
-or ``off`` becomes a :class:`Word`: text, unless the key takes a boolean. Keys are always text.
+90, ``010`` as 8 and ``2025-01-01`` as a date. Numbers may contain underscores (``10_000``). An unquoted ``yes``,
+``no``, ``on`` or ``off`` becomes an :class:`AmbiguousWord`: text, unless the key takes a boolean. Keys are always text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from omni_rl.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands: ``("reward", 0, "weight")``."""
+"""The keys and list indices that lead to a value: ``("reward", 0, "weight")``."""
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + kind for kind in ("null", "bool", "int", "float", "str", "word")}
@@ -33,19 +33,19 @@ _RESOLVERS = (
 )
 
 
-class Word(str):
-    """A plain ``yes``, ``no``, ``on`` or ``off``; has to be written otherwise where no schema says what it means."""
+class AmbiguousWord(str):
+    """An unquoted ``yes``, ``no``, ``on`` or ``off``; an error for a key whose type is not known."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and with YAML 1.2's scalars."""
+    """A safe loader with the scalar types of YAML 1.2."""
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes whatever the loader, or a YAML 1.1 reader, would not read back as text."""
+    """Quotes every text that our loader or a YAML 1.1 reader would not read back as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write every value out: a configuration has no anchors."""
+        """Write every value in full, without anchors and aliases."""
         return True
 
 
@@ -62,11 +62,11 @@ for _kind, _pattern, _first in _RESOLVERS:
         _starts = ["" if c == "\0" else c for c in _first]
         _class.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), _starts)
 _Loader.add_constructor(_TAG + "int", _int)
-_Loader.add_constructor(_TAG + "word", lambda loader, node: Word(node.value))
+_Loader.add_constructor(_TAG + "word", lambda loader, node: AmbiguousWord(node.value))
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A position in a file, both counted from 1."""
 
     file: str
@@ -79,22 +79,22 @@ class Place:
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: plain data, and where each key and list item stands.
+    """A parsed file: plain data, and the location of each key and list item.
 
-    ``places[()]`` is the start of the document.
+    ``locations[()]`` is the start of the document.
     """
 
     file: str
     data: dict[str, Any]
-    places: dict[KeyPath, Place]
+    locations: dict[KeyPath, Location]
 
 
 class _Reader:
-    """Turns PyYAML's nodes into data and places, refusing what a configuration should not hold."""
+    """Turns PyYAML's nodes into data and locations; refuses tags, duplicate keys and recursive aliases."""
 
     def __init__(self, loader: _Loader, file: str, lines: list[str]) -> None:
         self.loader, self.file, self.lines = loader, file, lines
-        self.places: dict[KeyPath, Place] = {}
+        self.locations: dict[KeyPath, Location] = {}
         self.open: list[yaml.Node] = []
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
@@ -111,39 +111,39 @@ class _Reader:
             return {key: self.value(value, (*path, key)) for key, value in self.items(node, path)}
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             for index, item in enumerate(node.value):
-                self.places[*path, index] = self.place(item.start_mark)
+                self.locations[*path, index] = self.location(item.start_mark)
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self.scalar(node)
-        raise self.error(node.start_mark, f"the tag {node.tag.replace(_TAG, '!!')} has no meaning here")
+        raise self.error(node.start_mark, f"the tag {node.tag.replace(_TAG, '!!')} is not supported")
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         try:
             return self.loader.construct_object(node)
-        except ValueError:  # an explicit tag on text that is not of its type
-            raise self.error(node.start_mark, f"{node.value!r} is not of the type that its tag claims") from None
+        except ValueError:  # an explicit tag that does not fit the text
+            raise self.error(node.start_mark, f"{node.value!r} does not have the type of its tag") from None
 
     def items(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, yaml.Node]]:
-        """Keys and values in order, merge keys (<<) expanded, duplicates refused."""
+        """Keys and values in order. Expands merge keys (<<) and refuses duplicate keys."""
         written: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node.start_mark, "a key must be text")
             if key_node.value in written and key_node.tag != _TAG + "merge":
                 name, first = ".".join(map(str, (*path, key_node.value))), written[key_node.value]
-                raise self.error(key_node.start_mark, f"the key '{name}' stands here and in line {first}; keep one")
+                raise self.error(key_node.start_mark, f"the key '{name}' is also set in line {first}; keep one")
             written[key_node.value] = key_node.start_mark.line + 1
         self.loader.flatten_mapping(node)
         last = {key_node.value: (key_node, value) for key_node, value in node.value}  # merged ones come first
         for key, (key_node, value) in last.items():
-            self.places[*path, key] = self.place(key_node.start_mark)
+            self.locations[*path, key] = self.location(key_node.start_mark)
             yield key, value
 
-    def place(self, mark: yaml.Mark) -> Place:
-        return Place(self.file, mark.line + 1, mark.column + 1)
+    def location(self, mark: yaml.Mark) -> Location:
+        return Location(self.file, mark.line + 1, mark.column + 1)
 
     def error(self, mark: yaml.Mark, what: str, hint: str | None = None) -> ConfigError:
-        return ConfigError(f"{self.place(mark)}: {what}\n{_shown(self.lines, mark)}", hint)
+        return ConfigError(f"{self.location(mark)}: {what}\n{_shown(self.lines, mark)}", hint)
 
 
 def _line(lines: list[str], mark: yaml.Mark) -> str:
@@ -151,7 +151,7 @@ def _line(lines: list[str], mark: yaml.Mark) -> str:
 
 
 def _shown(lines: list[str], mark: yaml.Mark) -> str:
-    """The line of ``mark`` with a caret under its column."""
+    """The text of the line at ``mark``, with a caret under the column."""
     return f"    {_line(lines, mark)}\n    {' ' * mark.column}^"
 
 
@@ -161,11 +161,11 @@ def _hint(why: str) -> str | None:
     return "put text that holds ': ' in quotes" if "mapping values are not allowed" in why else None
 
 
-def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, Place]]:
-    """The data in ``text`` and the place of every key; ``file`` is what messages call it.
+def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, Location]]:
+    """The data in ``text`` and the location of every key; ``file`` is the file's name in messages.
 
     Raises:
-        ConfigError: broken YAML, a duplicate key, a tag; with line and column and the line itself.
+        ConfigError: invalid YAML, a duplicate key, or a tag; shows line, column and the text of the line.
     """
     lines = text.splitlines()
     try:
@@ -176,7 +176,7 @@ def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, Place]]:
     reader = _Reader(loader, file, lines)
     try:
         node = loader.get_single_node()
-        return (None if node is None else reader.value(node, ())), reader.places
+        return (None if node is None else reader.value(node, ())), reader.locations
     except yaml.MarkedYAMLError as error:
         raise _broken(error, reader) from None
     finally:
@@ -184,7 +184,7 @@ def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, Place]]:
 
 
 def _broken(error: yaml.MarkedYAMLError, reader: _Reader) -> ConfigError:
-    """PyYAML's complaint, at the line to look at: the opening bracket's when the file ends before it is closed."""
+    """PyYAML's error, at the line to mend: if a bracket is never closed, the line of the opening bracket."""
     marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
     mark = next((mark for mark in marks if _line(reader.lines, mark).strip()), marks[0])
     why = ", ".join(part for part in (error.context, error.problem) if part)
@@ -195,15 +195,15 @@ def read(path: str | Path) -> Document:
     """Read a configuration file.
 
     Raises:
-        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, empty, or not made of sections.
+        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, empty, or has no sections.
     """
     file = str(path)
-    data, places = parse(_text(Path(path)), file)
+    data, locations = parse(_text(Path(path)), file)
     if data is None:
         raise ConfigError(f"{file} is empty", "it needs at least the sections model, algorithm, reward and data")
     if not isinstance(data, dict):
         raise ConfigError(f"{file} has no sections", "a section looks like this: model: {path: ./my-pipeline}")
-    return Document(file, data, {(): Place(file, 1, 1), **places})
+    return Document(file, data, {(): Location(file, 1, 1), **locations})
 
 
 def _text(path: Path) -> str:
@@ -218,6 +218,6 @@ def _text(path: Path) -> str:
 
 
 def _similar(path: Path) -> str:
-    """The YAML files that stand where the missing one was looked for."""
-    found = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-    return f" (that folder holds {', '.join(found[:5])})" if found else ""
+    """The YAML files in the folder of the missing file, for a message."""
+    names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    return f" (that folder contains {', '.join(names[:5])})" if names else ""

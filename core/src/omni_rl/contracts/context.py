@@ -1,4 +1,4 @@
-"""What an engine and a backend are built from."""
+"""The arguments from which an engine and a backend are built."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ ENGINE_HOOKS = frozenset(
         "tokenize",
     }
 )
-"""Hooks that run where samples are drawn: what an engine may honour, and must when a run overrides them."""
+"""Hooks of sampling. An engine may honour them, and must honour those that a plugin of the run overrides."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a run hands to its engine and to its backend.
+    """Everything that a run passes to its engine and its backend.
 
     Attributes:
         config: the resolved configuration.
         options: the plugin's own validated ``Config``, or None when it has none.
         load_model: loads the pipeline, frozen, into this process; every call loads it anew. A backend that shards its
             weights may load otherwise, from ``config.model``.
-        hooks: the run's dispatch.
-        spec: rebuilds the same dispatch in another process.
+        hooks: the run's bound hooks.
+        spec: rebuilds the same hooks in another process.
         traits: what the algorithm needs: which copies of the weights are kept, which one samples.
         shared_model: for an engine: the backend's loaded model, where both share this process; else None. It may sample
-            from these very weights.
+            with these weights.
     """
 
     config: Config

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from omni_rl.schedulers.randomness import seed_of
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt and the other columns of its row, which rewards receive; ``metadata`` is plain JSON data.
+    """A prompt, and the other columns of its row.
 
-    ``media`` (files) and ``call`` (values) are arguments for the pipeline that ``data.media`` and ``data.call`` found
-    among the columns; readers leave them empty.
+    Attributes:
+        metadata: the other columns as plain JSON data; rewards receive it.
+        media: pipeline arguments that are files, from the columns that ``data.media`` names.
+        call: pipeline arguments that are values, from the columns that ``data.call`` names.
+
+    Readers leave ``media`` and ``call`` empty.
     """
 
     prompt: str
@@ -28,7 +29,9 @@ class PromptRow:
 
 
 class PromptSet:
-    """Rows, and the order in which iterations use them. Holds no position: an iteration's rows follow from its number.
+    """The rows, and the order in which iterations use them.
+
+    It stores no position: the number of an iteration determines its rows.
 
     Args:
         rows: at least one.
@@ -42,11 +45,11 @@ class PromptSet:
         return len(self.rows)
 
     def for_iteration(self, iteration: int, n: int, seed: int, shuffle: bool) -> list[tuple[int, PromptRow]]:
-        """The ``n`` rows of an iteration (from 0) with their indices in ``rows``.
+        """The ``n`` rows of an iteration (from 0), with their indices in ``rows``.
 
-        Iterations walk through one permutation of the set after the other, and one that reaches the end goes on in the
-        next permutation: at any time the uses of two rows differ by at most one. A function of the arguments, hence
-        exact for a resumed run, provided that ``n`` is the same in all iterations.
+        Iterations use one permutation of the rows after another, and continue in the next permutation when one ends.
+        So at any time two rows have been used equally often, or one of them once more. The result depends only on the
+        arguments, so a resumed run gets the same rows if ``n`` is the same in all iterations.
         """
         assert iteration >= 0, "iterations count from 0"
         places = range(iteration * n, (iteration + 1) * n)
@@ -57,6 +60,6 @@ class PromptSet:
     def _order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
         if not shuffle:
             return np.arange(len(self))
-        # numpy promises the raw stream of a bit generator for ever, but not what Generator.permutation makes of it
+        # numpy guarantees the raw stream of a bit generator across versions, but not Generator.permutation
         raw = np.random.PCG64(seed_of(seed, "data", epoch)).random_raw(len(self))
         return np.argsort(raw, kind="stable")

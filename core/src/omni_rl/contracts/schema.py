@@ -1,7 +1,8 @@
-"""The configuration's sections. Unknown keys are errors; a section that names a plugin keeps the keys it does not know
-(``extra="allow"``) for that plugin's own ``Config``, which forbids what it does not know in turn.
+"""The sections of the configuration.
 
-This module imports no torch: the command line reads it for ``--help``.
+Unknown keys are errors. A section that names a plugin passes keys that core does not know (``extra="allow"``) to the
+plugin's own ``Config``, which then refuses unknown keys. This module does not import torch, so that ``omni-rl --help``
+is fast.
 """
 
 from __future__ import annotations
@@ -24,85 +25,92 @@ class Section(BaseModel):
 
 
 class PluginSection(BaseModel):
-    """A section whose remaining keys belong to the plugin it names."""
+    """A section that names a plugin. Keys that core does not know are the plugin's options."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     def options(self) -> dict[str, Any]:
-        """The keys that belong to the plugin."""
+        """The plugin's options, not validated."""
         return dict(self.model_extra or {})
 
 
 class Lora(Section):
-    """Low-rank adapters, injected in place with fp32 master weights."""
+    """LoRA adapters, inserted into the denoiser's modules, with fp32 master weights."""
 
     rank: PositiveInt = Field(default=16, description="rank of each adapter")
-    alpha: PositiveFloat = Field(default=32.0, description="the adapter's output is scaled by alpha / rank")
-    targets: list[str] | str = Field(default="all-linear", description="module name suffixes, or 'all-linear'")
+    alpha: PositiveFloat = Field(default=32.0, description="the adapter's output is multiplied by alpha / rank")
+    targets: list[str] | str = Field(
+        default="all-linear", description="suffixes of the names of the modules that get an adapter, or 'all-linear'"
+    )
 
 
 class Model(PluginSection):
-    """Which pipeline is trained, and which of its weights."""
+    """The pipeline to train, and which of its weights to train."""
 
     path: Text = Field(
-        description="a shipped checkpoint's name, a diffusers pipeline folder, or (hub: true) a hub id",
+        description="name of a shipped checkpoint, folder of a diffusers pipeline, or with `hub: true` a hub id",
         examples=["./my-pipeline"],
     )
     plugin: str | None = Field(
-        default=None, description="distribution to use when several claim the architecture; 'universal' for none"
+        default=None,
+        description="pip package to use if several offer the architecture; 'universal': use no model plugin",
     )
-    lora: Lora | None = Field(default=None, description="train adapters; null trains the full denoiser")
-    hub: bool = Field(default=False, description="allow `path` to be a model hub id")
+    lora: Lora | None = Field(default=None, description="train LoRA adapters; null: train all weights of the denoiser")
+    hub: bool = Field(default=False, description="allow a model hub id as `path`, and download the model")
 
 
 class Algorithm(PluginSection):
-    """The RL objective; its own options stand beside `name`."""
+    """The RL objective. The algorithm's own options are keys of this section too."""
 
-    name: Text = Field(description="the RL objective", examples=["flow_grpo"])
-    plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
+    name: Text = Field(description="algorithm (RL objective)", examples=["flow_grpo"])
+    plugin: str | None = Field(default=None, description="pip package to use if several offer the algorithm")
 
 
 class SdeOptions(Section):
-    """How noise enters the steps of the window."""
+    """The noise of the denoising steps inside the SDE window."""
 
-    type: SdeType = Field(default="sde", description="family of the transition")
+    type: SdeType = Field(default="sde", description="formula of the transition's mean and standard deviation")
     noise_level: NonNegative = Field(default=0.7, description="eta; 0 makes every step deterministic")
-    log_prob: LogProbType = Field(default="density", description="'squared_error' is the peers' convention for cps")
+    log_prob: LogProbType = Field(
+        default="density",
+        description="'density': Gaussian log density; 'squared_error': -(x' - mean)^2, as other frameworks use for cps",
+    )
 
 
 class Rollout(PluginSection):
-    """How samples are drawn; the engine's own options stand beside `engine`."""
+    """Sampling. The rollout engine's own options are keys of this section too."""
 
-    engine: Text = Field(default="diffusers", description="who samples")
-    plugin: str | None = Field(default=None, description="distribution to use when several claim the engine")
-    steps: PositiveInt = Field(default=10, description="denoising steps")
+    engine: Text = Field(default="diffusers", description="rollout engine")
+    plugin: str | None = Field(default=None, description="pip package to use if several offer the engine")
+    steps: PositiveInt = Field(default=10, description="denoising steps per sample")
     prompts: PositiveInt = Field(default=8, description="prompts per iteration")
-    group_size: PositiveInt = Field(default=8, description="samples per prompt")
-    batch_size: PositiveInt = Field(default=16, description="samples denoised together")
-    share_initial_noise: bool = Field(default=False, description="one x_T for all samples of a group")
-    sde: SdeOptions = Field(default_factory=SdeOptions, description="how noise enters the steps of the window")
+    group_size: PositiveInt = Field(default=8, description="samples per prompt and iteration")
+    batch_size: PositiveInt = Field(default=16, description="samples denoised in one batch")
+    share_initial_noise: bool = Field(default=False, description="use the same x_T for all samples of a group")
+    sde: SdeOptions = Field(default_factory=SdeOptions, description="noise of the denoising steps in the SDE window")
     call: dict[str, Any] = Field(
-        default_factory=dict, description="arguments for the pipeline's __call__; null leaves one to the pipeline"
+        default_factory=dict,
+        description="arguments of the pipeline's __call__; null: use the pipeline's own default for an argument",
     )
 
 
 class RewardEntry(PluginSection):
-    """One reward; its own options stand beside `name`."""
+    """One reward. The reward's own options are keys of this section too."""
 
-    name: Text = Field(description="who scores", examples=["ocr"])
-    plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
-    label: str | None = Field(default=None, description="name in metrics; default: `name`")
-    weight: float = Field(default=1.0, description="factor in the weighted sum")
+    name: Text = Field(description="reward", examples=["ocr"])
+    plugin: str | None = Field(default=None, description="pip package to use if several offer the reward")
+    label: str | None = Field(default=None, description="name in metrics; null: `name`")
+    weight: float = Field(default=1.0, description="factor in the weighted sum of all rewards")
     batch_size: PositiveInt = Field(default=64, description="samples scored in one call")
 
 
 def named(value: Any) -> Any:
-    """The long form of a plugin: ``local`` means ``{name: local}``."""
+    """The long form of a plugin section: ``local`` becomes ``{name: local}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def named_list(value: Any) -> Any:
-    """The long form of a list of plugins: ``ocr``, ``{name: ocr}`` and ``[ocr]`` all mean ``[{name: ocr}]``."""
+    """The long form of a list of plugins: ``ocr``, ``{name: ocr}`` and ``[ocr]`` all become ``[{name: ocr}]``."""
     items = [value] if isinstance(value, (str, Mapping)) else value
     return [named(item) for item in items] if isinstance(items, list) else items
 
@@ -111,78 +119,92 @@ Rewards = Annotated[list[RewardEntry], Field(min_length=1), BeforeValidator(name
 
 
 class Data(PluginSection):
-    """The prompts."""
+    """The prompts, and input media of pipelines that take them."""
 
     path: Text = Field(
-        description="file; relative to the configuration, or <shipped checkpoint>/<file>", examples=["prompts.txt"]
+        description="prompt file: relative to the configuration file, or <shipped checkpoint>/<file>",
+        examples=["prompts.txt"],
     )
     format: str | None = Field(
-        default=None, description="txt, jsonl, parquet, geneval or a plugin's; default: the file's suffix"
+        default=None, description="txt, jsonl, parquet, or a format of a plugin (geneval); null: the file's suffix"
     )
-    prompt_column: str = Field(default="prompt", description="column that holds the text")
+    prompt_column: str = Field(default="prompt", description="column with the prompt")
     media: dict[str, str] = Field(
         default_factory=dict,
-        description="pipeline argument -> column with the file (or list of files) given for it; relative to the data",
+        description="pipeline argument -> column with its file or list of files, relative to the prompt file",
         examples=["{image: source}"],
     )
     call: list[str] = Field(
         default_factory=list,
-        description="columns that are pipeline arguments of their row, over those of rollout.call",
+        description="columns that are arguments of the pipeline for their row; they replace those of rollout.call",
         examples=["[height, width]"],
     )
-    shuffle: bool = Field(default=True, description="new order every epoch, a function of the seed")
+    shuffle: bool = Field(default=True, description="use a new random order in every epoch, drawn from `seed`")
 
 
 class Ema(Section):
-    """Exponential moving average of the trained weights, used by validation."""
+    """Exponential moving average (EMA) of the trained weights; validation samples with it."""
 
     decay: float = Field(default=0.95, ge=0, lt=1, description="ema <- decay * ema + (1 - decay) * weights")
-    every: PositiveInt = Field(default=1, description="updates between two steps of the average")
+    every: PositiveInt = Field(default=1, description="optimizer updates between two updates of the average")
 
 
 class Train(PluginSection):
-    """Updates; the backend's own options stand beside `backend`."""
+    """The updates. The training backend's own options are keys of this section too."""
 
-    backend: Text = Field(default="torch", description="who updates")
+    backend: Text = Field(default="torch", description="training backend")
     iterations: PositiveInt = Field(default=100, description="iterations of the run")
-    lr: NonNegative = Field(default=3e-4, description="AdamW learning rate")
-    warmup: int = Field(default=0, ge=0, description="updates of linear warm-up")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW betas")
-    eps: PositiveFloat = Field(default=1e-8, description="AdamW: gradients far below it move nothing")
-    weight_decay: NonNegative = Field(default=1e-4, description="AdamW weight decay")
-    max_grad_norm: PositiveFloat = Field(default=1.0, description="gradients are clipped to this norm")
-    mini_batch_prompts: PositiveInt | None = Field(
-        default=None, description="prompts per update; null: all of the iteration"
+    lr: NonNegative = Field(default=3e-4, description="learning rate of AdamW")
+    warmup: int = Field(default=0, ge=0, description="updates with linear warm-up of the learning rate")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="betas of AdamW")
+    eps: PositiveFloat = Field(
+        default=1e-8, description="eps of AdamW; gradients much smaller than it hardly change the weights"
     )
-    inner_epochs: PositiveInt = Field(default=1, description="passes over the iteration's samples")
+    weight_decay: NonNegative = Field(default=1e-4, description="weight decay of AdamW")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="the gradient's norm is clipped to this value")
+    mini_batch_prompts: PositiveInt | None = Field(
+        default=None, description="prompts per update; null: all prompts of the iteration"
+    )
+    inner_epochs: PositiveInt = Field(default=1, description="passes over the samples of an iteration")
     skip_flat_groups: bool = Field(
-        default=False, description="leave out groups whose rewards are all equal; they would thin the mean"
+        default=False,
+        description="leave out groups whose rewards are all equal (they have no gradient but count in the mean loss)",
     )
     micro_batch_size: PositiveInt = Field(
-        default=16, description="samples per forward; memory only, results do not depend on it"
+        default=16, description="samples per forward pass; changes the memory, not the result"
     )
-    gradient_checkpointing: bool = Field(default=False, description="recompute activations in backward")
-    compile: bool = Field(default=False, description="torch.compile the denoiser's repeated blocks")
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass to save memory"
+    )
+    compile: bool = Field(default=False, description="apply torch.compile to the denoiser's repeated blocks")
     offload: bool = Field(
-        default=False, description="keep optimizer state, text encoders and VAE on the CPU while unused"
+        default=False, description="keep optimizer state, text encoders and VAE on the CPU while they are not used"
     )
-    ema: Ema | None = Field(default=None, description="null: no average")
+    ema: Ema | None = Field(default=None, description="moving average of the weights for validation; null: none")
     checkpoint_every: int = Field(default=0, ge=0, description="iterations between checkpoints; 0: only at the end")
-    keep_checkpoints: PositiveInt = Field(default=2, description="older ones are deleted")
+    keep_checkpoints: PositiveInt = Field(default=2, description="checkpoints to keep; older ones are deleted")
 
 
 class Validation(Section):
-    """Held-out scores, without noise injection, with the same noise before, during and after."""
+    """Rewards on held-out prompts, sampled without SDE noise. Every validation starts from the same initial noise."""
 
-    every: int = Field(default=10, ge=0, description="iterations between validations; 0: only before and after")
-    data: Data | None = Field(default=None, description="null: the training prompts")
-    prompts: PositiveInt | None = Field(default=None, description="use the first n; null: all")
-    samples_per_prompt: PositiveInt = Field(default=1, description="samples of each prompt, each with its own noise")
-    steps: PositiveInt | None = Field(default=None, description="null: rollout.steps")
-    batch_size: PositiveInt | None = Field(default=None, description="null: rollout.batch_size")
-    call: dict[str, Any] = Field(default_factory=dict, description="overrides of rollout.call")
-    reward: Rewards | None = Field(default=None, description="null: the training rewards")
-    seed: int = Field(default=0, description="names the noise, so that two runs can be compared")
+    every: int = Field(
+        default=10, ge=0, description="iterations between validations; 0: only before and after training"
+    )
+    data: Data | None = Field(default=None, description="validation prompts; null: the training prompts")
+    prompts: PositiveInt | None = Field(default=None, description="use only the first n prompts; null: all")
+    samples_per_prompt: PositiveInt = Field(default=1, description="samples per prompt, each from its own noise")
+    steps: PositiveInt | None = Field(default=None, description="denoising steps per sample; null: rollout.steps")
+    batch_size: PositiveInt | None = Field(
+        default=None, description="samples denoised in one batch; null: rollout.batch_size"
+    )
+    call: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the pipeline's __call__; they replace those of rollout.call"
+    )
+    reward: Rewards | None = Field(default=None, description="validation rewards; null: the training rewards")
+    seed: int = Field(
+        default=0, description="seed of the initial noise; runs with equal values are compared on equal noise"
+    )
 
 
 def _gate_word(value: Any) -> Any:
@@ -194,45 +216,52 @@ def _trackers(value: Any) -> Any:
 
 
 class Tracker(PluginSection):
-    """An experiment tracker; its own options stand beside `name`."""
+    """An experiment tracker. The tracker's own options are keys of this section too."""
 
-    name: Text = Field(description="who keeps the figures", examples=["tensorboard"])
-    plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
+    name: Text = Field(description="experiment tracker", examples=["tensorboard"])
+    plugin: str | None = Field(default=None, description="pip package to use if several offer the tracker")
 
 
 class Launcher(PluginSection):
-    """Where a run runs; the launcher's own options stand beside `name`."""
+    """The processes of a run. The launcher's own options are keys of this section too."""
 
-    name: Text = Field(default="local", description="who starts the run; `launcher: local` is short for this key")
-    plugin: str | None = Field(default=None, description="distribution to use when several claim the name")
+    name: Text = Field(
+        default="local", description="launcher that starts the processes; `launcher: local` is short for this key"
+    )
+    plugin: str | None = Field(default=None, description="pip package to use if several offer the launcher")
 
 
 class Config(Section):
-    """The whole configuration, as resolved."""
+    """The whole configuration."""
 
-    seed: int | None = Field(default=0, description="names every random draw; null picks one and prints it")
-    model: Model = Field(description="what is trained")
+    seed: int | None = Field(default=0, description="seed of every random draw; null: use a random seed and print it")
+    model: Model = Field(description="the pipeline to train")
     algorithm: Algorithm = Field(description="the RL objective")
-    rollout: Rollout = Field(default_factory=Rollout, description="how samples are drawn")
-    reward: Rewards = Field(description="what is wanted", examples=["{name: ocr}"])
+    rollout: Rollout = Field(default_factory=Rollout, description="sampling")
+    reward: Rewards = Field(description="one or more rewards", examples=["{name: ocr}"])
     data: Data = Field(description="the prompts")
-    train: Train = Field(default_factory=Train, description="updates")
-    validation: Validation = Field(default_factory=Validation, description="held-out scores")
-    launcher: Annotated[Launcher, BeforeValidator(named)] = Field(default_factory=Launcher, description="where it runs")
+    train: Train = Field(default_factory=Train, description="the updates")
+    validation: Validation = Field(default_factory=Validation, description="rewards on held-out prompts")
+    launcher: Annotated[Launcher, BeforeValidator(named)] = Field(
+        default_factory=Launcher, description="the processes of the run"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="compute precision; masters and log-probs stay fp32"
+        default="fp32", description="precision of the model's forward pass; master weights and log-probs stay fp32"
     )
     tracker: Annotated[list[Tracker], BeforeValidator(_trackers)] = Field(
-        default_factory=list, description="who keeps the figures, besides metrics.jsonl and report.html"
+        default_factory=list, description="experiment trackers; metrics.jsonl and report.html are always written"
     )
     gate: Annotated[Literal["on", "warn", "off"], BeforeValidator(_gate_word)] = Field(
-        default="on", description="prove the run before it trains"
+        default="on",
+        description="check the run before training: 'on' stops if a check fails, 'warn' trains anyway, 'off' skips it",
     )
-    plugins: list[str] = Field(default_factory=list, description="local Python files that are plugins of this run")
+    plugins: list[str] = Field(
+        default_factory=list, description="Python files with plugins for this run (local plugins)"
+    )
 
     @property
     def run_seed(self) -> int:
-        """The seed of every draw; a resolved configuration always has one."""
+        """The seed of every random draw; a resolved configuration always has one."""
         assert self.seed is not None, "resolving a configuration picks a seed"
         return self.seed

@@ -1,6 +1,6 @@
-"""What another process needs to rebuild a run: names, versions, options and text, as JSON.
+"""Describes a run as JSON (names, versions, options and text), so that another process can rebuild it.
 
-No code is pickled: every process imports what it has installed, and local files travel as text.
+No code is pickled: every process imports its installed packages, and local files are sent as text.
 ``omni_rl.plugins.runspec`` rebuilds the plugins, ``omni_rl.run.spec`` the whole run.
 """
 
@@ -20,7 +20,7 @@ class Record(BaseModel):
 
 
 class LocalFile(Record):
-    """A local plugin, by content; ``sha256`` is the hex digest of the content's UTF-8 bytes."""
+    """A local plugin with its content; ``sha256`` is the hex digest of the content's UTF-8 bytes."""
 
     path: str
     content: str
@@ -32,7 +32,7 @@ class Part(Record):
 
     Attributes:
         kind: an entry-point group without ``omni_rl.``.
-        distribution: the one that offers it; None when a local file declares it.
+        distribution: the distribution that offers it; None when a local file declares it.
         version: of that distribution.
         options: the plugin's own options, which its ``Config`` accepts.
     """

@@ -1,1 +1,1 @@
-"""Prompts and input media: reading the user's files."""
+"""Reads the user's prompt files and input media."""

@@ -1,4 +1,4 @@
-"""Media that a configuration names: files to what diffusers takes."""
+"""Reads image and video files into the objects that diffusers pipelines accept."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from PIL import Image, ImageOps
 from omni_rl.errors import DataError
 
 VIDEOS = frozenset({".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm"})
-"""Suffixes of clips, which pipelines take as a list of frames."""
+"""Suffixes of video files, which pipelines accept as a list of frames."""
 
 
 def load(media: Mapping[str, str | list[str]]) -> dict[str, Any]:
-    """Arguments for ``__call__``: a picture, or a list of them for a list of files and for a clip.
+    """Arguments for the pipeline's ``__call__``: an image, or a list of images for a list of files and for a video.
 
     Raises:
-        DataError: a file cannot be read as what its suffix says.
+        DataError: a file cannot be read.
     """
     return {name: _load(value) for name, value in media.items()}
 
 
 def _load(value: str | list[str]) -> Any:
     if isinstance(value, list):
-        return [picture(Path(name)) for name in value]
-    return frames(Path(value)) if Path(value).suffix.lower() in VIDEOS else picture(Path(value))
+        return [load_image(Path(name)) for name in value]
+    return load_frames(Path(value)) if Path(value).suffix.lower() in VIDEOS else load_image(Path(value))
 
 
-def picture(file: Path) -> Image.Image:
-    """A picture in RGB, upright.
+def load_image(file: Path) -> Image.Image:
+    """An image in RGB, rotated as its EXIF orientation says.
 
     Raises:
         DataError: it cannot be read.
@@ -40,11 +40,11 @@ def picture(file: Path) -> Image.Image:
         with Image.open(file) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not a picture that can be read: {error}") from error
+        raise DataError(f"{file} is not a readable image: {error}") from error
 
 
-def frames(file: Path) -> list[Image.Image]:
-    """Every frame of a clip, in RGB.
+def load_frames(file: Path) -> list[Image.Image]:
+    """Every frame of a video, in RGB.
 
     Raises:
         DataError: it cannot be read, or PyAV is not installed.
@@ -60,7 +60,7 @@ def frames(file: Path) -> list[Image.Image]:
         with av.open(str(file)) as clip:
             return [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
     except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"{file} is not a clip that can be read: {error}") from error
+        raise DataError(f"{file} is not a readable video: {error}") from error
 
 
 def _frame(opened: Image.Image, index: int) -> Image.Image:
@@ -69,7 +69,7 @@ def _frame(opened: Image.Image, index: int) -> Image.Image:
 
 
 def form(media: Mapping[str, str | list[str]]) -> tuple[Any, ...]:
-    """What batches go by: argument, number of files, and their sizes."""
+    """A key that is equal for media that can share a batch: arguments, numbers of files, and their sizes."""
     return tuple((name, _form(value)) for name, value in sorted(media.items()))
 
 
@@ -79,13 +79,13 @@ def _form(value: str | list[str]) -> Any:
 
 @lru_cache(maxsize=65536)
 def _size(name: str) -> tuple[int, ...]:
-    """Width and height as the file will be loaded; a clip's with its number of frames."""
+    """Width and height as loaded, and for a video its number of frames."""
     if Path(name).suffix.lower() in VIDEOS:
-        clip = frames(Path(name))
+        clip = load_frames(Path(name))
         return (*clip[0].size, len(clip))
     try:
         with Image.open(name) as opened:
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: lies on its side
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: rotated by 90 degrees
             return opened.size[::-1] if turned else opened.size
     except (OSError, ValueError) as error:
-        raise DataError(f"{name} is not a picture that can be read: {error}") from error
+        raise DataError(f"{name} is not a readable image: {error}") from error

@@ -1,8 +1,8 @@
-"""Prompts: files to rows, and which rows an iteration samples.
+"""Reads prompt files into rows, and selects the rows of an iteration.
 
-A format is a callable ``(path, prompt_column) -> list[PromptRow]`` under the entry-point group ``omni_rl.datasets``;
-its name there is what ``data.format`` calls it, by default the file's suffix. Rows with equal text stay separate rows:
-groups are told apart by uid.
+A format is a callable ``(path, prompt_column) -> list[PromptRow]`` with an entry point in the group
+``omni_rl.datasets``. The entry point's name is the value of ``data.format``; the default is the file's suffix. Rows
+with equal text stay separate rows, because groups are identified by uid.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 
 Reader = Callable[[Path, str], list[PromptRow]]
-"""What a format is: path and prompt column to rows; raises DataError naming the file and the line."""
+"""The type of a format: (path, prompt column) -> rows. It raises DataError with the file and the line."""
 
 
 def read_text(path: Path, prompt_column: str) -> list[PromptRow]:
-    """``txt``: one prompt a line, without the space around it; blank lines are skipped, there are no columns."""
+    """``txt``: one prompt per line, stripped. Blank lines are skipped, and there are no other columns."""
     del prompt_column
     return _some(path, [PromptRow(line) for _, line in numbered_lines(path)])
 
 
 def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
-    """``jsonl``: one JSON object a line; blank lines are skipped.
+    """``jsonl``: one JSON object per line; blank lines are skipped.
 
     Raises:
-        DataError: naming file and line, for broken JSON, a line that is no object, and an unusable prompt.
+        DataError: broken JSON, a line that is not an object, or an invalid prompt; gives file and line.
     """
     return _some(path, [row for _, row in placed_rows(path, prompt_column)])
 
 
 def read_parquet(path: Path, prompt_column: str) -> list[PromptRow]:
-    """``parquet``: one row a prompt. Needs the extra ``parquet``.
+    """``parquet``: one prompt per row. Needs the extra ``parquet``.
 
     Raises:
         PluginError: pyarrow is not installed.
-        DataError: naming file and row (from 1), for a broken file, an unusable prompt, and a value without a JSON form.
+        DataError: a broken file, an invalid prompt, or a value that JSON cannot represent; gives file and row (from 1).
     """
     records = _table(path).to_pylist()
     return _some(
@@ -57,19 +57,19 @@ def load(data: Data, find_reader: Callable[[str], Reader]) -> PromptSet:
     """The prompts of a ``data:`` section.
 
     Args:
-        data: ``path`` as it can be opened from here; ``format`` defaults to the path's suffix.
-        find_reader: a format's name to its reader; raises PluginError for a name nobody provides.
+        data: ``path`` is absolute, or relative to the working directory; ``format`` defaults to the path's suffix.
+        find_reader: maps a format's name to its reader; raises PluginError for an unknown name.
 
     Raises:
-        ConfigError: an unknown key, or no way to tell the format.
-        PluginError: the reader answers something other than PromptRow.
+        ConfigError: a key is unknown, or the format cannot be derived from the file name.
+        PluginError: the reader returns something other than PromptRow.
         DataError: the file or one of its prompts cannot be used.
     """
     _check_keys(data)
     path = Path(data.path)
     name = data.format or path.suffix.removeprefix(".").lower()
     if not name:
-        raise ConfigError(f"{path} has no suffix that tells its format.", "Set `data.format`, for example to txt.")
+        raise ConfigError(f"{path} has no suffix, so its format is unknown.", "Set `data.format`, for example to txt.")
     rows = find_reader(name)(path, data.prompt_column)
     stranger = next((row for row in rows if not isinstance(row, PromptRow)), None)
     if stranger is not None:
@@ -78,7 +78,7 @@ def load(data: Data, find_reader: Callable[[str], Reader]) -> PromptSet:
 
 
 def _with_arguments(data: Data, path: Path, number: int, row: PromptRow) -> PromptRow:
-    """The row with what ``data.media`` and ``data.call`` take from its columns."""
+    """The row with the arguments that ``data.media`` and ``data.call`` take from its columns."""
     if not data.media and not data.call:
         return row
     where = f"{path}: row {number}"
@@ -90,8 +90,8 @@ def _with_arguments(data: Data, path: Path, number: int, row: PromptRow) -> Prom
 
 def _column(where: str, row: PromptRow, column: str) -> Any:
     if column not in row.metadata:
-        found = ", ".join(map(repr, row.metadata)) or "none besides the prompt"
-        raise DataError(f"{where}: no column {column!r}; it has {found}.{did_you_mean(column, row.metadata)}")
+        columns = ", ".join(map(repr, row.metadata)) or "none besides the prompt"
+        raise DataError(f"{where}: no column {column!r}; it has {columns}.{did_you_mean(column, row.metadata)}")
     return row.metadata[column]
 
 
@@ -104,12 +104,12 @@ def _files(where: str, path: Path, column: str, value: Any) -> str | list[str]:
     absent = next((file for file in files if not file.is_file()), None)
     if absent is not None:
         raise DataError(f"{where}: {absent} does not exist.", "Paths are relative to the data file.")
-    found = [str(file.resolve()) for file in files]
-    return found if isinstance(value, list) else found[0]
+    resolved = [str(file.resolve()) for file in files]
+    return resolved if isinstance(value, list) else resolved[0]
 
 
 def placed_rows(path: Path, prompt_column: str) -> Iterator[tuple[str, PromptRow]]:
-    """The rows of a ``jsonl`` file and where each stands (``prompts.jsonl:3``), for formats that ask more of them.
+    """The rows of a ``jsonl`` file, each with its place (``prompts.jsonl:3``), for formats with further checks.
 
     Raises:
         DataError: as :func:`read_json_lines`.
@@ -120,7 +120,9 @@ def placed_rows(path: Path, prompt_column: str) -> Iterator[tuple[str, PromptRow
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered (from 1) lines that are not blank, stripped. Only newlines end a line: a prompt may hold U+2028.
+    """The lines that are not blank, stripped, with their numbers (from 1).
+
+    Only a newline ends a line, because a prompt may contain U+2028.
 
     Raises:
         DataError: there is no such file, or it is not UTF-8.
@@ -162,14 +164,14 @@ def _table(path: Path) -> pyarrow.Table:
 
 
 def _json_able(path: Path, number: int, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``record`` itself: its columns travel to engines and rewards in other processes as JSON."""
+    """``record`` itself, after a check: columns are sent as JSON to engines and rewards in other processes."""
     for column, value in record.items():
         try:
             json.dumps(value)
         except TypeError as error:
             raise DataError(
-                f"{path}: row {number}: column {column!r} holds a {type(value).__name__}, which has no JSON form.",
-                "Drop the column, or store it as text or numbers.",
+                f"{path}: row {number}: JSON cannot represent the type of column {column!r}, {type(value).__name__}.",
+                "Remove the column, or store it as text or numbers.",
             ) from error
     return record
 
@@ -179,7 +181,7 @@ def _row(where: str, record: Mapping[str, Any], column: str) -> PromptRow:
         near = nearest(column, record)
         raise DataError(
             f"{where}: no column {column!r}; it has {', '.join(map(repr, record)) or 'none'}.",
-            f"Set `data.prompt_column`{f' to {near}' if near else ' to the column that holds the text'}.",
+            f"Set `data.prompt_column`{f' to {near}' if near else ' to the column with the prompt'}.",
         )
     prompt = record[column]
     if not isinstance(prompt, str):
@@ -191,7 +193,7 @@ def _row(where: str, record: Mapping[str, Any], column: str) -> PromptRow:
 
 def _some(path: Path, rows: list[PromptRow]) -> list[PromptRow]:
     if not rows:
-        raise DataError(f"{path} holds no prompts.", "Write at least one.")
+        raise DataError(f"{path} has no prompts.", "Write at least one.")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Group-relative advantages, written once for every algorithm."""
+"""Group-relative advantages, shared by all algorithms."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ class AdvantageOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    std: StdScope = Field("global", description="what advantages are divided by the standard deviation of")
-    combine: Combination = Field(
-        "sum", description="several rewards: normalise their weighted sum, or each before they are summed (gdpo)"
+    std: StdScope = Field(
+        "global",
+        description="divide advantages by the standard deviation of all rewards ('global'), of the group, or by none",
     )
-    advantage_clip: PositiveFloat | None = Field(5.0, description="advantages are clipped to [-a, a]; null: not")
+    combine: Combination = Field(
+        "sum",
+        description="several rewards: 'sum' normalises their weighted sum, 'gdpo' each reward before they are summed",
+    )
+    advantage_clip: PositiveFloat | None = Field(
+        5.0, description="a: advantages are clipped to [-a, a]; null: no clipping"
+    )
 
     def advantages(
         self,
@@ -33,17 +39,17 @@ class AdvantageOptions(BaseModel):
         components: Mapping[str, torch.Tensor],
         weights: Mapping[str, float],
     ) -> torch.Tensor:
-        """(N,) fp32; arguments as of :func:`omni_rl.contracts.hooks.compute_advantages`."""
+        """(N,) fp32; the arguments are those of :func:`omni_rl.contracts.hooks.compute_advantages`."""
         if self.combine == "gdpo":
-            found = gdpo_advantages(components, weights, uid, self.std)
+            advantages = gdpo_advantages(components, weights, uid, self.std)
         else:
-            found = group_advantages(rewards, uid, self.std)
+            advantages = group_advantages(rewards, uid, self.std)
         limit = self.advantage_clip
-        return found if limit is None else found.clamp(-limit, limit)
+        return advantages if limit is None else advantages.clamp(-limit, limit)
 
 
 class GroupRelative:
-    """The hook of algorithms whose options are :class:`AdvantageOptions`."""
+    """Implements ``compute_advantages`` for algorithms whose options include :class:`AdvantageOptions`."""
 
     config: AdvantageOptions
 
@@ -55,21 +61,21 @@ class GroupRelative:
         components: Mapping[str, torch.Tensor],
         weights: Mapping[str, float],
     ) -> torch.Tensor:
-        """(N,) fp32, by the options."""
+        """(N,) fp32, computed as the options say."""
         return self.config.advantages(rewards, uid, components, weights)
 
 
 def group_advantages(rewards: torch.Tensor, uid: torch.Tensor, std: StdScope = "global") -> torch.Tensor:
-    """(r - mean of its group) / (std + 1e-4), (N,) fp32, for rewards (N,) grouped by ``uid`` (N,).
+    """(r - mean of the group) / (std + 1e-4), (N,) fp32, for rewards (N,) with groups by ``uid`` (N,).
 
-    ``std`` is taken over the whole batch (``global``, Flow-GRPO, arXiv 2505.05470), over the group (``group``, GRPO,
-    arXiv 2402.03300), or not at all (``none``, Dr.GRPO, arXiv 2503.20783). It is the population standard deviation
-    (ddof 0). A group whose rewards are all equal, and a group of one, give exactly 0.
+    ``std`` is computed over the whole batch (``global``, Flow-GRPO, arXiv 2505.05470) or over the group (``group``,
+    GRPO, arXiv 2402.03300); ``none`` does not divide (Dr.GRPO, arXiv 2503.20783). It is the population standard
+    deviation (ddof 0). A group whose rewards are all equal, and a group of one, give exactly 0.
 
     Raises:
-        AssertionError: a reward is not finite; missing rewards must be dropped before.
+        AssertionError: a reward is not finite; the caller must drop missing rewards before.
     """
-    assert bool(rewards.isfinite().all()), "missing rewards never reach the advantages"
+    assert bool(rewards.isfinite().all()), "drop missing rewards before computing advantages"
     values = rewards.double()
     advantages = torch.zeros_like(values)
     scale = values.std(correction=0) if std == "global" else torch.ones((), dtype=torch.float64)
@@ -87,11 +93,11 @@ def group_advantages(rewards: torch.Tensor, uid: torch.Tensor, std: StdScope = "
 def gdpo_advantages(
     components: Mapping[str, torch.Tensor], weights: Mapping[str, float], uid: torch.Tensor, std: StdScope = "group"
 ) -> torch.Tensor:
-    """GDPO (arXiv 2601.05242): every reward's own group-relative advantages, weighted, summed, and divided by the
-    standard deviation of these sums over the batch plus 1e-4. (N,) fp32.
+    """GDPO (arXiv 2601.05242): (N,) fp32.
 
-    A reward whose range is a hundred times another's counts no more than its weight says. Groups without a difference
-    in any reward give exactly 0: sums are not centred again, as each of them has mean 0 in every group already.
+    Computes group-relative advantages of each reward, sums them by weight, and divides by the standard deviation of
+    these sums over the batch plus 1e-4. So only the weight of a reward matters, not its range. Groups without a
+    difference in any reward give exactly 0. The sums are not centred again: their mean is already 0 in every group.
     """
     sums = sum(weights[label] * group_advantages(values, uid, std).double() for label, values in components.items())
     assert isinstance(sums, torch.Tensor), "a run has at least one reward"

@@ -1,6 +1,6 @@
-"""How far the policy's transition lies from the reference's: one convention, and the peers' by name.
+"""The divergence of the policy's transition from the reference's: omni-rl's own, and those of other frameworks.
 
-With mu and s the mean and true standard deviation of x' given x, v the velocity, means over latent elements:
+mu and s are the mean and true standard deviation of x' given x, v is the velocity; means are over latent elements:
 
 ===============  =================================  ==============================================================
 name             D                                  used by
@@ -12,8 +12,8 @@ velocity_mse     mean (v - v_ref)^2                 Flow-Factory (v-based)
 old_log_ratio    (log pi - log pi_old)^2 / 2        MixGRPO: from the policy that sampled, not from a reference
 ===============  =================================  ==============================================================
 
-A weight ``kl_beta`` means another thing under each name; ``transition`` alone means the same for every SDE type and
-step count.
+A value of ``kl_beta`` has a different effect under each name. Only ``transition`` has the same meaning for every SDE
+type and number of steps.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _WEIGHTS: dict[str, Weight] = {
     "mean_mse": lambda t: torch.ones_like(t.std),
     "velocity_mse": lambda t: 1 / t.slope**2,
 }
-"""Of (mu - mu_ref)^2, (B, 1, ..., 1)."""
+"""The factor of (mu - mu_ref)^2, (B, 1, ..., 1)."""
 
 
 def divergence(
     kind: Divergence, policy: Policy, batch: TensorDict, step: int, now: Evaluation, log_ratio: torch.Tensor
 ) -> torch.Tensor:
-    """(B,), with gradient through ``now`` (and ``log_ratio`` (B,)) only."""
+    """(B,) divergence; the gradient flows only through ``now`` and ``log_ratio`` (B,)."""
     if kind == "old_log_ratio":
         return 0.5 * log_ratio**2
     with policy.weights("reference"):

@@ -1,8 +1,8 @@
-"""The forward process x_s = (1 - s) x0 + s n: what algorithms share that train on finished samples.
+"""The forward process x_s = (1 - s) x0 + s n, for algorithms that train on finished samples.
 
-They need no SDE window, no log-probs and no stored steps: ``latents/<stream>/final`` is x0, and noise levels and noise
-are drawn from keys of (seed, iteration, sample), so that neither micro-batches nor a resumed run change them. The
-velocity that a flow-matching model is trained towards is u = n - x0.
+They need no SDE window, log-probs or stored steps: ``latents/<stream>/final`` is x0. Noise levels and noise are drawn
+from (seed, iteration, sample), so they do not depend on micro-batches, and are equal in a resumed run. The target of
+the velocity in flow matching is u = n - x0.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.schedulers.transition import joint_mean
 
 LEAST = 1e-3
-"""Noise level below which uniform draws do not go."""
+"""The smallest noise level of uniform draws."""
 
 Levels = Literal["schedule", "uniform", "logit_normal"]
 
 
 class ForwardOptions(BaseModel):
-    """At which noise levels a sample is trained on."""
+    """The noise levels at which a sample is trained on."""
 
     model_config = ConfigDict(extra="forbid")
 
     levels: Levels = Field(
-        "schedule", description="noise levels: those of the rollout's schedule, or uniform or logit-normal draws"
+        "schedule", description="noise levels: of the rollout's schedule, or drawn uniformly or from a logit-normal"
     )
     levels_per_sample: PositiveInt | None = Field(
         None, description="noise levels per sample and iteration; null: as many as rollout.steps"
     )
-    logit_mean: float = Field(0.0, description="mean of logit_normal's normal")
-    logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="standard deviation of logit_normal's normal")
+    logit_mean: float = Field(0.0, description="mean of the normal distribution under logit_normal")
+    logit_std: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="standard deviation of the normal distribution under logit_normal"
+    )
 
     def noised(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
-        """The batch with a plan of its noise: ``timesteps`` (N, T), ``noise_levels`` (N, T) and the seeds
-        ``noise/<stream>`` (N, T), T levels a row. What the window stored is left out.
+        """The batch with T noise levels per row: adds ``timesteps`` (N, T), ``noise_levels`` (N, T) and the seeds
+        ``noise/<stream>`` (N, T), and removes the entries of the SDE window.
         """
         if not len(batch):
             return batch
@@ -65,14 +67,15 @@ class ForwardOptions(BaseModel):
         return batch
 
     def _levels(self, seed: int, sigmas: torch.Tensor, count: int) -> torch.Tensor:
-        """(count,) for one row, from ``sigmas`` (steps + 1,)."""
+        """(count,) noise levels of one row; ``sigmas`` (steps + 1,) is the schedule."""
         generator = torch.Generator().manual_seed(seed)
         if self.levels == "schedule":
             rounds = math.ceil(count / (len(sigmas) - 1))
             return torch.cat([sigmas[torch.randperm(len(sigmas) - 1, generator=generator)] for _ in range(rounds)])[
                 :count
             ]
-        # One draw from each of equal parts of the distribution: a row covers it evenly, and each draw is still its.
+        # Stratified: one draw from each of `count` equal parts. A row covers the distribution evenly, and each single
+        # draw still follows it.
         parts = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
         uniform = (parts / count).clamp(min=LEAST).double()
         if self.levels == "uniform":
@@ -81,7 +84,7 @@ class ForwardOptions(BaseModel):
 
 
 class ForwardProcess(ABC):
-    """What algorithms on the forward process have in common."""
+    """Base class of algorithms on the forward process."""
 
     @hookimpl
     def traits(self, config: Any) -> AlgorithmTraits:
@@ -90,7 +93,7 @@ class ForwardProcess(ABC):
 
     @hookimpl
     def sde_window(self) -> Window:
-        """None: samples are drawn by ODE steps."""
+        """No window: samples are drawn with ODE steps only."""
         return NO_STEPS
 
     @hookimpl
@@ -104,9 +107,9 @@ class ForwardProcess(ABC):
 
 
 def timesteps_at(schedule: TensorDict, levels: torch.Tensor) -> torch.Tensor:
-    """(T,) in the pipeline's unit, for noise levels (T,): the schedule's where they lie on it, linear between.
+    """(T,) timesteps in the pipeline's unit for noise levels (T,): the schedule's own values, linear between them.
 
-    Below the schedule's last level, in proportion: level 0 is timestep 0.
+    Below the schedule's last level, linear down to timestep 0 at level 0.
     """
     sigmas, timesteps = schedule["sigmas"][:-1].double(), schedule["timesteps"].double()
     zero = torch.zeros(1, dtype=torch.float64)
@@ -118,12 +121,13 @@ def timesteps_at(schedule: TensorDict, levels: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Noised:
-    """Samples at one noise level each, on the policy's device; masked elements stay as they are.
+    """Samples with one noise level each, on the policy's device; masked elements are not noised.
 
     Attributes:
-        x0, x, target: (B, ...) fp32 per stream; clean, noised, and the velocity n - x0.
-        t: (B,) fp32, the pipeline's timestep. level: (B,) fp32, s.
-        masks: per stream, where elements count.
+        x0, x, target: (B, ...) fp32 per stream: clean latents, noised latents, and the velocity n - x0.
+        t: (B,) fp32, the pipeline's timestep.
+        level: (B,) fp32, the noise level s.
+        masks: per stream, True where an element counts.
     """
 
     x0: Streams
@@ -134,7 +138,7 @@ class Noised:
     masks: Streams
 
     def mean(self, values: Streams) -> torch.Tensor:
-        """(B,) over the elements that count."""
+        """(B,) mean over the elements that count."""
         return joint_mean(values, self.masks)
 
     def error(self, velocity: Streams) -> torch.Tensor:
@@ -143,12 +147,16 @@ class Noised:
 
 
 def along(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B, 1, ..., 1) of (B,), to go with ``like`` (B, ...)."""
+    """(B,) values as (B, 1, ..., 1), to broadcast with ``like`` (B, ...)."""
     return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
 def noised_at(batch: TensorDict, step: int, device: torch.device, samples: str = "latents") -> Noised:
-    """The rows of a planned batch at their level number ``step``; ``samples`` names the entry that holds x0."""
+    """The rows of a batch from :meth:`ForwardOptions.noised` at their noise level number ``step``.
+
+    Args:
+        samples: the entry of the batch that contains x0.
+    """
     level = batch["noise_levels"][:, step].to(device)
     masks = {n: m.to(device) for n, m in trajectory.masks_of(batch).items()}
     x0 = {n: stored["final"].to(device) for n, stored in batch[samples].items()}

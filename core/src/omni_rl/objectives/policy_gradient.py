@@ -1,14 +1,14 @@
-"""The policy gradient on stored denoising steps, written once: what GRPO and its relatives share.
+"""The policy gradient on stored denoising steps, shared by algorithms of the GRPO family.
 
-An algorithm derives from :class:`PolicyGradient`, and says which steps are noisy (``sde_window``) or what its surrogate
-is (:meth:`PolicyGradient.surrogate`); advantages, the divergence from the reference, old log-probs and the correction
-for an engine that computes otherwise than the trainer are here.
+An algorithm derives from :class:`PolicyGradient` and overrides the SDE window (``sde_window``) or the surrogate
+(:meth:`PolicyGradient.surrogate`). This module provides the rest: advantages, the divergence from the reference, old
+log-probs, and the correction for an engine whose log-probs differ from the trainer's.
 
-With A the advantage and r = pi(x'|x) / pi_old(x'|x) of one stored step,
+With A the advantage and r = pi(x'|x) / pi_old(x'|x) the ratio of one stored step,
 
     L = w * surrogate(A, r) + beta * D(pi, pi_ref),        surrogate = max(-A r, -A clip(r, 1 - c_low, 1 + c_high))
 
-averaged over samples and steps. Log-probs are means over latent elements, so ratios lie close to 1 and clip ranges are
+averaged over samples and steps. Log-probs are means over latent elements, so ratios are close to 1, and clip ranges are
 small (1e-5 to 1e-3).
 """
 
@@ -36,26 +36,26 @@ from omni_rl.schedulers.transition import joint_mean
 
 
 class PolicyGradientOptions(AdvantageOptions):
-    """Options that every policy gradient has, beside its name."""
+    """Options of every policy-gradient algorithm."""
 
     kl_beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the divergence from the reference")
-    kl: Divergence = Field(
-        "transition", description="how that divergence is measured: see omni_rl.objectives.divergence"
-    )
+    kl: Divergence = Field("transition", description="formula of the divergence; see omni_rl.objectives.divergence")
     old_log_probs: OldLogProbs = Field(
-        "rollout", description="the ratio's denominator: as stored by the engine, or recomputed by the trainer"
+        "rollout", description="log-probs in the ratio's denominator: the engine's, or recomputed by the trainer"
     )
-    correction: Correction | None = Field(None, description="weights for what the engine computes otherwise")
+    correction: Correction | None = Field(
+        None, description="importance weights for the difference between the engine's and the trainer's log-probs"
+    )
 
     @model_validator(mode="after")
     def _correctable(self) -> PolicyGradientOptions:
         if self.correction is not None and self.old_log_probs == "rollout":
-            raise ValueError("correction compares two log-probs: set old_log_probs to recomputed, or leave it out")
+            raise ValueError("correction needs old_log_probs: recomputed; set that, or remove correction")
         return self
 
 
 class ClippedOptions(PolicyGradientOptions):
-    """Beside them, those of a clipped ratio."""
+    """Options of policy-gradient algorithms with a clipped ratio."""
 
     clip_range: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = Field(
         1e-4, description="c: ratios are clipped to [1 - c, 1 + c]; [low, high]: to [1 - low, 1 + high]"
@@ -70,12 +70,13 @@ class ClippedOptions(PolicyGradientOptions):
 
 @dataclass(frozen=True)
 class Step:
-    """A stored step of B samples under the current weights, beside what the rollout drew.
+    """A stored step of B samples, evaluated with the current weights.
 
     Attributes:
         now: the policy's evaluation, with gradient.
-        advantages: (B,). log_ratio: (B,) log pi - log pi_old, with gradient.
-        batch, index: where it is stored.
+        advantages: (B,).
+        log_ratio: (B,) log pi - log pi_old, with gradient.
+        batch, index: the batch, and the number of the stored step in it.
     """
 
     now: Evaluation
@@ -86,14 +87,14 @@ class Step:
 
     @cached_property
     def noise(self) -> Streams:
-        """What the rollout drew, (B, ...) per stream, drawn once more from its seeds."""
+        """The noise of the rollout, (B, ...) per stream, drawn again from its seeds."""
         return trajectory.drawn_noise(self.batch, self.index)
 
     def shift(self) -> Streams:
-        """mu - mu_old per stream, (B, ...), with gradient: exactly 0 while the weights are the old ones.
+        """mu - mu_old per stream, (B, ...), with gradient; exactly 0 if the weights are the old ones.
 
-        With recomputed log-probs mu_old is recomputed too and stored. The rollout's is not: x' and the noise that made
-        it are, so mu + std * noise - x' is the same difference.
+        If log-probs are recomputed, mu_old is recomputed with them and stored. The rollout's mu_old is not stored. But
+        x' = mu_old + std * noise is, so mu + std * noise - x' is the same difference.
         """
         if "old_means" in self.batch.keys():
             old = {n: trajectory.at(self.batch, ("old_means", n), self.index) for n in self.now.transitions}
@@ -106,13 +107,13 @@ class Step:
         return joint_mean(values, trajectory.masks_of(self.batch))
 
     def kl_old(self) -> torch.Tensor:
-        """(B,) KL(pi || pi_old) per latent element, by the transition's true variance."""
+        """(B,) KL(pi || pi_old) per latent element, with the transition's true variance."""
         squares = {n: d**2 / (2 * _safe(self.now.transitions[n].std) ** 2) for n, d in self.shift().items()}
         return self.mean(squares)
 
 
 class PolicyGradient(GroupRelative):
-    """The hooks that policy gradients share."""
+    """Base class of policy-gradient algorithms: implements their common hooks."""
 
     Config: ClassVar[type[PolicyGradientOptions]]
     config: PolicyGradientOptions
@@ -124,7 +125,7 @@ class PolicyGradient(GroupRelative):
 
     @hookimpl
     def traits(self, config: PolicyGradientOptions) -> AlgorithmTraits:
-        """The reference, where the divergence needs it; the clip range."""
+        """Keep the reference if the divergence needs it; report the clip range."""
         needs_reference = config.kl_beta > 0 and config.kl != "old_log_ratio"
         clip = config.clip if isinstance(config, ClippedOptions) else None
         return AlgorithmTraits(keeps=frozenset({"reference"} if needs_reference else ()), clip_range=clip)
@@ -133,18 +134,18 @@ class PolicyGradient(GroupRelative):
     def prepare_actor_batch(
         self, policy: Policy, batch: TensorDict, iteration: int, seed: int, total: Total
     ) -> TensorDict:
-        """Old log-probs of the trainer's, and the correction, where they are asked for."""
+        """Add the trainer's old log-probs and the correction, if the options ask for them."""
         return corrected(
             policy, batch, self.config.old_log_probs, self.config.correction, total, means=self.compares_means
         )
 
     @hookimpl
     def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
-        """The surrogate, and the divergence from the reference, of each step."""
+        """The surrogate plus the weighted divergence from the reference, of each step."""
         return joined([self.loss_at(policy, each) for each in self.stored(policy, batch, steps)])
 
     def loss_at(self, policy: Policy, step: Step) -> LossOutput:
-        """(B,) of one stored step."""
+        """(B,) loss of one stored step."""
         loss, metrics = self.surrogate(step)
         batch, index = step.batch, step.index
         if "importance" in batch.keys():
@@ -155,7 +156,7 @@ class PolicyGradient(GroupRelative):
         return LossOutput(loss, {name: value.detach() for name, value in metrics.items()})
 
     def stored(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> list[Step]:
-        """Stored steps under the current weights."""
+        """Evaluate stored steps with the current weights."""
         return [self._step(batch, step, now) for step, now in zip(steps, policy.evaluate(batch, steps), strict=True)]
 
     def _step(self, batch: TensorDict, step: int, now: Evaluation) -> Step:
@@ -165,13 +166,13 @@ class PolicyGradient(GroupRelative):
         return Step(now, batch["advantages"].to(device), log_ratio, batch, step)
 
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
-        """(B,) loss without the divergence, and (B,) figures; here PPO's."""
+        """(B,) loss without the divergence, and (B,) metrics; the default is PPO's clipped surrogate."""
         assert isinstance(self.config, ClippedOptions)
         return clipped(step.advantages, step.log_ratio, *self.config.clip)
 
 
 def clipped(advantages: torch.Tensor, log_ratio: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor, Tensors]:
-    """max(-A r, -A clip(r, 1 - low, 1 + high)), (B,), with its figures (PPO, arXiv 1707.06347)."""
+    """max(-A r, -A clip(r, 1 - low, 1 + high)), (B,), and its metrics (PPO, arXiv 1707.06347)."""
     ratio = log_ratio.exp()
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
     above, below = (ratio > 1 + high).float(), (ratio < 1 - low).float()
@@ -186,5 +187,5 @@ def clipped(advantages: torch.Tensor, log_ratio: torch.Tensor, low: float, high:
 
 
 def _safe(std: torch.Tensor) -> torch.Tensor:
-    """Steps without noise have no density: their difference is 0 by construction, whatever it is divided by."""
+    """``std`` with 0 replaced by 1: a step without noise has no density, and its difference is 0 in any case."""
     return std.masked_fill(std == 0, 1.0)

@@ -1,15 +1,15 @@
-"""Weights for samples that were drawn by another implementation of the model than the one that trains.
+"""Importance weights for samples from an engine whose model implementation differs from the trainer's.
 
-The ratio of a policy gradient needs pi_old, the trainer's policy before the iteration's updates. The engine stores its
-own pi_rollout, which differs by rounding or more (other kernels, lower precision). Two ways to go about it:
+The ratio of a policy gradient needs pi_old, the trainer's policy before the updates of the iteration. The engine stores
+its own pi_rollout, which differs by rounding or more (other kernels, lower precision). There are two options:
 
-* ``old_log_probs: rollout`` takes the stored ones for pi_old (the *bypass*): no extra forward; the ratio itself
-  contains the difference.
-* ``old_log_probs: recomputed`` evaluates every stored step once more before the first update, and ``correction`` can
-  weigh each by w = pi_old / pi_rollout, capped, or leave it out altogether.
+* ``old_log_probs: rollout`` uses the stored log-probs as pi_old (the *bypass*). This needs no extra forward pass, but
+  the ratio contains the difference.
+* ``old_log_probs: recomputed`` evaluates every stored step again before the first update. ``correction`` can then
+  multiply the loss of each step by w = pi_old / pi_rollout, capped, or leave the step out.
 
-Importance sampling with truncation: IMPALA, arXiv 1802.01561; rejection in both directions: IcePop. Weights are
-constants: no gradient flows through them.
+Truncated importance sampling: IMPALA, arXiv 1802.01561. Rejection of weights that are too large or too small: IcePop.
+The weights are constants: no gradient flows through them.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ OldLogProbs = Literal["rollout", "recomputed"]
 
 
 class Correction(BaseModel):
-    """What is done about the difference between pi_old and pi_rollout."""
+    """Correction for the difference between pi_old and pi_rollout."""
 
     model_config = ConfigDict(extra="forbid")
 
     level: Literal["step", "trajectory"] = Field(
-        "step", description="one weight per stored step, or their product over a trajectory"
+        "step", description="one weight per stored step, or the product of its weights for a whole trajectory"
     )
-    cap: PositiveFloat | None = Field(2.0, description="weights above it count as it; null: no weights")
+    cap: PositiveFloat | None = Field(2.0, description="weights are limited to this maximum; null: use no weights")
     normalise: bool = Field(False, description="divide the weights by their mean")
     keep: tuple[PositiveFloat, PositiveFloat] | None = Field(
-        None, description="[low, high]: steps (trajectories) whose weight lies outside are left out of the mean"
+        None, description="[low, high]: the loss leaves out steps (trajectories) whose weight is outside this range"
     )
 
     @model_validator(mode="after")
     def _ordered(self) -> Correction:
         if self.keep is not None and not self.keep[0] < 1 < self.keep[1]:
-            raise ValueError(f"keep {list(self.keep)} must enclose 1, the weight of what does not differ")
+            raise ValueError(f"keep {list(self.keep)} must contain 1, the weight of equal log-probs")
         return self
 
 
@@ -61,13 +61,13 @@ def corrected(
     total: Total,
     means: bool = False,
 ) -> TensorDict:
-    """The batch with ``old_log_probs`` (N, T), ``importance`` (N, T) and ``loss_weights`` (N, T) as asked for.
+    """The batch with ``old_log_probs`` (N, T), ``importance`` (N, T) and ``loss_weights`` (N, T), as the options say.
 
-    With ``means`` the recomputed means of the transitions stand beside the recomputed log-probs, as
-    ``old_means/<stream>`` (N, T, ...) fp32: what is "old" is then the same policy in both.
+    With ``means`` it also has ``old_means/<stream>`` (N, T, ...) fp32: the means of the transitions, recomputed with
+    the log-probs, so that both belong to the same old policy.
 
-    Beside them ``metrics/rollout_corr/*`` (N,): ``kl`` and ``k3_kl`` estimate KL(pi_rollout || pi_old) by its first and
-    third estimator; ``ess`` is the effective share of the samples, (sum w)^2 / (N sum w^2).
+    It also has ``metrics/rollout_corr/*`` (N,): ``kl`` and ``k3_kl`` are the first and third estimator of
+    KL(pi_rollout || pi_old); ``ess`` is the effective sample size as a fraction, (sum w)^2 / (N sum w^2).
     """
     if old_log_probs == "rollout":
         return batch
@@ -95,7 +95,10 @@ def _whole(correction: Correction | None) -> bool:
 
 
 def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correction, total: Total) -> torch.Tensor:
-    """(N, T) capped, and divided by their mean over what is kept; 0 for the rest, whose weights need not be finite."""
+    """(N, T) capped weights, divided by their mean over kept steps if asked for; 0 for steps that are left out.
+
+    The weights of steps that are left out may be infinite.
+    """
     capped = torch.where(kept > 0, weights.clamp(max=correction.cap), 0)
     if not correction.normalise:
         return capped
@@ -104,7 +107,7 @@ def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correctio
 
 
 def _replayed(policy: Policy, means: bool, part: TensorDict, steps: Sequence[int]) -> Tensors:
-    """``log_probs`` (B, S), and with ``means`` each stream's means (B, S, ...), under the current weights."""
+    """``log_probs`` (B, S), and with ``means`` each stream's means (B, S, ...), with the current weights."""
     now = policy.evaluate(part, steps)
     log_probs = {"log_probs": torch.stack([each.log_prob for each in now], dim=1)}
     if not means:
@@ -113,7 +116,7 @@ def _replayed(policy: Policy, means: bool, part: TensorDict, steps: Sequence[int
 
 
 def _figures(difference: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Each the same for all rows: a mean over samples leaves it as it is."""
+    """Metrics of the whole batch, repeated for every row, so that a mean over samples does not change them."""
     figures = {
         "kl": -difference.mean(),
         "k3_kl": (difference.expm1() - difference).mean(),

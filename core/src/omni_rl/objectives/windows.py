@@ -1,4 +1,4 @@
-"""Where the SDE window lies: options that algorithms share."""
+"""Size and position of the SDE window: options that algorithms share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from omni_rl.schedulers.randomness import seed_of
 
 
 class WindowOptions(BaseModel):
-    """How large the window is, and between which steps it lies."""
+    """Size of the SDE window, and the range of steps in which it lies."""
 
     model_config = ConfigDict(extra="forbid")
 
-    window_size: PositiveInt | None = Field(None, description="SDE steps per sample; null: all of the range")
+    window_size: PositiveInt | None = Field(None, description="SDE steps per sample; null: all steps of window_range")
     window_range: tuple[Annotated[int, Field(ge=0)], PositiveInt] | None = Field(
-        None, description="the window lies in [first, last); null: [0, steps - 1)"
+        None, description="[first, last): denoising steps that the window may use; null: [0, steps - 1)"
     )
 
     def bounds(self, steps: int) -> tuple[int, int, int]:
@@ -40,12 +40,14 @@ class WindowOptions(BaseModel):
 
 
 class RandomWindow(WindowOptions):
-    """A window at a random place, anew in every iteration."""
+    """A window at a random position, drawn again in every iteration."""
 
-    window_scope: Literal["iteration", "group"] = Field("iteration", description="who shares a window's position")
+    window_scope: Literal["iteration", "group"] = Field(
+        "iteration", description="'iteration': all samples share the window's position; 'group': those of a group do"
+    )
 
     def window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
-        """Uniformly placed; a function of its arguments."""
+        """A window at a uniformly drawn position, which depends only on the arguments."""
         first, last, size = self.bounds(steps)
         scope = group if self.window_scope == "group" else "all"
         start = random.Random(seed_of(seed, "window", iteration, scope)).randint(first, last - size)
@@ -53,11 +55,11 @@ class RandomWindow(WindowOptions):
 
 
 class RandomlyPlaced:
-    """The hook of algorithms whose options are :class:`RandomWindow`."""
+    """Implements ``sde_window`` for algorithms whose options include :class:`RandomWindow`."""
 
     config: RandomWindow
 
     @hookimpl
     def sde_window(self, iteration: int, group: int, steps: int, seed: int) -> Window:
-        """A window of ``window_size`` steps, uniformly placed in ``window_range``."""
+        """A window of ``window_size`` steps at a uniformly drawn position in ``window_range``."""
         return self.config.window(iteration, group, steps, seed)

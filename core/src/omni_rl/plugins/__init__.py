@@ -1,6 +1,6 @@
-"""Finding, loading, layering and shipping plugins.
+"""Finds, loads, layers and transports plugins.
 
-``discovery`` reads the metadata of installed distributions, ``local`` loads single files, ``manager`` layers what was
-loaded and calls it, ``runspec`` rebuilds the same layers in another process, ``listing`` reports on all of it.
-None of these imports torch or, before a run asks for it, a plugin.
+``discovery`` reads the metadata of installed distributions, ``local`` loads single Python files, ``manager`` builds the
+layers of a run and calls their hooks, ``runspec`` rebuilds the same layers in another process, and ``listing`` lists
+all plugins. No module here imports torch, and a plugin is imported only when a run needs it.
 """

@@ -1,6 +1,7 @@
-"""What a plugin's hooks must satisfy before a run may use them.
+"""Checks the hooks of a plugin before a run uses them.
 
-pluggy alone forgives too much: it ignores a misspelt hook and an unmarked function, and lets ``tryfirst`` jump layers.
+pluggy alone does not report these errors: it ignores misspelt hooks and functions without the marker, and
+``tryfirst`` would change the order of the layers.
 """
 
 from __future__ import annotations
@@ -42,22 +43,22 @@ def qualified_name(function: Callable[..., Any]) -> str:
 
 
 def reason(function: Callable[..., Any]) -> str | None:
-    """The sentence by which a function justifies that it replaces core's loop, or None."""
+    """The ``reason`` attribute of a function that replaces core's denoising loop, or None."""
     text = getattr(function, "reason", None)
     return text if isinstance(text, str) and text.strip() else None
 
 
 def implementations(layer: Layer) -> list[Implementation]:
-    """The hook implementations of one layer's plugin: a module, an instance, or (to check it only) a class.
+    """The hook implementations of one layer's plugin: a module, an instance, or (only for checks) a class.
 
     Raises:
-        PluginError: an implementation is unmarked, of an unknown hook or argument, asks for an order of its own,
+        PluginError: an implementation has no marker, an unknown hook or argument, sets ``tryfirst`` or ``trylast``,
             or is not allowed in this layer.
     """
-    found = list(_implementations(layer))
-    for each in found:
+    checked = list(_implementations(layer))
+    for each in checked:
         _check_layer(layer, each)
-    return found
+    return checked
 
 
 def _implementations(layer: Layer) -> Iterator[Implementation]:
@@ -70,7 +71,7 @@ def _implementations(layer: Layer) -> Iterator[Implementation]:
         spec = _spec(layer, options["specname"] or name, function)
         if options["tryfirst"] or options["trylast"]:
             raise PluginError(
-                f"{layer.source}: {described(function)} asks for tryfirst or trylast, but the layers decide the order.",
+                f"{layer.source}: {described(function)} sets tryfirst or trylast, but the layers decide the order.",
                 "Remove it: core < model < algorithm < pair < local files, and the most specific answer wins.",
             )
         _check_wrapper(layer, function, options)
@@ -84,7 +85,7 @@ def _refuse_unmarked(layer: Layer, name: str) -> None:
     if name in SPECS and callable(function):
         where = described(function) if inspect.isfunction(function) else f"`{name}`"
         raise PluginError(
-            f"{layer.source}: {where} has the name of a hook but is not marked as one, so it would never be called.",
+            f"{layer.source}: {where} has the name of a hook but no hookimpl marker, so it would never be called.",
             "Put @omni_rl.hookimpl above a plain `def`, or give it another name.",
         )
 
@@ -92,7 +93,7 @@ def _refuse_unmarked(layer: Layer, name: str) -> None:
 def _spec(layer: Layer, hook: str, function: Callable[..., Any]) -> Spec:
     if hook not in SPECS:
         raise PluginError(
-            f"{layer.source}: {described(function)} is marked as a hook, but there is no hook {hook!r}."
+            f"{layer.source}: {described(function)} has the hookimpl marker, but there is no hook {hook!r}."
             f"{did_you_mean(hook, SPECS)}",
             f"Hooks: {', '.join(SPECS)}. A hook of a newer contract needs: pip install --upgrade omni-rl",
         )
@@ -120,24 +121,24 @@ def _check_arguments(layer: Layer, spec: Spec, function: Callable[..., Any], nam
         problem = f"takes {', '.join(unnamed)}; a hook's arguments must be plain parameters (no *, no **)."
     elif unknown:
         known = did_you_mean(unknown[0], spec.arguments)
-        problem = f"asks for {', '.join(map(repr, unknown))}, which the hook {spec.name!r} does not pass.{known}"
+        problem = f"has the argument {', '.join(map(repr, unknown))}, but the hook {spec.name!r} does not.{known}"
     else:
         return
     raise PluginError(
-        f"{layer.source}: {described(function)} {problem}", f"The hook is {spec}; name the arguments that you need."
+        f"{layer.source}: {described(function)} {problem}", f"The hook is {spec}; list only arguments that you need."
     )
 
 
-def _check_layer(layer: Layer, found: Implementation) -> None:
-    assert layer.name != "core" or not found.wrapper, f"core registers no wrapper: {found}"
-    if layer.name == "observer" and not found.spec.observes:
+def _check_layer(layer: Layer, each: Implementation) -> None:
+    assert layer.name != "core" or not each.wrapper, f"core registers no wrapper: {each}"
+    if layer.name == "observer" and not each.spec.observes:
         raise PluginError(
-            f"{layer.source}: {found} answers the hook {found.spec.name!r}, but an observer may only watch a run.",
-            f"An observer's hooks: {', '.join(name for name, spec in SPECS.items() if spec.observes)}.",
+            f"{layer.source}: {each} implements the hook {each.spec.name!r}, but an observer must not change a run.",
+            f"Hooks of observers: {', '.join(name for name, spec in SPECS.items() if spec.observes)}.",
         )
-    if found.spec.name == "diffuse" and layer.name != "core" and not found.wrapper and not reason(found.function):
+    if each.spec.name == "diffuse" and layer.name != "core" and not each.wrapper and not reason(each.function):
         raise PluginError(
-            f"{layer.source}: {found} replaces the denoising loop without saying why.",
-            'Give it a reason, which `omni-rl check` prints: diffuse.reason = "a sentence". '
-            "Overriding `predict` keeps continuous batching.",
+            f"{layer.source}: {each} replaces the denoising loop without a reason.",
+            'Give the reason, which `omni-rl check` prints: diffuse.reason = "a sentence". '
+            "Overriding `predict` instead keeps continuous batching.",
         )

@@ -1,4 +1,4 @@
-"""The hooks of ``omni_rl.contracts.hooks`` as data, and the layers that answer them."""
+"""The hooks of ``omni_rl.contracts.hooks`` as data, and the layers that implement them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from omni_rl.contracts import hooks
 LayerName = Literal["core", "model", "algorithm", "pair", "local", "observer"]
 
 ORDER: tuple[LayerName, ...] = get_args(LayerName)
-"""From the least to the most specific; observers stand last because they answer no question."""
+"""From the least to the most specific layer; observers come last because their hooks return nothing."""
 
 LAYER_OF_KIND: Mapping[str, LayerName] = MappingProxyType(
     {"models": "model", "algorithms": "algorithm", "pairs": "pair", "plugins": "observer"}
 )
-"""The entry-point kinds whose objects carry hooks."""
+"""The kinds of plugins that have hooks, with their layers."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Layer:
     """One plugin of a run.
 
     Attributes:
-        name: where it stands in ``ORDER``.
-        plugin: a module or an instance that carries ``hookimpl``-marked functions.
-        source: what users know it by, ``<distribution> <version>`` or a file's path.
+        name: its place in ``ORDER``.
+        plugin: a module or an instance whose hooks have the ``hookimpl`` marker.
+        source: its name in messages, ``<distribution> <version>`` or a file's path.
     """
 
     name: LayerName
@@ -41,8 +41,8 @@ class Spec:
     """One hook of the contract.
 
     Attributes:
-        arguments: the names that an implementation may ask for.
-        firstresult: the most specific answer that is not None wins; otherwise all answers are collected.
+        arguments: the argument names that an implementation may use.
+        firstresult: True: the most specific answer that is not None is used. False: all answers are collected.
         observes: the hook returns nothing.
     """
 

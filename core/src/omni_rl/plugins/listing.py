@@ -1,4 +1,4 @@
-"""What ``omni-rl plugins`` shows: every distribution that offers something, and with ``--check`` whether it works."""
+"""The list of ``omni-rl plugins``: every distribution that offers a plugin, and with ``--check`` whether it works."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _COLOURS: dict[Status, str] = {"works": "green", "refused": "red", "broken": "re
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedPlugin:
     """One distribution.
 
     Attributes:
-        contract: the majors that it declares, comma separated.
-        offers: ``<kind>:<key>`` each.
-        status: ``installed`` until it was checked.
-        text: what is wrong or noteworthy, as a run that needs the plugin would say it.
-        path: the first module's file, or where the distribution's metadata lies.
+        contract: the major versions of the contract that it declares, separated by commas.
+        offers: ``<kind>:<key>`` of each offer.
+        status: ``installed`` until it is checked.
+        text: the error or note that a run which needs the plugin would show; empty when there is none.
+        path: the file of its first module, or the folder of its metadata.
     """
 
     distribution: str
@@ -59,49 +59,49 @@ class Row:
     path: str
 
 
-def rows() -> list[Row]:
-    """Every distribution that has an ``omni_rl`` entry point, by name; reads metadata only."""
+def rows() -> list[ListedPlugin]:
+    """Every distribution that has an ``omni_rl`` entry point, sorted by name; reads metadata only."""
     plugins = distributions()
     claims = _claims(plugin for plugin in plugins if not is_hidden(plugin.name))
     return [_row(plugin, claims) for plugin in plugins]
 
 
-def check(listed: Sequence[Row], seconds: float = 20.0, jobs: int = 2) -> list[Row]:
-    """The rows, each importable distribution imported in its own process.
+def check(listed: Sequence[ListedPlugin], seconds: float = 20.0, jobs: int = 2) -> list[ListedPlugin]:
+    """Import each distribution of status ``installed`` in its own process, and return the rows with the result.
 
     Args:
         seconds: time limit for one distribution.
-        jobs: processes at a time.
+        jobs: number of processes that run at the same time.
     """
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         return list(pool.map(lambda row: _checked(row, seconds) if row.status == "installed" else row, listed))
 
 
-def table(listed: Sequence[Row]) -> Table:
-    """The rows for a terminal; print :func:`texts` below it."""
+def table(listed: Sequence[ListedPlugin]) -> Table:
+    """The rows as a table for a terminal; print :func:`texts` below it."""
     shown = Table(box=None, pad_edge=False)
     for title in ("distribution", "version", "contract", "status", "offers", "path"):
-        shown.add_column(title, overflow="fold")  # names are to be copied: never cut short
+        shown.add_column(title, overflow="fold")  # users copy names, so a name is never cut
     for row in listed:
         status = Text(row.status, style=_COLOURS.get(row.status, ""))
         shown.add_row(row.distribution, row.version, row.contract, status, Text("\n".join(row.offers)), Text(row.path))
     return shown
 
 
-def texts(listed: Sequence[Row]) -> list[str]:
-    """What is wrong or noteworthy; a text that concerns several distributions once."""
+def texts(listed: Sequence[ListedPlugin]) -> list[str]:
+    """The errors and notes of all rows, without repetitions."""
     return list(dict.fromkeys(row.text for row in listed if row.text))
 
 
-def to_json(listed: Sequence[Row]) -> str:
+def to_json(listed: Sequence[ListedPlugin]) -> str:
     """The rows as a JSON list of objects."""
     return json.dumps([asdict(row) for row in listed], indent=2)
 
 
-def _row(plugin: metadata.Distribution, claims: Claims) -> Row:
+def _row(plugin: metadata.Distribution, claims: Claims) -> ListedPlugin:
     name, offered, refusal = plugin.name, offers_of(plugin), _refusal(plugin)
     hidden = is_hidden(name)
-    return Row(
+    return ListedPlugin(
         distribution=name,
         version=plugin.version,
         contract=", ".join(contract_of(plugin)),
@@ -121,13 +121,13 @@ def _claims(plugins: Iterable[metadata.Distribution]) -> Claims:
 
 
 def _shared(offered: Sequence[Offer], claims: Claims) -> str:
-    """The keys that others claim too, in the words of the run that needs one of them."""
+    """The errors that a run shows if it needs a key which several distributions offer."""
     clashes = [claims[offer.kind, offer.key] for offer in offered if len(claims[offer.kind, offer.key]) > 1]
     return "\n".join(str(claimed_twice(clash)) for clash in clashes)
 
 
 def _refusal(plugin: metadata.Distribution) -> str | None:
-    """Why metadata alone rules a distribution out."""
+    """The error in a distribution's metadata; None when there is none."""
     for group in sorted({entry.group for entry in plugin.entry_points} - set(GROUPS)):
         if group.startswith("omni_rl."):
             return (
@@ -149,7 +149,7 @@ def _path(plugin: metadata.Distribution, offered: Sequence[Offer]) -> str:
     return str(plugin.locate_file(""))
 
 
-def _checked(row: Row, seconds: float) -> Row:
+def _checked(row: ListedPlugin, seconds: float) -> ListedPlugin:
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder, "result.json"), Path(folder, "log")
         command = [sys.executable, "-P", "-m", "omni_rl.plugins.probe", row.distribution, str(result)]
@@ -166,14 +166,14 @@ def _checked(row: Row, seconds: float) -> Row:
     return replace(row, status="broken" if problems else "works", text=text)
 
 
-def _too_slow(row: Row, seconds: float) -> str:
+def _too_slow(row: ListedPlugin, seconds: float) -> str:
     return (
         f"{row.distribution} {row.version} was not imported within {seconds:g} s.\n"
-        "  Its authors should move slow work out of module level; to wait longer: omni-rl plugins --check --seconds 300"
+        "  Slow work should not run at module level; to wait longer: omni-rl plugins --check --seconds 300"
     )
 
 
-def _crashed(row: Row, code: int, log: Path) -> str:
+def _crashed(row: ListedPlugin, code: int, log: Path) -> str:
     last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
     return (
         f"{row.distribution} {row.version} ends the Python process when it is imported (exit status {code}).\n  {last}"

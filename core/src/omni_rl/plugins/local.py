@@ -1,6 +1,6 @@
-"""Plugins that are single files of the run: ``plugins: [./my_reward.py]``.
+"""Loads the user's Python files: local plugins (``plugins: [./my_reward.py]``) and functions (``reward.file``).
 
-Such a file marks functions with ``hookimpl``, or declares new keys, or both::
+A local plugin contains functions with the marker ``hookimpl``, or declares new keys, or both::
 
     OMNI_RL = {"rewards": {"my_reward": MyReward}}
 """
@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib.abc
 import importlib.util
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
-from omni_rl.errors import PluginError, did_you_mean
-from omni_rl.plugins.blame import place, summary
+from omni_rl.errors import ConfigError, PluginError, did_you_mean
+from omni_rl.plugins.blame import describe_error
 from omni_rl.plugins.discovery import KINDS, Offer, find, load, offers
 from omni_rl.plugins.moved import advice, is_about_omni_rl
 
@@ -25,7 +26,7 @@ DECLARATION = "OMNI_RL"
 
 
 class _Text(importlib.abc.ExecutionLoader):
-    """Imports a module from text, so that a run's files reach processes that cannot see them."""
+    """Imports a module from text, so that a process without access to a run's files can import them."""
 
     def __init__(self, content: str, path: str) -> None:
         self.content, self.path = content, path
@@ -38,7 +39,7 @@ class _Text(importlib.abc.ExecutionLoader):
 
 
 def read_source(path: str | Path) -> str:
-    """The text of a Python file, decoded as Python would.
+    """The text of a Python file, decoded as Python decodes it.
 
     Raises:
         PluginError: the file does not exist or is not text.
@@ -48,23 +49,66 @@ def read_source(path: str | Path) -> str:
     except OSError as error:
         raise PluginError(
             f"The local plugin {path} cannot be read: {error.strerror}.",
-            "Paths stand under `plugins:` in the configuration.",
+            "Correct the path under `plugins:` in the configuration.",
         ) from error
     except (UnicodeDecodeError, SyntaxError) as error:
-        raise PluginError(f"The local plugin {path} is not Python text: {error}.", "Save it as UTF-8.") from error
+        raise PluginError(f"{path} is not Python text: {error}.", "Save it as UTF-8.") from error
 
 
 def load_file(path: str | Path) -> ModuleType:
-    """Import a local plugin; the same file is imported once per process.
+    """Import a Python file. The same file with the same content is imported once per process.
 
     Raises:
-        PluginError: the file is missing or its code fails; names the user's own line.
+        PluginError: the file is missing, or its code raises an error; gives the line in the user's file.
     """
     return load_source(read_source(path), str(Path(path).resolve()))
 
 
+def load_function(file: Path, name: str) -> Callable[[Any], Any]:
+    """The function ``name`` of ``file``, which takes one positional argument.
+
+    Raises:
+        ConfigError: the file or the function does not exist, or cannot be called with one argument.
+        PluginError: the file cannot be imported; gives the line.
+    """
+    if not file.is_file():
+        near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
+        raise ConfigError(f"the reward file {file} does not exist.{near}", "Set `file` to the path of a Python file.")
+    if file.suffix != ".py":
+        raise ConfigError(f"{file} is not a Python file.", "Its name must end in .py.")
+    module = load_file(file)
+    function = getattr(module, name, None)
+    if function is None:
+        lines = _functions(module)
+        listed = ", ".join(f"{each} (line {line})" for each, line in lines.items())
+        hint = f"It defines: {listed}. Set `function` to one of them." if lines else "It defines no function."
+        raise ConfigError(f"{file} has no function {name!r}.{did_you_mean(name, lines)}", hint)
+    _check_signature(file, name, function)
+    return function  # type: ignore[no-any-return]
+
+
+def _functions(module: ModuleType) -> dict[str, int]:
+    """The functions that the file itself defines, with their lines."""
+    own = (value for value in vars(module).values() if isinstance(value, FunctionType))
+    return {f.__name__: f.__code__.co_firstlineno for f in own if f.__module__ == module.__name__}
+
+
+def _check_signature(file: Path, name: str, function: Any) -> None:
+    if not callable(function):
+        raise ConfigError(f"{name!r} in {file} is of type {type(function).__name__}, not a function.")
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", 1)
+    signature = inspect.signature(function)
+    try:
+        signature.bind(object())
+    except TypeError as error:
+        raise ConfigError(
+            f"{file}:{line}: {name}{signature} must take one argument, the RewardBatch.",
+            f"Write `def {name}(batch): ...`; it has batch.media, batch.prompts, batch.metadata and batch.uids.",
+        ) from error
+
+
 def load_source(content: str, path: str) -> ModuleType:
-    """Import ``content`` as if it stood in the file ``path``, which need not exist here."""
+    """Import ``content`` as the content of the file ``path``, which does not have to exist in this process."""
     digest = hashlib.sha256(f"{path}\0{content}".encode()).hexdigest()
     name = f"omni_rl_local_{Path(path).stem}_{digest[:12]}"
     if name in sys.modules:
@@ -80,19 +124,21 @@ def load_source(content: str, path: str) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, PluginError):
             raise
-        raise _failed(path, content, error) from error
+        what = f"{path} cannot be imported: {describe_error(error, Path(path).parent)}"
+        raise PluginError(what, _import_hint(path, content, error)) from error
     return module
 
 
-def _failed(path: str, content: str, error: BaseException) -> PluginError:
-    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+def _import_hint(path: str, content: str, error: BaseException) -> str:
     if moved := is_about_omni_rl(error) and advice([content]):
-        hint = "\n  ".join(moved)
-    elif missing and Path(path).with_name(f"{missing.partition('.')[0]}.py").exists():
-        hint = "A local plugin is one file, so that it reaches every process: move that code into it, or package both."
-    else:
-        hint = f"Try it alone: python {path}"
-    return PluginError(f"The local plugin {place(error, inside=path) or path} fails.", f"{summary(error)}\n  {hint}")
+        return "\n  ".join(moved)
+    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if missing and Path(path).with_name(f"{missing.partition('.')[0]}.py").exists():
+        return (
+            "A local plugin is one file, so that every process of the run can import it: move the code of "
+            f"{missing!r} into it, or install both as a package."
+        )
+    return f"Install {missing!r} in this environment." if missing else f"To see the whole error: python {path}"
 
 
 def declared(module: ModuleType) -> Mapping[str, Mapping[str, object]]:
@@ -116,7 +162,7 @@ def _check_declaration(module: ModuleType) -> None:
 
 
 class Registry:
-    """Everything a run can ask for by key: what its local files declare, then what is installed."""
+    """All plugins that a run can use: those that its local files declare, and those that are installed."""
 
     def __init__(self, modules: Sequence[ModuleType] = ()) -> None:
         self._local: dict[tuple[str, str], tuple[object, str]] = {}
@@ -144,9 +190,9 @@ class Registry:
         return find(kind, key, distribution)
 
     def get(self, kind: str, key: str, distribution: str | None = None) -> tuple[Any, str]:
-        """The object behind a key, and its source: a file's path or ``<distribution> <version>``.
+        """The object of a key, and its source: a file's path or ``<distribution> <version>``.
 
-        A local file wins over installed distributions unless ``distribution`` names one of these.
+        A local file is used before installed distributions, unless ``distribution`` names one of them.
 
         Raises:
             PluginError: as :func:`omni_rl.plugins.discovery.find` and ``load``.

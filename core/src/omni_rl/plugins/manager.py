@@ -1,6 +1,6 @@
-"""The layers of one run as one pluggy manager, and the bound calls that the rest of omni-rl makes.
+"""Builds one pluggy manager from the layers of a run, and binds its hooks for the rest of omni-rl.
 
-Every run builds its own manager: core < model < algorithm < pair < local files, the most specific answer wins.
+Every run builds its own manager: core < model < algorithm < pair < local files. The most specific answer wins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Manager(pluggy.PluginManager):
-    """A pluggy manager that remembers which layer each plugin stands in."""
+    """A pluggy manager that records the layer of each plugin."""
 
     def __init__(self) -> None:
         super().__init__("omni_rl")
@@ -44,7 +44,7 @@ class Manager(pluggy.PluginManager):
 
 
 class Answer(NamedTuple):
-    """Who answers a hook, or wraps the answer."""
+    """One implementation of a hook: it answers the hook, or wraps the answer."""
 
     hook: str
     source: str
@@ -53,20 +53,21 @@ class Answer(NamedTuple):
 
 
 def build_manager(layers: Sequence[Layer]) -> Manager:
-    """A fresh manager over these layers, in any order; layers of the same name keep theirs.
+    """A new manager with these layers, given in any order; layers of the same name keep their relative order.
 
     Raises:
-        PluginError: a plugin breaks a rule of ``omni_rl.contracts.hooks``, or two plugins of one layer answer one hook.
+        PluginError: a plugin breaks a rule of ``omni_rl.contracts.hooks``, or two plugins of one layer implement the
+            same firstresult hook.
     """
     manager = Manager()
     answered: dict[tuple[LayerName, str], tuple[Layer, Implementation]] = {}
     for layer in sorted(layers, key=lambda each: ORDER.index(each.name)):
         assert not isinstance(layer.plugin, type), f"register an instance of {layer.plugin}, not the class"
         _refuse_repeated(manager, layer)
-        for found in implementations(layer):
-            if found.spec.firstresult and not found.wrapper:
-                other = answered.setdefault((layer.name, found.spec.name), (layer, found))
-                _refuse_conflict(layer, found, other)
+        for each in implementations(layer):
+            if each.spec.firstresult and not each.wrapper:
+                other = answered.setdefault((layer.name, each.spec.name), (layer, each))
+                _refuse_conflict(layer, each, other)
         manager.add(layer)
     return manager
 
@@ -77,21 +78,21 @@ def _refuse_repeated(manager: Manager, layer: Layer) -> None:
             raise PluginError(f"{layer.source} is listed twice in this run.", "List every plugin once.")
 
 
-def _refuse_conflict(layer: Layer, found: Implementation, other: tuple[Layer, Implementation]) -> None:
-    if other[1] is not found:
+def _refuse_conflict(layer: Layer, each: Implementation, other: tuple[Layer, Implementation]) -> None:
+    if other[1] is not each:
         raise PluginError(
-            f"Two plugins of the {layer.name} layer answer the hook {found.spec.name!r}: "
-            f"{other[0].source} with {other[1]} and {layer.source} with {found}.",
-            "Nothing ranks them: remove one, or merge the two functions.",
+            f"Two plugins of the {layer.name} layer answer the hook {each.spec.name!r}: "
+            f"{other[0].source} with {other[1]} and {layer.source} with {each}.",
+            "They have equal priority: remove one, or merge the two functions.",
         )
 
 
 class Hooks:
     """The hooks of one run, bound once: ``hooks.predict(model=..., x=..., t=..., conditioning=..., call=...)``.
 
-    A call names every argument of the hook. A firstresult hook returns the most specific answer and raises PluginError
-    when everybody passes. Any other hook returns the list of answers from core to the most specific layer, and is
-    called from the most specific to core; a wrapper sees its list in calling order.
+    A call passes every argument of the hook by name. A firstresult hook returns the most specific answer, and raises
+    PluginError if every implementation returns None. Any other hook is called from the most specific layer to core and
+    returns the answers in the reverse order, core's first; a wrapper receives the list in calling order.
     """
 
     def __init__(self, manager: Manager) -> None:
@@ -104,34 +105,35 @@ class Hooks:
 
 
 def _bound(manager: Manager, spec: Spec) -> Callable[..., Any]:
-    ask, arguments = _asker(manager, spec), frozenset(spec.arguments)
+    call, arguments = _caller(manager, spec), frozenset(spec.arguments)
 
     def first(**given: Any) -> Any:
         assert given.keys() == arguments, f"{spec} was called with {sorted(given)}"
-        answer = ask(given)
+        answer = call(given)
         if answer is None:
-            raise _nobody(manager, spec)
+            raise _unanswered(manager, spec)
         return answer
 
     def every(**given: Any) -> list[Any]:
         assert given.keys() == arguments, f"{spec} was called with {sorted(given)}"
-        answer = ask(given)
+        answer = call(given)
         if not isinstance(answer, list):
             raise PluginError(
                 f"A wrapper of the hook {spec.name!r} returned {answer!r}, not the list of answers.",
-                f"Return what `yield` gave; asked: {', '.join(_sources(manager, spec))}.",
+                f"Return the value of `yield`. Plugins with this hook: {', '.join(_sources(manager, spec))}.",
             )
         return answer[::-1]
 
     return first if spec.firstresult else every
 
 
-def _asker(manager: Manager, spec: Spec) -> Callable[[dict[str, Any]], Any]:
+def _caller(manager: Manager, spec: Spec) -> Callable[[dict[str, Any]], Any]:
     caller: pluggy.HookCaller = getattr(manager.hook, spec.name)
-    found = caller.get_hookimpls()
-    if not spec.firstresult or len(found) != 1 or found[0].wrapper:
+    registered = caller.get_hookimpls()
+    if not spec.firstresult or len(registered) != 1 or registered[0].wrapper:
         return lambda given: caller(**given)
-    function, names = found[0].function, (*found[0].argnames, *found[0].kwargnames)
+    # A single implementation is called without pluggy, which would cost time in every denoising step.
+    function, names = registered[0].function, (*registered[0].argnames, *registered[0].kwargnames)
     return lambda given: function(*[given[name] for name in names])
 
 
@@ -144,35 +146,36 @@ def _calling_order(manager: Manager, spec: Spec) -> list[pluggy.HookImpl]:
     return caller.get_hookimpls()[::-1]
 
 
-def _nobody(manager: Manager, spec: Spec) -> PluginError:
-    asked = ", ".join(_sources(manager, spec))
-    why = f"{asked} returned None, which means 'pass'." if asked else "no plugin of this run implements it."
+def _unanswered(manager: Manager, spec: Spec) -> PluginError:
+    called = ", ".join(_sources(manager, spec))
+    why = f"{called} returned None, which means 'pass'." if called else "no plugin of this run implements it."
     return PluginError(
-        f"Nobody answered the hook {spec.name!r}: {why}",
-        f"Return a value from {spec}; a sentinel such as NO_CONDITION says 'nothing'.",
+        f"No plugin answered the hook {spec.name!r}: {why}",
+        f"Return a value from {spec}; a sentinel such as NO_CONDITION stands for 'nothing'.",
     )
 
 
 def answers(manager: Manager) -> list[Answer]:
-    """Who answers each hook, in the order of the contract, wrappers first, for ``omni-rl explain``.
+    """The implementations of each hook for ``omni-rl explain``, in the order of the contract, wrappers first.
 
-    Of a firstresult hook only the plugin that is asked first is listed; of any other hook, all in calling order.
+    For a firstresult hook, only the implementation that is called first is listed; for any other hook, all of them in
+    calling order.
     """
     rows = []
     for spec in SPECS.values():
-        asked = False
+        answered = False
         for each in _calling_order(manager, spec):
-            if each.wrapper or not (asked and spec.firstresult):
+            if each.wrapper or not (answered and spec.firstresult):
                 source = manager.layers[each.plugin_name].source
                 rows.append(
                     Answer(spec.name, source, qualified_name(each.function), "wraps" if each.wrapper else "answers")
                 )
-            asked = asked or not each.wrapper
+            answered = answered or not each.wrapper
     return rows
 
 
 def overridden(manager: Manager, above: LayerName = "core") -> set[str]:
-    """Hooks that a layer above the given one answers or wraps: what an engine must honour for this run."""
+    """The hooks that a layer above the given one answers or wraps; the engine of this run must honour them."""
     return {
         spec.name
         for spec in SPECS.values()
@@ -182,7 +185,7 @@ def overridden(manager: Manager, above: LayerName = "core") -> set[str]:
 
 
 def diffuse_reason(manager: Manager) -> str | None:
-    """Why this run replaces the denoising loop, with the source; None when core's loop runs."""
+    """The reason for replacing the denoising loop, with the plugin's source; None when core's loop runs."""
     for each in _calling_order(manager, SPECS["diffuse"]):
         layer = manager.layers[each.plugin_name]
         if layer.name != "core" and not each.wrapper:

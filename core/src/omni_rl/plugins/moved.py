@@ -14,6 +14,8 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from omni_rl.plugins.blame import CodeLine
+
 SHOWN = 8
 """Lines of an error; a plugin of a hundred imports must not fill the screen."""
 
@@ -49,11 +51,11 @@ def advice(sources: Iterable[str]) -> list[str]:
     return ["Imports to change (all of them: docs/migration.md):", *(f"  {line}" for line in lines[:SHOWN]), *more]
 
 
-def advice_on(error: BaseException, at: str | None) -> list[str]:
-    """The lines for the file ``at`` (``file:line``) whose import of omni-rl failed."""
-    if not at or not is_about_omni_rl(error):
+def advice_on(error: BaseException, at: CodeLine | None) -> list[str]:
+    """The lines for the file whose import of omni-rl failed in the line ``at``."""
+    if at is None or not is_about_omni_rl(error):
         return []
-    path = Path(at.rpartition(":")[0])
+    path = Path(at.file)
     return advice([path.read_text(encoding="utf-8", errors="replace")]) if path.is_file() else []
 
 

@@ -1,6 +1,6 @@
-"""``python -m omni_rl.plugins.probe DISTRIBUTION FILE``: import all that a distribution offers, write what is wrong.
+"""``python -m omni_rl.plugins.probe DISTRIBUTION FILE``: imports a distribution's plugins and writes their errors.
 
-Runs in a process of its own, so that a plugin that hangs, prints or crashes harms nobody.
+Runs in its own process, so that a plugin which hangs, prints or crashes does not affect ``omni-rl plugins --check``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from omni_rl.plugins.discovery import Offer, load, offers
 
 
 def problem(offer: Offer) -> str | None:
-    """Why an offer cannot be used, in the words that a run which needs it would show; None when it can."""
+    """The error that a run which needs the offer would show; None when the offer can be used."""
     try:
-        found = load(offer)
+        plugin = load(offer)
         if offer.kind in LAYER_OF_KIND:
-            implementations(Layer(LAYER_OF_KIND[offer.kind], found, offer.source))
+            implementations(Layer(LAYER_OF_KIND[offer.kind], plugin, offer.source))
     except PluginError as error:
         return str(error)
     return None
 
 
 def main(distribution: str, result: str) -> None:
-    """Write the problems of a distribution's offers to the file ``result``, as a JSON list of texts."""
+    """Write the errors of a distribution's offers to the file ``result``, as a JSON list of texts."""
     problems = [problem(offer) for offer in offers() if offer.distribution == distribution]
     Path(result).write_text(json.dumps([text for text in problems if text is not None]), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Rebuilding a run's plugins in another process, from the names, versions, options and text of its ``RunSpec``."""
+"""Rebuilds a run's plugins in another process, from the names, versions, options and text in its ``RunSpec``."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def read_file(path: str | Path) -> LocalFile:
 
 
 def load_file(file: LocalFile) -> ModuleType:
-    """Import the content in this process; PluginError when it is not what was hashed, or fails."""
+    """Import the content in this process; PluginError when its hash is not ``sha256`` or the import fails."""
     if _digest(file.content) != file.sha256:
         raise PluginError(
             f"The run's copy of {file.path} does not have the recorded hash {file.sha256[:12]}.",
-            "Start the run again from its configuration; the record was changed or damaged.",
+            "The record was changed or damaged; start the run again from its configuration.",
         )
     return load_source(file.content, file.path)
 
@@ -47,8 +47,10 @@ def resolve_part(
     distribution: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Part:
-    """Record which distribution offers ``key`` here and now, without importing it; PluginError when none or several
-    do.
+    """Record the distribution that offers ``key`` in this process; does not import it.
+
+    Raises:
+        PluginError: no distribution offers the key, or several do.
     """
     offer = registry.find(kind, key, distribution)
     return Part(
@@ -68,7 +70,7 @@ def load_part(part: Part, registry: Registry) -> tuple[Any, str]:
 
 
 def layer_of(part: Part, registry: Registry) -> Layer:
-    """The layer of a hook-bearing part; classes are built from its options."""
+    """The layer of a plugin with hooks; a class is instantiated with the part's options."""
     plugin, source = load_part(part, registry)
     return Layer(LAYER_OF_KIND[part.kind], build(plugin, part.options), source)
 
@@ -86,7 +88,7 @@ def layers_of(spec: RunSpec) -> list[Layer]:
     """The run's layers, built anew in this process.
 
     Raises:
-        PluginError: another version of omni-rl or of a plugin is installed here, a local file is not what it was, or a
+        PluginError: another version of omni-rl or of a plugin is installed here, a local file's hash differs, or a
             plugin cannot be loaded.
     """
     check_versions(spec)
@@ -104,12 +106,12 @@ def rebuild(spec: RunSpec) -> Manager:
     return build_manager(layers_of(spec))
 
 
-def build(found: Any, options: Mapping[str, Any]) -> Any:
-    """The object that carries the hooks: a module or an instance as it is, a class built from its ``Config``."""
-    if not inspect.isclass(found):
-        return found
-    config: Any = getattr(found, "Config", None)
-    make: Any = found
+def build(plugin: Any, options: Mapping[str, Any]) -> Any:
+    """The object that has the hooks: an instance of a class, built from its ``Config`` if any; other objects as is."""
+    if not inspect.isclass(plugin):
+        return plugin
+    config: Any = getattr(plugin, "Config", None)
+    make: Any = plugin
     return make() if config is None else make(config(**options))
 
 

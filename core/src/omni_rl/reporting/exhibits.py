@@ -1,7 +1,7 @@
-"""A validation's pictures exactly as they were drawn, with all that it takes to draw them again.
+"""Stores the images of a validation exactly, with everything that is needed to sample them again.
 
-``images/validation-000041.safetensors`` holds the same pictures as the grid of that name; its header holds the rest as
-JSON. Draws are declared (:mod:`omni_rl.schedulers.randomness`), so that x_T is kept as its key.
+``images/validation-000041.safetensors`` contains the same images as the grid with that name; its header contains the
+rest as JSON. x_T is stored as the key of its draw (:mod:`omni_rl.schedulers.randomness`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from omni_rl.contracts.types import Sample, SigmaTable, Streams, Tensors
 from omni_rl.data.media_files import load
 from omni_rl.errors import CheckpointError, ModelError
 from omni_rl.model.encoding import on_device
-from omni_rl.reporting.pictures import strip
+from omni_rl.reporting.image_grids import strip
 from omni_rl.schedulers.randomness import INITIAL, randn_rows
 from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory
@@ -37,32 +37,32 @@ class Exhibit:
     """One validation sample.
 
     Attributes:
-        picture: (H, W, 3) uint8; of a video, frames side by side.
-        video: whether it is one.
+        image: (H, W, 3) uint8; for a video, frames side by side.
+        video: whether the sample is a video.
         request: as submitted.
-        shapes: per stream, the latents of the sample.
-        table: the exact schedule it was drawn with.
-        given: (1, ...) fp32 by argument, what the pipeline is to be given for it to start from x_T; empty where that is
-            x_T itself. Some normalise what they are given, some want a picture in it.
+        shapes: stream -> shape of one sample's latents.
+        table: the exact schedule of the sample.
+        latent_arguments: argument -> (1, ...) fp32 latents that make the pipeline start from x_T; empty if x_T itself
+            does. Some pipelines normalise the latents that they receive, and some expect an image in them.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     video: bool
     request: Request
     shapes: dict[str, tuple[int, ...]]
     table: SigmaTable
-    given: Tensors = field(default_factory=dict)
+    latent_arguments: Tensors = field(default_factory=dict)
 
     @classmethod
     def of(cls, sample: Sample, model: LoadedModel) -> Exhibit:
-        """From a sample with its whole trajectory, of this model."""
-        drawn = sample.trajectory
-        assert drawn is not None
-        shapes = {name: tuple(stream["final"].shape) for name, stream in drawn["latents"].items()}
-        table = SigmaTable(drawn["schedule", "timesteps"], drawn["schedule", "sigmas"])
-        found = cls(picture(sample), "video" in drawn["media"].keys(), sample.request, shapes, table)
-        conditioning = {n: v[None].to(model.device) for n, v in trajectory.conditioning_of(drawn).items()}
-        return replace(found, given=_given(model, found, conditioning))
+        """The exhibit of a sample of this model; the sample needs its whole trajectory."""
+        stored = sample.trajectory
+        assert stored is not None
+        shapes = {name: tuple(stream["final"].shape) for name, stream in stored["latents"].items()}
+        table = SigmaTable(stored["schedule", "timesteps"], stored["schedule", "sigmas"])
+        exhibit = cls(image_of(sample), "video" in stored["media"].keys(), sample.request, shapes, table)
+        conditioning = {n: v[None].to(model.device) for n, v in trajectory.conditioning_of(stored).items()}
+        return replace(exhibit, latent_arguments=_latent_arguments(model, exhibit, conditioning))
 
     def start(self) -> Streams:
         """x_T, (1, ...) fp32 per stream."""
@@ -71,27 +71,27 @@ class Exhibit:
 
 
 @torch.no_grad()
-def _given(model: LoadedModel, exhibit: Exhibit, conditioning: Tensors) -> Tensors:
+def _latent_arguments(model: LoadedModel, exhibit: Exhibit, conditioning: Tensors) -> Tensors:
     x, request = {name: value.to(model.device) for name, value in exhibit.start().items()}, exhibit.request
     try:
-        given = latent_arguments(model, x, conditioning, request.call)
-    except ModelError:  # a plugin keeps texts in a form of its own
+        latents = latent_arguments(model, x, conditioning, request.call)
+    except ModelError:  # a model plugin stores embeddings in its own format, which the pipeline does not accept
         try:
-            given = latent_arguments(model, x, _as_the_pipeline_keeps_it(model, request), request.call)
-        except ModelError:  # and it alone knows how the pipeline is asked
+            latents = latent_arguments(model, x, _conditioning_of_the_pipeline(model, request), request.call)
+        except ModelError:  # the universal adapter cannot call this pipeline; only the plugin can
             return {}
-    changed = not all(map(torch.equal, given.values(), x.values()))
-    return {name: value.cpu() for name, value in given.items()} if changed else {}
+    changed = not all(map(torch.equal, latents.values(), x.values()))
+    return {name: value.cpu() for name, value in latents.items()} if changed else {}
 
 
-def _as_the_pipeline_keeps_it(model: LoadedModel, request: Request) -> Tensors:
+def _conditioning_of_the_pipeline(model: LoadedModel, request: Request) -> Tensors:
     negative = None if request.negative_prompt is None else [request.negative_prompt]
     call = {**request.call, **load(request.media)}
     text = universal.encode_prompt(model=model, prompts=[request.prompt], negative_prompts=negative, call=call)
     return on_device(model, text) | universal.prepare_condition(model=model, requests=[request])
 
 
-def picture(sample: Sample) -> np.ndarray:
+def image_of(sample: Sample) -> np.ndarray:
     """(H, W, 3) uint8: the sample's image, or frames of its video side by side."""
     assert sample.trajectory is not None
     media = media_of(dict(sample.trajectory["media"].items()))
@@ -99,12 +99,12 @@ def picture(sample: Sample) -> np.ndarray:
 
 
 def write(directory: RunDirectory, iteration: int, exhibits: Sequence[Exhibit]) -> None:
-    """Keep the exhibits of a validation for as long as there is a checkpoint of its iteration."""
+    """Store the exhibits of a validation, and delete those of iterations without a checkpoint."""
     for file in directory.images.glob("validation-*.safetensors"):
         if not (directory.checkpoints / file.stem.replace("validation", "iteration")).exists():
             file.unlink()
-    pictures = {f"{i:03d}": torch.from_numpy(e.picture.copy()) for i, e in enumerate(exhibits)}
-    given = {f"{i:03d}/{name}": value.contiguous() for i, e in enumerate(exhibits) for name, value in e.given.items()}
+    images = {f"{i:03d}": torch.from_numpy(e.image.copy()) for i, e in enumerate(exhibits)}
+    latents = {f"{i:03d}/{n}": v.contiguous() for i, e in enumerate(exhibits) for n, v in e.latent_arguments.items()}
     sheet = [
         {
             "video": e.video,
@@ -115,11 +115,11 @@ def write(directory: RunDirectory, iteration: int, exhibits: Sequence[Exhibit]) 
         }
         for e in exhibits
     ]
-    write_atomic(_file(directory, iteration), save(pictures | given, {"exhibits": json.dumps(sheet)}))
+    write_atomic(_file(directory, iteration), save(images | latents, {"exhibits": json.dumps(sheet)}))
 
 
 def read(directory: RunDirectory, iteration: int) -> list[Exhibit]:
-    """What :func:`write` kept of that iteration; empty when it was not validated."""
+    """The exhibits that :func:`write` stored for that iteration; empty when it was not validated."""
     path = _file(directory, iteration)
     if not path.exists():
         return []
@@ -128,7 +128,7 @@ def read(directory: RunDirectory, iteration: int) -> list[Exhibit]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             sheet = json.loads(file.metadata()["exhibits"])
     except SafetensorError as error:
-        hint = "resume the finished run: it is validated again"
+        hint = "resume the finished run: it repeats the last validation"
         raise CheckpointError(f"{path} is damaged: {error}", hint) from error
     return [
         Exhibit(

@@ -1,4 +1,4 @@
-"""Figures that fall when a policy games its reward: sameness, flatness and loss of colour show up here first."""
+"""Figures that fall when a policy exploits its reward: diversity, contrast and colour entropy of the images."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-_SIDE = 64  # pictures are compared at no more than this many pixels a side
+_SIDE = 64  # images are compared at this many pixels per side at most
 _LEVELS = 8  # per colour channel, so the histogram has 512 cells and at most 9 bits
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # ITU-R BT.709
 
 
 def health(images: np.ndarray, uids: Sequence[int] | np.ndarray) -> dict[str, float]:
-    """Figures of N pictures, uint8 (N, H, W, 3), of which equal ``uids`` (N,) form a group.
+    """Figures of N images, uint8 (N, H, W, 3); images with equal ``uids`` (N,) form a group.
 
-    * ``diversity_within``, ``diversity_across``: mean over pairs of pictures, of one group and of different groups, of
-      the root mean square difference of their pixels, in [0, 1]; pictures over 64 pixels a side are averaged down to
-      that first, so that it is about content and not about grain. Absent when there is no such pair.
-    * ``contrast``: mean over pictures of the standard deviation of BT.709 luminance, in [0, 0.5].
-    * ``colour_entropy``: bits, of the histogram of all pixels over 8 x 8 x 8 cells of the RGB cube, in [0, 9].
+    * ``diversity_within``, ``diversity_across``: the root mean square difference of the pixels of two images, in
+      [0, 1]; the mean over pairs of one group, and over pairs of different groups. Images with more than 64 pixels per
+      side are first averaged down to that, so that the figure measures content and not grain. Absent when there is no
+      such pair.
+    * ``contrast``: mean over images of the standard deviation of BT.709 luminance, in [0, 0.5].
+    * ``colour_entropy``: entropy in bits of the histogram of all pixels over 8 x 8 x 8 cells of the RGB cube, in
+      [0, 9].
     """
     assert images.ndim == 4, images.shape
     assert images.dtype == np.uint8, images.dtype
@@ -32,9 +34,9 @@ def health(images: np.ndarray, uids: Sequence[int] | np.ndarray) -> dict[str, fl
 
 
 def reward_figures(rewards: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """``reward``, the mean, and ``reward_stderr``, its standard error, of the rewards (N,) that are not missing (NaN).
+    """``reward`` (mean) and ``reward_stderr`` (its standard error) of the rewards (N,) that are not missing (NaN).
 
-    Absent when there is nothing to compute them from: no reward, respectively fewer than two.
+    ``reward`` is absent when there is no reward, ``reward_stderr`` when there are fewer than two.
     """
     known = np.asarray(rewards, dtype=np.float64)
     known = known[~np.isnan(known)]

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page that needs no network and runs no script."""
+"""Writes ``report.html``: one self-contained page without network access or scripts."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from omni_rl.reporting.curves import Row, constants, curve, sections, sheet
-from omni_rl.reporting.pictures import data_uri
+from omni_rl.reporting.curves import MetricsRow, constants, curve, sections, sheet
+from omni_rl.reporting.image_grids import data_uri
 from omni_rl.storage.durable import write_atomic
 
 Health = Mapping[str, Mapping[str, float]]
 
 _FEW = 5  # notes
-_LOW = 0.7  # a figure under this share of the first row's is marked
+_LOW = 0.7  # a figure is marked if it is below this fraction of the first row's figure
 _MEANING = {
     "reward": "mean over the samples, with its standard error",
     "diversity_within": "how much samples of one prompt differ (root mean square over pixels, 0 to 1)",
     "diversity_across": "the same for samples of different prompts",
-    "contrast": "standard deviation of luminance inside a picture (0 to 0.5)",
-    "colour_entropy": "bits of the colours of all pixels over 512 cells of the RGB cube (0 to 9)",
+    "contrast": "standard deviation of luminance within an image (0 to 0.5)",
+    "colour_entropy": "entropy in bits of the colours of all pixels, in 512 cells of the RGB cube (0 to 9)",
 }
 
 
@@ -31,25 +31,25 @@ def write_report(
     *,
     title: str,
     config_yaml: str,
-    metrics: Sequence[Row],
+    metrics: Sequence[MetricsRow],
     before: Sequence[np.ndarray],
     after: Sequence[np.ndarray],
     captions: Sequence[str],
     health: Health,
     notes: Sequence[str],
 ) -> None:
-    """Write the report, whole or not at all.
+    """Write the report atomically.
 
     Args:
         path: the HTML file.
-        title: of the page.
+        title: title of the page.
         config_yaml: the resolved configuration.
-        metrics: one row per iteration with the key ``iteration``; every other key that varies becomes a curve, with
-            ``x_stderr`` (or ``x/stderr`` beside ``x/mean``) as the band around ``x``. Keys that only some rows have are
-            joined across the others.
-        before, after: uint8 (H, W, 3), or videos (F, H, W, 3); picture i of both has ``captions[i]`` and equal noise.
-        health: figures by name, by row (``before`` and ``after`` make the headline; others may follow); ``x_stderr``
-            is shown with ``x``; rows are compared with the first.
+        metrics: one row per iteration with the key ``iteration``. Every other key that varies becomes a curve, with
+            ``x_stderr`` (or ``x/stderr`` for ``x/mean``) as the band around ``x``. Rows without the key have no point;
+            the line connects the points around them.
+        before, after: uint8 (H, W, 3), or videos (F, H, W, 3); image i of both has ``captions[i]`` and the same noise.
+        health: row name -> figures by name. The rows ``before`` and ``after`` make the headline; others may follow.
+            ``x_stderr`` is shown with ``x``. Every row is compared with the first.
         notes: sentences for the top of the page.
 
     Raises RunError when the file cannot be written.
@@ -69,8 +69,8 @@ def write_report(
     write_atomic(path, _page(title, "\n".join(part for part in parts if part)).encode())
 
 
-def write_curves(path: Path, metrics: Sequence[Row]) -> None:
-    """The report's curves as an SVG file, whole or not at all; ``metrics`` as for :func:`write_report`."""
+def write_curves(path: Path, metrics: Sequence[MetricsRow]) -> None:
+    """Write the report's curves as an SVG file, atomically; ``metrics`` as for :func:`write_report`."""
     write_atomic(path, sheet(metrics, _style()).encode())
 
 
@@ -79,7 +79,7 @@ def _style() -> str:
 
 
 def _page(title: str, body: str) -> str:
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself refuses the network
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser blocks all network access
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -89,7 +89,7 @@ def _page(title: str, body: str) -> str:
 
 
 def _headline(health: Health) -> str:
-    """The reward before and after, when both rows are there."""
+    """The reward before and after; empty if one of the rows is absent."""
     start, end = health.get("before", {}), health.get("after", {})
     if "reward" not in start or "reward" not in end:
         return ""
@@ -100,7 +100,7 @@ def _headline(health: Health) -> str:
 
 
 def _list(notes: Sequence[str]) -> str:
-    """Few notes open, many folded, so that the pictures stay in sight."""
+    """A few notes are shown, many are folded, so that the images stay near the top."""
     if not notes:
         return ""
     items = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
@@ -114,7 +114,7 @@ def _pairs(before: Sequence[np.ndarray], after: Sequence[np.ndarray], captions: 
         f'<figure><figcaption title="{escape(caption)}">{escape(caption)}</figcaption>{_img(one)}{_img(two)}</figure>'
         for caption, one, two in zip(captions, before, after, strict=True)
     )
-    intro = '<p class="soft">Before above, after below; the same prompt and the same noise.</p>'
+    intro = '<p class="soft">Upper image: before training. Lower image: after, same prompt, same noise.</p>'
     return f'<h2>Before and after</h2>{intro}<div class="pairs">{figures}</div>'
 
 
@@ -123,7 +123,7 @@ def _img(image: np.ndarray) -> str:
     return f'<img {"" if uri.startswith("data:image/png") else "class=large "}src="{uri}" alt="">'
 
 
-def _curves(metrics: Sequence[Row]) -> str:
+def _curves(metrics: Sequence[MetricsRow]) -> str:
     if not metrics:
         return ""
     parts = ["<h2>Curves</h2>"]
@@ -145,13 +145,15 @@ def _health(health: Health) -> str:
         for label, row in health.items()
     )
     meanings = "".join(f"<dt>{n.replace('_', ' ')}</dt><dd>{_MEANING[n]}</dd>" for n in names if n in _MEANING)
-    warning = f"Marked: under {_LOW:.0%} of the first row. A reward that rises while these fall deserves a look."
+    warning = (
+        f"Marked: below {_LOW:.0%} of the first row. If the reward rises while these figures fall, look at the images."
+    )
     table = f'<div class="wide"><table><tr><th></th>{head}</tr>{rows}</table></div>'
     return f'<h2>Health</h2>{table}<p class="soft">{warning}</p><dl>{meanings}</dl>'
 
 
 def _cell(row: Mapping[str, float], first: Mapping[str, float], name: str) -> str:
-    """One figure, with its change from the first row in per cent (no per cent for rewards: their zero is arbitrary)."""
+    """One figure with its change from the first row in percent (not for rewards, because their zero is arbitrary)."""
     if name not in row:
         return "<td>-</td>"
     if row is first or name == "reward" or not first.get(name):

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, one aligned line per iteration otherwise."""
+"""Shows the progress of a run: a live bar on a terminal, or else one line per iteration."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.progress import Progress as Live
 
 from omni_rl.contracts.verdicts import Row, table
 
-# Label, key of the metrics row, format. Wide enough for the usual, so that lines stay aligned; a ratio has six decimals
-# because the deviations that matter start at the fifth.
+# (label, key of the metrics row, format). The formats are wide enough for usual values, so that lines stay aligned.
+# A ratio has six decimals because relevant deviations start at the fifth.
 FIGURES = (
     ("reward", "reward/mean", "{:5.3f}"),
     ("ratio", "actor/ratio_mean", "{:8.6f}"),
     ("clip", "actor/pg_clipfrac", "{:5.3f}"),
 )
-_RECENT = 10  # iterations that the time left is estimated from
+_RECENT = 10  # the remaining time is estimated from this many iterations
 
 
 class _View(Protocol):
-    """How :class:`Progress` is shown."""
+    """The display of :class:`Progress`."""
 
     def start(self) -> None: ...
 
@@ -39,12 +39,12 @@ class _View(Protocol):
 
 
 class Progress:
-    """Live progress of a run of ``total`` iterations; a context manager that starts and stops it.
+    """Live progress of a run of ``total`` iterations. As a context manager, it starts and stops the display.
 
     Args:
         total: iterations of the whole run.
-        plain: lines instead of a live bar; None: lines unless standard output is a terminal.
-        quiet: show nothing at all.
+        plain: print lines instead of a live bar; None: print lines unless standard output is a terminal.
+        quiet: show nothing.
     """
 
     def __init__(self, total: int, plain: bool | None = None, quiet: bool = False) -> None:
@@ -55,13 +55,13 @@ class Progress:
         self._durations: deque[float] = deque(maxlen=_RECENT)
 
     def start(self) -> None:
-        """Begin to show."""
+        """Start the display."""
         self._view.start()
 
     def iteration(self, row: Mapping[str, float]) -> None:
-        """An iteration is complete; ``row["iteration"]`` counts from 1. Figures that ``row`` lacks are not shown.
+        """Show a completed iteration; ``row["iteration"]`` counts from 1. Figures that ``row`` lacks are not shown.
 
-        Time and time left come from ``row["time/iteration_s"]``; validations and checkpoints are not in them.
+        The time and the remaining time come from ``row["time/iteration_s"]``, without validations and checkpoints.
         """
         done, seconds = int(row["iteration"]), row["time/iteration_s"]
         self._durations.append(seconds)
@@ -70,16 +70,16 @@ class Progress:
         self._view.iteration(done, "  ".join(shown), seconds, clock(left))
 
     def validation(self, iteration: int, mean: float, stderr: float) -> None:
-        """A validation pass after ``iteration`` iterations is complete; ``stderr`` may be NaN (a single sample)."""
+        """Show a validation after ``iteration`` iterations; ``stderr`` is NaN for a single sample."""
         error = "" if math.isnan(stderr) else f" +- {stderr:.3f}"
         self.note(f"validation after {iteration}/{self._total}  reward {mean:.3f}{error}")
 
     def gate(self, rows: Sequence[Row]) -> None:
-        """The gate's table of verdicts."""
+        """Show the gate's table of verdicts."""
         self.note(f"gate\n{table(rows)}")
 
     def note(self, text: str) -> None:
-        """A line of its own, between the others."""
+        """Show a text between the lines of iterations."""
         self._view.say(text)
 
     def stop(self) -> None:
@@ -126,7 +126,7 @@ class _Lines:
 
 
 class _Bar:
-    """A live bar at the bottom of a terminal; what is said scrolls above it."""
+    """A live bar at the bottom of a terminal; other lines scroll above it."""
 
     def __init__(self, total: int) -> None:
         figures = TextColumn("{task.fields[figures]}", markup=False)

@@ -1,4 +1,4 @@
-"""Where a run comes from: what it trained, on what, and with which versions. Written once, when it starts."""
+"""Describes the origin of a run: model, data, seed, device and versions. Written once, when the run starts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
 def provenance(resolved: Resolved, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    """Plain data: ``model``, ``data``, ``plugins``, ``seed``, ``device``, ``versions``; no path of this machine.
+    """``model``, ``data``, ``plugins``, ``seed``, ``device``, ``versions`` as plain data without absolute paths.
 
-    Of data and of local plugin files the name and the sha256; of a folder, that of its files' names and bytes.
+    Data and local plugin files have their name and sha256; the sha256 of a folder covers the names and bytes of all
+    its files.
+
+    Args:
+        resolved: the configuration of the run.
+        fingerprint: ``omni_rl.storage.checkpoint.fingerprint`` of the model folder.
+        device: the device that trains.
     """
     return {
         "model": model(resolved, fingerprint),
@@ -34,20 +40,19 @@ def provenance(resolved: Resolved, fingerprint: str, device: torch.device) -> di
 
 
 def model(resolved: Resolved, fingerprint: str) -> dict[str, Any]:
-    """The base: its name, and what tells it from others of that name.
+    """The base model: its name, and a fingerprint that distinguishes it from other models with that name.
 
-    A model hub's id with the snapshot's commit, or the name of a folder; of both,
-    ``omni_rl.storage.checkpoint.fingerprint``.
+    The name is a hub id, with the commit of the snapshot, or the name of a folder.
     """
     hub = resolved.config.model.hub
     name = resolved.config.model.path
     commit = {"commit": resolved.model_path.name} if hub else {}
-    known = {"name": name if hub else Path(name).name, "hub": hub, **commit}
-    return {**known, "architecture": resolved.architecture, "fingerprint": fingerprint}
+    named = {"name": name if hub else Path(name).name, "hub": hub, **commit}
+    return {**named, "architecture": resolved.architecture, "fingerprint": fingerprint}
 
 
 def _data(resolved: Resolved) -> dict[str, dict[str, str]]:
-    """Prompt files by their use."""
+    """The prompt files of training and validation."""
     config = resolved.config
     held_out = {} if config.validation.data is None else {"validation": config.validation.data}
     files = {use: Path(data.path) for use, data in {"training": config.data, **held_out}.items()}
@@ -63,12 +68,12 @@ def _identity(path: Path) -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """``cpu``, or a GPU's model."""
+    """``cpu``, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _versions(resolved: Resolved) -> dict[str, str]:
-    """Python, the libraries, and every distribution that provides something to the run."""
+    """The versions of Python, of the libraries, and of every distribution that provides a plugin to the run."""
     sources = {chosen.source.rpartition(" ")[::2] for chosen in resolved.chosen()}  # "<distribution> <version>"
     plugins = {name: version for name, version in sorted(sources) if name and not Path(name).is_absolute()}
     libraries = {name: metadata.version(name) for name in _LIBRARIES}

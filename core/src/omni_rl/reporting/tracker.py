@@ -20,7 +20,7 @@ from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.media import media_of
 from omni_rl.contracts.types import Sample
 from omni_rl.reporting.health import reward_figures
-from omni_rl.reporting.pictures import still
+from omni_rl.reporting.image_grids import still
 
 _VALIDATION = {"reward": "val/reward/mean", "reward_stderr": "val/reward/stderr"}
 

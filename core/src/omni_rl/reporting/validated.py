@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from omni_rl.contracts.types import Sample
-from omni_rl.reporting.exhibits import Exhibit, picture
+from omni_rl.reporting.exhibits import Exhibit, image_of
 
 SHOWN = 24
-"""Samples of a validation that are shown, and kept exactly as drawn."""
+"""Number of samples of a validation that are shown, and stored exactly."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Validated:
     """One validation pass.
 
     Attributes:
-        iteration: completed iterations when it was made.
-        mean, stderr: of the combined reward over samples; stderr is NaN for a single sample.
-        components: mean of each reward by label.
+        iteration: the number of completed iterations.
+        mean, stderr: mean of the combined reward over samples, and its standard error (NaN for a single sample).
+        components: label -> mean of that reward.
         rewards: (N,) fp32, NaN where missing.
-        samples: N samples in prompt order, media only.
-        pairs: figures on held-out pairs, of an algorithm that learns from pairs.
-        exhibits: the first :data:`SHOWN` samples that the engine drew, with what it takes to draw them again.
+        samples: N samples in prompt order, with media but without trajectories.
+        pairs: figures on held-out pairs, for an algorithm that learns from stored pairs.
+        exhibits: the first :data:`SHOWN` samples without failed ones, with everything needed to sample them again.
     """
 
     iteration: int
@@ -39,19 +39,20 @@ class Validated:
     exhibits: list[Exhibit] = field(default_factory=list)
 
     def row(self) -> dict[str, float]:
-        """Metrics, prefixed ``val/``."""
+        """The metrics, with the prefix ``val/``."""
         single = {f"val/reward/{label}/mean": value for label, value in self.components.items()}
         error = {} if math.isnan(self.stderr) else {"val/reward/stderr": self.stderr}
         judged = {f"val/pairs/{name}": value for name, value in self.pairs.items()}
         return {"val/reward/mean": self.mean, **error, **single, **judged}
 
     def images(self) -> np.ndarray:
-        """(N, H, W, 3) uint8; frames of videos side by side. Smaller pictures stand in the upper left corner of a black
-        one, and all is black where the engine failed the sample.
+        """(N, H, W, 3) uint8; for videos, frames side by side.
+
+        A smaller image is placed in the upper left corner of a black one. A sample that the engine failed is black.
         """
-        drawn = {i: picture(s) for i, s in enumerate(self.samples) if s.trajectory is not None}
-        height, width = (max(p.shape[axis] for p in drawn.values()) for axis in (0, 1))
+        drawn = {i: image_of(s) for i, s in enumerate(self.samples) if s.trajectory is not None}
+        height, width = (max(image.shape[axis] for image in drawn.values()) for axis in (0, 1))
         images = np.zeros((len(self.samples), height, width, 3), np.uint8)
-        for i, found in drawn.items():
-            images[i, : found.shape[0], : found.shape[1]] = found
+        for i, image in drawn.items():
+            images[i, : image.shape[0], : image.shape[1]] = image
         return images

@@ -1,4 +1,4 @@
-"""Clips as files that people can play: H.264 and AAC in MP4, by PyAV (the extra ``video``)."""
+"""Writes videos with sound as MP4 files (H.264 and AAC), with PyAV (the extra ``video``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from omni_rl.contracts.media import Media
 
 FPS = 16.0
-"""Of clips whose pipeline does not say how fast they are meant to be shown."""
+"""Frames per second of videos whose pipeline does not give a frame rate."""
 
 
 def available() -> bool:
@@ -25,9 +25,9 @@ def available() -> bool:
 
 
 def write(path: Path, media: Mapping[str, Media]) -> None:
-    """Write ``media["video"]`` (F, H, W, 3) and, if there is sound whose rate is known, ``media["audio"]`` (C, S).
+    """Write ``media["video"]`` (F, H, W, 3), and ``media["audio"]`` (C, S) if its sample rate is known.
 
-    Odd sizes lose their last row or column: the codec keeps colour for squares of two by two.
+    The last row or column of an odd size is dropped: the codec stores colour for blocks of two by two pixels.
     """
     import av
 

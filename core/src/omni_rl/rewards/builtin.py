@@ -1,4 +1,4 @@
-"""The rewards that come with core: two that need no model, and the door for the user's own function."""
+"""Core's own rewards: two that need no model, and one that calls a function of the user."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from omni_rl.contracts.media import Media
 from omni_rl.contracts.reward import RewardBatch, Scores
 from omni_rl.errors import RewardError
-from omni_rl.rewards.local_file import load_function
+from omni_rl.plugins.local import load_function
 
 KILOBYTE = 1000
 
 
 class Brightness:
-    """``brightness``: the mean of all pixels and channels, in [0, 1]; of a video, over all its frames.
+    """``brightness``: the mean of all pixels and channels, in [0, 1]; for a video, over all its frames.
 
-    A reward that a few updates visibly raise, for a first look at whether a run learns.
+    A few updates already raise it visibly, so it shows quickly whether a run learns.
     """
 
     scope: ClassVar[Literal["sample", "group"]] = "sample"
@@ -41,9 +41,9 @@ class Brightness:
 
 
 class JpegCompressibility:
-    """``jpeg_compressibility``: minus the size of the picture as a JPEG, in kilobytes of 1000 bytes.
+    """``jpeg_compressibility``: minus the size of the image as a JPEG, in kilobytes of 1000 bytes.
 
-    Always negative, and nearer to 0 the simpler the picture; a negative ``weight`` rewards detail instead. Of a video,
+    It is always negative; simpler images are closer to 0. A negative ``weight`` rewards detail instead. For a video,
     the mean over its frames. From DDPO (arXiv 2305.13301), whose code uses quality 95.
     """
 
@@ -67,22 +67,22 @@ class JpegCompressibility:
         """Mean size of the frames (F, H, W, 3) uint8."""
         return float(np.mean([self._bytes(frame) for frame in frames])) / KILOBYTE
 
-    def _bytes(self, picture: np.ndarray) -> int:
+    def _bytes(self, image: np.ndarray) -> int:
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=self._quality)
+        Image.fromarray(image).save(buffer, format="JPEG", quality=self._quality)
         return buffer.tell()
 
 
 class PythonFunction:
-    """``python``: a function in a Python file of the user's.
+    """``python``: a function in the user's Python file.
 
-    The one convention is ``def score(batch: RewardBatch) -> list[float | None]`` (or ``async def``): one number per
-    sample of the batch, in order, None where there is none. With ``scope: group`` every call holds whole groups, to be
-    told apart by ``batch.uids``. The file is executed on its own, once per entry of the configuration.
+    Its signature is ``def score(batch: RewardBatch) -> list[float | None]`` (or ``async def``): one number per sample
+    of the batch, in order; None for a sample that cannot be scored. With ``scope: group``, every call contains whole
+    groups, which ``batch.uids`` identifies. The file is executed once per process.
 
     Raises:
         ConfigError: the file or the function does not exist, or the function does not take one argument.
-        PluginError: the file cannot be imported; names the line.
+        PluginError: the file cannot be imported; gives the line.
     """
 
     class Config(BaseModel):
@@ -90,23 +90,23 @@ class PythonFunction:
 
         model_config = ConfigDict(extra="forbid")
 
-        file: Path = Field(description="Python file; if still relative here, it is taken from the working directory")
-        function: str = Field("score", description="name of the function in it")
-        scope: Literal["sample", "group"] = Field("sample", description="'group': calls hold whole groups only")
+        file: Path = Field(description="Python file with the function")
+        function: str = Field("score", description="name of the function")
+        scope: Literal["sample", "group"] = Field("sample", description="'group': every call contains whole groups")
 
     def __init__(self, config: Config) -> None:
         self.scope: Literal["sample", "group"] = config.scope
         self._function = load_function(config.file.absolute(), config.function)
 
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
-        """What the function answers, unchecked: the runner checks every reward alike."""
+        """The function's answer, not checked: the runner checks the answers of all rewards."""
         return cast("Scores | Awaitable[Scores]", self._function(batch))
 
 
 def _frames(media: dict[str, Media]) -> np.ndarray:
-    """Pixels (F, H, W, 3) uint8 of a sample; an image is one frame."""
+    """Pixels (F, H, W, 3) uint8 of a sample; an image counts as one frame."""
     if "image" in media:
         return media["image"].data[None]
     if "video" in media:
         return media["video"].data
-    raise RewardError(f"this reward needs an image or a video, and the sample holds {sorted(media) or 'nothing'}")
+    raise RewardError(f"this reward needs an image or a video, but the sample has {sorted(media) or 'no media'}")

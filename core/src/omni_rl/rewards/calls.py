@@ -1,4 +1,4 @@
-"""Runs reward calls beside the driver, which goes on sampling: one thread for plain ones, one event loop for async."""
+"""Runs reward calls in the background while the driver samples: plain rewards in one thread, async ones in a loop."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from omni_rl.contracts.reward import Reward, RewardBatch
 
 @dataclass(frozen=True)
 class Raised:
-    """Stands for the answer of a call that raised."""
+    """Takes the place of the answer when a call raises."""
 
     error: BaseException
 
 
 class Calls:
-    """Plain rewards run one after the other in one thread, in the order in which they were started.
+    """Plain rewards run one after another in one thread, in the order in which they were started.
 
-    Async ones run side by side on one event loop, so a reward that talks to a service must limit itself. Which of the
-    two a reward is, its first call shows: a ``score`` that answers an awaitable is awaited on the loop.
+    Async rewards run at the same time on one event loop, so a reward that calls a service must limit its own requests.
+    A reward counts as async if its ``score`` is a coroutine function or returns an awaitable.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Calls:
         self._closed = False
 
     def start(self, reward: Reward, batch: RewardBatch, done: Callable[[Any], None]) -> None:
-        """Call ``reward.score(batch)``; ``done`` gets its answer, or Raised, in another thread."""
+        """Call ``reward.score(batch)`` in the background; another thread passes its answer, or Raised, to ``done``."""
         assert not self._closed, "a reward was called after close()"
         running = asyncio.run_coroutine_threadsafe(self._run(reward, batch, done), self._loop)
         self._running.add(running)
@@ -52,11 +52,11 @@ class Calls:
                 return await reward.score(batch)
             answer = await self._loop.run_in_executor(self._plain, _guarded, reward, batch)
             return await answer if inspect.isawaitable(answer) else answer
-        except BaseException as error:  # nothing that a reward raises may stop the loop that serves the others
+        except BaseException as error:  # an exception of one reward must not stop the loop of the others
             return Raised(error)
 
     def close(self) -> None:
-        """Wait for the plain call that is running, cancel all others, end both threads. Idempotent."""
+        """Wait for the running plain call, cancel all others, and end both threads. A second call does nothing."""
         if self._closed:
             return
         self._closed = True

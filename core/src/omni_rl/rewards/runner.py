@@ -1,7 +1,7 @@
-"""Rewards as a stream: groups go in as they are sampled, scored samples come out as they are finished.
+"""Scores samples as a stream: accepts groups as they are sampled, and yields samples as they are scored.
 
-A reward that raises leaves its samples without a value (missing, never a number). A reward that answers something
-that is not a list of N finite numbers breaks its contract, which ends the run.
+If a reward raises, its samples have no value: they are missing, and never get a number. If a reward returns something
+other than a list of N finite numbers, it breaks its contract, and the run ends.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from omni_rl.contracts.requests import Request
 from omni_rl.contracts.reward import Reward, RewardBatch
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import ConfigError, RewardError
+from omni_rl.plugins.blame import describe_failure
 from omni_rl.rewards.calls import Calls, Raised
-from omni_rl.rewards.failures import describe_failure
-
-__all__ = ["RewardRunner", "RewardSpec", "Scored", "describe_failure"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class RewardSpec:
     """One reward of a run.
 
     Attributes:
-        label: its name in metrics, unique in the run; two entries may hold the same reward under two labels.
+        label: its name in metrics, unique in the run; two entries may use the same reward with different labels.
         weight: factor in the weighted sum.
-        batch_size: most samples in one call; a larger group still goes into one call of a ``group`` reward.
+        batch_size: the maximum number of samples in one call. A ``group`` reward still gets a larger group in one call.
         reward: the reward itself.
     """
 
@@ -50,9 +48,9 @@ class Scored:
     """A sample and its reward.
 
     Attributes:
-        sample: as it was submitted.
-        value: the weighted sum of the components, None when one of them is missing.
-        components: every reward's own value by label, in the order of the entries; None where it is missing.
+        sample: the submitted sample.
+        value: the weighted sum of the components; None when one of them is missing.
+        components: label -> the value of that reward, in the order of the entries; None where it is missing.
     """
 
     sample: Sample
@@ -61,21 +59,23 @@ class Scored:
 
 
 @dataclass(eq=False)
-class _Row:
+class _Waiting:
+    """A sample, and the scores that it has so far by label."""
+
     sample: Sample
     media: dict[str, Media]
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
 class _Lane:
-    """Cuts the stream of one reward into calls. What shares a call follows from the order of submission, not timing."""
+    """Divides the samples of one reward into calls. The division depends on the order of submission, not on time."""
 
     def __init__(self, spec: RewardSpec) -> None:
         self.spec = spec
-        self._waiting: list[_Row] = []
+        self._waiting: list[_Waiting] = []
 
-    def add(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Queue rows; yields the calls that are full now. Rows that must stay together never part."""
+    def add(self, rows: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
+        """Queue rows, and yield the calls that are full. Rows of one group stay together in a ``group`` reward."""
         for unit in self._units(rows):
             if len(self._waiting) + len(unit) > self.spec.batch_size:
                 yield from self.rest()
@@ -83,32 +83,32 @@ class _Lane:
             if len(self._waiting) >= self.spec.batch_size:
                 yield from self.rest()
 
-    def rest(self) -> Iterator[list[_Row]]:
-        """The call that is not full, if there is one."""
+    def rest(self) -> Iterator[list[_Waiting]]:
+        """Yield the last call, which is not full, if there is one."""
         call, self._waiting = self._waiting, []
         if call:
             yield call
 
-    def _units(self, rows: Sequence[_Row]) -> list[list[_Row]]:
+    def _units(self, rows: Sequence[_Waiting]) -> list[list[_Waiting]]:
         if self.spec.reward.scope == "sample":
             return [[row] for row in rows]
-        groups: dict[int, list[_Row]] = {}
+        groups: dict[int, list[_Waiting]] = {}
         for row in rows:
             groups.setdefault(row.sample.request.uid, []).append(row)
         return list(groups.values())
 
 
 class RewardRunner:
-    """Scores samples in the background and combines the rewards of each.
+    """Scores samples in the background, and combines the rewards of each sample.
 
-    Full calls start as soon as they are submitted, the rest when ``completed`` is asked for; so the composition of a
-    call, and with it the last bit of a neural reward, is the same in every run.
+    A full call starts at once, the last one when ``completed`` is called. So the samples of a call are the same in
+    every run, and a neural reward gives the same scores to the last bit.
 
     Args:
         entries: at least one reward.
 
     Raises:
-        ConfigError: no entry, or two of one label.
+        ConfigError: there is no entry, or two entries have the same label.
     """
 
     def __init__(self, entries: Sequence[RewardSpec]) -> None:
@@ -116,28 +116,29 @@ class RewardRunner:
         self.failures: list[str] = []
         self._lanes = [_Lane(entry) for entry in entries]
         self._calls = Calls()
-        self._answers: SimpleQueue[tuple[str, list[_Row], Any]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[str, list[_Waiting], Any]] = SimpleQueue()
         self._ready: deque[Scored] = deque()
         self._open = 0  # rows that wait for a reward
 
     def submit(self, samples: Sequence[Sample]) -> None:
-        """Queue whole groups; returns at once.
+        """Queue whole groups, and return at once.
 
-        A sample's ``trajectory`` holds its pixels and sound under ``media``. A sample without a trajectory is missing:
-        no reward sees it.
+        A sample's ``trajectory`` contains its pixels and sound under ``media``. A sample without a trajectory is
+        missing: no reward receives it.
         """
-        drawn = [_Row(s, media_of(dict(s.trajectory["media"].items()))) for s in samples if s.trajectory is not None]
-        self._ready += [self._scored(_Row(s, {})) for s in samples if s.trajectory is None]
-        self._open += len(drawn)
+        drawn = [(s, s.trajectory["media"]) for s in samples if s.trajectory is not None]
+        waiting = [_Waiting(sample, media_of(dict(media.items()))) for sample, media in drawn]
+        self._ready += [self._scored(_Waiting(s, {})) for s in samples if s.trajectory is None]
+        self._open += len(waiting)
         for lane in self._lanes:
-            for rows in lane.add(drawn):
+            for rows in lane.add(waiting):
                 self._start(lane.spec, rows)
 
     def completed(self) -> Iterator[Scored]:
-        """Every submitted sample exactly once, in any order; ends when none is outstanding.
+        """Yield every submitted sample exactly once, in any order; ends when all samples are scored.
 
         Raises:
-            RewardError: a reward broke its contract. Its samples count as missing if the caller goes on.
+            RewardError: a reward broke its contract. If the caller continues, its samples are missing.
         """
         while self._open or self._ready:
             if self._ready:
@@ -147,7 +148,7 @@ class RewardRunner:
                 self._settle(*self._answers.get())
 
     def close(self) -> None:
-        """End the background threads; waits for a plain reward that is being called. Idempotent."""
+        """End the background threads; waits for a running call of a plain reward. A second call does nothing."""
         self._calls.close()
 
     def _flush(self) -> None:
@@ -155,7 +156,7 @@ class RewardRunner:
             for rows in lane.rest():
                 self._start(lane.spec, rows)
 
-    def _start(self, spec: RewardSpec, rows: list[_Row]) -> None:
+    def _start(self, spec: RewardSpec, rows: list[_Waiting]) -> None:
         requests = [row.sample.request for row in rows]
         batch = RewardBatch(
             media=[row.media for row in rows],
@@ -165,7 +166,7 @@ class RewardRunner:
         )
         self._calls.start(spec.reward, batch, lambda answer: self._answers.put((spec.label, rows, answer)))
 
-    def _settle(self, label: str, rows: list[_Row], answer: Any) -> None:
+    def _settle(self, label: str, rows: list[_Waiting], answer: Any) -> None:
         scores: list[float | None] = [None] * len(rows)
         broken = None
         if isinstance(answer, Raised):
@@ -183,17 +184,17 @@ class RewardRunner:
         if broken:
             raise broken
 
-    def _scored(self, row: _Row) -> Scored:
+    def _scored(self, row: _Waiting) -> Scored:
         components = {lane.spec.label: row.scores.get(lane.spec.label) for lane in self._lanes}
         terms = [lane.spec.weight * score for lane in self._lanes if (score := components[lane.spec.label]) is not None]
         return Scored(row.sample, sum(terms) if len(terms) == len(components) else None, components)
 
 
 def checked_scores(label: str, answer: Any, requests: Sequence[Request]) -> list[float | None]:
-    """A reward's answer as floats and None, one per request. A one-dimensional array or tensor counts as its list.
+    """A reward's answer as floats and None, one per request. A one-dimensional array or tensor is accepted as a list.
 
     Raises:
-        RewardError: not a list, the wrong length, or an entry that is no finite number; names a prompt.
+        RewardError: the answer is not a list, has the wrong length, or an entry is not a finite number; gives a prompt.
     """
     listed = answer.tolist() if isinstance(answer, (np.ndarray, torch.Tensor)) else answer
     first = f"(first prompt: {_short(requests[0].prompt)})"
@@ -232,4 +233,4 @@ def _check_labels(labels: Sequence[str]) -> None:
         raise ConfigError("the run has no reward.", "Add one under `reward:`, for example `name: brightness`.")
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:
-        raise ConfigError(f"two rewards are called {twice!r}.", "Give one of them another `label:`.")
+        raise ConfigError(f"two rewards have the label {twice!r}.", "Set another `label:` for one of them.")

@@ -1,6 +1,6 @@
-"""SDE steps of flow-matching models: the transition's maths, the diffusers scheduler, and named random draws.
+"""SDE steps of flow-matching models: the transition, the diffusers scheduler, and random draws by key.
 
-The function ``omni_rl.schedulers.transition.transition`` is not re-exported: here its name would hide the module's.
+The function ``omni_rl.schedulers.transition.transition`` is not exported here, because it has the name of its module.
 """
 
 from __future__ import annotations

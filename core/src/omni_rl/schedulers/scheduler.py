@@ -1,6 +1,6 @@
-"""The SDE steps as a diffusers scheduler: a drop-in for FlowMatchEulerDiscreteScheduler that also scores its steps.
+"""A diffusers scheduler with SDE steps: replaces FlowMatchEulerDiscreteScheduler, and also computes log-probs.
 
-Follows Flow-GRPO (arXiv 2505.05470); the maths stands in :mod:`omni_rl.schedulers.transition`.
+Follows Flow-GRPO (arXiv 2505.05470). The formulas are in :mod:`omni_rl.schedulers.transition`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from omni_rl.schedulers.types import LogProbType, SdeType
 
 @dataclass
 class FlowMatchSDEDiscreteSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput):
-    """What :meth:`FlowMatchSDEDiscreteScheduler.step` returns, all fp32.
+    """The return value of :meth:`FlowMatchSDEDiscreteScheduler.step`; all tensors are fp32.
 
     Attributes:
         prev_sample: (B, ...) next latents x'.
-        log_prob: (B,) log-prob of ``prev_sample`` per element, or None when it was not asked for.
+        log_prob: (B,) log-prob of ``prev_sample`` per element; None with ``return_logprobs=False``.
         prev_sample_mean: (B, ...) mean of x' given x.
-        std_dev_t: (B, 1, ..., 1) ``sde``: std of x' divided by sqrt(-dt); ``cps``, ``dance_sde``: std of x'.
+        std_dev_t: (B, 1, ..., 1); for ``sde`` the std of x' divided by sqrt(-dt), for ``cps`` and ``dance_sde`` the
+            std of x'.
     """
 
     log_prob: torch.Tensor | None
@@ -42,10 +43,10 @@ class FlowMatchSDEDiscreteSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput)
 class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
     """SDE version of FlowMatchEulerDiscreteScheduler, with the same constructor, tables and step counting.
 
-    Latents are fp32 from end to end, whatever the dtype of the model output.
+    Latents are always fp32, for any dtype of the model output.
 
     Raises:
-        ModelError: ``invert_sigmas`` (time runs the other way) or ``stochastic_sampling`` (another noise) is set.
+        ModelError: ``invert_sigmas`` (reversed time) or ``stochastic_sampling`` (another kind of noise) is set.
     """
 
     timesteps: torch.Tensor  # (steps,) fp32
@@ -61,41 +62,43 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict[str, Any], ...]:
-        """Refuse what ``from_config`` and ``from_pretrained`` would drop, and so change the table, without a word.
+        """Refuse settings that ``from_config`` and ``from_pretrained`` would silently drop, which changes the table.
 
         Raises:
-            ModelError: a key that this class does not know, or a model that predicts no velocity.
+            ModelError: this class does not know a key, or the model does not predict a velocity.
         """
         given = {**config_dict, **kwargs}
         prediction = given.get("prediction_type", "flow_prediction")
         if prediction != "flow_prediction":
-            raise ModelError(f"prediction_type {prediction!r} is not flow matching: the model predicts no velocity")
+            raise ModelError(f"prediction_type {prediction!r} is not flow matching: the model must predict a velocity")
         known = {*inspect.signature(cls).parameters, "prediction_type"}
         unknown = sorted(key for key in given if key not in known and not key.startswith("_"))
         if unknown:
             raise ModelError(
                 f"{cls.__name__} does not know these settings of {given.get('_class_name', 'the config')}, "
-                f"and its sigma table would differ without them: {', '.join(unknown)}",
+                f"without which its sigma table would differ: {', '.join(unknown)}",
                 f"build {cls.__name__}() and copy the other scheduler's table with set_table(timesteps, sigmas)",
             )
         return super().extract_init_dict(config_dict, **kwargs)  # type: ignore[no-any-return]
 
     def set_table(self, timesteps: torch.Tensor, sigmas: torch.Tensor) -> None:
-        """Use exactly this table, with no shift and no recomputation, and start at its first step.
+        """Use exactly this table, without shift or recomputation, and start at its first step.
 
         Args:
-            timesteps: (steps,) distinct values, what the denoiser is told; kept as fp32.
-            sigmas: (steps + 1,) strictly falling within [0, 1]; kept as fp32.
+            timesteps: (steps,) distinct values, the denoiser's input; stored as fp32.
+            sigmas: (steps + 1,) strictly decreasing within [0, 1]; stored as fp32.
 
         Raises:
-            ModelError: the tensors are not such a table.
+            ModelError: the tensors do not have these properties.
         """
         timesteps, sigmas = (tensor.detach().to(torch.float32, copy=True) for tensor in (timesteps, sigmas))
         steps = timesteps.unique().numel()
         if timesteps.shape != (steps,) or sigmas.shape != (steps + 1,):
-            raise ModelError(f"not (steps,) distinct timesteps and (steps + 1,) sigmas: {timesteps}, {sigmas}")
+            raise ModelError(
+                f"a table needs (steps,) distinct timesteps and (steps + 1,) sigmas: {timesteps}, {sigmas}"
+            )
         if not (sigmas.diff() < 0).all() or sigmas[0] > 1 + 1e-6 or sigmas[-1] < 0:
-            raise ModelError(f"sigmas of flow matching fall strictly from at most 1 to at least 0, not {sigmas}")
+            raise ModelError(f"sigmas must decrease strictly from at most 1 to at least 0, but they are {sigmas}")
         self.timesteps, self.sigmas, self.num_inference_steps = timesteps, sigmas, steps
         self._step_index = self._begin_index = None
 
@@ -120,9 +123,9 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
         """Take the next step of the table and advance, as FlowMatchEulerDiscreteScheduler does.
 
         Args:
-            timestep: one value of ``timesteps``, for all rows; it chooses the first step unless set_begin_index does.
-            s_churn, s_tmin, s_tmax, s_noise: there for the signature's sake; only the defaults are accepted.
-            return_dict: whether to return the output class or the tuple of its fields.
+            timestep: one value of ``timesteps`` for all rows; selects the first step unless set_begin_index did.
+            s_churn, s_tmin, s_tmax, s_noise: part of the parent's signature; only the defaults are accepted.
+            return_dict: True: return the output class; False: return the tuple of its fields.
 
         The other arguments and the errors are those of :meth:`sample_previous_step`.
         """
@@ -130,7 +133,7 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
             raise UserError("s_churn, s_tmin, s_tmax and s_noise are not supported", "use noise_level and sde_type")
         if isinstance(timestep, torch.Tensor) and timestep.ndim:
             if (timestep != timestep[0]).any():
-                raise UserError("step() moves all rows together", "rows at different timesteps: sample_previous_step()")
+                raise UserError("step() needs one timestep for all rows", "else use sample_previous_step()")
             timestep = timestep[0]
         if self.step_index is None:
             self._step_index = int(self._indices(timestep)) if self.begin_index is None else self.begin_index
@@ -170,7 +173,7 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
             timestep: value of ``timesteps``, a number, 0-d or (B,) with a value per row; None: the next step's.
             generator: for the noise; not touched when ``prev_sample`` is given or ``noise_level`` is 0.
             per_token_timesteps: not supported.
-            noise_level: eta, dimensionless; 0 is the Euler step to the bit.
+            noise_level: eta, dimensionless; 0 gives exactly the Euler step.
             prev_sample: (B, ...) fp32 stored next latents to score in place of a new draw.
             sde_type: ``sde``, ``cps`` or ``dance_sde``.
             return_logprobs: whether to score the step.
@@ -209,7 +212,7 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
         """Positions in the table: () or (B,) int64."""
         if timestep is None:
             if self.step_index is None or self.step_index >= len(self.timesteps):
-                problem = f"there is no next step: the table's {len(self.timesteps)} steps are not begun or all taken"
+                problem = f"there is no next step: the table's {len(self.timesteps)} steps are not started or all taken"
                 raise UserError(problem, "pass timestep, or call set_timesteps() or set_table() and then step()")
             return torch.tensor(self.step_index)
         wanted = torch.as_tensor(timestep, device=self.timesteps.device)

@@ -1,18 +1,18 @@
-"""One denoising step as a Gaussian, written once for every SDE type.
+"""One denoising step as a Gaussian distribution, for every SDE type.
 
-With x' the next latents, v the velocity dx/dsigma (noise minus data), h = sigma - sigma' > 0, eta the noise level and
-x1 = x + (1 - sigma) v the predicted noise, each type has the form
+x' are the next latents, v is the velocity dx/dsigma (noise minus data), h = sigma - sigma' > 0, eta the noise level,
+and x1 = x + (1 - sigma) v the predicted noise. Each type has the form
 
     x' = x - h v - pull * x1 + std * noise
 
-that is: the Euler step, less some of the predicted noise, plus fresh noise:
+This is the Euler step, minus a part of the predicted noise, plus new noise:
 
     type       std                            pull                        source
     sde        eta sqrt(sigma h / (1-sigma))  std^2 / (2 sigma)           Flow-GRPO, arXiv 2505.05470
     dance_sde  eta sqrt(h)                    std^2 / (2 sigma)           DanceGRPO, arXiv 2505.07818
     cps        sigma' sin(eta pi/2)           sigma' (1 - cos(eta pi/2))  Flow-CPS, arXiv 2509.05952
 
-At eta = 0 std and pull are exactly 0, so the step is the Euler step to the bit. All functions are pure.
+At eta = 0, std and pull are exactly 0, so the step is exactly the Euler step. All functions are pure.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from omni_rl.errors import UserError, did_you_mean
 from omni_rl.schedulers.types import LogProbType, SdeType
 
 TABLE_START = 0.9989
-"""A sigma above this is the start of a table: there ``sde`` takes sigma' in place of sigma for its 1 - sigma."""
+"""A sigma above this value is the start of a table. There ``sde`` uses 1 - sigma' in place of 1 - sigma."""
 
 Masks = Mapping[str, torch.Tensor | None]
-"""Per stream, as in :class:`Transition`; a stream without an entry counts in full."""
+"""Per stream, as in :class:`Transition`; in a stream without an entry, all elements count."""
 
 Sums = tuple[torch.Tensor, torch.Tensor]
-"""(B,) total over the unmasked elements, float64 so that streams add up without rounding; (B,) int64 count."""
+"""(B,) sum over the unmasked elements, in float64 so that adding streams does not round; (B,) int64 their number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Transition:
-    """The distribution N(mean, std^2) of x' given x, row by row.
+    """The distribution N(mean, std^2) of x' given x, for each row.
 
-    Rows with std 0 (ODE steps; ``cps`` at sigma' = 0) are deterministic and carry no density: their log-prob and KL
-    are exactly 0, values and gradients. ``mask`` arguments are bool, broadcastable to ``mean``, True where an element
-    counts; None counts all. A row that is masked out entirely has log-prob and KL 0.
+    Rows with std 0 (ODE steps; ``cps`` at sigma' = 0) are deterministic and have no density: the values and gradients
+    of their log-prob and KL are exactly 0. ``mask`` arguments are bool, broadcastable to ``mean``, and True where an
+    element counts; None means that all elements count. A row without any unmasked element has log-prob and KL 0.
 
     Attributes:
-        mean: (B, ...) fp32, or float64 where the latents or the velocity are.
+        mean: (B, ...) fp32, or float64 if the latents or the velocity are float64.
         std: (B, 1, ..., 1) same dtype; the true standard deviation of x' given x, for every SDE type.
         sqrt_dt: (B,) same dtype; sqrt(h).
-        std_dev_t: (B, 1, ..., 1) same dtype; the peers' per-type figure (``sde``: std / sqrt(h); others: std), for
-            callers of the scheduler's public API and for nothing else.
+        std_dev_t: (B, 1, ..., 1) same dtype; as other frameworks define it per type (``sde``: std / sqrt(h); others:
+            std). Only for callers of the scheduler's public API.
         slope: (B, 1, ..., 1) same dtype; d mean / d velocity, which is negative.
     """
 
@@ -69,19 +69,20 @@ class Transition:
         squared, count = _squared_distance(next_x, self.mean, mask)
         std = self.std.flatten().to(squared.dtype)  # (B,)
         still = std == 0
-        std = std.masked_fill(still, 1.0)  # a masked-out division by 0 would still put NaN into the gradient
+        std = std.masked_fill(still, 1.0)  # a division by 0 would give a NaN gradient even if its result is masked
         density = -squared / (2 * std**2) - count * (std.log() + 0.5 * math.log(2 * math.pi))
         return density.masked_fill(still, 0.0), count
 
     def squared_error_sum(self, next_x: torch.Tensor, mask: torch.Tensor | None = None) -> Sums:
-        """The peers' log-prob of ``cps``: minus (next_x - mean)^2, without variance and constants, summed."""
+        """Sum of -(next_x - mean)^2, without variance and constants: other frameworks' log-prob of ``cps``."""
         squared, count = _squared_distance(next_x, self.mean, mask)
         return -squared.masked_fill(self.std.flatten() == 0, 0.0), count
 
     def kl_sum(self, other: Transition, mask: torch.Tensor | None = None) -> Sums:
         """KL(self || other) in nats, summed over unmasked elements.
 
-        A row is 0 when it is deterministic in both; when in one only, the KL does not exist and the row is not finite.
+        A row is 0 if it is deterministic in both distributions. If it is deterministic in only one, the KL does not
+        exist and the row is not finite.
         """
         squared, count = _squared_distance(other.mean, self.mean, mask)
         std, other_std = self.std.flatten().to(squared.dtype), other.std.flatten().to(squared.dtype)  # (B,)
@@ -111,11 +112,12 @@ def transition(
     """The step from ``sigma`` to ``sigma_next``.
 
     Args:
-        x: (B, ...) latents at ``sigma``, any float dtype; upcast to fp32 (float64 stays).
-        velocity: (B, ...) model output dx/dsigma, noise minus data, any float dtype; upcast likewise.
-        sigma, sigma_next: (B,) or 0-d, 0 <= sigma_next < sigma <= 1. With these two a stored step replays exactly.
-        noise_level: eta >= 0, a number or (B,); at most 1 for ``cps``. Rows of 0 are the Euler step to the bit. A
-            number is checked; a tensor is not, because that would wait for its device.
+        x: (B, ...) latents at ``sigma``, any float dtype; converted to fp32 (float64 stays float64).
+        velocity: (B, ...) model output dx/dsigma, noise minus data, any float dtype; converted in the same way.
+        sigma, sigma_next: (B,) or 0-d, 0 <= sigma_next < sigma <= 1. These two values are enough to replay a stored
+            step exactly.
+        noise_level: eta >= 0, a number or (B,); at most 1 for ``cps``. Rows with 0 are exactly the Euler step. A
+            number is checked; a tensor is not, because the check would wait for its device.
         sde_type: ``sde``, ``cps`` or ``dance_sde``.
 
     Raises:
@@ -124,8 +126,8 @@ def transition(
     _check(noise_level, sde_type)
     dtype = torch.promote_types(torch.promote_types(x.dtype, velocity.dtype), torch.float32)
     x, velocity = x.to(dtype), velocity.to(dtype)  # (B, ...)
-    # Coefficients are worked out in float64: there are only B of them, and fp32 sin() may differ in the last bit
-    # between batch sizes, which would break bit-exact replay.
+    # Coefficients are computed in float64: there are only B of them, and fp32 sin() may differ in the last bit
+    # between batch sizes, so that replay would not be exact.
     sigma, sigma_next, eta = (_per_row(value, x) for value in (sigma, sigma_next, noise_level))  # (B, 1, ..., 1)
     h = sigma - sigma_next
     if sde_type == "cps":
@@ -172,9 +174,9 @@ def _check(noise_level: float | torch.Tensor, sde_type: str) -> None:
 
 
 def _diffusion(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-    # At sigma == 1 this would diverge; the peers take their table's second sigma for the one in 1 - sigma. Sigma is 1
-    # at a table's start only, so that is this step's sigma_next, and stored sigmas replay without their table.
-    # diffusers' UniPC and DPM-Solver start flow tables at 1 - 1e-6 and 1 - 1e-3/shift: the same start, the same rule.
+    # At sigma == 1 this diverges. Other frameworks then use the table's second sigma in 1 - sigma. Sigma is 1 only at
+    # the start of a table, so the second sigma is this step's sigma_next, and a step replays without its table.
+    # Flow tables of diffusers' UniPC and DPM-Solver start at 1 - 1e-6 and 1 - 1e-3/shift; the same rule applies.
     return (sigma / (1 - torch.where(sigma > TABLE_START, sigma_next, sigma))).sqrt()
 
 
@@ -183,7 +185,7 @@ def _squared_distance(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | Non
         problem = f"{a.dtype} latents {tuple(a.shape)} do not fit a {b.dtype} transition {tuple(b.shape)}"
         raise UserError(problem, "a trajectory must be stored in fp32")
     difference = a - b  # (B, ...)
-    if mask is not None:  # before the square: keeps NaN out, gradients included
+    if mask is not None:  # before the square, so that masked NaN reaches neither values nor gradients
         difference = difference.masked_fill(~_expanded(mask, b), 0.0)
     return _masked_sum(difference**2, mask)
 

@@ -1,4 +1,4 @@
-"""Names that schedulers, randomness and requests share; imports no torch."""
+"""Types that schedulers, randomness and requests share. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 SdeType = Literal["sde", "cps", "dance_sde"]
-
-
 LogProbType = Literal["density", "squared_error"]
 
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """Names every random draw of one sample; see ``omni_rl.schedulers.randomness``."""
+    """The part of a key that all random draws of one sample share; see ``omni_rl.schedulers.randomness``."""
 
     run_seed: int
     purpose: str

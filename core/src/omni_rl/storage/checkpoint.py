@@ -1,4 +1,4 @@
-"""Atomic, complete checkpoints. ``kill -9`` at any moment leaves the newest complete one loadable.
+"""Atomic, complete checkpoints. After ``kill -9`` at any moment, the newest complete checkpoint can be loaded.
 
 ::
 
@@ -8,9 +8,9 @@
             tensors.safetensors        policy/<name>, ema/<name>, old/<name>, optimizer/<name>/exp_avg, ...
             state.json                 everything else, and the sha256 of both
 
-A checkpoint is written under a hidden name, synced, and renamed: a folder with a checkpoint's name is a complete one.
-``iteration-000041.replaced`` exists only while a resumed run writes iteration 41 again, so that no moment is without.
-One process writes; hidden leftovers of a killed one are swept by the next :func:`save`.
+A checkpoint is written in a hidden folder, synced to disk, and renamed: a folder with a checkpoint's name is complete.
+While a resumed run writes iteration 41 again, the old checkpoint is ``iteration-000041.replaced``, so that there is a
+complete one at any time. Only one process writes. The next :func:`save` removes what a killed process left.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from omni_rl.storage.run_folder import RunDirectory
 
 SCHEMA = 1
 REQUIRED = ("iteration", "policy_version", "architecture", "model_fingerprint")
-"""Keys that every state has. Beside them: data position, tracker ids, the backend's and the algorithm's own state."""
+"""Keys that every state has. Further keys: data position, tracker ids, the backend's and the algorithm's own state."""
 
 _NAME = re.compile(r"iteration-(\d+)(\.replaced)?")
-_SAMPLED = 16  # places in a weight file that the fingerprint reads
-_CHUNK = 4096  # bytes it reads at each
+_SAMPLED = 16  # number of chunks of a weight file that the fingerprint reads
+_CHUNK = 4096  # bytes per chunk
 
 
 def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: int) -> Path:
-    """Write the checkpoint of ``state["iteration"]`` completed iterations and delete all but the last ``keep``.
+    """Write the checkpoint of ``state["iteration"]`` completed iterations, and delete all but the last ``keep``.
 
     Args:
         tensors: any shapes and dtypes, on any device; tied tensors are stored once per name.
-        state: JSON data with at least the keys of :data:`REQUIRED`; tuples come back as lists.
-        keep: how many to keep, >= 1; the one written now is never deleted, and neither are later ones, which a
-            run resumed from an earlier checkpoint has yet to replace.
+        state: JSON data with at least the keys of :data:`REQUIRED`; tuples are read back as lists.
+        keep: number of checkpoints to keep, >= 1. The new checkpoint is never deleted. Checkpoints of later iterations
+            are not deleted either: a run that resumed from an earlier checkpoint will replace them.
 
-    Raises RunError when it cannot be written (disk full); earlier checkpoints are then untouched.
+    Raises RunError when it cannot be written (disk full); earlier checkpoints then stay as they were.
     """
     missing = [key for key in REQUIRED if key not in state]
     assert not missing, f"a checkpoint's state needs {missing}"
@@ -66,13 +66,13 @@ def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: in
 
 
 def latest(run: RunDirectory) -> Path | None:
-    """The checkpoint that ``latest.json`` names, else the newest complete one, else None.
+    """The checkpoint that ``latest.json`` names, or else the newest complete one, or else None.
 
-    They differ when a process was killed between naming a checkpoint and pointing at it, and when the pointer or its
-    folder is damaged or gone.
+    They differ if a process was killed after renaming a checkpoint and before writing ``latest.json``, and if
+    ``latest.json`` or its checkpoint is damaged or missing.
     """
     complete = _complete(run.checkpoints)
-    named = [folder for folder in complete if folder.name == _pointed(run.checkpoints / "latest.json")]
+    named = [folder for folder in complete if folder.name == _named(run.checkpoints / "latest.json")]
     return next(reversed(named or complete), None)
 
 
@@ -81,33 +81,36 @@ def load(
 ) -> tuple[Tensors, dict[str, Any]]:
     """Tensors (on the CPU) and state of the checkpoint folder ``path``, verified against their checksums.
 
-    Raises CheckpointError when it is damaged, naming the file and an intact earlier checkpoint, and when it belongs
-    to another ``architecture`` or to another model folder (:func:`fingerprint`) than the ones given.
+    Raises CheckpointError when it is damaged (names the file and an intact earlier checkpoint), and when it belongs to
+    another architecture than ``architecture`` or to another model folder than ``model_fingerprint``.
     """
     state = load_state(path, architecture, model_fingerprint)
     return load_file(path / "tensors.safetensors"), state
 
 
 def load_state(path: Path, architecture: str | None = None, model_fingerprint: str | None = None) -> dict[str, Any]:
-    """The state alone, both files verified; raises as :func:`load`."""
+    """The state without the tensors; verifies both files, and raises as :func:`load`."""
     try:
         state = _verify(path)
     except CheckpointError as error:
-        raise CheckpointError(error.what, error.hint or _way_out(path)) from error
+        raise CheckpointError(error.what, error.hint or _recovery(path)) from error
     _same("architecture", state["architecture"], architecture, path)
     _same("model_fingerprint", state["model_fingerprint"], model_fingerprint, path)
     return state
 
 
 def load_group(path: Path, group: str) -> Tensors:
-    """One group of tensors, as :func:`select`, read alone and unverified; CheckpointError when there is none."""
+    """One group of tensors, as :func:`select`. Reads only this group and verifies nothing.
+
+    Raises CheckpointError when the checkpoint has no such group.
+    """
     with safe_open(path / "tensors.safetensors", framework="pt") as file:
         names = list(file.keys())
-        found = {n.removeprefix(f"{group}/"): file.get_tensor(n) for n in names if n.startswith(f"{group}/")}
-    if not found:
+        members = {n.removeprefix(f"{group}/"): file.get_tensor(n) for n in names if n.startswith(f"{group}/")}
+    if not members:
         groups = sorted({name.partition("/")[0] for name in names} - {"optimizer"})
-        raise CheckpointError(f"{path} holds no {group!r} weights", f"it holds: {', '.join(groups)}")
-    return found
+        raise CheckpointError(f"{path} has no {group!r} weights", f"it has: {', '.join(groups)}")
+    return members
 
 
 def flatten(groups: Mapping[str, Tensors]) -> Tensors:
@@ -116,16 +119,16 @@ def flatten(groups: Mapping[str, Tensors]) -> Tensors:
 
 
 def select(tensors: Tensors, group: str) -> Tensors:
-    """One group of flattened tensors, under its own names; empty when there is none."""
+    """One group of flattened tensors, with the names inside the group; empty when there is none."""
     prefix = f"{group}/"
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def fingerprint(model_folder: Path) -> str:
-    """sha256 over a diffusers folder: configuration and tokenizer files whole, weight files by header and by samples.
+    """sha256 over a diffusers folder: whole configuration and tokenizer files, parts of the weight files.
 
-    A weight file's header is its index (names, dtypes, shapes); samples from 16 places tell two sets of weights of one
-    architecture apart without reading gigabytes. Independent of the folder's own name and place.
+    Of a weight file, it reads the header (names, dtypes, shapes) and 16 chunks of the data. This distinguishes two sets
+    of weights of one architecture without reading gigabytes. It does not depend on the folder's name or path.
     """
     digest = hashlib.sha256()
     for file in sorted(model_folder.rglob("*"), key=lambda file: file.relative_to(model_folder).as_posix()):
@@ -140,14 +143,14 @@ def _sampled(file: Path) -> bytes:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")  # of the header, which is JSON
         parts = [str(size).encode(), stream.read(length)]
-        for place in range(_SAMPLED):
-            stream.seek(8 + length + max(size - 8 - length - _CHUNK, 0) * place // (_SAMPLED - 1))
+        for chunk in range(_SAMPLED):
+            stream.seek(8 + length + max(size - 8 - length - _CHUNK, 0) * chunk // (_SAMPLED - 1))
             parts.append(stream.read(_CHUNK))
     return b"".join(parts)
 
 
 def _storable(tensors: Tensors) -> Tensors:
-    """On the CPU, contiguous, no two sharing memory: what safetensors asks for."""
+    """Copies on the CPU, contiguous and without shared memory, as safetensors requires."""
     stored: Tensors = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -159,7 +162,7 @@ def _storable(tensors: Tensors) -> Tensors:
 
 
 def _write(temporary: Path, final: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
-    """Both files into the new folder ``temporary``, synced, then renamed; on failure nothing is left of it."""
+    """Write both files to the new folder ``temporary``, sync and rename it; on failure, delete it."""
     try:
         temporary.mkdir()
         file, sheet_file = temporary / "tensors.safetensors", temporary / "state.json"
@@ -174,20 +177,20 @@ def _write(temporary: Path, final: Path, tensors: Tensors, state: Mapping[str, A
 
 
 def _sheet(tensors_file: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(state))  # as it will be read back: text keys, lists for tuples
+    plain = json.loads(json.dumps(state))  # as it is read back: keys are text, tuples are lists
     tensors = {"bytes": tensors_file.stat().st_size, "sha256": _sha256(tensors_file)}
     return {"schema": SCHEMA, "tensors": tensors, "state_sha256": _state_sha256(plain), "state": plain}
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Give a written folder its name. An older one of that name stays complete, beside it, until then."""
+    """Rename a written folder to its final name. An older checkpoint with that name is first renamed, not deleted."""
     if final.exists():
         os.replace(final, final.with_name(f"{final.name}.replaced"))
     os.replace(temporary, final)
     sync(final.parent)
 
 
-def _pointed(pointer: Path) -> str | None:
+def _named(pointer: Path) -> str | None:
     """The folder name in ``latest.json``; None when the file is absent or damaged, for the folders are the truth."""
     try:
         name = json.loads(pointer.read_bytes())["checkpoint"]
@@ -200,8 +203,8 @@ def _complete(checkpoints: Path) -> list[Path]:
     """All complete checkpoints, oldest first; a replaced one comes before its replacement."""
     if not checkpoints.is_dir():
         return []
-    found = [(match, entry) for entry in checkpoints.iterdir() if (match := _NAME.fullmatch(entry.name))]
-    return [entry for _, entry in sorted(found, key=lambda pair: (int(pair[0][1]), pair[0][2] is None))]
+    matches = [(match, entry) for entry in checkpoints.iterdir() if (match := _NAME.fullmatch(entry.name))]
+    return [entry for _, entry in sorted(matches, key=lambda pair: (int(pair[0][1]), pair[0][2] is None))]
 
 
 def _iteration(checkpoint: Path) -> int:
@@ -218,14 +221,17 @@ def _prune(checkpoints: Path, newest: Path, keep: int) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Hide, then delete: a half-deleted folder must not look complete. What resists goes with a later sweep."""
+    """Rename to a hidden name, then delete, because a half-deleted folder must not look complete.
+
+    A later :func:`_sweep` removes files that cannot be deleted now.
+    """
     hidden = folder.with_name(f".{folder.name}.deleted")
     os.replace(folder, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _sweep(checkpoints: Path) -> None:
-    """Remove what a killed process left: half-written, half-deleted and replaced folders."""
+    """Remove the half-written, half-deleted and replaced folders of a killed process."""
     for folder in checkpoints.glob(".iteration-*"):
         shutil.rmtree(folder, ignore_errors=True)
     for folder in checkpoints.glob("iteration-*.replaced"):
@@ -234,7 +240,7 @@ def _sweep(checkpoints: Path) -> None:
 
 
 def _verify(path: Path) -> dict[str, Any]:
-    """The state of an intact checkpoint; CheckpointError says which file is not intact."""
+    """The state of an intact checkpoint; CheckpointError names the file that is not intact."""
     file, sheet = path / "tensors.safetensors", _read_sheet(path / "state.json")
     if not file.is_file():
         raise CheckpointError(f"{file} is missing")
@@ -257,31 +263,31 @@ def _read_sheet(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is damaged: it is not the JSON of a checkpoint") from error
     if schema != SCHEMA:
         hint = "resume with the version of omni-rl that wrote it"
-        raise CheckpointError(f"{file} has checkpoint schema {schema}; this omni-rl reads {SCHEMA}", hint)
+        raise CheckpointError(f"{file} has checkpoint schema {schema}; this omni-rl reads schema {SCHEMA}", hint)
     if "state" not in sheet or "tensors" not in sheet or _state_sha256(sheet["state"]) != sheet.get("state_sha256"):
         raise CheckpointError(f"{file} is damaged: its content does not match its own sha256")
     return sheet
 
 
-def _way_out(path: Path) -> str:
-    """What to do about the damaged checkpoint ``path``: the newest intact one before it, if there is any."""
+def _recovery(path: Path) -> str:
+    """The hint for a damaged checkpoint ``path``: how to continue from the newest intact one before it, if any."""
     folder = path.parent
-    known = _complete(folder) if _NAME.fullmatch(path.name) else []
-    for earlier in reversed([other for other in known if other != path and _iteration(other) <= _iteration(path)]):
+    every = _complete(folder) if _NAME.fullmatch(path.name) else []
+    for earlier in reversed([other for other in every if other != path and _iteration(other) <= _iteration(path)]):
         try:
             _verify(earlier)
         except CheckpointError:
             continue
-        return f"{earlier.name} is intact; to go on from it: rm -r {path} && omni-rl resume {folder.parent}"
+        return f"{earlier.name} is intact; to continue from it: rm -r {path} && omni-rl resume {folder.parent}"
     return f"there is no intact earlier checkpoint in {folder}: start again with omni-rl train"
 
 
-def _same(what: str, found: str, expected: str | None, path: Path) -> None:
-    if expected not in (None, found):
+def _same(what: str, stored: str, expected: str | None, path: Path) -> None:
+    if expected not in (None, stored):
         words = what.replace("_", " ")
         raise CheckpointError(
-            f"{path} belongs to another model: its {words} is {found}, this run's is {expected}",
-            "set model.path to the folder that the run was started with",
+            f"{path} belongs to another model: its {words} is {stored}, this run's is {expected}",
+            "set model.path to the model folder of the original run",
         )
 
 

@@ -1,4 +1,4 @@
-"""Files that survive a crash: replaced whole, synced to disk, and a full disk reported in the user's words."""
+"""Writes files that survive a crash: atomically and synced to disk. Explains a full disk to the user."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from omni_rl.errors import RunError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``; after a crash at any moment it holds the old bytes or the new, never a mixture.
+    """Replace the content of ``path`` by ``data``. After a crash at any moment, the file has either the old or the new
+    content, never a mixture.
 
-    Raises RunError when the disk is full or the file cannot be written; the old file is then untouched.
+    Raises RunError when the disk is full or the file cannot be written; the old file then stays as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path, len(data)):
@@ -33,7 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's list of names, are on the disk."""
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,10 +44,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A hidden folder to fill. When the context ends it is on disk whole, and takes the name ``final``.
+    """Yield a hidden folder to fill. When the context ends, the folder is synced and renamed to ``final``.
 
-    A folder of that name stays as it is until then, and is deleted afterwards. When the context raises, nothing is left
-    of the new one; what a killed process left is removed by the next attempt.
+    An existing folder ``final`` is deleted only after that. If the context raises, the new folder is deleted. The next
+    call removes what a killed process left.
     """
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -61,7 +62,7 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 
 def _exchange(new: Path, final: Path) -> None:
-    """``new`` becomes ``final``; what had that name is deleted once it is free."""
+    """Rename ``new`` to ``final``, and delete the folder that had this name before."""
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
@@ -73,7 +74,7 @@ def _exchange(new: Path, final: Path) -> None:
 
 @contextmanager
 def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume RUN_DIRECTORY") -> Iterator[None]:
-    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError that says both, and what to do ``then``."""
+    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError; ``then`` is the hint for a full disk."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -87,19 +88,19 @@ def _explain(path: Path, needed: int, error: Exception, then: str) -> str:
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return text
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
-    return f"{text} and {readable(free)} are free\n  make room there, then {then}"
+    return f"{text} and {readable(free)} are free\n  free some disk space, then {then}"
 
 
 def _errno(error: Exception) -> int | None:
-    """The system's error number; safetensors puts it into the text only."""
+    """The error number of the operating system; errors of safetensors have it only in their text."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"os error (\d+)", str(error))
+    return int(match[1]) if match else None
 
 
 def readable(size: int) -> str:
-    """A number of bytes for people: ``12.3 MB``."""
+    """A number of bytes as text: ``12.3 MB``."""
     amount = float(size)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1000:

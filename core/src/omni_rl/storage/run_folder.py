@@ -1,8 +1,8 @@
-"""The folder that a run leaves behind.
+"""The run directory, with all files of one run.
 
-Inside it: ``config.resolved.yaml`` (every effective value), ``metrics.jsonl`` (one JSON object per iteration),
-``provenance.json`` (model, data, versions), ``images/``, ``videos/`` (of models that make some), ``checkpoints/`` (see
-:mod:`omni_rl.storage.checkpoint`), ``report.html``.
+It contains ``config.resolved.yaml`` (all effective values), ``metrics.jsonl`` (one JSON object per iteration),
+``provenance.json`` (model, data, versions), ``images/``, ``videos/`` (for video models), ``checkpoints/`` (see
+:mod:`omni_rl.storage.checkpoint`) and ``report.html``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def default_path(config_stem: str) -> Path:
 
 
 class RunDirectory:
-    """A run's files. :meth:`create` and :meth:`open` check the folder; the constructor only names it.
+    """The files of a run. :meth:`create` and :meth:`open` check the folder; the constructor checks nothing.
 
     Attributes:
         path: the folder, as the user gave it.
@@ -41,9 +41,9 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path) -> RunDirectory:
-        """Make the folder of a new run; an empty folder may exist already.
+        """Create the folder of a new run; an empty folder may exist already.
 
-        Raises UserError when something else is there or it cannot be made; then nothing new is left behind.
+        Raises UserError when the folder is not empty or cannot be created; then nothing new is left on the disk.
         """
         run = cls(path)
         run.require_free()
@@ -67,7 +67,7 @@ class RunDirectory:
         return run
 
     def require_free(self) -> None:
-        """Raise UserError unless a new run may have this folder: it is absent, or empty. Makes nothing."""
+        """Raise UserError unless the folder does not exist or is empty. Creates nothing."""
         if self.path.exists() and not _is_empty_folder(self.path):
             raise UserError(
                 f"the run directory {self.path} exists and is not empty",
@@ -79,23 +79,25 @@ class RunDirectory:
         write_atomic(self.config_file, text.encode())
 
     def write_json(self, name: str, data: Any) -> Path:
-        """Write ``data`` as the JSON file ``name`` inside the folder; whole or not at all. Returns its path."""
+        """Write ``data`` atomically as the JSON file ``name`` in the folder, and return its path."""
         path = self.path / name
         write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
         return path
 
     def read_json(self, name: str) -> Any:
-        """What :meth:`write_json` wrote; CheckpointError when the file is missing or damaged."""
+        """Read a file of :meth:`write_json`; CheckpointError when it is missing or damaged."""
         path = self.path / name
         try:
             return json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}", "did an older omni-rl write this run?") from error
+            raise CheckpointError(
+                f"{path} cannot be read: {error}", "the run may be damaged, or written by an older omni-rl"
+            ) from error
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """Add one iteration's row; ``row["iteration"]`` counts from 1. On disk when this returns.
+        """Append the row of one iteration; ``row["iteration"]`` counts from 1. The row is on disk when this returns.
 
-        Floats are written so that they read back exactly; non-finite ones as Python's ``NaN`` and ``Infinity``.
+        Floats are read back exactly; non-finite floats are written as Python's ``NaN`` and ``Infinity``.
         """
         line = (json.dumps(dict(row)) + "\n").encode()
         with writing(self.metrics_file, len(line)), self.metrics_file.open("ab") as file:
@@ -104,11 +106,11 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, float]]:
-        """Every complete row. A last line without line end was cut off by a crash and does not count."""
+        """All complete rows. A last line without a newline was cut off by a crash and is ignored."""
         return [row for _, row in self._rows()]
 
     def truncate_metrics(self, iteration: int) -> None:
-        """Forget the rows after ``iteration`` (a checkpoint's), so that a resumed run writes them anew."""
+        """Delete the rows after ``iteration`` (of a checkpoint), because a resumed run writes them again."""
         kept = [line for line, row in self._rows() if row["iteration"] <= iteration]
         write_atomic(self.metrics_file, b"".join(line + b"\n" for line in kept))
 
@@ -134,7 +136,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _make_folders(folders: list[Path]) -> None:
-    """Make ``folders``, outermost first, or none of them."""
+    """Create ``folders``, outermost first, or none of them."""
     made: list[Path] = []
     try:
         for folder in folders:
@@ -143,5 +145,5 @@ def _make_folders(folders: list[Path]) -> None:
     except OSError as error:
         for folder in reversed(made):
             folder.rmdir()
-        what = f"cannot make the run directory {folders[-1].parent}: {error.strerror} ({error.filename})"
+        what = f"cannot create the run directory {folders[-1].parent}: {error.strerror} ({error.filename})"
         raise UserError(what, "give another one with --run-dir") from error

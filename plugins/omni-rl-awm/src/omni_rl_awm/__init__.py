@@ -1,16 +1,17 @@
 """AWM, advantage-weighted matching (arXiv 2509.25050): the policy gradient on the forward process.
 
-Of a finished sample x0, noised to x_s = (1 - s) x0 + s n, the weighted flow-matching error stands for a log-prob,
+A finished sample x0 is noised to x_s = (1 - s) x0 + s n. Its weighted flow-matching error takes the place of a
+log-prob:
 
     l = -w(s) d(v, n - x0),        r = exp(l - l_old),        L = max(-A r, -A clip(r, 1 - c, 1 + c)) + regularisers
 
-with the same s and n for l_old, which is taken before the iteration's first update. The error d is the mean square e
+l_old has the same s and n, and is computed before the first update of the iteration. The error d is the mean square e
 with w = 1 (``uniform``), s (``t``) or s^2 (``t2``), or (Huber) -s (sqrt(e) - 1e-5), or -s e^p / p (``ghuber``).
 
-The regularisers are mean((v - v_other)^2), from the reference (``kl_beta``) and from the average of the weights
-(``ema_beta``, which needs ``train.ema``). Every noise level has a ratio of its own.
+The regularisers are mean((v - v_other)^2) to the reference (``kl_beta``) and to the moving average of the weights
+(``ema_beta``, which needs ``train.ema``). Every noise level has its own ratio.
 
-Assumptions: samples may come from any sampler, by default plain ODE steps; rewards have been compared within groups.
+Assumptions: samples may come from any sampler (the default is ODE steps); advantages are relative to the group.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class AWMConfig(AdvantageOptions, ForwardOptions):
     """Options beside ``algorithm.name: awm``."""
 
     clip_range: PositiveFloat = Field(1e-2, description="c: ratios are clipped to [1 - c, 1 + c]")
-    weighting: Literal["uniform", "t", "t2", "huber", "ghuber"] = Field("ghuber", description="how errors are weighed")
-    power: PositiveFloat = Field(0.5, description="p of ghuber")
+    weighting: Literal["uniform", "t", "t2", "huber", "ghuber"] = Field("ghuber", description="weight of the error")
+    power: PositiveFloat = Field(0.5, description="exponent p of ghuber")
     kl_beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the distance to the reference")
     ema_beta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="weight of the distance to the average (train.ema)"
+        0.0, description="weight of the distance to the moving average; needs train.ema"
     )
 
 
@@ -63,7 +64,7 @@ class AWM(GroupRelative, ForwardProcess):
 
     @hookimpl
     def prepare_actor_batch(self, policy: Policy, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
-        """Noise levels and noise of every sample, and what stands for its log-probs before the first update."""
+        """Add noise levels and noise of every sample, and the old value l_old that takes the place of log-probs."""
         batch = self.config.noised(batch, iteration, seed)
 
         def likeness(part: TensorDict, steps: Sequence[int]) -> Tensors:
@@ -75,7 +76,7 @@ class AWM(GroupRelative, ForwardProcess):
         return batch
 
     def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
-        """(B,) at one noise level of each row."""
+        """(B,) loss at one noise level of each row."""
         at = noised_at(batch, step, policy.device)
         velocity = policy.velocity(batch, at.x, at.t)
         change = self.likeness(at, velocity) - batch["old_log_probs"][:, step].to(policy.device)  # (B,)
@@ -92,7 +93,7 @@ class AWM(GroupRelative, ForwardProcess):
         return LossOutput(loss, {n: value.detach() for n, value in metrics.items()})
 
     def likeness(self, at: Noised, velocity: Streams) -> torch.Tensor:
-        """L of (B,) rows."""
+        """(B,) values of l, which takes the place of a log-prob."""
         error, s, p = at.error(velocity), at.level, self.config.power
         return {
             "uniform": lambda: -error,

@@ -1,14 +1,14 @@
 """DanceGRPO (arXiv 2505.07818): GRPO on all SDE steps of samples that start from one x_T.
 
-What differs from FlowGRPO, all of it defaults here that the configuration may change:
+It differs from FlowGRPO in these default values, which the configuration may change:
 
 * the transition is ``dance_sde``, with the same eta in every step (``rollout.sde``);
-* the samples of a prompt share their initial noise (``rollout.share_initial_noise``) and differ by what came after;
+* the samples of a prompt share their initial noise (``rollout.share_initial_noise``); only later noise differs;
 * advantages are divided by the standard deviation of their group;
-* every sample is trained on a random part of its steps, ``timestep_fraction``, drawn anew for sample and iteration.
+* every sample is trained on a random part of its steps (``timestep_fraction``), drawn again in every iteration.
 
-Assumptions: those of the policy gradient (:mod:`omni_rl.objectives.policy_gradient`). A step left out costs no forward,
-and as each is left out as often as any other, the gradient keeps its direction in expectation.
+Assumptions: those of the policy gradient (:mod:`omni_rl.objectives.policy_gradient`). A step that is left out needs no
+forward pass. All steps are left out equally often, so the expected direction of the gradient is the same.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from omni_rl.schedulers.randomness import seed_of
 class DanceGRPOConfig(ClippedOptions, RandomWindow):
     """Options beside ``algorithm.name: dance_grpo``."""
 
-    std: StdScope = Field("group", description="what advantages are divided by the standard deviation of")
+    std: StdScope = Field("group", description="divide by the standard deviation of the group, of all, or by none")
     timestep_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.6, description="part of a sample's stored steps that it is trained on"
+        0.6, description="fraction of a sample's stored steps that are used for training"
     )
 
 
@@ -47,14 +47,14 @@ class DanceGRPO(RandomlyPlaced, PolicyGradient):
     @staticmethod
     @hookimpl
     def defaults() -> Mapping[str, Any]:
-        """One eta for all steps, one x_T for a group."""
+        """``dance_sde`` with one eta for all steps, and one x_T for a group."""
         return {"rollout": {"sde": {"type": "dance_sde", "noise_level": 0.3}, "share_initial_noise": True}}
 
     @hookimpl
     def prepare_actor_batch(
         self, policy: Policy, batch: TensorDict, iteration: int, seed: int, total: Total
     ) -> TensorDict:
-        """Which stored steps each row is trained on: ``order`` (N, steps) int64."""
+        """Add ``order`` (N, steps) int64: the stored steps that each row is trained on."""
         batch = super().prepare_actor_batch(policy, batch, iteration, seed, total)
         stored = batch["timesteps"].shape[1]
         count = max(1, round(self.config.timestep_fraction * stored))

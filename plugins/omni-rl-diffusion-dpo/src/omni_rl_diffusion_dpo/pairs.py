@@ -1,4 +1,4 @@
-"""Pairs of samples, made of groups."""
+"""Forms preference pairs from the samples of a group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tensordict import TensorDict
 
 
 def paired(batch: TensorDict, count: int = 1) -> TensorDict:
-    """Up to ``count`` pairs of every group as rows (P,), in the order of the groups; ties make none."""
+    """Up to ``count`` pairs of every group as rows (P,), in the order of the groups; ties form no pair."""
     better, worse = [], []
     for group in batch["uid"].unique_consecutive():
         rows = (batch["uid"] == group).nonzero().flatten()

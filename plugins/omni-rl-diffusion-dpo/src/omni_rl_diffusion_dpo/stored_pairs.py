@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
-from omni_rl.authoring.data import picture, write_atomic
+from omni_rl.authoring.data import load_image, write_atomic
 from omni_rl.authoring.engine import Prepared, encode_ahead, forget, prepare
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.call import effective_call, frozen, split_call
@@ -214,7 +214,7 @@ def _read(file: Path) -> bytes:
 
 def _image(file: Path, call: Mapping[str, Any]) -> torch.Tensor:
     """(3, H, W) in [0, 1], scaled and cropped to the middle if the call names a size."""
-    image = picture(file)
+    image = load_image(file)
     if "width" in call and "height" in call:
         image = ImageOps.fit(image, (call["width"], call["height"]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(image).astype(np.float32) / 255).movedim(-1, 0)

@@ -1,19 +1,20 @@
 """DiffusionNFT (arXiv 2509.16117): online RL on the forward process, without log-probs and without SDE steps.
 
-A finished sample x0 with advantage A is noised to x_s = (1 - s) x0 + s n. The velocity v is mirrored about the old
-policy's, v+ = b v + (1 - b) v_old and v- = (1 + b) v_old - b v, and of what each takes for x0,
+A finished sample x0 with advantage A is noised to x_s = (1 - s) x0 + s n. The velocity v gives two velocities that are
+symmetric around that of the old policy, v+ = b v + (1 - b) v_old and v- = (1 + b) v_old - b v. With the x0 that each of
+them predicts,
 
     l+- = mean((x_s - s v+- - x0)^2) / w+-,        w+- = mean|x_s - s v+- - x0|, a constant
     L = M / b * (rho l+ + (1 - rho) l-) + k mean((v - v_ref)^2),        rho = clip(A, -M, M) / (2 M) + 1 / 2
 
-good samples attract v and bad ones repel it. Samples are drawn with the old policy, by plain ODE steps; after every
-iteration, k of them completed, it moves to old <- d old + (1 - d) v, by a decay d(k):
+So v moves towards good samples and away from bad ones. Samples are drawn with the old policy and ODE steps. After every
+iteration, with k completed iterations, the old policy becomes old <- d old + (1 - d) v with a decay d(k):
 
-    copy                        0: the old policy is the last iteration's
+    copy                        0: the old policy is that of the last iteration
     linear_to_0_5               min(0.001 k, 0.5)
     delayed_linear_to_0_999     0 up to k = 75, then min(0.0075 (k - 75), 0.999)
 
-Assumption: rewards have been compared within groups; b is small enough that v+- stay where the model is good.
+Assumptions: advantages are relative to the group; b is small enough that the model is accurate at v+ and v-.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ class DiffusionNFT(GroupRelative, ForwardProcess):
 
     @hookimpl
     def prepare_actor_batch(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
-        """Noise levels and noise of every sample."""
+        """Add noise levels and noise to every sample."""
         return self.config.noised(batch, iteration, seed)
 
     def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
-        """(B,) at one noise level of each row."""
+        """(B,) loss at one noise level of each row."""
         at, b, limit = noised_at(batch, step, policy.device), self.config.beta, self.config.advantage_clip
         v = policy.velocity(batch, at.x, at.t)
         with policy.weights("old"):
@@ -73,7 +74,7 @@ class DiffusionNFT(GroupRelative, ForwardProcess):
 
     @hookimpl
     def after_update(self, policy: Policy, iteration: int, last: bool) -> None:
-        """Let the old policy follow, once an iteration."""
+        """Move the old policy towards the policy, once per iteration."""
         if last:
             decay = decay_after(iteration + 1, self.config.decay)
             for name, value in policy.named["old"].items():
@@ -87,7 +88,7 @@ class DiffusionNFT(GroupRelative, ForwardProcess):
 
 
 def _distance(at: Noised, velocity: Streams) -> torch.Tensor:
-    """(B,) how far the x0 that a velocity points to lies from the sample, in its own units."""
+    """(B,) squared distance of the x0 that a velocity predicts from the sample, divided by the mean distance."""
     off = {n: at.x[n] - along(at.level, v) * v - at.x0[n] for n, v in velocity.items()}
     weight = at.mean({n: o.detach().abs().double() for n, o in off.items()}).clamp(min=LEAST_WEIGHT)
     return at.mean({n: o**2 for n, o in off.items()}) / weight.to(next(iter(off.values())))

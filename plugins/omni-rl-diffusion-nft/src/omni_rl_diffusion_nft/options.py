@@ -1,4 +1,4 @@
-"""Options of DiffusionNFT, and how its old policy follows."""
+"""Options of DiffusionNFT, and the decay of its old policy."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class DiffusionNFTConfig(AdvantageOptions, ForwardOptions):
     """Options beside ``algorithm.name: diffusion_nft``; ``advantage_clip`` is M."""
 
     advantage_clip: PositiveFloat = Field(5.0, description="M: advantages are clipped to [-M, M]")
-    beta: PositiveFloat = Field(0.1, description="b: how far v+ and v- stand from the old policy")
+    beta: PositiveFloat = Field(0.1, description="b: distance of v+ and v- from the old policy's velocity")
     reference_weight: Annotated[float, Field(ge=0)] = Field(
         1e-4, description="k: weight of the distance to the reference"
     )
     decay: Literal["copy", "linear_to_0_5", "delayed_linear_to_0_999"] = Field(
-        "linear_to_0_5", description="how slowly the old policy follows"
+        "linear_to_0_5", description="decay d of the old policy: old <- d old + (1 - d) policy"
     )
     mode: Literal["all", "positive_only", "negative_only", "one_only", "binary"] = Field(
-        "all", description="what of an advantage counts: all, one sign only, 1 where it is positive, or its sign"
+        "all", description="use all advantages, those of one sign, 1 for positive ones, or only the sign of each"
     )
 
 
 def decay_after(iterations: int, schedule: str) -> float:
-    """d after so many completed iterations."""
+    """The decay d after this number of completed iterations."""
     if schedule == "linear_to_0_5":
         return min(0.001 * iterations, 0.5)
     if schedule == "delayed_linear_to_0_999":

@@ -70,7 +70,7 @@ def without_paths(value: Any) -> Any:
 def _before_after(path: Path, source: Source, exhibits: Sequence[Exhibit]) -> None:
     first, _ = artifacts.before(source.directory)
     pictures = [first[e.request.sample_id] for e in exhibits]
-    reporting.before_after(pictures, [e.picture for e in exhibits], [e.request.prompt for e in exhibits]).save(path)
+    reporting.before_after(pictures, [e.image for e in exhibits], [e.request.prompt for e in exhibits]).save(path)
 
 
 def _front_matter(model: Mapping[str, Any], *, adapter: bool) -> str:

@@ -37,9 +37,9 @@ def write_samples(
 
 
 def _write(samples: Path, name: str, exhibit: Exhibit) -> dict[str, Any]:
-    Image.fromarray(exhibit.picture).save(samples / f"{name}.png")
+    Image.fromarray(exhibit.image).save(samples / f"{name}.png")
     own = {"latents" if stream == "x" else f"{stream}_latents": x for stream, x in exhibit.start().items()}
-    save_file(exhibit.given or own, samples / f"{name}.safetensors")
+    save_file(exhibit.latent_arguments or own, samples / f"{name}.safetensors")
     return {
         "picture": f"{name}.png",
         "noise": f"{name}.safetensors",

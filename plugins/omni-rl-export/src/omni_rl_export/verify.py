@@ -89,7 +89,7 @@ def _alike(source: Source, device: torch.device) -> bool:
 
 def _moved(directory: RunDirectory, exhibits: Sequence[Exhibit]) -> float:
     first, _ = artifacts.before(directory)
-    gaps = [np.abs(e.picture.astype(np.int16) - first[e.request.sample_id]).mean() for e in exhibits]
+    gaps = [np.abs(e.image.astype(np.int16) - first[e.request.sample_id]).mean() for e in exhibits]
     return float(np.mean(gaps))
 
 

@@ -1,16 +1,16 @@
 """Flow-DPPO: a trust region by divergence instead of a clipped ratio (UniRL's flowdppo, verl-omni's ``flow_dppo``).
 
-A ratio says little about how far a Gaussian in many dimensions has moved; its KL divergence says it exactly:
+The ratio of one sample does not measure how far a Gaussian in many dimensions has moved; the KL divergence does:
 
     KL = mean((mu - mu_old)^2) / (2 s^2)
-    L = -A r where the step is kept, 0 where KL >= threshold and the gradient would push further away:
+    L = -A r, or 0 if KL >= threshold and the gradient would increase it further:
         (r > 1 and A > 0) or (r < 1 and A < 0)
 
-r = pi / pi_old of the step; s is each row's own true standard deviation, so the threshold means the same for every SDE
-type and step. ``scale: none`` leaves s out: mean((mu - mu_old)^2) / 2.
+r = pi / pi_old of the step; s is each row's own true standard deviation, so the threshold has the same meaning for
+every SDE type and step. ``scale: none`` does not divide by s: mean((mu - mu_old)^2) / 2.
 
-Assumptions: those of the policy gradient (:mod:`omni_rl.objectives.policy_gradient`); advantages are not clipped unless
-asked for.
+Assumptions: those of the policy gradient (:mod:`omni_rl.objectives.policy_gradient`); by default, advantages are not
+clipped.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 class FlowDPPOConfig(PolicyGradientOptions, RandomWindow):
     """Options beside ``algorithm.name: flow_dppo``."""
 
-    advantage_clip: PositiveFloat | None = Field(None, description="advantages are clipped to [-a, a]; null: not")
-    threshold: PositiveFloat = Field(1e-5, description="divergence from the old policy above which a step may not grow")
-    scale: Literal["variance", "none"] = Field("variance", description="what the divergence is divided by")
+    advantage_clip: PositiveFloat | None = Field(None, description="advantages are clipped to [-a, a]; null: no clip")
+    threshold: PositiveFloat = Field(1e-5, description="largest divergence from the old policy that may still grow")
+    scale: Literal["variance", "none"] = Field("variance", description="divide by s^2 ('variance') or not")
 
 
 class FlowDPPO(RandomlyPlaced, PolicyGradient):
@@ -41,7 +41,7 @@ class FlowDPPO(RandomlyPlaced, PolicyGradient):
     compares_means = True
 
     def surrogate(self, step: Step) -> tuple[torch.Tensor, Tensors]:
-        """-A r of the steps that are kept."""
+        """-A r; 0 for steps beyond the trust region."""
         ratio = step.log_ratio.exp()  # (B,)
         if self.config.scale == "variance":
             kl = step.kl_old()

@@ -1,18 +1,18 @@
-"""GRPO-Guard (arXiv 2510.22319): a ratio that is centred at 1 in every step, and steps that weigh the same.
+"""GRPO-Guard (arXiv 2510.22319): a ratio that is centred at 1 in every step, and equal weights for all steps.
 
 The plain log-ratio of a Gaussian step with noise eps, mean mu and standard deviation s is
 
     log r = mean(eps (mu - mu_old)) / s - mean((mu - mu_old)^2) / (2 s^2)
 
-whose second term pushes ratios below 1, so that only the lower clip is ever reached, and whose scale 1 / s differs from
-step to step. Guard removes both: multiplied by s and without the second term it is
+The second term makes ratios smaller than 1, so that only the lower clip is reached, and the scale 1 / s differs between
+steps. Guard removes both: it multiplies by s and drops the second term,
 
     log r_guard = mean(eps (mu - mu_old)),        L = 1 / h * max(-A r, -A clip(r, 1 - c, 1 + c))
 
-with h = sigma - sigma' of the step. eps is the very noise that the rollout drew, each row has its own s and h, and so
-this holds for ``sde``, ``dance_sde`` and ``cps``, and for rows of different windows in one batch.
+with h = sigma - sigma' of the step. eps is exactly the noise of the rollout, and each row has its own s and h. So this
+is correct for ``sde``, ``dance_sde`` and ``cps``, and for rows with different windows in one batch.
 
-Assumptions: samples were drawn with noise, from stored keys; importance weights of a correction multiply L as it is.
+Assumptions: samples were drawn with noise from stored keys; importance weights of a correction multiply L.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """MixGRPO (arXiv 2507.21802): FlowGRPO's objective in a window that slides from the first steps to the last.
 
-Early steps settle the layout and have the larger gradients, so training goes through them first:
+Early steps determine the layout and have larger gradients, so they are trained first:
 
     position(i) = (i div iterations_per_position) * (window_size - overlap)
 
-and at the end of ``window_range`` either wraps around to its start or stops there. All samples of an iteration share
-the window, as the paper's do. Steps outside of it are plain ODE steps. ``order: random`` draws the position anew in
-every iteration instead.
+At the end of ``window_range`` the window goes back to the start (``wrap``) or stays there (``stop``). All samples of an
+iteration share the window, as in the paper. Steps outside the window are ODE steps. With ``order: random``, the
+position is drawn again in every iteration.
 
 Assumptions: those of FlowGRPO (:mod:`omni_rl.objectives.policy_gradient`).
 """
@@ -30,11 +30,11 @@ class MixGRPOConfig(ClippedOptions, WindowOptions):
     """Options beside ``algorithm.name: mix_grpo``."""
 
     window_size: PositiveInt = Field(2, description="SDE steps per sample")
-    order: Literal["progressive", "random"] = Field("progressive", description="how the window moves")
-    iterations_per_position: PositiveInt = Field(25, description="progressive: iterations before the window moves on")
-    overlap: Annotated[int, Field(ge=0)] = Field(0, description="progressive: steps that two positions share")
+    order: Literal["progressive", "random"] = Field("progressive", description="movement of the window")
+    iterations_per_position: PositiveInt = Field(25, description="progressive: iterations per position of the window")
+    overlap: Annotated[int, Field(ge=0)] = Field(0, description="progressive: steps that consecutive positions share")
     at_end: Literal["wrap", "stop"] = Field(
-        "wrap", description="progressive: start again, or stay at the last position"
+        "wrap", description="progressive: after the last position, start again ('wrap') or stay there ('stop')"
     )
 
 
@@ -46,7 +46,7 @@ class MixGRPO(PolicyGradient):
 
     @hookimpl
     def sde_window(self, iteration: int, steps: int, seed: int) -> Window:
-        """The iteration's window, a function of its arguments.
+        """The iteration's window; depends only on the arguments.
 
         Raises:
             ConfigError: the window does not fit, or would not move.
@@ -59,7 +59,7 @@ class MixGRPO(PolicyGradient):
         return Window(start, start + size)
 
     def _positions(self, first: int, last: int, size: int) -> list[int]:
-        """Where the window stands, one after the other; the last position ends with the range."""
+        """All start positions of the window in order; the last window ends at the end of the range."""
         if self.config.overlap >= size:
             what = f"algorithm.overlap {self.config.overlap} keeps a window of {size} steps from moving"
             raise ConfigError(what, "lower algorithm.overlap below algorithm.window_size")

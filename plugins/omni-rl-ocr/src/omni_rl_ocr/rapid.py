@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omni_rl.errors import PluginError
-from omni_rl_ocr.reading import Picture, Reading, joined
+from omni_rl_ocr.reading import Pixels, Reading, joined
 
 _MODEL = "PP-OCRv6_rec_small.onnx"
 _HEIGHT = 48  # pixels; the recogniser's input height
@@ -23,10 +23,10 @@ _BATCH = 16
 
 
 class LineReader:
-    """Reads pictures that are one line of text each, in batches (about 8 ms per 2:1 picture on one core).
+    """Reads images that are one line of text each, in batches (about 8 ms per 2:1 image on one core).
 
     Args:
-        width: input width in pixels at a height of 48; None keeps each picture's aspect ratio.
+        width: input width in pixels at a height of 48; None keeps each image's aspect ratio.
         threads: onnxruntime threads; None lets onnxruntime decide.
     """
 
@@ -38,9 +38,9 @@ class LineReader:
         self._characters = ["", *characters, " "]  # index 0 is the blank of CTC
         self._width = width
 
-    def read(self, pictures: Sequence[Picture]) -> list[Reading]:
-        """One reading per picture, in order."""
-        lines = [self._line(picture) for picture in pictures]
+    def read(self, images: Sequence[Pixels]) -> list[Reading]:
+        """One reading per image, in order."""
+        lines = [self._line(image) for image in images]
         readings: dict[int, Reading] = {}
         # Only equal sizes share a batch: padding to the widest would change what is read from the others.
         for shape in {line.shape for line in lines}:
@@ -50,11 +50,11 @@ class LineReader:
                 readings.update(zip(part, self._recognise(np.stack([lines[row] for row in part])), strict=True))
         return [readings[row] for row in range(len(lines))]
 
-    def _line(self, picture: Picture) -> NDArray[np.float32]:
+    def _line(self, image: Pixels) -> NDArray[np.float32]:
         """(3, 48, width) in [-1, 1], BGR, as PP-OCR was trained."""
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         wide = self._width or max(_NARROWEST, round(width * _HEIGHT / height))
-        scaled = Image.fromarray(picture).resize((wide, _HEIGHT), Image.Resampling.BICUBIC)
+        scaled = Image.fromarray(image).resize((wide, _HEIGHT), Image.Resampling.BICUBIC)
         return (np.asarray(scaled, np.float32) / 127.5 - 1)[:, :, ::-1].transpose(2, 0, 1)
 
     def _recognise(self, lines: NDArray[np.float32]) -> Iterator[Reading]:
@@ -69,9 +69,9 @@ class LineReader:
 
 
 class SceneReader:
-    """Finds lines of text in a picture, then reads them in reading order (about 0.5 s per picture on one core).
+    """Finds lines of text in an image, then reads them in reading order (about 0.5 s per image on one core).
 
-    The detector misses text that fills the whole picture; :class:`LineReader` is for that.
+    The detector misses text that fills the whole image; :class:`LineReader` is for that.
 
     Args:
         threads: onnxruntime threads; None lets onnxruntime decide.
@@ -86,12 +86,12 @@ class SceneReader:
         options = {"EngineConfig.onnxruntime.intra_op_num_threads": count, "Global.log_level": "error"}
         self._engine: Any = RapidOCR(params=options)  # its answer's type depends on what it finds
 
-    def read(self, pictures: Sequence[Picture]) -> list[Reading]:
-        """One reading per picture, in order."""
-        return [self._scene(picture) for picture in pictures]
+    def read(self, images: Sequence[Pixels]) -> list[Reading]:
+        """One reading per image, in order."""
+        return [self._scene(image) for image in images]
 
-    def _scene(self, picture: Picture) -> Reading:
-        found = self._engine(np.ascontiguousarray(picture[:, :, ::-1]))
+    def _scene(self, image: Pixels) -> Reading:
+        found = self._engine(np.ascontiguousarray(image[:, :, ::-1]))
         return joined(Reading(*line) for line in zip(found.txts or (), found.scores or (), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What recognisers share: pictures in, text and confidence out."""
+"""What recognisers share: images in, text and confidence out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 
@@ -24,8 +24,8 @@ class Reading:
 class Reader(Protocol):
     """A recogniser."""
 
-    def read(self, pictures: Sequence[Picture]) -> list[Reading]:
-        """One reading per picture, in order. A reading does not depend on the other pictures."""
+    def read(self, images: Sequence[Pixels]) -> list[Reading]:
+        """One reading per image, in order. A reading does not depend on the other images."""
 
 
 def joined(parts: Iterable[Reading]) -> Reading:

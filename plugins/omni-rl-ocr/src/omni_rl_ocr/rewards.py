@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
 from omni_rl_ocr.rapid import LineReader, SceneReader
-from omni_rl_ocr.reading import Picture, Reader
+from omni_rl_ocr.reading import Pixels, Reader
 from omni_rl_ocr.tesseract import TesseractReader
 from omni_rl_ocr.text import edit_score, target_text
 
@@ -34,7 +34,7 @@ class OCRConfig(TargetConfig):
 
     detect: bool = Field(
         default=False,
-        description="find text lines in the picture first (whole scenes); off: the picture is one line of text",
+        description="find text lines in the image first (whole scenes); off: the image is one line of text",
     )
     width: int | None = Field(
         default=None,
@@ -55,7 +55,7 @@ class TesseractConfig(TargetConfig):
         default=7, ge=3, le=13, description="tesseract's --psm: 7 is one line of text, 11 is text anywhere"
     )
     height: int = Field(
-        default=64, ge=16, le=4096, description="pixels, pictures are scaled to this height before reading"
+        default=64, ge=16, le=4096, description="pixels, images are scaled to this height before reading"
     )
 
 
@@ -96,14 +96,14 @@ def _score(batch: RewardBatch, reader: Reader, config: TargetConfig) -> list[flo
         target_text(prompt, metadata, config.column)
         for prompt, metadata in zip(batch.prompts, batch.metadata, strict=True)
     ]
-    readings = reader.read(_pictures(batch))
+    readings = reader.read(_images(batch))
     scores = [edit_score(reading.text, target) for reading, target in zip(readings, targets, strict=True)]
     if not config.use_confidence:
         return scores
     return [score * reading.confidence for score, reading in zip(scores, readings, strict=True)]
 
 
-def _pictures(batch: RewardBatch) -> list[Picture]:
+def _images(batch: RewardBatch) -> list[Pixels]:
     for prompt, media in zip(batch.prompts, batch.media, strict=True):
         if "image" not in media:
             present = ", ".join(sorted(media)) or "nothing"

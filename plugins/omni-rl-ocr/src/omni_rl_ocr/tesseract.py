@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from omni_rl.errors import PluginError, RewardError
-from omni_rl_ocr.reading import Picture, Reading, joined
+from omni_rl_ocr.reading import Pixels, Reading, joined
 
 
 class TesseractReader:
@@ -19,8 +19,8 @@ class TesseractReader:
 
     Args:
         characters: the only characters that may be read, such as ``0123456789``; None allows all.
-        page_mode: tesseract's ``--psm``: 7 is a single line of text, 11 is sparse text anywhere in the picture.
-        height: pictures are scaled to this many pixels high before reading.
+        page_mode: tesseract's ``--psm``: 7 is a single line of text, 11 is sparse text anywhere in the image.
+        height: images are scaled to this many pixels high before reading.
 
     Raises:
         PluginError: the program is not installed.
@@ -33,25 +33,25 @@ class TesseractReader:
         self._height = height
         _tesseract("--version")
 
-    def read(self, pictures: Sequence[Picture]) -> list[Reading]:
-        """One reading per picture, in order."""
+    def read(self, images: Sequence[Pixels]) -> list[Reading]:
+        """One reading per image, in order."""
         with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder, f"{row}.png") for row in range(len(pictures))]
-            for path, picture in zip(paths, pictures, strict=True):
-                self._scaled(picture).save(path)
-            listing = Path(folder, "pictures.txt")
+            paths = [Path(folder, f"{row}.png") for row in range(len(images))]
+            for path, image in zip(paths, images, strict=True):
+                self._scaled(image).save(path)
+            listing = Path(folder, "images.txt")
             listing.write_text("".join(f"{path}\n" for path in paths))
             table = _tesseract(str(listing), "stdout", *self._command, "tsv")
-        words: dict[int, list[Reading]] = {page: [] for page in range(1, len(pictures) + 1)}
+        words: dict[int, list[Reading]] = {page: [] for page in range(1, len(images) + 1)}
         for row in csv.DictReader(table.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
             if float(row["conf"]) >= 0:  # -1 marks rows that hold a layout element instead of a word
                 words[int(row["page_num"])].append(Reading(row["text"], float(row["conf"]) / 100))
         return [joined(found) for found in words.values()]
 
-    def _scaled(self, picture: Picture) -> Image.Image:
-        height, width = picture.shape[:2]
+    def _scaled(self, image: Pixels) -> Image.Image:
+        height, width = image.shape[:2]
         size = (max(1, round(width * self._height / height)), self._height)
-        return Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+        return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
 
 
 def _tesseract(*arguments: str) -> str:

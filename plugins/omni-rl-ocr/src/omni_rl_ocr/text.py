@@ -1,4 +1,4 @@
-"""What should be read, and how close a reading comes to it. Pure text, no pictures."""
+"""What should be read, and how close a reading comes to it. Pure text, no images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUOTED = re.compile('["\u201c\u201d]([^"\u201c\u201d]*)["\u201c\u201d]')
 
 
 def target_text(prompt: str, metadata: Mapping[str, Any], column: str | None = None) -> str:
-    """The text that a picture of ``prompt`` should show.
+    """The text that an image of ``prompt`` should show.
 
     Args:
         prompt: the prompt; without ``column`` its first double-quoted part is the target (flow_grpo's rule).

@@ -1,4 +1,4 @@
-"""ImageReward (arXiv 2304.05977): BLIP reads the prompt while it looks at the picture, a head rates what it read."""
+"""ImageReward (arXiv 2304.05977): BLIP reads the prompt while it looks at the image, a head rates what it read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import BertTokenizer, BlipConfig, BlipPreTrainedModel, BlipTextModel, BlipVisionModel
 
-from omni_rl_preference_rewards.frames import Picture
+from omni_rl_preference_rewards.frames import Pixels
 from omni_rl_preference_rewards.loading import load_model
 from omni_rl_preference_rewards.options import LongPrompts
 from omni_rl_preference_rewards.pixels import cropped_to
@@ -38,7 +38,7 @@ class ImageRewardModel(BlipPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Standardised ratings (N,) of pictures (N, 3, S, S) for prompts (N, L): ``ImageReward.score_gard``."""
+        """Standardised ratings (N,) of images (N, 3, S, S) for prompts (N, L): ``ImageReward.score_gard``."""
         seen = self.vision_model(pixel_values).last_hidden_state  # (N, patches + 1, width)
         read = self.text_encoder(input_ids, attention_mask=attention_mask, encoder_hidden_states=seen)
         rating: torch.Tensor = self.head(read.last_hidden_state[:, 0])
@@ -61,17 +61,17 @@ class Blip:
 
     @torch.no_grad()
     def ratings(
-        self, pictures: Sequence[Picture], texts: Sequence[str], long_prompts: LongPrompts, at_once: int
+        self, images: Sequence[Pixels], texts: Sequence[str], long_prompts: LongPrompts, at_once: int
     ) -> torch.Tensor:
-        """One rating (N,) fp32 on the CPU for each picture and its text, ``at_once`` of them in a forward.
+        """One rating (N,) fp32 on the CPU for each image and its text, ``at_once`` of them in a forward.
 
         Raises:
             DataError: as :func:`~omni_rl_preference_rewards.tokens.tokenize`.
         """
         tokens = tokenize(self._tokenizer, texts, TOKENS, long_prompts)
         parts = []
-        for start in range(0, len(pictures), at_once):
+        for start in range(0, len(images), at_once):
             part = slice(start, start + at_once)
             read = {name: ids[part].to(self._device) for name, ids in tokens.items()}
-            parts.append(self._model(self._prepare(pictures[part]).to(self._device), **read).cpu())
+            parts.append(self._model(self._prepare(images[part]).to(self._device), **read).cpu())
         return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts by a CLIP model."""
+"""Embeddings of images and texts by a CLIP model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from omni_rl_preference_rewards.frames import Picture
+from omni_rl_preference_rewards.frames import Pixels
 from omni_rl_preference_rewards.loading import load_model
 from omni_rl_preference_rewards.options import LongPrompts
 from omni_rl_preference_rewards.pixels import Prepare
@@ -30,7 +30,7 @@ class Clip:
 
     @property
     def size(self) -> int:
-        """Side of the pictures that it takes, in pixels."""
+        """Side of the images that it takes, in pixels."""
         return int(self._model.config.vision_config.image_size)
 
     @property
@@ -39,11 +39,11 @@ class Clip:
         return float(self._model.logit_scale.exp())
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[Picture], prepare: Prepare, at_once: int) -> torch.Tensor:
-        """Unit embeddings (N, D) fp32 on the CPU, ``at_once`` pictures in a forward."""
+    def images(self, images: Sequence[Pixels], prepare: Prepare, at_once: int) -> torch.Tensor:
+        """Unit embeddings (N, D) fp32 on the CPU, ``at_once`` images in a forward."""
         parts = [
-            self._model.get_image_features(pixel_values=prepare(pictures[start : start + at_once]).to(self._device))
-            for start in range(0, len(pictures), at_once)
+            self._model.get_image_features(pixel_values=prepare(images[start : start + at_once]).to(self._device))
+            for start in range(0, len(images), at_once)
         ]
         return torch.cat([F.normalize(part.pooler_output).cpu() for part in parts])
 

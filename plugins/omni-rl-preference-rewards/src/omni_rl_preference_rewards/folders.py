@@ -47,7 +47,7 @@ class Files:
             raise self.error(f"{folder} has no tokenizer ({wanted})")
 
     def processor(self, folder: Path) -> None:
-        """``folder`` says how pictures are prepared. Raises ModelError."""
+        """``folder`` says how images are prepared. Raises ModelError."""
         self.file(folder / "preprocessor_config.json")
 
     def file(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of a sample: its image, or frames of its video."""
+"""The images of a sample: its image, or frames of its video."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 
-def pictures_of(batch: RewardBatch, frames: int | None) -> tuple[list[Picture], list[int]]:
-    """All pictures of a batch, sample by sample, and for each the row of its sample.
+def images_of(batch: RewardBatch, frames: int | None) -> tuple[list[Pixels], list[int]]:
+    """All images of a batch, sample by sample, and for each the row of its sample.
 
     Args:
         batch: N samples.
@@ -24,7 +24,7 @@ def pictures_of(batch: RewardBatch, frames: int | None) -> tuple[list[Picture], 
     Raises:
         RewardError: a sample has neither image nor video.
     """
-    pictures: list[Picture] = []
+    images: list[Pixels] = []
     rows: list[int] = []
     for row, media in enumerate(batch.media):
         if "image" in media:
@@ -35,12 +35,12 @@ def pictures_of(batch: RewardBatch, frames: int | None) -> tuple[list[Picture], 
         else:
             present = ", ".join(sorted(media)) or "nothing"
             raise RewardError(
-                f"this reward scores pictures, but the sample of prompt {batch.prompts[row]!r} holds {present}",
+                f"this reward scores images, but the sample of prompt {batch.prompts[row]!r} holds {present}",
                 "use a model that produces images or video, or another reward",
             )
-        pictures += own
+        images += own
         rows += [row] * len(own)
-    return pictures, rows
+    return images, rows
 
 
 def evenly_spaced(count: int, wanted: int | None) -> list[int]:
@@ -51,6 +51,6 @@ def evenly_spaced(count: int, wanted: int | None) -> list[int]:
 
 
 def means(scores: Sequence[float], rows: Sequence[int]) -> list[float]:
-    """The mean score of each row's pictures, in order; ``rows`` counts up from 0 without gaps."""
+    """The mean score of each row's images, in order; ``rows`` counts up from 0 without gaps."""
     sums = np.bincount(rows, weights=scores)
     return [float(mean) for mean in sums / np.bincount(rows)]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 LongPrompts = Literal["error", "truncate"]
 
 
-class PictureOptions(BaseModel):
+class ImageOptions(BaseModel):
     """Options of every reward of this package."""
 
     model_config = ConfigDict(extra="forbid")
@@ -25,7 +25,7 @@ class PictureOptions(BaseModel):
     )
 
 
-class PromptOptions(PictureOptions):
+class PromptOptions(ImageOptions):
     """Options of the rewards that read the prompt."""
 
     long_prompts: LongPrompts = Field(
@@ -73,7 +73,7 @@ class HPSv2Options(PromptOptions):
     )
 
 
-class AestheticOptions(PictureOptions):
+class AestheticOptions(ImageOptions):
     """Options of ``aesthetic``."""
 
     path: Path = Field(

@@ -1,4 +1,4 @@
-"""From pictures of any size to what a vision transformer takes, as the published scores do it."""
+"""From images of any size to what a vision transformer takes, as the published scores do it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from omni_rl_preference_rewards.frames import Picture
+from omni_rl_preference_rewards.frames import Pixels
 
-Prepare = Callable[[Sequence[Picture]], torch.Tensor]
-"""Pictures of any sizes -> (N, 3, S, S) fp32, normalised."""
+Prepare = Callable[[Sequence[Pixels]], torch.Tensor]
+"""Images of any sizes -> (N, 3, S, S) fp32, normalised."""
 
 
 def cropped_as(folder: Path) -> Prepare:
@@ -31,8 +31,8 @@ def cropped_to(size: int) -> Prepare:
 
 
 def _processed(processor: CLIPImageProcessorPil) -> Prepare:
-    def prepare(pictures: Sequence[Picture]) -> torch.Tensor:
-        pixels: torch.Tensor = processor(list(pictures), input_data_format="channels_last", return_tensors="pt")[
+    def prepare(images: Sequence[Pixels]) -> torch.Tensor:
+        pixels: torch.Tensor = processor(list(images), input_data_format="channels_last", return_tensors="pt")[
             "pixel_values"
         ]
         return pixels
@@ -41,23 +41,23 @@ def _processed(processor: CLIPImageProcessorPil) -> Prepare:
 
 
 def fitted_to(size: int) -> Prepare:
-    """The longer side to ``size`` pixels, black around it: nothing of the picture is lost.
+    """The longer side to ``size`` pixels, black around it: nothing of the image is lost.
 
     ``ResizeMaxSize`` of hpsv2 (resize_longest_max), which works on floats in [0, 1]: bicubic with antialiasing, which
     is torchvision's default for tensors since 0.17, without clamping.
     """
 
-    def prepare(pictures: Sequence[Picture]) -> torch.Tensor:
-        pixels = torch.stack([_fitted(picture, size) for picture in pictures])
+    def prepare(images: Sequence[Pixels]) -> torch.Tensor:
+        pixels = torch.stack([_fitted(image, size) for image in images])
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return (pixels - mean) / std
 
     return prepare
 
 
-def _fitted(picture: Picture, size: int) -> torch.Tensor:
+def _fitted(image: Pixels, size: int) -> torch.Tensor:
     """(3, size, size) fp32."""
-    pixels = torch.from_numpy(picture).movedim(-1, 0).float() / 255  # (3, H, W)
+    pixels = torch.from_numpy(image).movedim(-1, 0).float() / 255  # (3, H, W)
     scale = size / max(pixels.shape[1:])
     height, width = (max(1, round(side * scale)) for side in pixels.shape[1:])
     resized = F.interpolate(pixels[None], (height, width), mode="bicubic", align_corners=False, antialias=True)[0]

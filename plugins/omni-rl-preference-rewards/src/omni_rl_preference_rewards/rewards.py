@@ -12,15 +12,15 @@ import torch
 
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards.folders import BERT_TOKENIZER, CLIP_TOKENIZER, Files
-from omni_rl_preference_rewards.frames import Picture, means, pictures_of
+from omni_rl_preference_rewards.frames import Pixels, images_of, means
 from omni_rl_preference_rewards.loading import shared
 from omni_rl_preference_rewards.options import (
     AestheticOptions,
     ClipScoreOptions,
     HPSv2Options,
+    ImageOptions,
     ImageRewardOptions,
     PickScoreOptions,
-    PictureOptions,
 )
 from omni_rl_preference_rewards.rating import RatingHead, head_width, load_head
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from omni_rl_preference_rewards.pixels import Prepare
 
 
-class _PictureReward(ABC):
-    """What the rewards share: a score of a sample is the mean over its pictures.
+class _ScoreOfImages(ABC):
+    """What the rewards share: a score of a sample is the mean over its images.
 
-    As many pictures go through the model at once as the call has samples, so ``batch_size`` bounds both.
+    As many images go through the model at once as the call has samples, so ``batch_size`` bounds both.
     """
 
     scope: ClassVar[Literal["sample", "group"]] = "sample"
     files: ClassVar[Files]
 
-    def __init__(self, config: PictureOptions) -> None:
+    def __init__(self, config: ImageOptions) -> None:
         from omni_rl.authoring.reward import pick_device
 
         self._device = pick_device(config.device)
@@ -53,20 +53,20 @@ class _PictureReward(ABC):
         Raises:
             ModelError: the weights cannot be loaded (at the first call).
             DataError: a prompt is longer than the model reads.
-            RewardError: a sample has no picture.
+            RewardError: a sample has no image.
         """
         if not len(batch):
             return []
-        pictures, rows = pictures_of(batch, self._frames)
-        scores = self._rate(pictures, [batch.prompts[row] for row in rows], len(batch))
+        images, rows = images_of(batch, self._frames)
+        scores = self._rate(images, [batch.prompts[row] for row in rows], len(batch))
         return means(scores.tolist(), rows)
 
     @abstractmethod
-    def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
-        """One score (N,) for each of N pictures and its prompt."""
+    def _rate(self, images: Sequence[Pixels], prompts: Sequence[str], at_once: int) -> torch.Tensor:
+        """One score (N,) for each of N images and its prompt."""
 
 
-class _ClipReward(_PictureReward):
+class _ClipReward(_ScoreOfImages):
     """What the rewards on a CLIP share; ``_processor`` is the folder of its tokenizer and preprocessor."""
 
     def __init__(self, config: ClipScoreOptions | PickScoreOptions | HPSv2Options | AestheticOptions) -> None:
@@ -88,7 +88,7 @@ class _ClipReward(_PictureReward):
 
 
 class _CosineReward(_ClipReward):
-    """Cosine of the angle between the embeddings of a picture and of its prompt."""
+    """Cosine of the angle between the embeddings of an image and of its prompt."""
 
     def __init__(self, config: ClipScoreOptions | PickScoreOptions | HPSv2Options) -> None:
         super().__init__(config)
@@ -100,15 +100,15 @@ class _CosineReward(_ClipReward):
 
         return CLIPTokenizer.from_pretrained(self._processor, local_files_only=True)
 
-    def _cosines(self, pictures: Sequence[Picture], texts: Sequence[str], at_once: int) -> torch.Tensor:
+    def _cosines(self, images: Sequence[Pixels], texts: Sequence[str], at_once: int) -> torch.Tensor:
         """(N,) fp32."""
         read = self._clip.texts(texts, self._tokenizer, self._long_prompts, at_once)  # (N, D)
-        seen = self._clip.pictures(pictures, self._prepare, at_once)  # (N, D)
+        seen = self._clip.images(images, self._prepare, at_once)  # (N, D)
         return (seen * read).sum(1)
 
 
 class ClipScore(_CosineReward):
-    """``clip_score``: 2.5 max(cos, 0) between picture and "A photo depicts " + prompt.
+    """``clip_score``: 2.5 max(cos, 0) between image and "A photo depicts " + prompt.
 
     CLIP-S of arXiv 2104.08718, equation 1; ``get_clip_score`` of its code. Any CLIP will do; the paper's is
     ``openai/clip-vit-base-patch32``, RL papers mostly use ``openai/clip-vit-large-patch14``.
@@ -130,8 +130,8 @@ class ClipScore(_CosineReward):
         self.files.processor(config.path)
         self.files.tokenizer(config.path, CLIP_TOKENIZER)
 
-    def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
-        cosines = self._cosines(pictures, [self._prefix + prompt for prompt in prompts], at_once)
+    def _rate(self, images: Sequence[Pixels], prompts: Sequence[str], at_once: int) -> torch.Tensor:
+        cosines = self._cosines(images, [self._prefix + prompt for prompt in prompts], at_once)
         if self._scale == "cosine":
             return cosines
         return cosines.clamp(min=0) * {"clip_s": 2.5, "percent": 100.0}[self._scale]
@@ -161,15 +161,15 @@ class PickScore(_CosineReward):
         self.files.processor(self._processor)
         self.files.tokenizer(self._processor, CLIP_TOKENIZER)
 
-    def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
-        scores = self._cosines(pictures, prompts, at_once) * self._clip.temperature
+    def _rate(self, images: Sequence[Pixels], prompts: Sequence[str], at_once: int) -> torch.Tensor:
+        scores = self._cosines(images, prompts, at_once) * self._clip.temperature
         return scores if self._scale == "raw" else scores / 26
 
 
 class HPSv2(_CosineReward):
     """``hps_v2``: cos, about 0.25 to 0.33; of HPSv2 or HPSv2.1, whichever was converted.
 
-    arXiv 2306.09341; ``hpsv2.score``, which unlike the other two shrinks the whole picture instead of cropping it.
+    arXiv 2306.09341; ``hpsv2.score``, which unlike the other two shrinks the whole image instead of cropping it.
     """
 
     Config = HPSv2Options
@@ -194,12 +194,12 @@ class HPSv2(_CosineReward):
 
         return fitted_to(self._clip.size)
 
-    def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
-        return self._cosines(pictures, prompts, at_once) * self._factor
+    def _rate(self, images: Sequence[Pixels], prompts: Sequence[str], at_once: int) -> torch.Tensor:
+        return self._cosines(images, prompts, at_once) * self._factor
 
 
 class Aesthetic(_ClipReward):
-    """``aesthetic``: a rating between about 1 and 10 of the picture alone; the prompt does not matter.
+    """``aesthetic``: a rating between about 1 and 10 of the image alone; the prompt does not matter.
 
     LAION's improved-aesthetic-predictor (``sac+logos+ava1-l14-linearMSE``) on unit embeddings of CLIP ViT-L/14.
     """
@@ -236,15 +236,15 @@ class Aesthetic(_ClipReward):
         return shared(load_head, self._head_file, self._device)
 
     @torch.no_grad()
-    def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
+    def _rate(self, images: Sequence[Pixels], prompts: Sequence[str], at_once: int) -> torch.Tensor:
         del prompts
-        embeddings = self._clip.pictures(pictures, self._prepare, at_once)
+        embeddings = self._clip.images(images, self._prepare, at_once)
         ratings: torch.Tensor = self._head(embeddings.to(self._device))
         return ratings.cpu()
 
 
-class ImageReward(_PictureReward):
-    """``image_reward``: a standardised rating, about -2 to 2, of a picture for its prompt. arXiv 2304.05977."""
+class ImageReward(_ScoreOfImages):
+    """``image_reward``: a standardised rating, about -2 to 2, of an image for its prompt. arXiv 2304.05977."""
 
     Config = ImageRewardOptions
     files = Files(
@@ -269,5 +269,5 @@ class ImageReward(_PictureReward):
 
         return shared(Blip, self._path, self._device)
 
-    def _rate(self, pictures: Sequence[Picture], prompts: Sequence[str], at_once: int) -> torch.Tensor:
-        return self._blip.ratings(pictures, prompts, self._long_prompts, at_once)
+    def _rate(self, images: Sequence[Pixels], prompts: Sequence[str], at_once: int) -> torch.Tensor:
+        return self._blip.ratings(images, prompts, self._long_prompts, at_once)

@@ -1,6 +1,6 @@
 """Random models of the real classes, small enough to make on the spot: to try a configuration without a download.
 
-Their scores mean nothing, and differ between pictures and prompts.
+Their scores mean nothing, and differ between images and prompts.
 """
 
 from __future__ import annotations

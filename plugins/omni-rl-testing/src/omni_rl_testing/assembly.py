@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from omni_rl.config.layers import Source, Tree
+from omni_rl.config.layers import SetBy, Tree
 from omni_rl.config.plugin_defaults import applicable, defaults_of
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.context import Context
@@ -169,10 +169,10 @@ def _loader(model: LoadedModel) -> Callable[[], LoadedModel]:
 
 
 def _config(layers: Sequence[Layer], architecture: str, prompts: int, sections: dict[str, dict[str, Any]]) -> Config:
-    given = Tree(Source("given", "given"))
+    given = Tree(SetBy("given", "given"))
     given.overlay(_base(prompts), given.source)
     given.overlay(sections, given.source)
-    merged = Tree(Source("given", "given"))
+    merged = Tree(SetBy("given", "given"))
     for layer in layers[1:]:
         merged.overlay(applicable(defaults_of(layer, architecture), given), merged.source)
     merged.overlay(given.data, merged.source)

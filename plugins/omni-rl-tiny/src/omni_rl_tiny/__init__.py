@@ -16,7 +16,7 @@ def tiny_qwen_signs() -> Path:
     """Folder of the checkpoint ``tiny-qwen-signs``: a QwenImagePipeline that writes two-digit signs badly.
 
     ``prompts_train.jsonl`` and ``prompts_heldout.jsonl`` lie in it (rows ``{"prompt": ..., "text": "42"}``), and
-    ``provenance.json`` says how it was made and how well it scores. Pictures are 64 x 32 pixels (width x height).
+    ``provenance.json`` says how it was made and how well it scores. Images are 64 x 32 pixels (width x height).
     """
     return Path(__file__).with_name("checkpoints") / "tiny-qwen-signs"
 
@@ -38,8 +38,8 @@ def build_random(
 ) -> Path:
     """Write an untrained QwenImagePipeline folder, 2.5 MB with the default ``Sizes(layers=2)``, and return its path.
 
-    Its pictures are noise, yet RL raises a simple reward such as brightness within seconds.
-    Sides of its pictures are divisible by 8. ``seed`` determines the weights, ``phrases`` the tokenizer.
+    Its images are noise, yet RL raises a simple reward such as brightness within seconds.
+    Sides of its images are divisible by 8. ``seed`` determines the weights, ``phrases`` the tokenizer.
     """
     from omni_rl_tiny.build import Sizes, assemble
 

@@ -22,7 +22,7 @@ class Sizes:
     Attributes:
         layers, heads, head_dim: of the transformer; its width is heads * head_dim. head_dim is 16 or 32.
         text_layers, text_width: of the text encoder; text_width is divisible by 32.
-        halvings: how often the autoencoder halves the resolution; a picture's sides are divisible by 2**(halvings + 1).
+        halvings: how often the autoencoder halves the resolution; an image's sides are divisible by 2**(halvings + 1).
     """
 
     layers: int = 3

@@ -42,7 +42,7 @@ def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
 
 @torch.no_grad()
 def through_vae(pipeline: QwenImagePipeline, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The pictures as the pipeline's VAE returns them; same shape."""
+    """The images as the pipeline's VAE returns them; same shape."""
     decoded = pipeline.vae.decode(pipeline.vae.encode(to_tensor(pictures)).latent_dist.mode()).sample
     colours = ((decoded[:, :, 0].clamp(-1, 1) + 1) * 127.5).round()
     returned: NDArray[np.uint8] = colours.permute(0, 2, 3, 1).to(torch.uint8).numpy()
@@ -50,7 +50,7 @@ def through_vae(pipeline: QwenImagePipeline, pictures: NDArray[np.uint8]) -> NDA
 
 
 def score_pictures(pictures: NDArray[np.uint8], numbers: list[str]) -> float:
-    """Mean OCR score of pictures (N, H, W, 3) that should show ``numbers``."""
+    """Mean OCR score of images (N, H, W, 3) that should show ``numbers``."""
     readings = LineReader().read(list(pictures))
     return float(np.mean([edit_score(got.text, number) for got, number in zip(readings, numbers, strict=True)]))
 
@@ -62,7 +62,7 @@ def score_pipeline(pipeline: QwenImagePipeline, numbers: list[str], repeats: int
 
 
 def score_style(pipeline: QwenImagePipeline, numbers: list[str], style: Style, repeats: int, seed: int = 0) -> float:
-    """Mean OCR score of drawn pictures of ``style`` after the VAE: the ceiling of a perfect fit to them."""
+    """Mean OCR score of drawn images of ``style`` after the VAE: the ceiling of a perfect fit to them."""
     wanted = numbers * repeats
     pictures = draw_signs(wanted, style, np.random.default_rng(seed))
     return score_pictures(through_vae(pipeline, pictures), wanted)

@@ -1,7 +1,7 @@
 """A small preference set: of two legible signs with one number, the one on the lighter ground is preferred.
 
 python -m omni_rl_tiny.pairs FOLDER writes pairs_train.jsonl (80 numbers) and pairs_heldout.jsonl (the other 20) with
-their pictures. The ones that ship lie beside the checkpoint ``tiny-qwen-signs``.
+their images. The ones that ship lie beside the checkpoint ``tiny-qwen-signs``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from PIL import Image
 from omni_rl_tiny.signs import CLEAN, HELD_OUT, TRAINED, draw_sign, prompt_for
 
 DARK, LIGHT = 95.0, 150.0
-"""Mean brightness, of 255, of a rejected picture at most and of a chosen one at least."""
+"""Mean brightness, of 255, of a rejected image at most and of a chosen one at least."""
 
 
 def write_pairs(folder: Path, seed: int = 0) -> None:
-    """Both files and their pictures, from ``seed`` alone."""
+    """Both files and their images, from ``seed`` alone."""
     rng = np.random.default_rng(seed)
     (folder / "pairs").mkdir(parents=True, exist_ok=True)
     for name, numbers in (("train", TRAINED), ("heldout", HELD_OUT)):

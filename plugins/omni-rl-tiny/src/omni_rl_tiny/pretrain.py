@@ -41,7 +41,7 @@ _SIGMA_LOGIT = (0.3, 1.2)  # mean and standard deviation of logit(sigma)
 
 @dataclass(frozen=True)
 class Stage:
-    """One round of pretraining: which pictures, how many updates, the peak learning rate."""
+    """One round of pretraining: which images, how many updates, the peak learning rate."""
 
     name: str
     style: Style
@@ -54,14 +54,14 @@ STAGES = (Stage("clean", CLEAN, 2000, 3e-3), Stage("faulty", FAULTY, 500, 1.5e-3
 
 @dataclass(frozen=True)
 class Latents:
-    """Pictures ready for training: x (N, tokens, channels) packed and normalised, rows (N,) into ``TRAINED``."""
+    """Images ready for training: x (N, tokens, channels) packed and normalised, rows (N,) into ``TRAINED``."""
 
     x: torch.Tensor
     rows: torch.Tensor
 
 
 def encode(pipeline: QwenImagePipeline, style: Style, count: int, seed: int) -> Latents:
-    """``count`` pictures of random training numbers through the VAE, packed 2x2 as QwenImagePipeline does."""
+    """``count`` images of random training numbers through the VAE, packed 2x2 as QwenImagePipeline does."""
     rng = np.random.default_rng(seed)
     rows = rng.integers(len(TRAINED), size=count)
     pictures = to_tensor(draw_signs([TRAINED[row] for row in rows], style, rng))
@@ -133,7 +133,7 @@ def save(pipeline: QwenImagePipeline, folder: Path) -> None:
 
 
 def scores(pipeline: QwenImagePipeline, repeats: int) -> dict[str, float]:
-    """Mean OCR scores of the base, and of the pictures it learned from after the VAE."""
+    """Mean OCR scores of the base, and of the images it learned from after the VAE."""
     found = {
         "held-out numbers": score_pipeline(pipeline, HELD_OUT, repeats),
         "trained numbers": score_pipeline(pipeline, TRAINED, max(1, repeats // 4)),

@@ -1,4 +1,4 @@
-"""Signs with two-digit numbers: the prompts, their split, and the pictures to pretrain on."""
+"""Signs with two-digit numbers: the prompts, their split, and the images to pretrain on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def prompt_for(number: str) -> str:
 
 @dataclass(frozen=True)
 class Style:
-    """What is wrong with the pictures: shares in [0, 1] that are hard to read.
+    """What is wrong with the images: shares in [0, 1] that are hard to read.
 
     Attributes:
         faint: share with 10 to 40 % of the full contrast.
@@ -69,7 +69,7 @@ FAULTY = Style(faint=0.6, cluttered=0.9)
 
 
 def draw_sign(number: str, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One picture (HEIGHT, WIDTH, 3) RGB of ``number``: random ground, white or black ink, slightly off centre."""
+    """One image (HEIGHT, WIDTH, 3) RGB of ``number``: random ground, white or black ink, slightly off centre."""
     ground = np.clip(np.array(_PALETTE[rng.integers(len(_PALETTE))]) + rng.integers(-_SHADE, _SHADE + 1, 3), 0, 255)
     luminance = ground @ (0.299, 0.587, 0.114)
     ink = np.full(3, 250.0 if luminance < 128 else 10.0)
@@ -88,7 +88,7 @@ def draw_sign(number: str, style: Style, rng: np.random.Generator) -> NDArray[np
 
 
 def draw_signs(numbers: list[str], style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(N, HEIGHT, WIDTH, 3) RGB, one picture per entry of ``numbers``."""
+    """(N, HEIGHT, WIDTH, 3) RGB, one image per entry of ``numbers``."""
     return np.stack([draw_sign(number, style, rng) for number in numbers])
 
 

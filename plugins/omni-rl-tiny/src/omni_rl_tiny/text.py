@@ -71,7 +71,7 @@ def random_text_encoder(
         "pad_token_id": tokenizer.pad_token_id,
         **ends,
     }
-    # The picture side is never called; it is present, and minimal, because the class has it.
+    # The image side is never called; it is present, and minimal, because the class has it.
     vision = {
         "depth": 1,
         "hidden_size": 16,

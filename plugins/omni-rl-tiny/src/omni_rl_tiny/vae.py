@@ -22,7 +22,7 @@ _COLOURS = 3
 _CONSTANT = 2 * _COLOURS  # the channel that carries K
 _K = 1000.0
 _WIDTH = 8  # channels at full resolution: three pairs, the constant, one idle
-_LATENT_STD = 0.5  # brings pictures in [-1, 1] to about unit variance, which the sampling schedule assumes
+_LATENT_STD = 0.5  # brings images in [-1, 1] to about unit variance, which the sampling schedule assumes
 _LOG_VARIANCE = -20.0  # the posterior is a point
 
 
@@ -32,7 +32,7 @@ def box_bilinear_vae(halvings: int = 2) -> AutoencoderKLQwenImage:
 
     A latent pixel is the mean of ``f x f`` pixels, f = 2**halvings; decoding doubles the size ``halvings`` times by
     bilinear interpolation. Both are exact in the interior up to rounding; decoding differs by up to 0.04 of the range
-    [-1, 1] in the outermost pixels. Works on single pictures (one frame), any size divisible by f.
+    [-1, 1] in the outermost pixels. Works on single images (one frame), any size divisible by f.
 
     Args:
         halvings: how often encoding halves the resolution, >= 1.

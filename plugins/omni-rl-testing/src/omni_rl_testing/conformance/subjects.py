@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from omni_rl.config import fields
 from omni_rl.config.chosen import Chosen, with_options
-from omni_rl.config.layers import Source, Tree
+from omni_rl.config.layers import SetBy, Tree
 from omni_rl.config.overrides import Override, apply, parse_override
 from omni_rl.config.paths import Files, architecture_of
 from omni_rl.config.yaml_file import KeyPath
@@ -234,7 +234,7 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
 
 def _tree(offer: Offer, given: Given) -> Tree:
     """The sections that overrides may reach into, of a configuration that names the offer."""
-    section, tree = SECTIONS[offer.kind], Tree(Source("offer", offer.source))
+    section, tree = SECTIONS[offer.kind], Tree(SetBy("offer", offer.source))
     named = {section.name: offer.key}
     tree.overlay({str(section.path[0]): [named] if section.path[1:] else named}, lambda _: tree.source(()))
     for override in given.overrides:

@@ -141,8 +141,8 @@ FROM_PICTURES: dict[str, dict[str, int]] = {
     "StableDiffusion3ControlNetPipeline": _CONTROL,
     "QwenImageControlNetPipeline": _CONTROL,
 }
-"""What is sampled from pictures beside the text: how many each argument takes; one is a picture, several are a list of
-pictures or a clip.
+"""What is sampled from images beside the text: how many each argument takes; one is an image, several are a list of
+images or a clip.
 """
 
 

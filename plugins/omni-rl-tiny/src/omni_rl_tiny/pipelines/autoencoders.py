@@ -9,7 +9,7 @@ LATENTS_STD = [1.5, 0.8, 1.0, 1.2]
 
 
 def image_vae(widths: tuple[int, ...] = (4, 8), attention: bool = True) -> AutoencoderKL:
-    """Pictures in four channels, halved in size for every width but the first."""
+    """Images in four channels, halved in size for every width but the first."""
     return AutoencoderKL(
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -39,7 +39,7 @@ def wan_vae() -> AutoencoderKLWan:
 
 
 def qwen_image_vae(halvings: int = 1) -> AutoencoderKLQwenImage:
-    """Pictures, as videos of one frame, in four channels at half their size, or halved more often."""
+    """Images, as videos of one frame, in four channels at half their size, or halved more often."""
     return AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=4,

@@ -10,7 +10,7 @@ from omni_rl_tiny.pipelines.tokenizers import t5_tokenizer
 
 
 def chroma() -> DiffusionPipeline:
-    """A network that predicts all modulations, attention masks over text and picture, packed latents."""
+    """A network that predicts all modulations, attention masks over text and image, packed latents."""
     tokenizer = t5_tokenizer()
     transformer = ChromaTransformer2DModel(
         in_channels=16,

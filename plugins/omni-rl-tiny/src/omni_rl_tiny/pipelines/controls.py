@@ -1,4 +1,4 @@
-"""Pictures and clips that say where things are: channels beside the sample's, masks, ControlNets."""
+"""Images and clips that say where things are: channels beside the sample's, masks, ControlNets."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def _flux_parts(**transformer: int) -> dict[str, Any]:
 
 
 def flux_control() -> DiffusionPipeline:
-    """Another picture's channels beside the sample's, drawn from what the autoencoder answered."""
+    """Another image's channels beside the sample's, drawn from what the autoencoder answered."""
     return FluxControlPipeline(**_flux_parts(in_channels=32, out_channels=16))
 
 
 def flux_fill() -> DiffusionPipeline:
-    """A picture with a hole, and the hole itself, which no encoder sees, as channels beside the sample's."""
+    """An image with a hole, and the hole itself, which no encoder sees, as channels beside the sample's."""
     return FluxFillPipeline(**_flux_parts(in_channels=48, out_channels=16))
 
 
 def cogview4_control() -> DiffusionPipeline:
-    """Another picture's channels beside the sample's, CFG in two passes."""
+    """Another image's channels beside the sample's, CFG in two passes."""
     parts = cogview4().components
     transformer = CogView4Transformer2DModel(**{**parts["transformer"].config, "in_channels": 8})
     return CogView4ControlPipeline(**{**parts, "transformer": transformer})
 
 
 def wan_vace() -> DiffusionPipeline:
-    """A clip, a mask for it and pictures of what is to be seen in it, read by layers of their own."""
+    """A clip, a mask for it and images of what is to be seen in it, read by layers of their own."""
     pipe = wan()
     transformer = WanVACETransformer3DModel(**SIZES, vace_layers=[0], vace_in_channels=2 * 4 + 8 * 8)
     return WanVACEPipeline(
@@ -71,21 +71,21 @@ def wan_vace() -> DiffusionPipeline:
 
 
 def flux_controlnet() -> DiffusionPipeline:
-    """A ControlNet, which stays as it is, reads the picture in every step; guidance embeddings for both."""
+    """A ControlNet, which stays as it is, reads the image in every step; guidance embeddings for both."""
     parts = _parts(flux())
     sizes = {n: v for n, v in parts["transformer"].config.items() if n != "out_channels"}
     return FluxControlNetPipeline(**parts, controlnet=FluxControlNetModel(**sizes))
 
 
 def stable_diffusion_3_controlnet() -> DiffusionPipeline:
-    """A ControlNet, which stays as it is, reads the picture in every step; batched CFG."""
+    """A ControlNet, which stays as it is, reads the image in every step; batched CFG."""
     parts = _parts(stable_diffusion_3())
     config = {**parts["transformer"].config, "num_layers": 1}
     return StableDiffusion3ControlNetPipeline(**parts, controlnet=SD3ControlNetModel(**config))
 
 
 def qwen_image_controlnet() -> DiffusionPipeline:
-    """A ControlNet, which stays as it is, reads the picture in every step; true CFG."""
+    """A ControlNet, which stays as it is, reads the image in every step; true CFG."""
     parts = qwen_image().components
     sizes = ("patch_size", "in_channels", "out_channels", "attention_head_dim", "num_attention_heads",
              "joint_attention_dim", "axes_dims_rope")  # fmt: skip

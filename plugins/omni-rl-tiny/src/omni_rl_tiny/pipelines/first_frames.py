@@ -1,4 +1,4 @@
-"""Videos that start from a picture, beyond Wan's."""
+"""Videos that start from an image, beyond Wan's."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from omni_rl_tiny.pipelines.text_encoders import decoder_sizes
 
 
 def ltx2_image_to_video() -> DiffusionPipeline:
-    """The first frame of one of two streams is a picture, in the latents themselves, with a timestep of its own."""
+    """The first frame of one of two streams is an image, in the latents themselves, with a timestep of its own."""
     return LTX2ImageToVideoPipeline(**ltx2().components)
 
 
 def ltx_image_to_video() -> DiffusionPipeline:
-    """The first frame is a picture, in the latents themselves, with a timestep of its own."""
+    """The first frame is an image, in the latents themselves, with a timestep of its own."""
     return LTXImageToVideoPipeline(**ltx().components)
 
 
 def ltx_condition() -> DiffusionPipeline:
-    """Pictures at any frame, each with a strength, of which the table's default is the first frame at full strength."""
+    """Images at any frame, each with a strength, of which the table's default is the first frame at full strength."""
     return LTXConditionPipeline(**ltx().components)
 
 
 def hunyuan_video_image_to_video() -> DiffusionPipeline:
-    """The picture as further channels, in the tokens that a vision language model reads, and a little in the noise."""
+    """The image as further channels, in the tokens that a vision language model reads, and a little in the noise."""
     pipe = hunyuan_video()
     tokenizer = pipe.tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<|end_header_id|>"]})
@@ -62,7 +62,7 @@ def hunyuan_video_image_to_video() -> DiffusionPipeline:
 
 
 def kandinsky5_i2v() -> DiffusionPipeline:
-    """The first frame is a picture, in the latents themselves; zeros and a mask for it are further channels."""
+    """The first frame is an image, in the latents themselves; zeros and a mask for it are further channels."""
     pipe = kandinsky5_t2v()
     transformer = Kandinsky5Transformer3DModel(**{**pipe.transformer.config, "visual_cond": True})
     return Kandinsky5I2VPipeline(**{**pipe.components, "transformer": transformer})
@@ -81,6 +81,6 @@ def skyreels_v2_image_to_video() -> DiffusionPipeline:
 
 
 def sana_image_to_video() -> DiffusionPipeline:
-    """The first frame is a picture, which takes the place of what was drawn for it, with a timestep of its own."""
+    """The first frame is an image, which takes the place of what was drawn for it, with a timestep of its own."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
     return SanaImageToVideoPipeline(**{**sana_video().components, "scheduler": scheduler})

@@ -1,4 +1,4 @@
-"""Pipelines that take pictures: editing with one and several, a clip, concatenated tokens, Wan's first frame."""
+"""Pipelines that take images: editing with one and several, a clip, concatenated tokens, Wan's first frame."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clip_processor() -> CLIPImageProcessor:
 
 
 def _qwen_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLProcessor:
-    """Small pictures in few tokens."""
+    """Small images in few tokens."""
     pictures = {
         "patch_size": 14,
         "merge_size": 2,
@@ -60,7 +60,7 @@ def _qwen_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLProcessor:
 
 
 def qwen_image_edit_plus() -> DiffusionPipeline:
-    """True CFG, one or more pictures seen by the text encoder and appended as tokens. It scales pictures to a million
+    """True CFG, one or more images seen by the text encoder and appended as tokens. It scales images to a million
     pixels, so that its autoencoder makes few tokens of many.
     """
     pipe = qwen_image(halvings=4)
@@ -68,13 +68,13 @@ def qwen_image_edit_plus() -> DiffusionPipeline:
 
 
 def qwen_image_edit() -> DiffusionPipeline:
-    """The same with one picture, whose size and the sample's are apart."""
+    """The same with one image, whose size and the sample's are apart."""
     pipe = qwen_image(halvings=4)
     return QwenImageEditPipeline(**pipe.components, processor=_qwen_processor(pipe.tokenizer))
 
 
 def longcat_image_edit() -> DiffusionPipeline:
-    """CFG in two passes, a picture seen by the text encoder and appended as tokens; sixteen latent channels."""
+    """CFG in two passes, an image seen by the text encoder and appended as tokens; sixteen latent channels."""
     pipe = longcat_image()
     parts = {
         "vae": AutoencoderKL(**{**pipe.vae.config, "latent_channels": 16}),
@@ -85,7 +85,7 @@ def longcat_image_edit() -> DiffusionPipeline:
 
 
 def flux_kontext() -> DiffusionPipeline:
-    """Guidance embedding, the picture's tokens beside the sample's."""
+    """Guidance embedding, the image's tokens beside the sample's."""
     pipe = flux()
     return FluxKontextPipeline(
         **{n: c for n, c in pipe.components.items() if n not in ("image_encoder", "feature_extractor")}
@@ -128,7 +128,7 @@ def lucy_edit() -> DiffusionPipeline:
 
 
 def chrono_edit() -> DiffusionPipeline:
-    """An edited picture as the last frame of a clip that starts from the given one, seen by CLIP too."""
+    """An edited image as the last frame of a clip that starts from the given one, seen by CLIP too."""
     pipe = wan()
     return ChronoEditPipeline(
         tokenizer=pipe.tokenizer,

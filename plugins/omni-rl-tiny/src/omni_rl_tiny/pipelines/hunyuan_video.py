@@ -24,7 +24,7 @@ SIZES = {
     "num_refiner_layers": 1,
     "text_embed_dim": WIDTH,
 }
-"""Of the transformers for videos and for pictures."""
+"""Of the transformers for videos and for images."""
 
 
 def video_vae() -> AutoencoderKLHunyuanVideo:

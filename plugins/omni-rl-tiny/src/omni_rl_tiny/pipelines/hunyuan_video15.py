@@ -17,7 +17,7 @@ from omni_rl_tiny.pipelines.tokenizers import qwen_tokenizer
 
 
 def hunyuan_video15() -> DiffusionPipeline:
-    """Video, guidance by a component of its own, text and (absent) picture tokens in fixed, large numbers."""
+    """Video, guidance by a component of its own, text and (absent) image tokens in fixed, large numbers."""
     tokenizer, bytes_tokenizer = qwen_tokenizer(), ByT5Tokenizer()
     transformer = HunyuanVideo15Transformer3DModel(
         in_channels=9,

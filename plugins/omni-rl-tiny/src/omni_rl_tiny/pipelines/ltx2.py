@@ -67,7 +67,7 @@ def _audio_vae() -> AutoencoderKLLTX2Audio:
 
 
 def _connectors(heads: tuple[int, int], registers: int | None, **changes: Any) -> LTX2TextConnectors:
-    """``heads``: the width of each of two heads, for the picture's text and for the sound's."""
+    """``heads``: the width of each of two heads, for the image's text and for the sound's."""
     values = {
         f"{stream}_connector_{name}": value
         for stream, width in zip(("video", "audio"), heads, strict=True)

@@ -1,4 +1,4 @@
-"""Pictures for pipelines that take some."""
+"""Images for pipelines that take some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from omni_rl_tiny.pipelines import FROM_PICTURES
 
 PIXELS = 64 * 64
-"""Area to which editing pipelines scale a picture; the published one is 1024 x 1024."""
+"""Area to which editing pipelines scale an image; the published one is 1024 x 1024."""
 
 
 def small_pictures(monkeypatch: object) -> None:
@@ -48,7 +48,7 @@ def _files(folder: Path, stem: str, count: int, seed: int) -> str | list[str]:
 
 
 def picture(file: Path, size: Sequence[int], seed: int) -> str:
-    """A picture of noise around a colour of its own."""
+    """An image of noise around a colour of its own."""
     rng = np.random.default_rng(seed)
     level = rng.integers(0, 200, 3)
     pixels = rng.integers(0, 56, (size[1], size[0], 3)) + level

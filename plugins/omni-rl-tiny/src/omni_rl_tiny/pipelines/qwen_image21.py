@@ -16,7 +16,7 @@ from omni_rl_tiny.pipelines.tokenizers import qwen3_vl_processor
 
 
 def _vae() -> AutoencoderKLQwenImage21:
-    """Pictures with an opacity, as videos of one frame, at a sixteenth of their size."""
+    """Images with an opacity, as videos of one frame, at a sixteenth of their size."""
     return AutoencoderKLQwenImage21(
         base_dim=4,
         decoder_base_dim=4,
@@ -29,7 +29,7 @@ def _vae() -> AutoencoderKLQwenImage21:
 
 
 def qwen_image21() -> DiffusionPipeline:
-    """True CFG; one sequence in which the picture sees the text and not the other way round, with its keys kept."""
+    """True CFG; one sequence in which the image sees the text and not the other way round, with its keys kept."""
     processor = qwen3_vl_processor()
     transformer = QwenImage21Transformer2DModel(
         in_channels=4,

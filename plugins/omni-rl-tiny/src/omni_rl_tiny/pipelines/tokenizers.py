@@ -87,7 +87,7 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
 
 
 def qwen3_vl_processor() -> Qwen3VLProcessor:
-    """A tokenizer, and what would scale pictures for the text encoder."""
+    """A tokenizer, and what would scale images for the text encoder."""
     sizes = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
     return Qwen3VLProcessor(
         Qwen2VLImageProcessor(**sizes), qwen_tokenizer(), Qwen3VLVideoProcessor(**sizes), chat_template=PARTS

@@ -44,7 +44,7 @@ def z_image() -> DiffusionPipeline:
 
 
 def z_image_omni() -> DiffusionPipeline:
-    """A text comes in parts, with room for pictures between them, and the sample in a list with these."""
+    """A text comes in parts, with room for images between them, and the sample in a list with these."""
     vision = Siglip2VisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_patches=16, patch_size=16
     )

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from omni_rl.reporting import before_after, grid, still
-from omni_rl.reporting.pictures import data_uri
+from omni_rl.reporting.image_grids import data_uri
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_captions_stand_above_their_picture_and_stay_inside_their_cell():
     ink = np.argwhere((sheet < 128).all(axis=-1))
     cells = [ink[(ink[:, 1] >= left) & (ink[:, 1] < left + 134)] for left in (0, 134, 268)]
     assert all(len(cell) > 20 for cell in cells)
-    assert ink[:, 0].max() < 25  # captions only in the line above the pictures
+    assert ink[:, 0].max() < 25  # captions only in the line above the images
     assert 200 < cells[1][:, 1].max() < 140 + 128  # cut where its cell ends, not much before
     assert (np.asarray(grid([white] * 3, [], columns=3, scale=1)) == 255).all()
 

@@ -8,8 +8,8 @@ import pytest
 
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl.errors import RewardError
+from omni_rl.plugins.blame import MAX_LINES, code_line, describe_failure
 from omni_rl.rewards.builtin import PythonFunction
-from omni_rl.rewards.failures import MAX_LINES, describe_failure, place_of
 
 BATCH = RewardBatch([{}], ["a cat"], [{}], [0])
 
@@ -44,8 +44,8 @@ def score(batch):
 def test_the_line_is_the_users_and_not_the_librarys(tmp_path) -> None:
     error = raised_by(tmp_path / "mine.py", PARSES)
     assert isinstance(error, json.JSONDecodeError)
-    place = place_of(error)
-    assert (place.file, place.line, place.code) == (str(tmp_path / "mine.py"), 7, "return json.loads(text)")
+    line = code_line(error)
+    assert (line.file, line.line, line.code) == (str(tmp_path / "mine.py"), 7, "return json.loads(text)")
     text = describe_failure("mine", error)
     assert text.startswith("reward 'mine' failed: JSONDecodeError: Expecting property name")
     assert f"  at {tmp_path / 'mine.py'}:7\n    return json.loads(text)" in text
@@ -79,7 +79,7 @@ def test_the_first_error_of_a_group_speaks_for_it() -> None:
         asyncio.run(score())
     text = describe_failure("service", caught.value)
     assert "OSError: connection refused" in text
-    assert "test_failures.py:" in text
+    assert "test_blame.py:" in text
     assert 'raise OSError("connection refused")' in text
 
 
@@ -92,4 +92,4 @@ def test_an_error_for_the_user_is_shown_as_it_is() -> None:
 
 def test_an_error_that_was_never_raised_has_no_line() -> None:
     assert describe_failure("r", TimeoutError()) == "reward 'r' failed: TimeoutError"
-    assert place_of(TimeoutError()) is None
+    assert code_line(TimeoutError()) is None
