@@ -13,18 +13,19 @@ from reference_pages.configuration import escaped
 
 HEAD = """# Command line
 
-Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` says the same.
+Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` shows the same text. The commands `export`
+(package `omni-rl-export`), `conformance` and `new` (package `omni-rl-testing`) exist if their package is installed.
 
-What the user can mend (configuration, data, plugins) ends with exit status 2 and one message that says what is wrong,
-where, and what to type next; a run that failed or that the gate refused, with 1; one that was interrupted, with 130.
+Exit codes: 2 for an error that the user can mend (configuration, data, plugins), with one message that says what is
+wrong, where, and what to type next; 1 for a run that failed or that the gate refused; 130 for an interrupted run.
 """
 
 
 def page(root: Path) -> str:
     """The whole file."""
     del root
-    command: Any = typer.main.get_command(app)
-    return "\n".join([HEAD, *(_section(name, inner) for name, inner in command.commands.items())])
+    group: Any = typer.main.get_command(app)
+    return "\n".join([HEAD, *(_section(name, group.get_command(None, name)) for name in group.list_commands(None))])
 
 
 def _section(name: str, command: Any) -> str:
