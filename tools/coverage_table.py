@@ -92,8 +92,8 @@ NOTES: dict[str, str] = {
 }
 """What is behind a failure, where the recorded sentence does not say it."""
 
-FROM_NOISED = """These pipelines compute their first latents from an image and noise with `scale_noise` or `add_noise` if
-`strength` is below 1, or insert the noised image again after every step. omni-rl draws the initial noise of a sample
+FROM_NOISED = """These pipelines compute their first latents from an image and noise with `scale_noise` or `add_noise`
+if `strength` is below 1, or insert the noised image again after every step. omni-rl draws the initial noise of a sample
 itself and trains on every step after it, so it cannot train these pipelines."""
 
 HEAD = """# Which pipelines can be trained
@@ -101,7 +101,7 @@ HEAD = """# Which pipelines can be trained
 Written by `python tools/coverage_table.py` for diffusers {diffusers} (torch {torch}, transformers {transformers}). The
 verdicts come from runs, the rest from the signatures in diffusers.
 
-For each architecture with a verdict, a tiny random pipeline was built from diffusers' own classes, with its text encoders
+For each architecture with a verdict, a tiny random pipeline was built from diffusers' own classes, with text encoders
 and autoencoder, and trained with the universal adapter without a plugin. **pass** means: every row of the gate passes,
 with LoRA and with all weights; without SDE noise, core's latents equal those of the pipeline's own loop; the velocity's
 gradient equals its numerical derivative; and two iterations of FlowGRPO change every adapter and every weight that the
@@ -235,8 +235,8 @@ def page(content: Entry) -> str:
     passing, failing, untried = (len(rows) for rows in lines.values())
     counts = (
         f"Of {len(content['pipelines'])} pipelines {passing} pass and {failing} fail. {untried} were not tried, and "
-        f"{len(needing)} that start from an image, a video or a sound were not tried either. {len(noised)} start from a "
-        f"noised image. {others.total()} do not use flow matching."
+        f"{len(needing)} that start from an image, a video or a sound were not tried either. {len(noised)} start from "
+        f"a noised image. {others.total()} do not use flow matching."
     )
     rows = [row for part in lines.values() for row in part]
     table = ["| architecture | kind | verdict |", "|---|---|---|", *rows]

@@ -13,8 +13,9 @@ from reference_pages.configuration import escaped
 
 HEAD = """# Command line
 
-Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` shows the same text. The commands `export`
-(package `omni-rl-export`), `conformance` and `new` (package `omni-rl-testing`) exist if their package is installed.
+Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` shows the same text. The commands
+`export` (package `omni-rl-export`), `conformance` and `new` (package `omni-rl-testing`) exist if their package is
+installed.
 
 Exit codes: 2 for an error that the user can mend (configuration, data, plugins), with one message that says what is
 wrong, where, and what to type next; 1 for a run that failed or that the gate refused; 130 for an interrupted run.

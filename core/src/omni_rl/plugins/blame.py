@@ -36,7 +36,7 @@ def code_line(error: BaseException, home: Path | None = None) -> CodeLine | None
     """
     if isinstance(error, SyntaxError) and error.filename:
         return CodeLine(error.filename, error.lineno or 1, (error.text or "").strip())
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = list(traceback.extract_tb(error.__traceback__))
     entry = next((i for i, frame in enumerate(frames) if _in_core(frame.filename)), 0)
     frames = [frame for frame in frames[entry:] if not frame.filename.startswith(_IMPORT_SYSTEM)]
     outside = [frame for frame in frames if not _in_core(frame.filename)]

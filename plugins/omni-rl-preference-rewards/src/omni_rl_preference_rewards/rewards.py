@@ -12,15 +12,15 @@ import torch
 
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards.folders import BERT_TOKENIZER, CLIP_TOKENIZER, Files
-from omni_rl_preference_rewards.frames import Pixels, means, images_of
+from omni_rl_preference_rewards.frames import Pixels, images_of, means
 from omni_rl_preference_rewards.loading import shared
 from omni_rl_preference_rewards.options import (
     AestheticOptions,
     ClipScoreOptions,
     HPSv2Options,
+    ImageOptions,
     ImageRewardOptions,
     PickScoreOptions,
-    ImageOptions,
 )
 from omni_rl_preference_rewards.rating import RatingHead, head_width, load_head
 

@@ -1,6 +1,7 @@
 """``omni-rl new KIND NAME``: a plugin that passes its contract suite as generated.
 
-The template ships inside the wheel as ``omni_rl_testing/_template``; in a checkout that is a link to ``plugin-template``.
+The template ships inside the wheel as ``omni_rl_testing/_template``; in a checkout, that is a link to
+``plugin-template``.
 """
 
 from __future__ import annotations
