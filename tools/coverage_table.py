@@ -35,7 +35,7 @@ INPUT = re.compile(
     r"Img2Img|ImageToVideo|Image2Video|VideoToVideo|(?<!T)I2V|I2I|V2V|Inpaint|Control|Edit|Kontext|Fill|Condition|Layered"
     r"|Refin|SR|VACE|(?<!Easy)Animate|Transfer|Redux|InContext|Cloze|HDR|DFR|KV|VideoToWorld|AudioToAudio|Upsampl|WM|Framepack"
 )
-"""Says in a pipeline's name that it starts from a picture, a video or a sound; its signature may make it optional."""
+"""Says in a pipeline's name that it starts from an image, a video or a sound; its signature may make it optional."""
 
 MEDIA_ARGUMENTS = {"image", "images", "video", "control_image", "controls", "mask_image", "input_images"}
 
@@ -75,7 +75,7 @@ NOT_TRIED: dict[str, str] = {
 """Flow matching from text alone, and without a tiny pipeline so far: why."""
 
 NOISED = re.compile(r"\b(scale_noise|add_noise)\(")
-"""In the source of a pipeline with a ``strength``: its latents are made of a picture and noise."""
+"""In the source of a pipeline with a ``strength``: its latents are made of an image and noise."""
 
 NOTES: dict[str, str] = {
     "AnyFlowPipeline": "(a flow map, which is told the next timestep beside this one)",
@@ -83,7 +83,7 @@ NOTES: dict[str, str] = {
     "HeliosPipeline": "(videos are made in chunks, each from noise of its own)",
     "HiDreamImagePipeline": "(in eval mode diffusers runs the experts under torch.no_grad)",
     "HunyuanImagePipeline": "(the published guider keeps a momentum from step to step)",
-    "HunyuanVideoImageToVideoPipeline": "(a thousandth of the picture is added to the latents that it is given)",
+    "HunyuanVideoImageToVideoPipeline": "(a thousandth of the image is added to the latents that it is given)",
     "LTXConditionPipeline": "(its call takes latents for a video to start from, not for noise)",
     "LongCatImageEditPipeline": "(its encode_prompt counts the prompts even when it is given embeddings)",
     "LongCatImagePipeline": "(its encode_prompt counts the prompts even when it is given embeddings)",
@@ -92,20 +92,20 @@ NOTES: dict[str, str] = {
 }
 """What is behind a failure, where the recorded sentence does not say it."""
 
-FROM_NOISED = """These make their first latents of a picture and noise, by `scale_noise` or `add_noise`, where
-`strength` is below 1, or put the noised picture back in after every step. omni-rl draws the noise that a sample starts
-from by itself and learns from every step from there on, so it trains none of them."""
+FROM_NOISED = """These pipelines compute their first latents from an image and noise with `scale_noise` or `add_noise`
+if `strength` is below 1, or insert the noised image again after every step. omni-rl draws the initial noise of a sample
+itself and trains on every step after it, so it cannot train these pipelines."""
 
 HEAD = """# Which pipelines can be trained
 
-Written by `python tools/coverage_table.py` for diffusers {diffusers} (torch {torch}, transformers {transformers}); the
-verdicts come from runs, the rest from diffusers' own signatures.
+Written by `python tools/coverage_table.py` for diffusers {diffusers} (torch {torch}, transformers {transformers}). The
+verdicts come from runs, the rest from the signatures in diffusers.
 
-Each architecture with a verdict was built tiny and random from diffusers' own classes, with its text encoders and
-autoencoder, and trained by the universal adapter without a line of its own. **pass** means: the gate is green, with
-adapters and with all weights; without noise, core's latents are those of the plain pipeline's own loop; the velocity's
-gradient is its slope; and two iterations of FlowGRPO move every adapter and every weight that the velocity depends on
-(`core/tests/verdicts.py`). Most of them have no plugin and need none.
+For each architecture with a verdict, a tiny random pipeline was built from diffusers' own classes, with text encoders
+and autoencoder, and trained with the universal adapter without a plugin. **pass** means: every row of the gate passes,
+with LoRA and with all weights; without SDE noise, core's latents equal those of the pipeline's own loop; the velocity's
+gradient equals its numerical derivative; and two iterations of FlowGRPO change every adapter and every weight that the
+velocity depends on (`core/tests/verdicts.py`). Most of these architectures have no plugin and do not need one.
 
 {counts}
 """
@@ -234,22 +234,22 @@ def page(content: Entry) -> str:
             lines["not tried"].append(f"| {name} | from text | not tried: {NOT_TRIED[name]} |")
     passing, failing, untried = (len(rows) for rows in lines.values())
     counts = (
-        f"Of {len(content['pipelines'])} pipelines {passing} pass and {failing} fail, {untried} and another "
-        f"{len(needing)} that start from a picture, a video or a sound were not tried, {len(noised)} start from a "
-        f"noised picture, {others.total()} match no flow."
+        f"Of {len(content['pipelines'])} pipelines {passing} pass and {failing} fail. {untried} were not tried, and "
+        f"{len(needing)} that start from an image, a video or a sound were not tried either. {len(noised)} start from "
+        f"a noised image. {others.total()} do not use flow matching."
     )
     rows = [row for part in lines.values() for row in part]
     table = ["| architecture | kind | verdict |", "|---|---|---|", *rows]
-    tail = ["", "## Start from a picture, a video or a sound, not tried", "", ", ".join(needing) + ".", ""]
-    tail += ["## Start from a noised picture", "", FROM_NOISED, "", ", ".join(noised) + ".", ""]
-    tail += ["## Not flow matching", "", "By the schedulers that they are annotated with:", ""]
+    tail = ["", "## Start from an image, a video or a sound, not tried", "", ", ".join(needing) + ".", ""]
+    tail += ["## Start from a noised image", "", FROM_NOISED, "", ", ".join(noised) + ".", ""]
+    tail += ["## Not flow matching", "", "By the schedulers in their type annotations:", ""]
     tail += [f"* {count}: {schedulers}" for schedulers, count in sorted(others.items())]
     return HEAD.format(**content["versions"], counts=counts) + "\n" + "\n".join([*table, *tail]) + "\n"
 
 
 def _kind(entry: Entry) -> str:
     made = " and ".join(sorted(entry["media"], key=["image", "video", "audio"].index)) or "nothing"
-    return f"{'text and pictures' if entry['needs_input'] else 'text'} to {made}"
+    return f"{'text and images' if entry['needs_input'] else 'text'} to {made}"
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from reference_pages.configuration import escaped
 
 HEAD = """# Command line
 
-Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` says the same. The last commands come
-from packages of their own; where one is not installed, its command says what to install.
+Written by `python tools/reference.py` from the parser. `omni-rl COMMAND --help` shows the same text. The last
+commands come from separate packages. If its package is not installed, a command prints what to install.
 
-What the user can mend (configuration, data, plugins) ends with exit status 2 and one message that says what is wrong,
-where, and what to type next; a run that failed or that the gate refused, with 1; one that was interrupted, with 130.
+Exit codes: 2 for an error that the user can mend (configuration, data, plugins), with one message that says what is
+wrong, where, and what to type next; 1 for a run that failed or that the gate refused; 130 for an interrupted run.
 """
 
 EXTRAS = {"conformance": "testing"}

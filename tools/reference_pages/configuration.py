@@ -19,16 +19,16 @@ from omni_rl.plugins.discovery import KINDS
 HEAD = """# Configuration
 
 Written by `python tools/reference.py` from the models that validate a configuration. A key is written as on the command
-line (`omni-rl train run.yaml train.lr=1e-4`); `[]` stands for an entry of a list. An unknown key is an error that names
-its line and the nearest key.
+line (`omni-rl train run.yaml train.lr=1e-4`); `[]` stands for an entry of a list. An unknown key is an error that gives
+its line and the most similar key.
 
-`omni-rl config run.yaml --explain` prints every effective value and who set it. Later ones win: core, the model plugin,
-the algorithm, the pair, a local file, the file, an override.
+`omni-rl config run.yaml --explain` prints every effective value and its origin. Later layers override earlier ones:
+core, the model plugin, the algorithm, the pair, a local plugin, the YAML file, an override.
 """
 PLUGINS = """## Options of plugins
 
-They stand in the section of their kind, beside the key that names the plugin. Model plugins have none so far: a
-pipeline's own arguments stand in `rollout.call`, and are checked against the signature of its `__call__`.
+The options of a plugin are keys of the section that names the plugin. Model plugins have no options so far: arguments
+of the pipeline are keys of `rollout.call`, and are checked against the signature of its `__call__`.
 """
 COLUMNS = "| key | value | default | meaning |\n|---|---|---|---|"
 REQUIRED = "*required*"

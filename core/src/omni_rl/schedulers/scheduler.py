@@ -133,7 +133,7 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
             raise UserError("s_churn, s_tmin, s_tmax and s_noise are not supported", "use noise_level and sde_type")
         if isinstance(timestep, torch.Tensor) and timestep.ndim:
             if (timestep != timestep[0]).any():
-                raise UserError("step() needs one timestep for all rows", "else use sample_previous_step()")
+                raise UserError("step() needs one timestep for all rows", "for several, use sample_previous_step()")
             timestep = timestep[0]
         if self.step_index is None:
             self._step_index = int(self._indices(timestep)) if self.begin_index is None else self.begin_index

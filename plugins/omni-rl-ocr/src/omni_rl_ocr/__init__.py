@@ -1,4 +1,4 @@
-"""OCR rewards: ``ocr`` (PP-OCR, to train with) and ``ocr_tesseract`` (an independent second reader); their prompts."""
+"""OCR rewards: ``ocr`` (PP-OCR, for training) and ``ocr_tesseract`` (an independent recogniser); prompt format."""
 
 from omni_rl_ocr.prompts import read_ocr_text
 from omni_rl_ocr.rewards import OCRConfig, OCRReward, TesseractConfig, TesseractReward

@@ -1,4 +1,4 @@
-"""Flow-GRPO's OCR prompts: the text to write stands between double quotes."""
+"""Flow-GRPO's OCR prompts: the text to write is between double quotes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omni_rl_ocr.text import target_text
 
 
 def read_ocr_text(path: Path, prompt_column: str) -> list[PromptRow]:
-    """``ocr_txt``: one prompt a line; its first double-quoted part becomes the metadata column ``text``.
+    """``ocr_txt``: one prompt per line; its first double-quoted part becomes the metadata column ``text``.
 
     The layout is that of ``dataset/ocr/*.txt`` in https://github.com/yifan123/flow_grpo. A line without a target is
     found here, and not by the reward in the middle of a run.

@@ -1,4 +1,4 @@
-"""The reader that rewards: PP-OCRv6 (small) as the `rapidocr` wheel carries it, so nothing is downloaded."""
+"""The recogniser of the reward ``ocr``: PP-OCRv6 (small) from the `rapidocr` wheel, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class SceneReader:
 
 
 def _model_file() -> Path:
-    """The recogniser inside the installed wheel. Exactly this one: another model would be another reward."""
+    """Path of the recogniser in the installed wheel. Another model would change the reward, so no other is used."""
     package = importlib.util.find_spec("rapidocr")
     assert package is not None
     assert package.origin is not None

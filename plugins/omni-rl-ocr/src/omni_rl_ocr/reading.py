@@ -1,4 +1,4 @@
-"""What recognisers share: images in, text and confidence out."""
+"""The interface of recognisers: they read images and return text with a confidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Reading:
-    """Text as the recogniser wrote it, and its own confidence in [0, 1] (0 when it read nothing)."""
+    """The recogniser's text, and its confidence in [0, 1] (0 when it read nothing)."""
 
     text: str
     confidence: float

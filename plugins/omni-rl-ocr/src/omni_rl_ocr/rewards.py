@@ -1,4 +1,4 @@
-"""The rewards as a run sees them: a config, and ``score`` over a batch."""
+"""The reward classes: their options, and ``score`` for a batch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TargetConfig(BaseModel):
 
     column: str | None = Field(
         default=None,
-        description="metadata column with the text to read; unset: the prompt's first double-quoted part",
+        description="metadata column with the target text; null: the prompt's first double-quoted part",
     )
     use_confidence: bool = Field(
         default=False,
-        description="multiply the score by the recogniser's confidence: a finer signal than whole characters",
+        description="multiply the score by the recogniser's confidence, a finer signal than whole characters",
     )
 
 
@@ -34,28 +34,28 @@ class OCRConfig(TargetConfig):
 
     detect: bool = Field(
         default=False,
-        description="find text lines in the image first (whole scenes); off: the image is one line of text",
+        description="first find the lines of text in the image (for scenes); false: the image is one line of text",
     )
     width: int | None = Field(
         default=None,
         ge=16,
         le=4096,
-        description="pixels, recogniser input width at a height of 48 (ignored with `detect`); unset: keep the aspect",
+        description="input width in pixels at a height of 48 (ignored with `detect`); null: keep the aspect ratio",
     )
-    threads: int | None = Field(default=None, ge=1, description="onnxruntime threads; unset: onnxruntime decides")
+    threads: int | None = Field(default=None, ge=1, description="threads of onnxruntime; null: chosen by onnxruntime")
 
 
 class TesseractConfig(TargetConfig):
     """Options of the reward ``ocr_tesseract``."""
 
     characters: str | None = Field(
-        default=None, min_length=1, description="the only characters that may be read, such as 0123456789"
+        default=None, min_length=1, description="characters that tesseract may read, such as 0123456789; null: all"
     )
     page_mode: int = Field(
         default=7, ge=3, le=13, description="tesseract's --psm: 7 is one line of text, 11 is text anywhere"
     )
     height: int = Field(
-        default=64, ge=16, le=4096, description="pixels, images are scaled to this height before reading"
+        default=64, ge=16, le=4096, description="images are scaled to this height in pixels before reading"
     )
 
 
@@ -77,7 +77,7 @@ class OCRReward:
 
 
 class TesseractReward:
-    """``ocr_tesseract``: the same score as read by tesseract, to check that a gain is not one recogniser's taste."""
+    """``ocr_tesseract``: the same score with tesseract, to check that a gain does not depend on one recogniser."""
 
     Config = TesseractConfig
     scope: Literal["sample", "group"] = "sample"

@@ -1,4 +1,4 @@
-"""The second reader: the `tesseract` program. It shares no code, model or training data with PP-OCR."""
+"""The second recogniser: the `tesseract` program. It shares no code, model or training data with PP-OCR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What should be read, and how close a reading comes to it. Pure text, no images."""
+"""The target text of a prompt, and the score of a reading compared with it. Uses only text, no images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageReward (arXiv 2304.05977): BLIP reads the prompt while it looks at the image, a head rates what it read."""
+"""ImageReward (arXiv 2304.05977): BLIP encodes the prompt with attention to the image, and a head rates the result."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from omni_rl_preference_rewards.rating import RatingHead
 from omni_rl_preference_rewards.tokens import tokenize
 
 TOKENS = 35
-"""What ImageReward reads of a prompt, opening and closing token included."""
+"""The number of tokens that ImageReward reads, including the opening and closing token."""
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's ratings over the authors' data, by which ``ImageReward.score`` standardises."""
+"""Of the head's ratings on the authors' data; ``ImageReward.score`` standardises with them."""
 
 
 class ImageRewardModel(BlipPreTrainedModel):

@@ -30,7 +30,7 @@ class Clip:
 
     @property
     def size(self) -> int:
-        """Side of the images that it takes, in pixels."""
+        """Height and width of its input images, in pixels."""
         return int(self._model.config.vision_config.image_size)
 
     @property

@@ -1,4 +1,4 @@
-"""``omni-rl-convert-reward``: published checkpoints that are pickles, once, to safetensors.
+"""``omni-rl-convert-reward``: converts published checkpoints that are pickles to safetensors.
 
 A pickle can run code when it is read, so no reward reads one. This program reads with ``weights_only=True``, which
 admits tensors and plain containers and nothing else.
@@ -28,7 +28,7 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder to wr
 
 
 def main() -> None:
-    """Entry point: what the user can mend exits 2."""
+    """Entry point; an error that the user can mend exits with code 2."""
     try:
         app()
     except UserError as error:
@@ -100,12 +100,12 @@ def aesthetic(
 
 @app.command("transformers")
 def transformers_folder(checkpoint: Source) -> None:
-    """A pytorch_model.bin of transformers (CLIP, PickScore): writes model.safetensors beside it."""
+    """A pytorch_model.bin of transformers (CLIP, PickScore): writes model.safetensors to the same folder."""
     _save(_read(checkpoint), checkpoint.with_name("model.safetensors"))
 
 
 def _read(checkpoint: Path, inside: str | None = None) -> dict[str, Any]:
-    """The table of tensors that a file holds, or that it holds under the key ``inside``. Raises ModelError."""
+    """The tensors of a file by name, or those under its key ``inside``. Raises ModelError."""
     import torch
 
     if not checkpoint.is_file():
@@ -142,7 +142,7 @@ def _write_model(kind: Any, config: Any, tokenizer: Any, tensors: Any, checkpoin
 
 
 def _check(wanted: Mapping[str, Any], tensors: Mapping[str, Any], checkpoint: Path) -> None:
-    """Raise ModelError unless names and shapes are the model's."""
+    """Raise ModelError unless names and shapes equal those of the model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))

@@ -1,4 +1,4 @@
-"""Checks of a reward's files before anything is loaded: cheap, so that a run stops before its model is loaded, too."""
+"""Checks the files of a reward. The checks are fast, so a run stops before it loads its model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BERT_TOKENIZER = (("tokenizer.json",), ("vocab.txt",))
 
 @dataclass(frozen=True)
 class Files:
-    """What a reward needs on the disk.
+    """The files that a reward needs.
 
     Attributes:
         reward: its key, for messages.
@@ -56,7 +56,7 @@ class Files:
             raise self.error(f"there is no file {path}")
 
     def error(self, what: str) -> ModelError:
-        """An error that names the reward and says what to download and type."""
+        """An error that names the reward, and gives the commands that download and convert the files."""
         return ModelError(f"reward {self.reward!r}: {what}", "\n  ".join(self.get))
 
     def _family(self, config: Path) -> object:
@@ -68,7 +68,7 @@ class Files:
 
 
 def _pickled(folder: Path) -> str:
-    """What to do about weights that are there as a pickle."""
+    """The hint for weights that exist only as a pickle."""
     found = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if not found:
         return ""

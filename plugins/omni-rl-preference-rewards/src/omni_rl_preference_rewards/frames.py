@@ -35,7 +35,7 @@ def images_of(batch: RewardBatch, frames: int | None) -> tuple[list[Pixels], lis
         else:
             present = ", ".join(sorted(media)) or "nothing"
             raise RewardError(
-                f"this reward scores images, but the sample of prompt {batch.prompts[row]!r} holds {present}",
+                f"this reward scores images, but the sample of prompt {batch.prompts[row]!r} has {present}",
                 "use a model that produces images or video, or another reward",
             )
         images += own
@@ -44,7 +44,7 @@ def images_of(batch: RewardBatch, frames: int | None) -> tuple[list[Pixels], lis
 
 
 def evenly_spaced(count: int, wanted: int | None) -> list[int]:
-    """The middle frame of each of ``wanted`` equal parts of ``count`` frames; all where there are no more."""
+    """The middle frame of each of ``wanted`` equal parts of ``count`` frames; all frames if there are no more."""
     if wanted is None or wanted >= count:
         return list(range(count))
     return [int((part + 0.5) * count / wanted) for part in range(wanted)]

@@ -1,4 +1,4 @@
-"""Weights: loaded at the first use, completely or not at all, and once for all rewards of a process."""
+"""Loads weights at the first use, and only once for all rewards of a process. Missing weights are an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _lock = Lock()
 
 
 def shared(build: Callable[..., T], *arguments: Hashable) -> T:
-    """``build(*arguments)``, or what an earlier call built of the same while somebody still holds it.
+    """``build(*arguments)``, or the object of an earlier call with the same arguments while it is still in use.
 
     A run builds its rewards twice, for training and for validation, and two rewards may stand on one CLIP.
     """

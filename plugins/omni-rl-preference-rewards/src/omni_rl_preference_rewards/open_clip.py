@@ -1,4 +1,4 @@
-"""open_clip's names of a CLIP model's weights as transformers' (https://github.com/mlfoundations/open_clip)."""
+"""Translates open_clip's weight names to those of transformers (https://github.com/mlfoundations/open_clip)."""
 
 from __future__ import annotations
 

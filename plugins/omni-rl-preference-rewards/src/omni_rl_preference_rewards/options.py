@@ -18,10 +18,10 @@ class ImageOptions(BaseModel):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="where the scoring model runs: auto (the first CUDA device if there is one), cpu, cuda or cuda:N",
+        description="device of the scoring model: auto (the first CUDA device if there is one), cpu, cuda or cuda:N",
     )
     frames: PositiveInt | None = Field(
-        8, description="a video scores the mean over so many evenly spaced frames; null: over all its frames"
+        8, description="a video's score is the mean over this number of evenly spaced frames; null: over all frames"
     )
 
 
@@ -30,7 +30,7 @@ class PromptOptions(ImageOptions):
 
     long_prompts: LongPrompts = Field(
         "error",
-        description="a prompt with more tokens than the scoring model reads: an error, or scored by its beginning",
+        description="for a prompt with more tokens than the model reads: 'error', or 'truncate' it",
     )
 
 
@@ -44,7 +44,7 @@ class ClipScoreOptions(PromptOptions):
     scale: Literal["clip_s", "percent", "cosine"] = Field(
         "clip_s", description="clip_s: 2.5 max(cos, 0), as published; percent: 100 max(cos, 0); cosine: cos"
     )
-    prefix: str = Field("A photo depicts ", description="put before every prompt; the published score has this one")
+    prefix: str = Field("A photo depicts ", description="text before every prompt; default: as published")
 
 
 class PickScoreOptions(PromptOptions):
@@ -65,11 +65,11 @@ class HPSv2Options(PromptOptions):
     """Options of ``hps_v2``."""
 
     path: Path = Field(
-        description="folder that omni-rl-convert-reward made of a checkpoint of xswu/HPSv2, v2.0 or v2.1",
+        description="output folder of omni-rl-convert-reward for a checkpoint of xswu/HPSv2, v2.0 or v2.1",
         examples=["./hps-v2.1"],
     )
     scale: Literal["cosine", "percent"] = Field(
-        "cosine", description="cosine: as hpsv2.score answers (about 0.3); percent: 100 times that, as in its tables"
+        "cosine", description="cosine: as hpsv2.score (about 0.3); percent: 100 times that, as in its tables"
     )
 
 
@@ -81,7 +81,7 @@ class AestheticOptions(ImageOptions):
         examples=["./clip-vit-large-patch14"],
     )
     head: Path = Field(
-        description="safetensors file of the predictor, made by omni-rl-convert-reward",
+        description="safetensors file of the predictor, written by omni-rl-convert-reward",
         examples=["./aesthetic.safetensors"],
     )
 
@@ -90,6 +90,6 @@ class ImageRewardOptions(PromptOptions):
     """Options of ``image_reward``."""
 
     path: Path = Field(
-        description="folder that omni-rl-convert-reward made of ImageReward.pt of THUDM/ImageReward",
+        description="output folder of omni-rl-convert-reward for ImageReward.pt of THUDM/ImageReward",
         examples=["./image-reward"],
     )

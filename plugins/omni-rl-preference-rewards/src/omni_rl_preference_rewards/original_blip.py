@@ -15,7 +15,7 @@ import torch
 from transformers import BlipConfig
 
 HEAD_WIDTH = 64
-"""Of each attention head, in every BERT and in both sizes of BLIP; the weights do not tell."""
+"""Width of each attention head in every BERT and in both sizes of BLIP. The weights do not contain it."""
 
 _RENAMED = (
     (r"^blip\.visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -44,7 +44,7 @@ def _renamed(key: str) -> str:
 
 
 def blip_config(published: Mapping[str, torch.Tensor]) -> BlipConfig:
-    """Sizes read from ImageReward's weights. Raises KeyError naming a weight that is not there."""
+    """Sizes read from ImageReward's weights. Raises KeyError with the name of a missing weight."""
     return BlipConfig(vision_config=_vision(published), text_config=_text(published))
 
 

@@ -1,4 +1,4 @@
-"""From images of any size to what a vision transformer takes, as the published scores do it."""
+"""Prepares images of any size for a vision transformer, in the same way as the published scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Prepare = Callable[[Sequence[Pixels]], torch.Tensor]
 
 
 def cropped_as(folder: Path) -> Prepare:
-    """What the folder's ``preprocessor_config.json`` says: of CLIP, the shorter side to S and the middle square.
+    """Preparation by ``preprocessor_config.json`` of the folder; CLIP: resize the shorter side to S, crop the centre.
 
     Pillow resizes, whether or not torchvision is installed: it is what the published scores were computed with.
     """
@@ -41,7 +41,7 @@ def _processed(processor: CLIPImageProcessorPil) -> Prepare:
 
 
 def fitted_to(size: int) -> Prepare:
-    """The longer side to ``size`` pixels, black around it: nothing of the image is lost.
+    """Resize the longer side to ``size`` pixels, and fill the rest with black, so that nothing is cropped.
 
     ``ResizeMaxSize`` of hpsv2 (resize_longest_max), which works on floats in [0, 1]: bicubic with antialiasing, which
     is torchvision's default for tensors since 0.17, without clamping.

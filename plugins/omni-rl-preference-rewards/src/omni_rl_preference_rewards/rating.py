@@ -14,7 +14,7 @@ from omni_rl.errors import ModelError
 
 HIDDEN = (1024, 128, 64, 16)
 PLACES = (0, 2, 4, 6, 7)
-"""Where the linear layers stand in the published ``nn.Sequential``; dropout, which scoring has no use for, between."""
+"""Positions of the linear layers in the published ``nn.Sequential``. The layers between them are dropout."""
 
 
 class RatingHead(nn.Module):
@@ -36,7 +36,7 @@ class RatingHead(nn.Module):
 
 
 def head_width(file: Path) -> int:
-    """The width of the embeddings that a head's file takes, from its header alone.
+    """The width of the embeddings that a head accepts; reads only the header of its file.
 
     Raises:
         ModelError: it is not a safetensors file of such a head.

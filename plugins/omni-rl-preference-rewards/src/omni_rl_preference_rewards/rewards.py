@@ -1,4 +1,4 @@
-"""The rewards as a run sees them. Model code and weights are imported and loaded at the first call."""
+"""The reward classes. They import model code and load weights at the first call."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class _ScoreOfImages(ABC):
-    """What the rewards share: a score of a sample is the mean over its images.
+    """Base class of the rewards: the score of a sample is the mean over its images.
 
-    As many images go through the model at once as the call has samples, so ``batch_size`` bounds both.
+    One forward pass has at most as many images as the call has samples, so ``batch_size`` limits both.
     """
 
     scope: ClassVar[Literal["sample", "group"]] = "sample"
@@ -67,7 +67,7 @@ class _ScoreOfImages(ABC):
 
 
 class _ClipReward(_ScoreOfImages):
-    """What the rewards on a CLIP share; ``_processor`` is the folder of its tokenizer and preprocessor."""
+    """Base class of the rewards with CLIP; ``_processor`` is the folder of its tokenizer and preprocessor."""
 
     def __init__(self, config: ClipScoreOptions | PickScoreOptions | HPSv2Options | AestheticOptions) -> None:
         super().__init__(config)
@@ -167,7 +167,7 @@ class PickScore(_CosineReward):
 
 
 class HPSv2(_CosineReward):
-    """``hps_v2``: cos, about 0.25 to 0.33; of HPSv2 or HPSv2.1, whichever was converted.
+    """``hps_v2``: cos, about 0.25 to 0.33; HPSv2 or HPSv2.1, depending on the converted checkpoint.
 
     arXiv 2306.09341; ``hpsv2.score``, which unlike the other two shrinks the whole image instead of cropping it.
     """
@@ -199,7 +199,7 @@ class HPSv2(_CosineReward):
 
 
 class Aesthetic(_ClipReward):
-    """``aesthetic``: a rating between about 1 and 10 of the image alone; the prompt does not matter.
+    """``aesthetic``: a rating of the image between about 1 and 10; it does not depend on the prompt.
 
     LAION's improved-aesthetic-predictor (``sac+logos+ava1-l14-linearMSE``) on unit embeddings of CLIP ViT-L/14.
     """

@@ -1,4 +1,4 @@
-"""Random models of the real classes, small enough to make on the spot: to try a configuration without a download.
+"""Builds small random models of the real classes, to try a configuration without a download.
 
 Their scores mean nothing, and differ between images and prompts.
 """
@@ -20,7 +20,7 @@ from omni_rl_preference_rewards.blip import ImageRewardModel
 from omni_rl_preference_rewards.rating import RatingHead
 
 WIDTH = 32
-"""Of the embeddings that :func:`build_clip` gives and :func:`build_head` takes."""
+"""Width of the embeddings of :func:`build_clip`, which :func:`build_head` accepts."""
 
 _TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 _PICTURE = {"image_size": 32, "patch_size": 8, "hidden_act": "gelu"}
@@ -71,7 +71,7 @@ def _bert_tokenizer() -> BertTokenizer:
 
 
 def _random(build: Callable[[], Any], seed: int) -> Any:
-    """A model whose matrices have entries of deviation 1 / sqrt(fan in), so that inputs show in its outputs."""
+    """Set the matrices to random values of deviation 1 / sqrt(fan in), so that outputs depend on inputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()

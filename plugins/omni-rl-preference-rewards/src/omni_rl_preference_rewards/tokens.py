@@ -1,4 +1,4 @@
-"""Prompts as token ids. A prompt is never cut without being asked to."""
+"""Prompts as token ids. A prompt is truncated only if the option ``long_prompts`` says so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from omni_rl_preference_rewards.options import LongPrompts
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], limit: int, long_prompts: LongPrompts) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` (N, limit) int64, padded to the limit so that a text's own ids decide alone.
+    """``input_ids`` and ``attention_mask`` (N, limit) int64. All are padded to the limit, so a text's score does not
+    depend on other texts.
 
     Args:
         tokenizer: of transformers; adds its special tokens, which count.

@@ -13,7 +13,7 @@ __all__ = ["build_random", "tiny_qwen_signs", "tiny_random"]
 
 
 def tiny_qwen_signs() -> Path:
-    """Folder of the checkpoint ``tiny-qwen-signs``: a QwenImagePipeline that writes two-digit signs badly.
+    """Folder of the checkpoint ``tiny-qwen-signs``: a QwenImagePipeline whose two-digit signs are hard to read.
 
     ``prompts_train.jsonl`` and ``prompts_heldout.jsonl`` lie in it (rows ``{"prompt": ..., "text": "42"}``), and
     ``provenance.json`` says how it was made and how well it scores. Images are 64 x 32 pixels (width x height).

@@ -1,4 +1,4 @@
-"""Assembles tiny but real Qwen-Image pipelines: every part is the class that the large model uses."""
+"""Builds tiny but real Qwen-Image pipelines: every component has the class of the large model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROPE_AXES = {16: (4, 6, 6), 32: (8, 12, 12)}  # head dimension -> share of (fra
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a pipeline is.
+    """Sizes of a pipeline.
 
     Attributes:
         layers, heads, head_dim: of the transformer; its width is heads * head_dim. head_dim is 16 or 32.

@@ -1,4 +1,4 @@
-"""The tiny random pipelines, each built when it is first asked for and then kept.
+"""Builds each tiny random pipeline at its first use, and stores it on disk.
 
 They lie under ``$XDG_CACHE_HOME/omni-rl/tiny-random``, in a folder of their own for each set of versions that makes
 them.

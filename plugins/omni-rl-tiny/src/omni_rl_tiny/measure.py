@@ -1,4 +1,4 @@
-"""How legible a pipeline's signs are, by the OCR score of omni-rl-ocr. Needs the extra ``omni-rl-tiny[pretrain]``."""
+"""Measures the legibility of a pipeline's signs by OCR score. Needs the extra ``omni-rl-tiny[pretrain]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small preference set: of two legible signs with one number, the one on the lighter ground is preferred.
+"""A small preference set: of two legible signs with the same number, the one on the lighter ground is preferred.
 
 python -m omni_rl_tiny.pairs FOLDER writes pairs_train.jsonl (80 numbers) and pairs_heldout.jsonl (the other 20) with
 their images. The ones that ship lie beside the checkpoint ``tiny-qwen-signs``.
@@ -17,7 +17,7 @@ from PIL import Image
 from omni_rl_tiny.signs import CLEAN, HELD_OUT, TRAINED, draw_sign, prompt_for
 
 DARK, LIGHT = 95.0, 150.0
-"""Mean brightness, of 255, of a rejected image at most and of a chosen one at least."""
+"""(largest mean brightness of a rejected image, smallest of a chosen image), of 255."""
 
 
 def write_pairs(folder: Path, seed: int = 0) -> None:

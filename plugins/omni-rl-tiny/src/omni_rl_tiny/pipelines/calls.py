@@ -1,4 +1,4 @@
-"""How each architecture's tiny pipeline is called: small, short texts, guidance on, the hardest case of each."""
+"""Call arguments for each architecture's tiny pipeline: small size, short texts, guidance on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and clips that say where things are: channels beside the sample's, masks, ControlNets."""
+"""Pipelines with control images and videos: extra channels, masks, ControlNets."""
 
 from __future__ import annotations
 
