@@ -99,7 +99,7 @@ def test_a_scheduler_that_predicts_no_velocity_is_refused(architecture, predicti
 def test_a_table_of_another_process_is_refused(with_scheduler):
     """Velocities, but noise levels of a diffusion process: they do not lie in [0, 1]."""
     assembly = with_scheduler("SanaPipeline", use_flow_sigmas=False).fresh()
-    with pytest.raises(ModelError, match="sigmas of flow matching fall strictly from at most 1"):
+    with pytest.raises(ModelError, match="sigmas must decrease strictly from at most 1"):
         assembly.draw(assembly.requests())
 
 

@@ -70,7 +70,7 @@ def test_check_tells_each_fate(install):
         load(find("rewards", "fake_broken"))
     assert rows["broken"].text == str(caught.value)
     assert "Did you mean 'predict'?" in rows["misspelt"].text
-    assert "has the name of a hook but is not marked" in rows["unmarked"].text
+    assert "has the name of a hook but no hookimpl marker" in rows["unmarked"].text
     assert "tryfirst" in rows["tryfirst"].text
     assert "exit status 3" in rows["crash"].text
     assert "a library spoke" in rows["crash"].text

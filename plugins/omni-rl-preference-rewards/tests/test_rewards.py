@@ -159,7 +159,7 @@ def test_videos_and_images_may_share_a_batch(build: Build, samples: RewardBatch)
 
 def test_sound_is_refused(build: Build) -> None:
     sound = {"audio": Media("audio", np.zeros((1, 8), np.float32), 16000.0)}
-    with pytest.raises(RewardError, match="prompt 'a bell' holds audio"):
+    with pytest.raises(RewardError, match="prompt 'a bell' has audio"):
         build(Aesthetic).score(RewardBatch([sound], ["a bell"], [{}], [0]))
 
 

@@ -12,8 +12,8 @@ arXiv 2404.09656), ref <- d ref + (1 - d) policy.
 
 ``diffusion_dpo`` forms pairs from the samples of every iteration: the best and the worst sample of each group, the
 second best and the second worst, and so on; two samples with the same reward form no pair. ``diffusion_dpo_offline``
-learns from ``data:`` with the columns prompt, chosen and rejected (:mod:`omni_rl_diffusion_dpo.stored_pairs`), and samples only in
-validation.
+learns from ``data:`` with the columns prompt, chosen and rejected (:mod:`omni_rl_diffusion_dpo.stored_pairs`), and
+samples only in validation.
 """
 
 from __future__ import annotations
