@@ -79,7 +79,7 @@ def test_pictures_of_another_size_are_scaled_and_cropped(run, tmp_path):
     [
         ({"rejected": None}, "the row of 'hello' has no column rejected with a picture's path"),
         ({"chosen": "missing.png"}, r"missing.png cannot be read: No such file"),
-        ({"chosen": "pairs.txt"}, r"pairs.txt is not a picture that can be read"),
+        ({"chosen": "pairs.txt"}, r"pairs.txt is not a readable image"),
     ],
 )
 def test_what_is_wrong_is_said(run, tmp_path, changes, says):

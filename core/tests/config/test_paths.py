@@ -147,7 +147,8 @@ def test_a_local_plugin_that_fails_does_not_hide_other_mistakes(written, project
     (project / "mine.py").write_text("import nothing_of_this_name\n")
     with pytest.raises(Exception, match=r"^2 problems in config.yaml:\n") as error:
         resolve(written("plugins: [./mine.py]\ntrain: {lrr: 1}\n"))
-    assert f"config.yaml:9:1: The local plugin {project}/mine.py:1 fails." in str(error.value)
+    assert f"config.yaml:9:1: {project}/mine.py cannot be imported: " in str(error.value)
+    assert f"at {project}/mine.py:1" in str(error.value)
     assert "config.yaml:10:9: unknown key 'train.lrr'. Did you mean 'lr'?" in str(error.value)
 
 
@@ -190,5 +191,5 @@ def test_a_hub_that_cannot_be_reached(project, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
-    with pytest.raises(ModelError, match=r"model\.path 'some/model' cannot be had from the hub: "):
+    with pytest.raises(ModelError, match=r"model\.path 'some/model' cannot be downloaded from the hub: "):
         resolve("config.yaml", ["model.path=some/model", "model.hub=true"])
