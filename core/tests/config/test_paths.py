@@ -191,5 +191,5 @@ def test_a_hub_that_cannot_be_reached(project, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
-    with pytest.raises(ModelError, match=r"model\.path 'some/model' cannot be had from the hub: "):
+    with pytest.raises(ModelError, match=r"model\.path 'some/model' cannot be downloaded from the hub: "):
         resolve("config.yaml", ["model.path=some/model", "model.hub=true"])
