@@ -33,9 +33,9 @@ from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.advantages import group_advantages
 from omni_rl.objectives.forward_process import ForwardProcess, noised_at
-from omni_rl_diffusion_dpo import stored_pairs
 from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
 from omni_rl_diffusion_dpo.pairs import paired
+from omni_rl_diffusion_dpo.stored_pairs import OfflinePairs
 
 
 class PairLoss(ForwardProcess):
@@ -89,7 +89,7 @@ class PairLoss(ForwardProcess):
         return -self.config.beta / 2 * (error - reference)
 
 
-class OfflineDiffusionDPO(PairLoss):
+class OfflineDiffusionDPO(OfflinePairs, PairLoss):
     """The algorithm hooks of Diffusion-DPO on pairs of a dataset."""
 
     Config = OfflineDiffusionDPOConfig
@@ -98,25 +98,6 @@ class OfflineDiffusionDPO(PairLoss):
     def traits(self, config: OfflineDiffusionDPOConfig) -> AlgorithmTraits:
         """It learns from the pairs of a file."""
         return AlgorithmTraits(offline=True, needs_groups=False, keeps=frozenset({self._reference}), sde=())
-
-    @hookimpl
-    def check_prompts(self, path: str, rows: Sequence[PromptRow]) -> None:
-        """Every row names two images, and they are there."""
-        stored_pairs.require_images(path, rows)
-
-    @hookimpl
-    def experience_source(
-        self,
-        config: schema.Config,
-        model: LoadedModel,
-        hooks: Any,
-        policy: Policy,
-        prompts: PromptSet,
-        held_out: Sequence[PromptRow],
-        fingerprint: str,
-    ) -> ExperienceSource:
-        """The pairs of the run's data."""
-        return stored_pairs.StoredPairs(config, model, hooks, policy, prompts, held_out, fingerprint)
 
 
 class DiffusionDPO(PairLoss):
