@@ -27,6 +27,7 @@ from omni_rl.run import core_hooks
 from omni_rl.run.experience import Sampled
 from omni_rl.run.preflight import check_ahead
 from omni_rl.run.spec import spec_of
+from omni_rl.run.weight_sync import give_weights
 from omni_rl.storage import checkpoint
 
 
@@ -138,6 +139,7 @@ def _trainer_and_engine(resolved: Resolved, hooks: Hooks) -> tuple[Backend, Engi
         model = _loader(resolved)()
         model.hooks = hooks
     engine: Engine = resolved.engine.object(context_of(resolved, hooks, resolved.engine.options, backend.model))
+    give_weights(backend, engine, 0, "trained")  # an engine elsewhere has loaded the base, without adapters
     return backend, engine, model
 
 
