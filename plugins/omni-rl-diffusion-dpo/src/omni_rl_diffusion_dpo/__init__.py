@@ -17,18 +17,12 @@ and the second worst, and so on; two that are worth the same make no pair. ``dif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from tensordict import TensorDict
 from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
-from omni_rl.contracts import schema
-from omni_rl.contracts.interfaces import ExperienceSource, Policy
-from omni_rl.contracts.model import LoadedModel
-from omni_rl.contracts.prompts import PromptRow, PromptSet
+from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.advantages import group_advantages
