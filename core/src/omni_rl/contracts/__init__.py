@@ -15,22 +15,34 @@ if TYPE_CHECKING:
     from omni_rl.contracts.interfaces import Backend, Engine, Policy, SyncReport
     from omni_rl.contracts.media import Media, MediaKind, media_of, quantise
     from omni_rl.contracts.model import LoadedModel
-    from omni_rl.contracts.requests import Request, Sde, Window
+    from omni_rl.contracts.requests import NO_STEPS, Request, Sde, Window
     from omni_rl.contracts.reward import Reward, RewardBatch, Scores
     from omni_rl.contracts.schema import Config
     from omni_rl.contracts.traits import Compatibility
-    from omni_rl.contracts.types import DenoiseState, Evaluation, LossOutput, Sample, SigmaTable, Streams, Tensors
+    from omni_rl.contracts.types import (
+        NO_CONDITION,
+        NO_TOKENS,
+        DenoiseState,
+        Evaluation,
+        LossOutput,
+        Sample,
+        SigmaTable,
+        Streams,
+        Tensors,
+    )
 
 _MODULES = {
     "omni_rl.contracts.hooks": ("CONTRACT_MAJOR", "CONTRACT_MINOR", "hookimpl"),
     "omni_rl.contracts.interfaces": ("Backend", "Engine", "Policy", "SyncReport"),
     "omni_rl.contracts.media": ("Media", "MediaKind", "media_of", "quantise"),
     "omni_rl.contracts.model": ("LoadedModel",),
-    "omni_rl.contracts.requests": ("Request", "Sde", "Window"),
+    "omni_rl.contracts.requests": ("NO_STEPS", "Request", "Sde", "Window"),
     "omni_rl.contracts.reward": ("Reward", "RewardBatch", "Scores"),
     "omni_rl.contracts.schema": ("Config",),
     "omni_rl.contracts.traits": ("Compatibility",),
     "omni_rl.contracts.types": (
+        "NO_CONDITION",
+        "NO_TOKENS",
         "DenoiseState",
         "Evaluation",
         "LossOutput",
@@ -44,6 +56,9 @@ __getattr__ = exporter(__name__, _MODULES)
 __all__ = [
     "CONTRACT_MAJOR",
     "CONTRACT_MINOR",
+    "NO_CONDITION",
+    "NO_STEPS",
+    "NO_TOKENS",
     "Backend",
     "Compatibility",
     "Config",
