@@ -92,6 +92,7 @@ def assemble(resolved: Resolved) -> Assembly:
     backend, engine, model = _trainer_and_engine(resolved, hooks)
     fingerprint = checkpoint.fingerprint(resolved.model_path)
     validation_rows = held_out.rows[: config.validation.prompts]
+    sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
     source = hooks.experience_source(
         config=config,
         model=model,
@@ -100,25 +101,21 @@ def assemble(resolved: Resolved) -> Assembly:
         prompts=prompts,
         held_out=validation_rows,
         fingerprint=_encoder_key(resolved, fingerprint),
-        sampled=Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with),
+        sampled=sampled,
     )
-    return Assembly(
-        resolved=resolved,
-        config=config,
-        traits=resolved.traits,
-        manager=manager,
-        hooks=hooks,
-        model=model,
-        fingerprint=fingerprint,
-        prompts=prompts,
-        validation_rows=validation_rows,
-        rewards=rewards,
-        validation_rewards=validation_rewards,
-        trackers=trackers,
-        backend=backend,
-        engine=engine,
-        source=source,
+    built = (
+        model,
+        fingerprint,
+        prompts,
+        validation_rows,
+        rewards,
+        validation_rewards,
+        trackers,
+        backend,
+        engine,
+        source,
     )
+    return Assembly(resolved, config, resolved.traits, manager, hooks, *built)
 
 
 def sampling_hooks(resolved: Resolved) -> Hooks:
