@@ -4,7 +4,7 @@ Rules, because pluggy's own semantics differ from intuition:
 
 * A run builds its own PluginManager: core defaults < model < algorithm < pair < local files. The most specific answer
   wins. ``tryfirst`` and ``trylast`` are rejected: the layers decide.
-* ``None`` means "pass": the next layer answers. Values are never None; see ``NO_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
+* ``None`` means "pass": the next layer answers. A value is never None: ``NO_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
 * An implementation names only the arguments it needs.
 * Wrappers may change results, never arguments. Hooks are bound once per run.
 * A public function with a hook's name but without the ``hookimpl`` marker is an error, and so is an unknown hook.
@@ -13,8 +13,8 @@ A model plugin is a module (or a class with a pydantic ``Config``) of the *model
 a working default that asks the diffusers pipeline itself (``omni_rl.universal.hooks``). An algorithm plugin is a class
 with a ``Config`` and the *algorithm* hooks.
 
-Version policy: minor = a new hook or argument; major = a removal, a rename, a changed shape or unit. The signatures are
-snapshot-tested. Each docstring says since when, who calls it, *where* (driver / trainer / engine), shapes and units.
+Minor version = a new hook or argument; major = a removal, a rename, a changed shape or unit; a snapshot is tested. Each
+docstring says since when, who calls it, *where* (driver / trainer / engine), shapes and units.
 """
 
 from __future__ import annotations
@@ -122,7 +122,6 @@ def prepare_latents(
     model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Mapping[str, Sequence[int]] | None:
     """Shape of one sample's latents per stream, without the batch dimension, as the scheduler steps them.
-
     Core draws x_T ~ N(0, I) of these shapes from declared keys. Runs in the engine. Since 1.0.
     """
 
