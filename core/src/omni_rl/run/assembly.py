@@ -90,8 +90,7 @@ def assemble(resolved: Resolved) -> Assembly:
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
     backend, engine, model = _trainer_and_engine(resolved, hooks)
-    fingerprint = checkpoint.fingerprint(resolved.model_path)
-    validation_rows = held_out.rows[: config.validation.prompts]
+    fingerprint, validation_rows = checkpoint.fingerprint(resolved.model_path), held_out.rows[: config.validation.prompts]
     sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
     source = hooks.experience_source(
         config=config,
