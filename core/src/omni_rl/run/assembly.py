@@ -90,7 +90,7 @@ def assemble(resolved: Resolved) -> Assembly:
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
     backend, engine, model = _trainer_and_engine(resolved, hooks)
-    fingerprint, validation_rows = checkpoint.fingerprint(resolved.model_path), held_out.rows[: config.validation.prompts]
+    fingerprint, held = checkpoint.fingerprint(resolved.model_path), held_out.rows[: config.validation.prompts]
     sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
     source = hooks.experience_source(
         config=config,
@@ -98,7 +98,7 @@ def assemble(resolved: Resolved) -> Assembly:
         hooks=hooks,
         policy=backend.policy,
         prompts=prompts,
-        held_out=validation_rows,
+        held_out=held,
         fingerprint=_encoder_key(resolved, fingerprint),
         sampled=sampled,
     )
@@ -106,7 +106,7 @@ def assemble(resolved: Resolved) -> Assembly:
         model,
         fingerprint,
         prompts,
-        validation_rows,
+        held,
         rewards,
         validation_rewards,
         trackers,
