@@ -102,19 +102,9 @@ def assemble(resolved: Resolved) -> Assembly:
         fingerprint=_encoder_key(resolved, fingerprint),
         sampled=sampled,
     )
-    built = (
-        model,
-        fingerprint,
-        prompts,
-        held,
-        rewards,
-        validation_rewards,
-        trackers,
-        backend,
-        engine,
-        source,
-    )
-    return Assembly(resolved, config, resolved.traits, manager, hooks, *built)
+    judged = (rewards, validation_rewards, trackers)
+    parts = (model, fingerprint, prompts, held, *judged, backend, engine, source)
+    return Assembly(resolved, config, resolved.traits, manager, hooks, *parts)
 
 
 def sampling_hooks(resolved: Resolved) -> Hooks:
