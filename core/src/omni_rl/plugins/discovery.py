@@ -27,7 +27,7 @@ CORE = "omni-rl"
 DISABLE = "OMNI_RL_DISABLE"
 CONTRACT_GROUP = "omni_rl.contract"
 CONFORMANCE_GROUP = "omni_rl.conformance"
-"""An offer's key -> the class with which its distribution wants it tested; see :mod:`omni_rl.conformance`."""
+"""An offer's key -> the class with which its distribution wants it tested by ``omni-rl conformance``."""
 
 
 class Kind(NamedTuple):
