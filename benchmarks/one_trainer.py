@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ import torch
 from engines import MODES, versions
 
 from omni_rl.config.resolve import resolve
-from omni_rl.contracts.context import Context
-from omni_rl.contracts.spec import RunSpec
+from omni_rl.contracts import State
 from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.weight_rows import weight_rows
+from omni_rl.run.assembly import Assembly, assemble, context_of
+from omni_rl.run.experience import Sampled
 from omni_rl.run.loop import one_iteration
-from omni_rl.run.start import Run
+from omni_rl.run.subject import subject_of
+from omni_rl.run.weight_sync import give_weights
 
 
 class Figures:
@@ -46,19 +49,20 @@ class Figures:
             self._file.write_text(json.dumps(self.all, indent=1) + "\n")
 
 
-def measure(run: Run, mode: str, iterations: int, figures: Figures) -> None:
+def measure(run: Assembly, mode: str, iterations: int, figures: Figures) -> None:
     """Rows of the gate and of the metrics with the engine that the run has now."""
     started = time.perf_counter()
-    probe = draw(run)
+    subject = subject_of(run, State())
+    probe = draw(subject)
     figures.note(mode, probe_s=round(time.perf_counter() - started, 1))
     gate: list[str] = []
-    for row in itertools.chain(replay_rows(run, probe), weight_rows(run, probe)):
+    for row in itertools.chain(replay_rows(subject, probe), weight_rows(subject, probe)):
         gate.append(f"{row.verdict} {row.name}: {row.detail}")
         figures.note(mode, gate=gate)
     rows: list[Any] = []
     size = run.config.rollout.prompts * run.config.rollout.group_size
     for _ in range(iterations):
-        rows.append(one_iteration(run))
+        rows.append(one_iteration(run, State(), print)[1])
         speed = [round(size / row["time/rollout_s"], 3) for row in rows]
         figures.note(mode, iterations=rows, images_per_rollout_s=speed, gpu_gib_in_use=gpu_gib_in_use())
 
@@ -71,14 +75,15 @@ def gpu_gib_in_use() -> float | None:
     return round((total - free) / 2**30, 1)
 
 
-def with_engine(run: Run, config: Path, overrides: Sequence[str]) -> float:
-    """Give the run another engine; the seconds that it takes to start."""
+def with_engine(run: Assembly, config: Path, overrides: Sequence[str]) -> tuple[Assembly, float]:
+    """The run with another engine; the seconds that it takes to start."""
     started = time.perf_counter()
     resolved = resolve(config, overrides)
-    context = Context(resolved.config, resolved.engine.options, run.model, run.hooks, (), RunSpec.of(resolved))
-    run.engine = resolved.engine.object(context)
-    run.engine.sync(run.policy_version)
-    return time.perf_counter() - started
+    engine = resolved.engine.object(context_of(resolved, run.hooks, resolved.engine.options, run.backend.model))
+    samples_with = run.traits.samples_with
+    source = Sampled(run.config, run.hooks, run.prompts, run.backend, engine, run.rewards, samples_with)
+    give_weights(run.backend, engine, 0, samples_with)
+    return replace(run, engine=engine, source=source), time.perf_counter() - started
 
 
 def main() -> None:
@@ -94,11 +99,11 @@ def main() -> None:
     figures = Figures(arguments.json)
     if torch.cuda.is_available():
         figures.all["gpu"] = torch.cuda.get_device_name()
-    run = Run(resolve(arguments.config, [*MODES["embedded"], *arguments.overrides]), None)
+    run = assemble(resolve(arguments.config, [*MODES["embedded"], *arguments.overrides]))
     for mode in arguments.modes:
         own = [] if mode == "embedded" else arguments.engine_override
         run.engine.close()
-        seconds = with_engine(run, arguments.config, [*MODES[mode], *own, *arguments.overrides])
+        run, seconds = with_engine(run, arguments.config, [*MODES[mode], *own, *arguments.overrides])
         figures.note(mode, start_s=round(seconds, 1))
         measure(run, mode, arguments.iterations, figures)
     run.close()

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.events import State
 from omni_rl.contracts.media import Media, quantise
 from omni_rl.contracts.reward import RewardBatch
+from omni_rl.run.assembly import Assembly, assemble
 from omni_rl.run.loop import one_iteration
-from omni_rl.run.start import Run
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 GROUPS, MEMBERS, BATCH, STEPS, WINDOW = 8, 12, 48, 8, 3
@@ -35,7 +36,7 @@ GROUPS, MEMBERS, BATCH, STEPS, WINDOW = 8, 12, 48, 8, 3
 class BareLoop:
     """The quickstart's iteration as one would write it by hand: no requests, trajectories, streams or hooks."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Assembly) -> None:
         self.run = run
         pipe = run.model.pipe
         self.transformer, self.vae, self.pipe = pipe.transformer, pipe.vae, pipe
@@ -142,9 +143,9 @@ def paired(ours: Callable[[], Any], bare: Callable[[], Any], pairs: int) -> dict
 
 def iteration(pairs: int) -> dict[str, Any]:
     """A quickstart iteration with ``train.lr=0``, so that both do the same work throughout."""
-    run = Run(resolve(QUICKSTART, ["train.lr=0", "gate=off"]), None)
+    run = assemble(resolve(QUICKSTART, ["train.lr=0", "gate=off"]))
     with contextlib.closing(run):
-        return paired(lambda: one_iteration(run), BareLoop(run), pairs)
+        return paired(lambda: one_iteration(run, State(), print), BareLoop(run), pairs)
 
 
 def replay(pairs: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from omni_rl.config.resolve import resolve
-from omni_rl.run.start import Run
+from omni_rl.run.assembly import Assembly, assemble
 from omni_rl.sampling import denoise
 from omni_rl.sampling.plan_requests import rollout_requests
 
@@ -33,9 +33,9 @@ def apart() -> Iterator[None]:
         yield
 
 
-def seconds(run: Run) -> float:
+def seconds(run: Assembly) -> float:
     """Of one rollout."""
-    requests = rollout_requests(run.config, run.hooks, run.prompts, 0, run.policy_version)
+    requests = rollout_requests(run.config, run.hooks, run.prompts, 0, 0)
     started = time.perf_counter()
     run.engine.submit(requests)
     assert all(sample.error is None for sample in run.engine.completed())
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    run = Run(resolve(QUICKSTART, [*CHANGES, "rollout.share_initial_noise=true"]), None)
+    run = assemble(resolve(QUICKSTART, [*CHANGES, "rollout.share_initial_noise=true"]))
     seconds(run)  # shapes and schedules are found out
     shared, alone = [], []
     for _ in range(arguments.pairs):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import omni_rl
+from omni_rl.config.resolve import resolve
 from omni_rl.contracts.media import media_of
 from omni_rl.contracts.reward import RewardBatch
 from omni_rl_preference_rewards import tiny
@@ -50,7 +51,7 @@ def test_a_run_trains_with_all_of_them(
         [sample.request.uid for sample in samples],
     )
     weights = [entries[name].get("weight", 1.0) for name in NAMES]
-    scores = [chosen.instance().score(batch) for chosen in run.resolved.rewards]
+    scores = [chosen.instance().score(batch) for chosen in resolve(run.directory.config_file).rewards]
     expected = [sum(w * s for w, s in zip(weights, each, strict=True)) for each in zip(*scores, strict=True)]
     assert run.last_validation.rewards.tolist() == pytest.approx(expected, abs=1e-4)
 

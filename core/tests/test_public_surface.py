@@ -59,6 +59,13 @@ def test_a_facade_gives_what_it_names(name):
             assert getattr(facade, each) is getattr(importlib.import_module(module), each)
 
 
+@pytest.mark.parametrize("name", [name for name in FACADES if name.startswith("omni_rl.authoring.")])
+def test_no_helper_is_a_hook(name):
+    """A plugin module that imports a marked function would answer the hook of its name with it."""
+    facade = importlib.import_module(name)
+    assert [each for each in facade.__all__ if hasattr(getattr(facade, each), "omni_rl_impl")] == []
+
+
 def test_a_facade_has_nothing_else():
     with pytest.raises(ImportError, match=r"cannot import name 'sampling' from 'omni_rl.authoring.engine'"):
         exec("from omni_rl.authoring.engine import sampling")

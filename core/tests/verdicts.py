@@ -204,7 +204,7 @@ def _gradients_are_slopes(tiny: Subject) -> None:
     policy, batch = assembly.backend.policy, assembly.batch()[:1]
 
     def loss() -> torch.Tensor:
-        inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=batch, step=0)
+        inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=batch, steps=[0])
         velocity = policy.predict(**inputs)
         generator = torch.Generator().manual_seed(0)
         weighted = [(v * torch.randn(v.shape, generator=generator)).mean() for v in velocity.values()]

@@ -100,8 +100,8 @@ FAULTS = {
         from omni_rl.training import policy as own
 
         @hookimpl
-        def forward_and_sample_previous_step(policy, batch, model_inputs, step):
-            log_prob, *rest = own.forward_and_sample_previous_step(policy, batch, model_inputs, step)
+        def forward_and_sample_previous_step(policy, batch, model_inputs, steps):
+            log_prob, *rest = own.forward_and_sample_previous_step(policy, batch, model_inputs, steps)
             return log_prob.detach(), *rest
         """,
         {"gradient": "none at all"},

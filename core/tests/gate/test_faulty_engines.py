@@ -38,7 +38,8 @@ ENGINES = {
         """
         class Faulty(EmbeddedEngine):
             def sync(self, policy_version, weights):
-                if not hasattr(self, "frozen"):
+                self.syncs = getattr(self, "syncs", 0) + 1
+                if self.syncs == 2:  # the first one brings the initial weights
                     self.frozen = {n: p.detach().clone() for n, p in self._model.parameters().items()}
                 return super().sync(policy_version, weights)
 

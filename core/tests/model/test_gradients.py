@@ -17,7 +17,7 @@ UNUSED = {
 
 def _loss(case: Case, assembly) -> torch.Tensor:
     policy = assembly.backend.policy
-    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=case.batch, step=0)
+    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=case.batch, steps=[0])
     velocity = policy.predict(**inputs)["x"]
     weights = torch.randn(velocity.shape, generator=torch.Generator().manual_seed(0))
     return (velocity * weights).mean()

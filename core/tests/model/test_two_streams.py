@@ -143,7 +143,7 @@ def test_any_timesteps_in_one_batch_equal_single_calls(assembly):
 def test_gradient_reaches_every_tensor_from_either_stream(assembly):
     batch = assembly.batch()
     policy = assembly.backend.policy
-    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=batch, step=0)
+    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=batch, steps=[0])
     silent = {}
     for stream in ("x", "audio"):
         policy.predict(**inputs)[stream].square().sum().backward()

@@ -173,7 +173,7 @@ def test_nothing_is_changed_in_place(guided_case: Case):
     assembly = guided_case.assembly(lora=True)
     policy = assembly.backend.policy
     kept = guided_case.batch.clone()
-    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=guided_case.batch, step=1)
+    inputs = assembly.hooks.prepare_model_inputs(policy=policy, batch=guided_case.batch, steps=[1])
     copy = {n: v.clone() for n, v in {**inputs["x"], **inputs["conditioning"]}.items()}
     policy.predict(**inputs)["x"].sum().backward()
     for parameter in policy.parameters.values():

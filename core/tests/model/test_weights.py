@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni_rl.model.weights import adapter_names, adapters, covers, packed, portions, trained, unpacked
+from omni_rl.model.weights import load, packed, portions, unpacked, weight_names, weights
 from omni_rl_testing.assembly import assemble
 from omni_rl_testing.toy import toy_model
 
@@ -19,17 +19,17 @@ def parts(rank):
 @pytest.mark.parametrize("rank", [None, 2], ids=["full", "adapters"])
 def test_every_trained_parameter_is_in_one_of_the_weights_that_are_sent(rank):
     model = parts(rank).model
-    inside = covers(model)
-    assert [name for name, _ in trained(model, torch.float32)] == list(inside) or rank
-    assert {name for name, _ in trained(model, torch.float32)} == set(inside)
-    assert sorted(name for names in inside.values() for name in names) == sorted(model.parameters())
+    sent = [name for name, _ in weights(model, "merged")]
+    assert sent == weight_names(model, "merged")
+    inside = {f"{name.partition('.lora_')[0]}.weight" if rank else name for name in model.parameters()}
+    assert set(sent) == inside
 
 
 def test_merged_weights_are_what_the_layers_compute_with():
     """alpha is three times the rank."""
     model = parts(2).model
     (component, denoiser), *_ = model.denoisers.items()
-    for name, weight in trained(model, torch.float32):
+    for name, weight in weights(model, "merged"):
         layer = denoiser.get_submodule(name.removeprefix(f"{component}.").removesuffix(".weight"))
         x = torch.randn(5, weight.shape[1], generator=torch.Generator().manual_seed(0))
         own = layer(x) - (0 if layer.base_layer.bias is None else layer.base_layer.bias)
@@ -38,11 +38,24 @@ def test_merged_weights_are_what_the_layers_compute_with():
 
 def test_adapters_carry_their_scale_in_b():
     model = parts(2).model
-    sent = adapters(model, torch.float32, scale=3.0)
-    for name, parameter in adapter_names(model).items():
+    sent = dict(weights(model, "adapter"))
+    assert list(sent) == weight_names(model, "adapter")
+    for name, parameter in zip(sent, model.parameters().values(), strict=True):
         scale = 3.0 if "lora_B" in name else 1.0
-        torch.testing.assert_close(sent[name], model.parameters()[parameter].detach() * scale)
-    assert {value.dtype for value in adapters(model, torch.bfloat16, 3.0).values()} == {torch.bfloat16}
+        torch.testing.assert_close(sent[name], parameter.detach() * scale)
+    assert {value.dtype for value in sent.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("rank", "form"), [(None, "merged"), (2, "adapter")])
+def test_an_equal_model_takes_them(rank, form):
+    """Every one, and its weights are then the same to rounding."""
+    ours, other = parts(rank).model, parts(rank).model
+    for parameter in other.parameters().values():
+        parameter.data = parameter.data + 0.5
+    landed = load(other, weights(ours, form))
+    assert list(landed) == weight_names(ours, form)
+    for name, parameter in ours.parameters().items():
+        torch.testing.assert_close(other.parameters()[name], parameter)
 
 
 def test_tensors_travel_as_safetensors():

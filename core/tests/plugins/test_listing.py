@@ -25,7 +25,7 @@ def test_rows_come_from_metadata_alone(install):
     rows = fakes(listing.rows())
     assert set(rows) == {*ALL, "slow"}
     assert rows["good"].offers == ("models:FakePipeline", "algorithms:fake_algorithm", "plugins:fake_observer")
-    assert rows["good"].contract == "1"
+    assert rows["good"].contract == "2"
     assert rows["good"].path == str(folder / "good/fake_good.py")
     assert {rows[name].status for name in ("good", "broken", "misspelt", "crash", "slow")} == {"installed"}
 

@@ -74,7 +74,7 @@ def image(number):
 
 
 def test_it_is_opened_with_the_run_directory_and_the_configuration_as_json(hooks, notebook, tmp_path):
-    hooks.on_run_start(run=SimpleNamespace(directory=SimpleNamespace(path=tmp_path), config=CONFIG))
+    hooks.on_run_start(run=SimpleNamespace(directory=tmp_path, config=CONFIG))
     ((_, directory, config),) = notebook.notes
     assert directory == Path(tmp_path)
     assert Config.model_validate(config) == CONFIG

@@ -10,6 +10,8 @@ Assumption: every update is on-policy, because nothing corrects for weights that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from omni_rl import hookimpl
 from omni_rl.contracts import LossOutput, Policy
@@ -38,8 +40,8 @@ class Reinforce:
         return group_advantages(rewards, uid, std="none").clamp(-limit, limit)
 
     @hookimpl
-    def compute_loss(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
-        """(B,) loss of one stored step; core averages over samples and steps."""
-        log_prob = policy.evaluate(batch, step).log_prob  # (B,)
-        advantages = batch["advantages"].to(log_prob.device)  # (B,)
+    def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
+        """(B, S) losses of S stored steps; core averages over samples and steps."""
+        log_prob = torch.stack([now.log_prob for now in policy.evaluate(batch, steps)], dim=1)  # (B, S)
+        advantages = batch["advantages"].to(log_prob.device)[:, None]  # (B, 1)
         return LossOutput(-advantages * log_prob, {"log_prob": log_prob.detach()})

@@ -155,7 +155,7 @@ def test_both_sides_of_a_pair_share_noise_and_level():
     same["rejected"] = same["latents"]
     parts.nudge()
     output = parts.hooks.compute_loss(policy=parts.backend.policy, batch=same, steps=[0])
-    assert output.metrics["rewards/margins"].tolist() == [0.0] * 3
+    assert output.metrics["rewards/margins"].tolist() == [[0.0]] * 3
 
 
 def test_logit_normal_levels():

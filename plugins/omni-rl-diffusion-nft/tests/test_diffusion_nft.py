@@ -144,7 +144,7 @@ def test_the_old_policy_follows_once_an_iteration():
     assert parts.backend.updates == 3
     for name, value in policy.named["old"].items():
         torch.testing.assert_close(value, 0.2 * before[name] + 0.8 * policy.parameters[name].detach())
-    assert method.samples_with == "old"
+    assert method.traits(method.config).samples_with == "old"
 
 
 def test_levels_differ_from_iteration_to_iteration_and_from_row_to_row():

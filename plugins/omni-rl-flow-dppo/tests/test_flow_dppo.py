@@ -87,7 +87,7 @@ def test_the_divergence_is_that_of_the_two_gaussians(kind):
 def test_a_step_that_comes_back_is_never_masked():
     """However far it has gone: only what would go further is."""
     batch, policy = sampled("sde"), LinearFlow((3.0, 1.0), eta=ETA)
-    output = algorithm(threshold=1e-9).compute_loss(policy, batch, 1)
+    output = only_step(algorithm(threshold=1e-9).compute_loss(policy, batch, [1]))
     ratio, advantages = output.metrics["ratio_mean"], batch["advantages"]
     back = (ratio - 1) * advantages < 0
     assert back.sum() > 3

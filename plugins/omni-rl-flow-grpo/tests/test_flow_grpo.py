@@ -115,7 +115,7 @@ def test_loss_and_gradient_are_those_of_the_definition(batch, step, beta):
 def test_both_sides_of_the_clip_occur_and_have_no_gradient(batch):
     """A clipped row pushes nowhere; a ratio on the wrong side of its advantage is never clipped."""
     policy, clip = LinearFlow(THETA), 0.03
-    output = algorithm(clip_range=clip).compute_loss(policy, batch, 1)
+    output = only_step(algorithm(clip_range=clip).compute_loss(policy, batch, [1]))
     ratio, advantages = output.metrics["ratio_mean"], batch["advantages"]
     clipped = ((ratio > 1 + clip) & (advantages > 0)) | ((ratio < 1 - clip) & (advantages < 0))
     free = (((ratio - 1).abs() > clip) & ~clipped).sum()
@@ -128,7 +128,7 @@ def test_both_sides_of_the_clip_occur_and_have_no_gradient(batch):
 
 def test_figures(batch):
     change = density(THETA, batch, 1)[0] - batch["log_probs"][:, 1].numpy()
-    figures = algorithm(clip_range=0.03).compute_loss(LinearFlow(THETA), batch, 1).metrics
+    figures = only_step(algorithm(clip_range=0.03).compute_loss(LinearFlow(THETA), batch, [1])).metrics
     expected = {
         "ratio_mean": np.exp(change),
         "logp_absdiff_max": np.abs(change),
@@ -210,8 +210,8 @@ def test_kl_is_that_of_torch_distributions(batch):
 
 
 def test_the_reference_is_kept_only_for_a_kl():
-    assert algorithm(kl_beta=0.1).uses_reference
-    assert not algorithm().uses_reference
+    assert "reference" in algorithm(kl_beta=0.1).traits(algorithm(kl_beta=0.1).config).keeps
+    assert "reference" not in algorithm().traits(algorithm().config).keeps
 
 
 def flow_grpo_on_the_toy(**options) -> Assembly:

@@ -71,8 +71,8 @@ def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
                 rollout={"steps": 5, "group_size": 3, "batch_size": 4, "call": call},
             )
             parts.nudge()
-            parts.engine.sync(0)
-            made[key] = Pair(parts, EmbeddedEngine(parts.context))
+            parts.sync(0)
+            made[key] = Pair(parts, EmbeddedEngine(replace(parts.context, shared_model=model)))
         return made[key]
 
     yield make

@@ -8,14 +8,14 @@ import pytest
 
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.sampler_rows import sampler_rows
-from omni_rl_testing.assembly import as_run, drawn
+from omni_rl_testing.assembly import drawn
 from omni_rl_vllm_omni import engine as driver
 
 pytestmark = pytest.mark.ci
 
 
 def red(parts) -> dict[str, str]:
-    run, probe = as_run(parts), drawn(parts)
+    run, probe = parts.subject, drawn(parts)
     rows = [*replay_rows(run, probe), *sampler_rows(run, probe)]
     return {row.name: row.detail for row in rows if row.verdict == "fail"}
 

@@ -16,7 +16,7 @@ class TestVllmOmni(EngineContract):
     def parts(self, pair):
         parts = pair("QwenImagePipeline", False, step_execution="required", max_num_seqs=4).parts
         kept = {name: p.data.clone() for name, p in parts.model.parameters().items()}
-        parts.engine.sync(0)
+        parts.sync(0)
         yield parts
         for name, parameter in parts.model.parameters().items():
             parameter.data = kept[name]

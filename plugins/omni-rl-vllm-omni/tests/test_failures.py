@@ -31,7 +31,7 @@ def test_a_worker_that_dies_is_replaced(pair, mode):
     """In the middle of an iteration: the same samples of the same draws come back all the same."""
     parts = pair("QwenImagePipeline", step_execution=mode, max_num_seqs=2).parts
     parts.nudge(seed=3)
-    parts.engine.sync(0)
+    parts.sync(0)
     requests = parts.requests()
     undisturbed = {s.request.sample_id: s.trajectory for s in parts.draw(requests)}
     parts.engine.submit(requests)

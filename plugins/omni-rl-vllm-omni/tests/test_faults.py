@@ -11,7 +11,7 @@ from omni_rl.contracts.types import SigmaTable
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.weight_rows import weight_rows
-from omni_rl_testing.assembly import as_run, drawn
+from omni_rl_testing.assembly import drawn
 from omni_rl_vllm_omni import engine as driver
 
 pytestmark = pytest.mark.ci
@@ -25,7 +25,7 @@ def parts(pair):
 
 def red(parts) -> dict[str, str]:
     """Failed rows of the gate, and what they say."""
-    run, probe = as_run(parts), drawn(parts)
+    run, probe = parts.subject, drawn(parts)
     rows = [*model_rows(run, probe), *sampler_rows(run, probe), *weight_rows(run, probe)]
     return {row.name: row.detail for row in rows if row.verdict == "fail"}
 
@@ -47,7 +47,7 @@ def changing(monkeypatch, change):
 def test_sigmas_shifted_by_a_percent(parts, monkeypatch):
     def shifted(asked):
         sigmas = torch.cat([asked.table.sigmas[:1], asked.table.sigmas[1:] * 1.01])
-        return replace(asked, table=SigmaTable(asked.table.timesteps, sigmas))
+        return replace(asked, tables={"x": SigmaTable(asked.table.timesteps, sigmas)})
 
     changing(monkeypatch, shifted)
     found = red(parts)
@@ -80,17 +80,17 @@ def test_a_template_with_another_token(parts, monkeypatch):
 def test_one_of_three_fused_adapters_dropped(parts, monkeypatch):
     """As at the start of a run, where every B is 0 and no sample can tell."""
 
-    def lossy(model, *rest):
-        sent = adapters(model, *rest)
+    def lossy(copy, form):
         lost = "transformer.transformer_blocks.0.attn.to_k.lora_B.weight"
-        return {**sent, lost: torch.zeros_like(sent[lost])}
+        for name, value in weights(copy, form):
+            yield name, torch.zeros_like(value) if name == lost else value
 
     kept = {name: p.data for name, p in parts.model.parameters().items()}
     for name, parameter in parts.model.parameters().items():
         parameter.data = torch.zeros_like(parameter) if "lora_B" in name else parameter.data
-    adapters = driver.adapters
-    monkeypatch.setattr(driver, "adapters", lossy)
-    parts.engine.sync(0)
+    weights = parts.backend.weights
+    monkeypatch.setattr(parts.backend, "weights", lossy)
+    parts.sync(0)
     found = red(parts)
     for name, parameter in parts.model.parameters().items():
         parameter.data = kept[name]

@@ -12,7 +12,7 @@ from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl.schedulers.types import NoiseKey
-from omni_rl_testing.assembly import as_run, drawn
+from omni_rl_testing.assembly import drawn
 from omni_rl_testing.trajectories import replayed
 
 pytestmark = pytest.mark.ci
@@ -71,7 +71,7 @@ def test_the_initial_noise_is_the_keys(both):
 
 
 def test_the_gate_is_green(both):
-    run, probe = as_run(both.parts), drawn(both.parts)
+    run, probe = both.parts.subject, drawn(both.parts)
     rows = [*model_rows(run, probe), *weight_rows(run, probe)]
     assert [(row.name, row.detail) for row in rows if row.verdict == "fail"] == []
 

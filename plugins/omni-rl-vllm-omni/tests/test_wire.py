@@ -27,7 +27,7 @@ REQUEST = Request(
 
 def test_a_message_keeps_the_schedule_to_the_bit():
     sigmas = torch.rand(4).sort(descending=True).values
-    asked = Asked(REQUEST, {"x": (4, 12)}, SigmaTable(sigmas[:3] * 1000, sigmas))
+    asked = Asked(REQUEST, {"x": (4, 12)}, {"x": SigmaTable(sigmas[:3] * 1000, sigmas)})
     back = asked_in({"prompt": "", KEY: asked.to_json()})
     assert back is not None
     assert back.request == REQUEST

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omni_rl.model.limits import latent_frames, patches
     from omni_rl.model.prompts import refuse_cut
     from omni_rl.universal.batching import in_groups, take
-    from omni_rl.universal.hooks import prepare_condition
+    from omni_rl.universal.hooks import conditioning_from_media
     from omni_rl.universal.media_conditioning import encoder_answers, is_stand_in, latent_modes, standardised_latents
 
 _MODULES = {
@@ -19,7 +19,7 @@ _MODULES = {
     "omni_rl.model.limits": ("latent_frames", "patches"),
     "omni_rl.model.prompts": ("refuse_cut",),
     "omni_rl.universal.batching": ("in_groups", "take"),
-    "omni_rl.universal.hooks": ("prepare_condition",),
+    "omni_rl.universal.hooks": ("conditioning_from_media",),
     "omni_rl.universal.media_conditioning": ("encoder_answers", "is_stand_in", "latent_modes", "standardised_latents"),
 }
 __getattr__ = exporter(__name__, _MODULES)
@@ -27,6 +27,7 @@ __all__ = [
     "NEGATIVE",
     "Velocity",
     "classifier_free",
+    "conditioning_from_media",
     "encoder_answers",
     "in_groups",
     "is_stand_in",
@@ -35,7 +36,6 @@ __all__ = [
     "negative",
     "patches",
     "positive",
-    "prepare_condition",
     "refuse_cut",
     "standardised_latents",
     "take",

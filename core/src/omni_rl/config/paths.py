@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_rl.contracts.model import INDEX
+from omni_rl.contracts.call import INDEX
 from omni_rl.errors import DataError, ModelError, PluginError, UserError, did_you_mean, nearest
 from omni_rl.plugins.local import Registry
 

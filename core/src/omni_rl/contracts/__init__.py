@@ -30,12 +30,22 @@ if TYPE_CHECKING:
     from omni_rl.contracts.media import Media, MediaKind, media_of, quantise
     from omni_rl.contracts.model import LoadedModel
     from omni_rl.contracts.prompts import PromptRow, PromptSet
-    from omni_rl.contracts.requests import Request, Sde, Window
+    from omni_rl.contracts.requests import NO_STEPS, Request, Sde, Window
     from omni_rl.contracts.reward import Reward, RewardBatch, Scores
     from omni_rl.contracts.schema import Config
     from omni_rl.contracts.spec import RunSpec
     from omni_rl.contracts.traits import AlgorithmTraits, Copy
-    from omni_rl.contracts.types import DenoiseState, Evaluation, LossOutput, Sample, SigmaTable, Streams, Tensors
+    from omni_rl.contracts.types import (
+        NO_CONDITION,
+        NO_TOKENS,
+        DenoiseState,
+        Evaluation,
+        LossOutput,
+        Sample,
+        SigmaTable,
+        Streams,
+        Tensors,
+    )
     from omni_rl.contracts.verdicts import Row, Verdict
 
 _MODULES = {
@@ -77,6 +87,7 @@ _MODULES = {
         "PromptSet",
     ),
     "omni_rl.contracts.requests": (
+        "NO_STEPS",
         "Request",
         "Sde",
         "Window",
@@ -96,6 +107,8 @@ _MODULES = {
         "DenoiseState",
         "Evaluation",
         "LossOutput",
+        "NO_CONDITION",
+        "NO_TOKENS",
         "Sample",
         "SigmaTable",
         "Streams",
@@ -111,6 +124,9 @@ __all__ = [
     "CONTRACT_MAJOR",
     "CONTRACT_MINOR",
     "ENGINE_HOOKS",
+    "NO_CONDITION",
+    "NO_STEPS",
+    "NO_TOKENS",
     "AlgorithmTraits",
     "Backend",
     "Config",

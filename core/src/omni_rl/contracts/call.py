@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+INDEX = "model_index.json"
+"""A pipeline folder's index of components, by diffusers."""
+
 
 def frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """A pipeline's arguments as a key of ``LoadedModel.memo``."""

@@ -4,18 +4,17 @@ Rules, because pluggy's own semantics differ from intuition:
 
 * A run builds its own PluginManager: core defaults < model < algorithm < pair < local files. The most specific answer
   wins. ``tryfirst`` and ``trylast`` are rejected: the layers decide.
-* ``None`` means "pass": the next less specific layer answers. No hook uses None as a value; see the sentinels
-  ``NO_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
+* ``None`` means "pass": the next layer answers. A value is never None: ``NO_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
 * An implementation names only the arguments it needs.
-* Wrappers may change results, never arguments. Hooks on the hot path are bound once per run.
-* A public function that bears a hook's name without the ``hookimpl`` marker is an error, and so is an unknown hook.
+* Wrappers may change results, never arguments. Hooks are bound once per run.
+* A public function with a hook's name but without the ``hookimpl`` marker is an error, and so is an unknown hook.
 
 A model plugin is a module (or a class with a pydantic ``Config``) of the *model* hooks and nothing else; every one has
 a working default that asks the diffusers pipeline itself (``omni_rl.universal.hooks``). An algorithm plugin is a class
 with a ``Config`` and the *algorithm* hooks.
 
-Version policy: minor = a new hook or argument; major = a removal, a rename, a changed shape or unit. The signatures are
-snapshot-tested. Each docstring says since when, who calls it, *where* (driver / trainer / engine), shapes and units.
+Minor version = a new hook or argument; major = a removal, a rename, a changed shape or unit; a snapshot is tested. Each
+docstring says since when, who calls it, *where* (driver / trainer / engine), shapes and units.
 """
 
 from __future__ import annotations
@@ -123,7 +122,6 @@ def prepare_latents(
     model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Mapping[str, Sequence[int]] | None:
     """Shape of one sample's latents per stream, without the batch dimension, as the scheduler steps them.
-
     Core draws x_T ~ N(0, I) of these shapes from declared keys. Runs in the engine. Since 1.0.
     """
 
@@ -199,8 +197,8 @@ def build_scheduler(model: LoadedModel, table: SigmaTable) -> FlowMatchSDEDiscre
 def prepare_model_inputs(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> Mapping[str, Any] | None:
     """Slice a trajectory batch (B,) to S stored steps: the keyword arguments of ``Policy.predict`` for B * S rows.
 
-    Returns ``x`` (Streams), ``t`` (B * S,), ``conditioning`` (Tensors), ``call`` and ``step`` (B * S,), on the policy's
-    device; all B rows of the first step come first. Runs in the trainer. Since 1.0; ``steps`` since 2.0.
+    Returns ``x``, ``t`` (B * S,), ``conditioning``, ``call`` and ``step`` (B * S,), on the policy's device; all B rows
+    of the first step come first. Runs in the trainer. Since 1.0; ``steps`` since 2.0.
     """
 
 
@@ -297,8 +295,8 @@ def experience_source(
 ) -> ExperienceSource | None:
     """Where each iteration's experience comes from. Core's answer is ``sampled``: draw, score, compare within groups.
 
-    Stored preference pairs are another source; one that draws ahead wraps ``sampled``. ``held_out`` are the validation
-    rows; ``fingerprint`` identifies the model's files. Runs in the driver, once per run. Since 2.0.
+    One that draws ahead wraps it. ``held_out`` are the validation rows; ``fingerprint`` names the model's files and
+    plugins. Runs in the driver, once per run. Since 2.0.
     """
 
 
@@ -319,7 +317,7 @@ def compute_advantages(
 ) -> torch.Tensor | None:
     """Advantages (N,) fp32 from rewards (N,) fp32; ``uid`` (N,) int64 says which samples form a group.
 
-    Missing rewards never arrive here. ``components`` holds the single rewards (N,) by label, and ``weights`` the
+    Missing rewards never arrive. ``components`` holds the single rewards (N,) by label, and ``weights`` the
     factors by which ``rewards`` is their sum. A group whose rewards are all equal, and a group of one, give exactly 0.
     N counts the whole batch, on every rank. Runs in the driver. Since 1.0; ``weights`` since 1.1.
     """
@@ -352,21 +350,21 @@ def compute_loss(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> Los
     """Losses (B, S) of one micro-batch, a part of a rank's rows, at the S training steps ``steps``.
 
     How many steps come at once is the backend's choice, or all of them with the trait ``whole_sequence``. A training
-    step is a column of ``timesteps``; ``omni_rl.contracts.trajectory.at`` reads the stored step that ``order`` puts
-    there. Runs in the trainer with gradients on. Since 1.0; ``steps`` since 2.0. Example::
+    step is a column of ``timesteps``; ``trajectory.at`` reads the stored step that ``order`` puts there. Runs in the
+    trainer with gradients on. Since 1.0; ``steps`` since 2.0. Example::
 
         @hookimpl
         def compute_loss(self, policy, batch, steps):
             now = torch.stack([each.log_prob for each in policy.evaluate(batch, steps)], dim=1)  # (B, S)
-            old = torch.stack([trajectory.at(batch, "log_probs", step) for step in steps], dim=1).to(now)  # (B, S)
-            return LossOutput(-batch["advantages"].to(now)[:, None] * torch.exp(now - old))
+            ratio = torch.exp(now - trajectory.columns(batch, "log_probs", steps).to(now))
+            return LossOutput(-batch["advantages"].to(now)[:, None] * ratio)
     """
 
 
 @hookspec
 def after_update(policy: Policy, iteration: int, update: int, last: bool) -> None:
-    """After every optimizer step; ``update`` counts them over the whole run, ``last`` says that it is the iteration's
-    last one. Runs in the trainer. Since 1.0; ``last`` since 1.1.
+    """After every optimizer step; ``update`` counts them over the run, ``last`` says that it is the iteration's last
+    one. Runs in the trainer. Since 1.0; ``last`` since 1.1.
     """
 
 

@@ -105,6 +105,3 @@ def _waits(model: LoadedModel, name: str) -> bool:
 def _move(modules: list[nn.Module], device: torch.device) -> None:
     for module in modules:
         module.to(device)
-
-
-INDEX = "model_index.json"

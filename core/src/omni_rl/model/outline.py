@@ -11,7 +11,8 @@ import diffusers
 import torch
 from torch import nn
 
-from omni_rl.contracts.model import DENOISER_PREFIXES, INDEX
+from omni_rl.contracts.call import INDEX
+from omni_rl.contracts.model import DENOISER_PREFIXES
 from omni_rl.errors import ModelError
 
 

@@ -27,6 +27,7 @@ from omni_rl.run import core_hooks
 from omni_rl.run.experience import Sampled
 from omni_rl.run.preflight import check_ahead
 from omni_rl.run.spec import spec_of
+from omni_rl.run.weight_sync import give_weights
 from omni_rl.storage import checkpoint
 
 
@@ -89,35 +90,21 @@ def assemble(resolved: Resolved) -> Assembly:
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
     backend, engine, model = _trainer_and_engine(resolved, hooks)
-    fingerprint = checkpoint.fingerprint(resolved.model_path)
-    validation_rows = held_out.rows[: config.validation.prompts]
+    fingerprint, held = checkpoint.fingerprint(resolved.model_path), held_out.rows[: config.validation.prompts]
+    sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
     source = hooks.experience_source(
         config=config,
         model=model,
         hooks=hooks,
         policy=backend.policy,
         prompts=prompts,
-        held_out=validation_rows,
+        held_out=held,
         fingerprint=_encoder_key(resolved, fingerprint),
-        sampled=Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with),
+        sampled=sampled,
     )
-    return Assembly(
-        resolved=resolved,
-        config=config,
-        traits=resolved.traits,
-        manager=manager,
-        hooks=hooks,
-        model=model,
-        fingerprint=fingerprint,
-        prompts=prompts,
-        validation_rows=validation_rows,
-        rewards=rewards,
-        validation_rewards=validation_rewards,
-        trackers=trackers,
-        backend=backend,
-        engine=engine,
-        source=source,
-    )
+    judged = (rewards, validation_rewards, trackers)
+    parts = (model, fingerprint, prompts, held, *judged, backend, engine, source)
+    return Assembly(resolved, config, resolved.traits, manager, hooks, *parts)
 
 
 def sampling_hooks(resolved: Resolved) -> Hooks:
@@ -138,6 +125,7 @@ def _trainer_and_engine(resolved: Resolved, hooks: Hooks) -> tuple[Backend, Engi
         model = _loader(resolved)()
         model.hooks = hooks
     engine: Engine = resolved.engine.object(context_of(resolved, hooks, resolved.engine.options, backend.model))
+    give_weights(backend, engine, 0, "trained")  # an engine elsewhere has loaded the base, without adapters
     return backend, engine, model
 
 

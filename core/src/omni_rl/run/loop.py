@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def run_loop(parts: Assembly, recorder: Recorder, state: State) -> Finished:
         if state.iteration == 0 or state.iteration >= config.train.iterations:
             recorder.validation(state, validate(parts, state))
         while state.iteration < config.train.iterations and not stop.is_set():
-            state, row = one_iteration(parts, recorder, state)
+            state, row = one_iteration(parts, state, recorder.progress.note)
             last = state.iteration == config.train.iterations
             if _is_due(state.iteration, config.validation.every) or last:
                 validated = validate(parts, state)
@@ -57,13 +57,13 @@ def run_loop(parts: Assembly, recorder: Recorder, state: State) -> Finished:
         return Finished(state, stop.is_set())
 
 
-def one_iteration(parts: Assembly, recorder: Recorder, state: State) -> tuple[State, dict[str, float]]:
-    """Experience, update and sync once; the state after it, and the metrics row."""
+def one_iteration(parts: Assembly, state: State, note: Callable[[str], None]) -> tuple[State, dict[str, float]]:
+    """Experience, update and sync once; the state after it, and the metrics row. ``note`` shows a sentence."""
     started = time.perf_counter()
     experience = parts.source.next(state)
     check_staleness(experience, parts.source, state)
-    for note in experience.notes:
-        recorder.progress.note(note)
+    for sentence in experience.notes:
+        note(sentence)
     ready = time.perf_counter()
     actor = parts.backend.update(experience.batch, state.iteration)
     updated = time.perf_counter()

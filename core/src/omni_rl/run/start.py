@@ -36,6 +36,7 @@ from omni_rl.run.spec import remember, resolved_of
 from omni_rl.run.state import restore
 from omni_rl.run.subject import subject_of
 from omni_rl.run.validation import validate
+from omni_rl.run.weight_sync import trained_weights
 from omni_rl.storage.run_folder import RunDirectory, default_path
 
 Source = str | Path | Mapping[str, Any]
@@ -175,7 +176,8 @@ def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> R
 def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
     if parts.config.gate == "off":
         return []
-    rows = run_gate(subject_of(parts, state))
+    with trained_weights(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
+        rows = run_gate(subject_of(parts, state))
     progress.gate(rows)
     if parts.config.gate == "on":
         raise_on_failure(rows)

@@ -36,6 +36,20 @@ def in_place(backend: Backend, copy: Copy) -> contextlib.AbstractContextManager[
 
 
 @contextlib.contextmanager
+def trained_weights(backend: Backend, engine: Engine, version: int, samples_with: Copy) -> Iterator[None]:
+    """The engine draws with the trained weights meanwhile, whatever copy rollouts are drawn with."""
+    if samples_with == "trained":
+        yield
+        return
+    give_weights(backend, engine, version, "trained")
+    try:
+        yield
+    finally:
+        with in_place(backend, samples_with):
+            give_weights(backend, engine, version, samples_with)
+
+
+@contextlib.contextmanager
 def evaluated(backend: Backend, engine: Engine, version: int, samples_with: Copy, averaged: bool) -> Iterator[None]:
     """The weights that validation looks at, in backend and engine: the average if there is one, else the trained."""
     copy: Copy = "ema" if averaged else "trained"

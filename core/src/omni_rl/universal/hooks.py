@@ -53,7 +53,12 @@ def tokenize() -> Tensors:
 
 @hookimpl
 def prepare_condition(model: LoadedModel, requests: Sequence[Request]) -> Tensors:
-    """What encoders make of the requests' media, asked once for each prompt."""
+    """What encoders make of the requests' media."""
+    return conditioning_from_media(model, requests)
+
+
+def conditioning_from_media(model: LoadedModel, requests: Sequence[Request]) -> Tensors:
+    """(B, ...) by name: what encoders make of the requests' media, asked once for each prompt; for plugins, too."""
     if not requests[0].media:
         return NO_CONDITION
     rows = [once(model, request, lambda r: encoded_media(model, r)) for request in requests]

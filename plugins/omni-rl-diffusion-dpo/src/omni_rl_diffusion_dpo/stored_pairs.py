@@ -25,7 +25,8 @@ from omni_rl.authoring.engine import Prepared, encode_ahead, forget, prepare
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.call import effective_call, frozen, split_call
 from omni_rl.contracts.events import State
-from omni_rl.contracts.interfaces import Experience, Policy
+from omni_rl.contracts.hooks import hookimpl
+from omni_rl.contracts.interfaces import Experience, ExperienceSource, Policy
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import Request
@@ -162,6 +163,29 @@ class StoredPairs:
         latents = {s: x[0].float().cpu().contiguous() for s, x in encoded.items()}
         _keep(kept, latents)
         return latents
+
+
+class OfflinePairs:
+    """The hooks of an algorithm that learns from stored pairs; its trait ``offline`` is True."""
+
+    @hookimpl
+    def check_prompts(self, path: str, rows: Sequence[PromptRow]) -> None:
+        """Every row names two images, and they are there."""
+        require_images(path, rows)
+
+    @hookimpl
+    def experience_source(
+        self,
+        config: Config,
+        model: LoadedModel,
+        hooks: Any,
+        policy: Policy,
+        prompts: PromptSet,
+        held_out: Sequence[PromptRow],
+        fingerprint: str,
+    ) -> ExperienceSource:
+        """The pairs of the run's data."""
+        return StoredPairs(config, model, hooks, policy, prompts, held_out, fingerprint)
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from omni_rl import reporting
-from omni_rl.contracts.model import INDEX
+from omni_rl.contracts.call import INDEX
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl_export.source import Source

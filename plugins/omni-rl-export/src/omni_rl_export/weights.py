@@ -12,7 +12,7 @@ import diffusers
 import torch
 from diffusers import AutoModel
 
-from omni_rl.contracts.model import INDEX
+from omni_rl.contracts.call import INDEX
 from omni_rl.contracts.schema import Lora
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import ModelError, UserError

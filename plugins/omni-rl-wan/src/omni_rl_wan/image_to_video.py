@@ -16,8 +16,13 @@ import torch
 
 import omni_rl_wan as wan
 from omni_rl import hookimpl
-from omni_rl.authoring.model import encoder_answers, is_stand_in, latent_modes, standardised_latents
-from omni_rl.authoring.model import prepare_condition as universal_condition
+from omni_rl.authoring.model import (
+    conditioning_from_media,
+    encoder_answers,
+    is_stand_in,
+    latent_modes,
+    standardised_latents,
+)
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Streams, Tensors
@@ -67,7 +72,7 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Map
     sees_one = transformer and transformer.config.image_dim and not transformer.config.pos_embed_seq_len
     if sees_one and "last_image" in requests[0].media:
         raise DataError("data.media: this Wan takes no last_image", "leave it out, or take Wan2.1-FLF2V or Wan 2.2")
-    kept: Tensors = universal_condition(model, requests)
+    kept: Tensors = conditioning_from_media(model, requests)
     if kept and model.pipe.config.expand_timesteps:
         frames = wan.latent_shape(model, call)[1]
         sampled = torch.arange(frames) > 0
