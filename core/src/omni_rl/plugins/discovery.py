@@ -1,7 +1,7 @@
-"""Which installed distribution offers what: read from metadata, so that nothing is imported until a run needs it.
+"""Finds the plugins that installed distributions offer. Reads metadata and imports a plugin only when a run needs it.
 
-The entry-point *group* is the kind and the entry-point *name* is the lookup key. ``OMNI_RL_DISABLE=a,b`` hides
-distributions by name, ``OMNI_RL_DISABLE=*`` hides all but omni-rl itself.
+The entry-point *group* is the kind, and the entry-point *name* is the key. ``OMNI_RL_DISABLE=a,b`` hides distributions
+by name, ``OMNI_RL_DISABLE=*`` hides all except omni-rl itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from omni_rl._version import __version__
 from omni_rl.contracts.hooks import CONTRACT_MAJOR
 from omni_rl.errors import PluginError, did_you_mean, nearest
-from omni_rl.plugins.blame import place, summary
+from omni_rl.plugins.blame import code_line, describe_error
 from omni_rl.plugins.moved import advice, advice_on, sources_of
 
 CORE = "omni-rl"
@@ -31,11 +31,11 @@ CONFORMANCE_GROUP = "omni_rl.conformance"
 
 
 class Kind(NamedTuple):
-    """How a kind of plugin is spoken of.
+    """How messages describe a kind of plugin.
 
     Attributes:
-        word: singular, for messages.
-        chooser: the configuration key that names a distribution when several claim a key; None when there is none.
+        word: the singular noun.
+        chooser: the configuration key that chooses a distribution if several offer a key; None when there is none.
     """
 
     word: str
@@ -67,7 +67,7 @@ class Offer:
 
     Attributes:
         kind: a key of ``KINDS``, the entry-point group without ``omni_rl.``.
-        key: the entry point's name, by which the configuration asks for it.
+        key: the entry point's name, which the configuration uses.
         target: ``module`` or ``module:attribute``.
     """
 
@@ -84,7 +84,7 @@ class Offer:
 
 
 def normal(distribution: str) -> str:
-    """The comparable form of a distribution's name (PEP 503)."""
+    """The normalised name of a distribution (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
@@ -100,7 +100,7 @@ def distributions() -> list[metadata.Distribution]:
 
 
 def _changed(path: str) -> int:
-    """When a folder of ``sys.path`` last gained or lost an entry, and with it perhaps a distribution."""
+    """Modification time of a folder of ``sys.path``; it changes when a distribution is installed or removed."""
     try:
         return os.stat(path or ".").st_mtime_ns
     except OSError:
@@ -109,51 +109,47 @@ def _changed(path: str) -> int:
 
 @lru_cache(maxsize=1)
 def _distributions(searched: tuple[tuple[str, int], ...]) -> list[metadata.Distribution]:
-    """Reading the metadata of a full environment takes 0.1 s, and a run asks some ten times."""
+    """Cached, because reading the metadata of a full environment takes 0.1 s and a run needs it about ten times."""
     del searched
     entries = metadata.entry_points()
     groups = [group for group in entries.groups if group.startswith("omni_rl.")]
-    found = {entry.dist for group in groups for entry in entries.select(group=group) if entry.dist is not None}
-    return [each for _, each in sorted({normal(each.name): each for each in found}.items())]
+    plugins = {entry.dist for group in groups for entry in entries.select(group=group) if entry.dist is not None}
+    return [each for _, each in sorted({normal(each.name): each for each in plugins}.items())]
 
 
 def offers_of(plugin: metadata.Distribution) -> list[Offer]:
-    """What one distribution offers, in its own order."""
+    """The offers of one distribution, in the order of its metadata, without repetitions."""
     name, version = plugin.name, plugin.version
     kinds = {f"omni_rl.{kind}": kind for kind in KINDS}
-    found = [
-        Offer(kinds[each.group], each.name, each.value, name, version)
-        for each in plugin.entry_points
-        if each.group in kinds
-    ]
-    return list(dict.fromkeys(found))
+    entries = [each for each in plugin.entry_points if each.group in kinds]
+    return list(dict.fromkeys(Offer(kinds[each.group], each.name, each.value, name, version) for each in entries))
 
 
 def all_offers(kind: str | None = None) -> list[Offer]:
-    """What installed distributions offer, hidden ones included, sorted; see :func:`offers`."""
+    """The offers of all installed distributions, including hidden ones, sorted; see :func:`offers`."""
     assert kind is None or kind in KINDS, kind
-    found = [offer for plugin in distributions() for offer in offers_of(plugin) if kind in (None, offer.kind)]
-    return sorted(found, key=lambda offer: (offer.kind, offer.key, offer.distribution))
+    every = (offer for plugin in distributions() for offer in offers_of(plugin) if kind in (None, offer.kind))
+    return sorted(every, key=lambda offer: (offer.kind, offer.key, offer.distribution))
 
 
 def offers(kind: str | None = None) -> list[Offer]:
-    """What installed distributions offer, of one kind or of all, sorted; hidden distributions are left out.
+    """The offers of installed distributions that are not hidden, of one kind or of all kinds, sorted.
 
-    Reads metadata only. A path that is listed twice in ``sys.path`` counts once.
+    Reads metadata only. A folder that is listed twice in ``sys.path`` counts once.
     """
     return [offer for offer in all_offers(kind) if not is_hidden(offer.distribution)]
 
 
 def find(kind: str, key: str, distribution: str | None = None) -> Offer:
-    """The offer that a run means by ``key``.
+    """The offer with this key.
 
     Args:
         kind: a key of ``KINDS``.
-        distribution: the one that the configuration chose (``model.plugin`` and its likes).
+        distribution: the distribution that the configuration chooses (``model.plugin``, ``rollout.plugin``, ...).
 
     Raises:
-        PluginError: nobody offers the key, or several do and none was chosen, or the distribution speaks another
-            major version of the contract.
+        PluginError: no distribution offers the key, or several offer it and the configuration chooses none, or the
+            distribution was written for another major version of the contract.
     """
     claims = [offer for offer in offers(kind) if offer.key == key]
     if distribution is not None:
@@ -167,10 +163,10 @@ def find(kind: str, key: str, distribution: str | None = None) -> Offer:
 
 
 def load(offer: Offer) -> Any:
-    """Import what an offer points at.
+    """Import the object of an offer.
 
     Raises:
-        PluginError: the import failed, whatever the reason; ``omni-rl plugins --check`` shows the same text.
+        PluginError: the import failed for any reason; ``omni-rl plugins --check`` shows the same text.
     """
     entry = metadata.EntryPoint(offer.key, offer.target, f"omni_rl.{offer.kind}")
     try:
@@ -185,14 +181,14 @@ def contract_of(plugin: metadata.Distribution) -> list[str]:
 
 
 def check_contract(plugin: metadata.Distribution) -> None:
-    """Raise PluginError unless a distribution declares the major version of the contract spoken here."""
+    """Raise PluginError unless a distribution declares the contract's major version of this omni-rl."""
     majors = contract_of(plugin)
     if str(CONTRACT_MAJOR) in majors:
         return
     what = f"{plugin.name} {plugin.version} "
     if not majors:
         raise PluginError(
-            f"{what}does not say which contract it was written for.",
+            f"{what}does not declare the contract version that it was written for.",
             f'Add to its pyproject.toml:\n    [project.entry-points."{CONTRACT_GROUP}"]\n'
             f'    {CONTRACT_MAJOR} = "{_top_module(plugin)}"',
         )
@@ -211,7 +207,7 @@ def check_contract(plugin: metadata.Distribution) -> None:
 
 
 def claimed_twice(claims: list[Offer]) -> PluginError:
-    """The error for a run that needs a key which several distributions claim."""
+    """The error for a run that needs a key which several distributions offer."""
     kind, key = KINDS[claims[0].kind], claims[0].key
     first, last = claims[0].distribution, claims[-1].distribution
     choose = f"Choose one with `{kind.chooser}: {first}`, or hide one with" if kind.chooser else "Hide one with"
@@ -223,7 +219,7 @@ def claimed_twice(claims: list[Offer]) -> PluginError:
 
 @cache
 def known_plugins() -> dict[str, dict[str, list[str]]]:
-    """Which distributions of this project offer what, installed or not: {kind: {key: [distribution]}}."""
+    """The offers of this project's distributions, installed or not: {kind: {key: [distribution]}}."""
     text = resources.files("omni_rl.plugins").joinpath("known_plugins.json").read_text(encoding="utf-8")
     known: dict[str, dict[str, list[str]]] = json.loads(text)
     return known
@@ -235,7 +231,7 @@ def _top_module(plugin: metadata.Distribution) -> str:
 
 
 def _core_requirement(plugin: metadata.Distribution) -> str:
-    """What the plugin itself requires of omni-rl, e.g. ``omni-rl>=2.0``."""
+    """The plugin's own requirement of omni-rl, e.g. ``omni-rl>=2.0``."""
     for requirement in plugin.requires or []:
         name = re.match(r"[\w.-]+", requirement)
         if name and normal(name[0]) == CORE:
@@ -291,13 +287,11 @@ def _installed_line(word: str, installed: list[Offer]) -> str:
 
 def broken(offer: Offer, error: BaseException) -> PluginError:
     """The error for an offer whose import, or whose first use, raised ``error``."""
-    at = place(error)
     lines = [
         f"entry point: [omni_rl.{offer.kind}] {offer.key} = {offer.target}",
-        *([f"at: {at}"] if at else []),
-        summary(error),
-        *advice_on(error, at),
-        f"`pip check` names requirements that are missing or too old; then: pip install --upgrade {offer.distribution}",
+        *describe_error(error).splitlines(),
+        *advice_on(error, code_line(error)),
+        f"`pip check` lists requirements that are missing or too old; then: pip install --upgrade {offer.distribution}",
     ]
     return PluginError(
         f"{offer.source} offers {KINDS[offer.kind].word} {offer.key!r} but is broken.", "\n  ".join(lines)

@@ -1,18 +1,19 @@
-"""Diffusion-DPO (arXiv 2311.12908) on flow matching: prefer one of two pictures, relative to a reference.
+"""Diffusion-DPO (arXiv 2311.12908) on flow matching: prefer one of two images, relative to a reference.
 
-A pair (x_w preferred, x_l) is noised at one level s with one noise n, and with the flow-matching errors e of the policy
-and e_ref of the reference,
+Both images of a pair (x_w preferred, x_l rejected) are noised at the same level s with the same noise n. With the
+flow-matching errors e of the policy and e_ref of the reference,
 
     m = -b / 2 (e - e_ref),        z = m_w - m_l - p max(0, -m_w),        L = -log sigmoid(z)
 
-e is a mean over latent elements, so b is large (2000). Pairs alone are told apart by unlearning both pictures, the
-rejected one faster; p > 0 (DPO-Positive, arXiv 2402.13228) holds the preferred one at least as likely as the reference
-does. The reference is the model that training starts from, or follows the policy after every iteration (TR-DPO, arXiv
-2404.09656), ref <- d ref + (1 - d) policy.
+e is a mean over latent elements, so b is large (2000). With p = 0, the policy can reduce the loss by making both images
+less likely, the rejected one faster. p > 0 (DPO-Positive, arXiv 2402.13228) keeps the preferred image at least as
+likely as under the reference. The reference is the initial model, or follows the policy after every iteration (TR-DPO,
+arXiv 2404.09656), ref <- d ref + (1 - d) policy.
 
-``diffusion_dpo`` draws its pairs anew in every iteration: the best and the worst sample of each group, the second best
-and the second worst, and so on; two that are worth the same make no pair. ``diffusion_dpo_offline`` learns from
-``data:`` with the columns prompt, chosen and rejected (:mod:`omni_rl.preferences`), and samples for validation only.
+``diffusion_dpo`` forms pairs from the samples of every iteration: the best and the worst sample of each group, the
+second best and the second worst, and so on; two samples with the same reward form no pair. ``diffusion_dpo_offline``
+learns from ``data:`` with the columns prompt, chosen and rejected (:mod:`omni_rl_diffusion_dpo.stored_pairs`), and
+samples only in validation.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from omni_rl_diffusion_dpo.stored_pairs import OfflinePairs
 
 
 class PairLoss(ForwardProcess):
-    """What both have in common: the loss of a pair, and a reference that may follow."""
+    """Base class of both algorithms: the loss of a pair, and a reference that may move towards the policy."""
 
     config: OfflineDiffusionDPOConfig
 
@@ -43,16 +44,16 @@ class PairLoss(ForwardProcess):
 
     @hookimpl
     def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
-        """How much better than the group's mean, (N,) fp32; what counts is the order."""
+        """(N,) fp32, reward minus the group's mean; only the order within a group is used."""
         return group_advantages(rewards, uid, std="none")
 
     @hookimpl
     def prepare_actor_batch(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
-        """One noise plan for each row, ``latents`` preferred over ``rejected``."""
+        """Add noise levels and noise to each row; both images of a pair (``latents``, ``rejected``) share them."""
         return self.config.noised(self._pairs(batch), iteration, seed)
 
     def loss_at(self, policy: Policy, batch: TensorDict, step: int) -> LossOutput:
-        """(B,) of B pairs at one noise level each."""
+        """(B,) loss of B pairs at one noise level each."""
         better, worse = (self._margin(policy, batch, step, side) for side in ("latents", "rejected"))  # (B,)
         z = better - worse - self.config.positive * relu(-better)
         loss = -logsigmoid(z)
@@ -66,7 +67,7 @@ class PairLoss(ForwardProcess):
 
     @hookimpl
     def after_update(self, policy: Policy, iteration: int, last: bool) -> None:
-        """Let the reference follow, once an iteration."""
+        """Move the reference towards the policy, once per iteration."""
         if last and self._reference == "old":
             for name, value in policy.named["old"].items():
                 value.lerp_(policy.parameters[name].detach(), 1 - self.config.reference_decay)
@@ -75,7 +76,7 @@ class PairLoss(ForwardProcess):
         return batch
 
     def _margin(self, policy: Policy, batch: TensorDict, step: int, side: str) -> torch.Tensor:
-        """(B,) implicit reward of one side: by how much less the policy errs than the reference, times b / 2."""
+        """(B,) implicit reward of one image of each pair: b / 2 (error of the reference - error of the policy)."""
         at = noised_at(batch, step, policy.device, side)
         error = at.error(policy.velocity(batch, at.x, at.t))
         with policy.weights(self._reference):
@@ -95,7 +96,7 @@ class OfflineDiffusionDPO(OfflinePairs, PairLoss):
 
 
 class DiffusionDPO(PairLoss):
-    """Its hooks on pairs of samples."""
+    """The algorithm hooks of Diffusion-DPO on pairs of the policy's own samples."""
 
     config: DiffusionDPOConfig
     Config = DiffusionDPOConfig
