@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from omni_rl.errors import RunError
-from omni_rl.sampling.remote.stderr_tee import Overheard
+from omni_rl.sampling.remote.stderr_tee import StderrTee
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
 
@@ -115,10 +115,10 @@ def _started(arguments: Mapping[str, Any]) -> AsyncOmni:
     Raises:
         RunError: it does not start; the message is that of the process that failed.
     """
-    workers = Overheard()
+    stderr = StderrTee()
     try:
-        with workers.listening():
+        with stderr.recording():
             return AsyncOmni(**arguments)
     except Exception as error:
-        reason = workers.reason() or f"{type(error).__name__}: {error}"
+        reason = stderr.reason() or f"{type(error).__name__}: {error}"
         raise RunError(f"vLLM-Omni does not start: {reason}") from error
