@@ -113,7 +113,7 @@ def test_the_picture_changes_the_sample(assembly: Assembly):
 def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly):
     """The form of encoders' answers is found with blank media where another process has encoded the real ones."""
     batch = trajectory.collate(assembly.draw(assembly.requests()))
-    assembly.model.memo.clear()
+    assembly.model.caches.clear()
     with torch.no_grad():
         log_prob = assembly.backend.policy.evaluate(batch, 0).log_prob
     assert torch.allclose(log_prob, batch["log_probs"][:, 0], atol=1e-6)

@@ -15,8 +15,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.guidance import classifier_free
-from omni_rl.model.limits import patches
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import patches, refuse_cut
 
 HONOURED = {"height", "width", "guidance_scale", "true_cfg_scale", "max_sequence_length"}
 """With any other argument the pipeline itself is asked for the velocity."""

@@ -17,8 +17,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.guidance import classifier_free
-from omni_rl.model.limits import patches
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import patches, refuse_cut
 from omni_rl.universal import media_conditioning
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "text_encoder_out_layers"}

@@ -21,7 +21,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import SigmaTable, Streams, Tensors
 from omni_rl.model.guidance import NEGATIVE, negative, positive
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import refuse_cut
 from omni_rl_ltx2.guidance import STRENGTHS, guided, strengths_of, switched_on, velocities
 from omni_rl_ltx2.media import decoded, sizes_of
 

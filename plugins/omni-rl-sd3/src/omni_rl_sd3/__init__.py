@@ -16,7 +16,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError
 from omni_rl.model.guidance import classifier_free
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import refuse_cut
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "clip_skip", "mu"}
 """With any other argument the pipeline itself is asked for the velocity."""

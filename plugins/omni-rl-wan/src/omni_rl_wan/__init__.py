@@ -17,8 +17,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.guidance import Velocity, classifier_free
-from omni_rl.model.limits import latent_frames, patches
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import latent_frames, patches, refuse_cut
 from omni_rl.universal.batching import in_groups, take
 
 HONOURED = {"height", "width", "num_frames", "guidance_scale", "guidance_scale_2", "max_sequence_length"}

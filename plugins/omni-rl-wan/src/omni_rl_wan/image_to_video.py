@@ -103,7 +103,7 @@ def predict(
         raise DataError("image to video needs a first frame, and there is none", "data.media: {image: COLUMN}")
     (frames,) = latents  # (B, C, F, h, w), or one frame with expand_timesteps
     kept = {n: v for n, v in conditioning.items() if not media_conditioning.is_stand_in(n)}
-    for embeds in media_conditioning.answers(conditioning, "encode_image"):  # one call, with all frames, or none
+    for embeds in media_conditioning.encoded(conditioning, "encode_image"):  # one call, with all frames, or none
         kept[wan.IMAGE_EMBEDS] = embeds
     if model.pipe.config.expand_timesteps:
         return wan.guided_velocity(model, x, t, {**kept, GIVEN: frames}, call, _first_frame_replaced)

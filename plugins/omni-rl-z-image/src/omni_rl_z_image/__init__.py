@@ -17,7 +17,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.guidance import classifier_free
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import refuse_cut
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length"}
 """With any other argument (``cfg_normalization``, ``cfg_truncation``) the pipeline itself is asked for the velocity."""

@@ -1,0 +1,182 @@
+"""Measure which batches a pipeline takes: rows of several prompts, and rows at several timesteps.
+
+Measured with prompts, noise and timesteps of its own, never with those of a run's first batch: the result depends on
+the model and the arguments alone, so that a run goes the same way with and without the gate, and when it is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from omni_rl.contracts.call import frozen
+from omni_rl.contracts.model import Cache, LoadedModel
+from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.model.encoding import encode_prompts, joined, on_device
+from omni_rl.schedulers.randomness import randn
+from omni_rl.universal import capture, media_conditioning
+from omni_rl.universal.ask import ask, encode_media_of_row, latent_arguments, streams_of
+from omni_rl.universal.batching import Mode, SingleStep, close, fastest_mode, in_groups, rows_are_apart, take
+from omni_rl.universal.embedding_rows import by_width
+from omni_rl.universal.media_conditioning import CallKey
+from omni_rl.universal.prompt_outputs import text_arguments
+from omni_rl.universal.scheduler_stand_ins import OneStep
+from omni_rl.universal.text_encoding import TWO_TEXTS, encode_by_width, encode_texts, grows
+
+_THREE_OF_ONE_LENGTH = ["a " * 36, "b " * 36, "c " * 36]
+
+_ENDS = torch.tensor([0.98, 0.98, 0.02])
+"""Timesteps of three rows near the two ends of the schedule, as shares of its length: far apart, a wrong one shows."""
+
+
+class _RowsKey(NamedTuple):
+    negative: bool
+    call: tuple[tuple[str, str], ...]
+
+
+class _ModeKey(NamedTuple):
+    negative: bool
+    call: CallKey
+
+    @classmethod
+    def of(cls, conditioning: Tensors, call: Mapping[str, Any]) -> _ModeKey:
+        return cls(_has_negative(conditioning), CallKey.of(conditioning, call))
+
+
+_ONE_ROW = Cache[_RowsKey, bool]()
+_MODES = Cache[_ModeKey, Mode]()
+
+
+def _has_negative(conditioning: Tensors) -> bool:
+    return any(name.startswith("negative_") for name in conditioning)
+
+
+def single_step(model: LoadedModel, call: Mapping[str, Any]) -> SingleStep:
+    """The pipeline's velocity as a function of x, one timestep (0-d, or (B,) where it allows that) and conditioning."""
+
+    def step(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
+        one = OneStep(model.pipe.scheduler, t, streams=len(x))
+        ask(model, one, conditioning, call, **latent_arguments(model, x, conditioning, call))
+        return {name: v.float() for name, v in zip(x, one.velocities, strict=True)}
+
+    def group_by_group(x: Streams, t: torch.Tensor, conditioning: Tensors) -> Streams:
+        groups = _groups_in_one_call(conditioning, len(next(iter(x.values()))))
+        if len(groups) == 1:
+            return step(x, t, conditioning)
+        return in_groups(groups, lambda rows: step(take(x, rows), t[rows] if t.ndim else t, take(conditioning, rows)))
+
+    return group_by_group
+
+
+def _groups_in_one_call(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
+    """Indices (b,) of rows whose texts are of one width, and whose media's pixels are the same where they are kept."""
+    alike = media_conditioning.alike(conditioning, rows)
+    return [same[part] for same in alike for part in by_width(take(conditioning, same), len(same))]
+
+
+def takes_one_row(model: LoadedModel, call: Mapping[str, Any]) -> bool:
+    """Whether rows of different prompts have to go one by one (see :func:`measure_rows`)."""
+    return any(_ONE_ROW.of(model).get(_RowsKey(negative, frozen(call))) for negative in (False, True))
+
+
+def measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> None:
+    """Compare two prompts of different length in one call with a call for each; once for each set of arguments.
+
+    Some pipelines were written for one prompt at a time: they fail with two, or let the shorter prompt see its padding
+    although a mask goes with it. In the second case every prompt is encoded at its own length from now on.
+    """
+    key, known = _RowsKey(negative, frozen(call)), _ONE_ROW.of(model)
+    if key in known or media_conditioning.among(call):  # prompts with media are encoded one by one
+        return
+    known[key] = False
+    with torch.no_grad(), capture.silent(model.pipe), capture.blaming_arguments(model.pipe):
+        two = _Probe.of_texts(model, TWO_TEXTS, negative, call)
+        if grows(model, negative, call) and not two.starts_like(_Probe.of_texts(model, TWO_TEXTS[:1], negative, call)):
+            encode_by_width(model, negative, call)
+            two = _Probe.of_texts(model, _THREE_OF_ONE_LENGTH[:2], negative, call)
+        known[key] = not two.rows_are_apart()
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A step in the middle of the schedule, from noise, for some texts in one call."""
+
+    model: LoadedModel
+    step: SingleStep
+    x: Streams
+    t: torch.Tensor
+    conditioning: Tensors
+
+    @classmethod
+    def of_texts(cls, model: LoadedModel, prompts: Sequence[str], negative: bool, call: Mapping[str, Any]) -> _Probe:
+        texts = text_arguments(prompts, prompts if negative else None)
+        conditioning = on_device(model, encode_texts(model, texts, call))
+        shapes = {n: stream.shape for n, stream in streams_of(model, conditioning, call).items()}
+        x, t = _noise(model, len(prompts), shapes), _timesteps(model, torch.full((len(prompts),), 0.5))
+        return cls(model, single_step(model, call), x, t, conditioning)
+
+    def rows_are_apart(self) -> bool:
+        """Whether rows get the same velocities together as alone."""
+        with self.model.compute():
+            return rows_are_apart(self.step, self.x, self.t, self.conditioning, _tolerance(self.model))
+
+    def starts_like(self, one: _Probe) -> bool:
+        """Whether the first row's velocity is that of ``one``, whose text was encoded alone."""
+        first = torch.tensor([0])
+        with self.model.compute():
+            padded = self.step(take(self.x, first), self.t[0], take(self.conditioning, first))
+            alone = one.step(take(self.x, first), self.t[0], one.conditioning)
+        return all(close(padded[n], alone[n], _tolerance(self.model)) for n in alone)
+
+
+def _noise(model: LoadedModel, rows: int, shapes: Mapping[str, Sequence[int]]) -> Streams:
+    return {n: randn(0, (rows, *shape)).to(model.device) for n, shape in shapes.items()}
+
+
+def _timesteps(model: LoadedModel, shares: torch.Tensor) -> torch.Tensor:
+    length: float = model.pipe.scheduler.config.num_train_timesteps
+    return (shares * length).to(model.device)
+
+
+def _tolerance(model: LoadedModel) -> float:
+    return 1e-4 if model.dtype == torch.float32 else 5e-2
+
+
+def known_mode(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> Mode | None:
+    """What :func:`batching_mode` has measured; None: nothing yet, as where a plugin computes velocities itself."""
+    return _MODES.of(model).get(_ModeKey.of(conditioning, call))
+
+
+def batching_mode(model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Mode:
+    """Which batches of rows at several timesteps the pipeline takes with these arguments.
+
+    Args:
+        x, conditioning: of a batch. Only shapes and names are looked at, and the sizes of media; conditioning that no
+            hook but a plugin's ``prepare_condition`` makes is taken from the first row.
+    """
+
+    def measure() -> Mode:
+        with torch.no_grad(), model.compute(), capture.silent(model.pipe):
+            rows, t = _three_rows(model, conditioning, call), _timesteps(model, _ENDS)
+            noise = _noise(model, len(t), {n: v.shape[1:] for n, v in x.items()})
+            return fastest_mode(single_step(model, call), noise, t, rows, _tolerance(model))
+
+    return _MODES.get(model, _ModeKey.of(conditioning, call), measure)
+
+
+def _three_rows(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
+    """Conditioning (3, ...) of three texts with blank media, under the names that ``conditioning`` has."""
+    media = media_conditioning.blank(conditioning)
+    negative = _has_negative(conditioning)
+    texts = _THREE_OF_ONE_LENGTH if media else [*TWO_TEXTS, _THREE_OF_ONE_LENGTH[1]]
+    parts = [[text] for text in texts] if media else [texts]  # prompts with media are encoded one by one
+    counts = dict(model.counts)
+    encoded = [encode_prompts(model, part, part if negative else None, {**call, **media})[0] for part in parts]
+    kept = encode_media_of_row(model, encoded[0], call, media) if media else {}
+    model.counts.update(counts)  # the gate counts what replay encodes, and this is no replay
+    rows = joined(encoded) | {name: torch.stack([value] * 3) for name, value in on_device(model, kept).items()}
+    first = {name: value[:1] for name, value in conditioning.items() if name not in rows}
+    return rows | {name: value.expand(3, *value.shape[1:]) for name, value in first.items()}
