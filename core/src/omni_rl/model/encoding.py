@@ -1,8 +1,8 @@
-"""Prompts are encoded once per submission, however many samples they have.
+"""Encode each prompt once per submission to an engine, however many samples it has.
 
-All prompts of a submission are padded to one width, so that a sample is replayed at the width it was drawn with
-whatever micro-batch it lands in. Text encoders are frozen, but embeddings are not kept longer than one submission:
-memory, and nothing to invalidate.
+All prompts of a submission are padded to one width, so that a sample is replayed at the width at which it was drawn,
+whatever micro-batch it is in. Embeddings are kept for one submission only, although text encoders are frozen: they
+would fill the memory.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _stacked(rows: Sequence[Tensors]) -> Tensors:
 
 
 def joined(parts: Sequence[Tensors]) -> Tensors:
-    """Rows of several encodings one below the other, padded to one width.
+    """Concatenate the rows of several encodings, padded to one width.
 
     Raises:
         ModelError: their width differs, and no mask goes with them.

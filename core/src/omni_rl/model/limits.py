@@ -9,21 +9,21 @@ from omni_rl.errors import ConfigError, DataError
 
 
 def patches(call: Mapping[str, Any], default: int, patch: int) -> tuple[int, int]:
-    """How many squares of ``patch`` x ``patch`` pixels an image has: (rows, columns).
+    """(rows, columns) of squares of ``patch`` x ``patch`` pixels that an image is cut into.
 
     Args:
         call: pipeline arguments; ``height`` and ``width`` in pixels, each ``default`` where absent.
-        patch: pixels along the edge of what becomes one token.
+        patch: pixels along the side of the square that becomes one token.
 
     Raises:
-        ConfigError: a side is no multiple of ``patch``.
+        ConfigError: a side of the image is not a multiple of ``patch``.
     """
     rows, columns = (_count(name, call.get(name) or default, patch) for name in ("height", "width"))
     return rows, columns
 
 
 def latent_frames(frames: int, every: int) -> int:
-    """How many frames a video has for an autoencoder that keeps the first one and then one of ``every``.
+    """The number of latent frames, for an autoencoder that keeps the first frame and then one of ``every``.
 
     Raises:
         ConfigError: ``frames`` is not one more than a multiple of ``every``; pipelines would round it.
@@ -47,8 +47,8 @@ def refuse_cut(prompts: Sequence[str], ids: Sequence[Sequence[int]], limit: int,
 
     Args:
         ids: each prompt's tokens, with its template.
-        limit: how many of them the text encoder is given.
-        hint: what the user may do about it besides shortening the prompt.
+        limit: the number of tokens that the text encoder is given.
+        hint: what else the user may do, appended to "shorten the prompt".
 
     Raises:
         DataError: a prompt has more tokens; names the first.

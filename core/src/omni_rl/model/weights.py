@@ -1,7 +1,7 @@
-"""What a sync sends to an engine in other processes: weights by diffusers' names, in portions, as safetensors.
+"""The weights that a sync sends to an engine in other processes: by diffusers' names, in portions, as safetensors.
 
-A full fine-tuning sends every parameter. Adapters are sent merged into the weights that they stand beside, or as they
-are. Nothing is collected before it is sent: at full size the weights fit no host twice.
+Full fine-tuning sends every parameter. Adapters are sent merged into the weights that they adapt, or as they are.
+Weights are sent one portion after the other and never collected: a host does not hold a large model twice.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ ADAPTER_SIDES = (".lora_A.weight", ".lora_B.weight")
 
 
 def trained(model: LoadedModel, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of the denoisers that training moves, in ``dtype``, on the CPU.
+    """Every weight of the denoisers that training changes, in ``dtype``, on the CPU.
 
-    With adapters: W + alpha / rank * B A, worked out in fp32, under the name of the weight that the adapter stands
-    beside.
+    With adapters: W + alpha / rank * B A, computed in fp32, under the name of the weight W that the adapter adapts.
     """
     layers = _adapted(model)
     with torch.no_grad():
@@ -37,16 +36,20 @@ def trained(model: LoadedModel, dtype: torch.dtype) -> Iterator[tuple[str, torch
 
 
 def covers(model: LoadedModel) -> dict[str, list[str]]:
-    """Weight that :func:`trained` sends -> the trainable parameters that are in it."""
+    """Name of each weight that :func:`trained` sends -> the trainable parameters that it is computed from."""
     layers = _adapted(model)
-    found: dict[str, list[str]] = {}
+    covered: dict[str, list[str]] = {}
     for name in model.parameters():
-        found.setdefault(f"{name.partition('.lora_')[0]}.weight" if layers else name, []).append(name)
-    return found
+        covered.setdefault(f"{name.partition('.lora_')[0]}.weight" if layers else name, []).append(name)
+    return covered
 
 
 def adapters(model: LoadedModel, dtype: torch.dtype, scale: float) -> Weights:
-    """Every adapter's two tensors on the CPU, named as PEFT saves them; ``scale`` (alpha / rank) is in B, by fp32."""
+    """Every adapter's two tensors on the CPU, named as PEFT saves them.
+
+    Args:
+        scale: alpha / rank, by which B is multiplied in fp32.
+    """
     with torch.no_grad():
         return {
             sent: (p.float() * (scale if sent.endswith(ADAPTER_SIDES[1]) else 1)).to("cpu", dtype)
@@ -65,7 +68,7 @@ def plain_name(name: str) -> str:
 
 
 def _adapted(model: LoadedModel) -> dict[str, LoraLayer]:
-    """Weight's canonical name -> the layer in which an adapter stands beside it."""
+    """Canonical name of each adapted weight -> its layer."""
     layers = ((f"{c}.{n}.weight", m) for c, d in model.denoisers.items() for n, m in d.named_modules())
     return {name: module for name, module in layers if isinstance(module, LoraLayer)}
 

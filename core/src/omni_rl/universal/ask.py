@@ -28,7 +28,7 @@ from omni_rl.universal.embedding_rows import as_returned
 from omni_rl.universal.encoder_outputs import EncoderOutputs
 from omni_rl.universal.image_starts import ImageStart
 from omni_rl.universal.media_conditioning import CallKey
-from omni_rl.universal.prompt_outputs import least_steps
+from omni_rl.universal.prompt_outputs import needs_of
 from omni_rl.universal.scheduler_stand_ins import OneStep
 from omni_rl.universal.streams import RunStep, Stream, arguments, find_streams
 
@@ -61,7 +61,7 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
     negative = {name.startswith("negative_") for name in embeddings}
     texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in taken]
     media = media_conditioning.in_place(conditioning)
-    fixed = capture.one_step(call, least_steps(model))
+    fixed = capture.one_step(call, needs_of(model).least_steps)
     return {"generator": _generator(model, call), **dict.fromkeys(texts), **embeddings, **media, **fixed}
 
 

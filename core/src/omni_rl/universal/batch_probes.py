@@ -7,19 +7,17 @@ the model and the arguments alone, so that a run goes the same way with and with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
-from omni_rl.contracts.call import frozen
 from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.encoding import encode_prompts, joined, on_device
 from omni_rl.schedulers.randomness import randn
 from omni_rl.universal import capture, media_conditioning
 from omni_rl.universal.ask import ask, encode_media_of_row, latent_arguments, streams_of
-from omni_rl.universal.batching import Mode, SingleStep, close, fastest_mode, in_groups, rows_are_apart, take
+from omni_rl.universal.batching import Mode, SingleStep, agree, fastest_mode, in_groups, rows_are_apart, take
 from omni_rl.universal.embedding_rows import by_width
 from omni_rl.universal.media_conditioning import CallKey
 from omni_rl.universal.prompt_outputs import text_arguments
@@ -32,22 +30,17 @@ _ENDS = torch.tensor([0.98, 0.98, 0.02])
 """Timesteps of three rows near the two ends of the schedule, as shares of its length: far apart, a wrong one shows."""
 
 
-class _RowsKey(NamedTuple):
-    negative: bool
-    call: tuple[tuple[str, str], ...]
-
-
-class _ModeKey(NamedTuple):
+class _Key(NamedTuple):
     negative: bool
     call: CallKey
 
     @classmethod
-    def of(cls, conditioning: Tensors, call: Mapping[str, Any]) -> _ModeKey:
+    def of(cls, conditioning: Tensors, call: Mapping[str, Any]) -> _Key:
         return cls(_has_negative(conditioning), CallKey.of(conditioning, call))
 
 
-_ONE_ROW = Cache[_RowsKey, bool]()
-_MODES = Cache[_ModeKey, Mode]()
+_ONE_ROW = Cache[_Key, bool]()
+_MODES = Cache[_Key, Mode]()
 
 
 def _has_negative(conditioning: Tensors) -> bool:
@@ -79,7 +72,7 @@ def _groups_in_one_call(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
 
 def takes_one_row(model: LoadedModel, call: Mapping[str, Any]) -> bool:
     """Whether rows of different prompts have to go one by one (see :func:`measure_rows`)."""
-    return any(_ONE_ROW.of(model).get(_RowsKey(negative, frozen(call))) for negative in (False, True))
+    return any(_ONE_ROW.of(model).get(_Key(negative, CallKey.of({}, call))) for negative in (False, True))
 
 
 def measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> None:
@@ -88,48 +81,33 @@ def measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) ->
     Some pipelines were written for one prompt at a time: they fail with two, or let the shorter prompt see its padding
     although a mask goes with it. In the second case every prompt is encoded at its own length from now on.
     """
-    key, known = _RowsKey(negative, frozen(call)), _ONE_ROW.of(model)
+    key, known = _Key(negative, CallKey.of({}, call)), _ONE_ROW.of(model)
     if key in known or media_conditioning.among(call):  # prompts with media are encoded one by one
         return
     known[key] = False
+
+    def encoded(prompts: Sequence[str]) -> Tensors:
+        return on_device(model, encode_texts(model, text_arguments(prompts, prompts if negative else None), call))
+
     with torch.no_grad(), capture.silent(model.pipe), capture.blaming_arguments(model.pipe):
-        two = _Probe.of_texts(model, TWO_TEXTS, negative, call)
-        if grows(model, negative, call) and not two.starts_like(_Probe.of_texts(model, TWO_TEXTS[:1], negative, call)):
+        two = encoded(TWO_TEXTS)
+        x = _noise(model, 2, {n: stream.shape for n, stream in streams_of(model, two, call).items()})
+        t, step = _timesteps(model, torch.tensor([0.5, 0.5])), single_step(model, call)
+        if grows(model, negative, call) and not _first_is_as_alone(model, step, x, t, two, encoded(TWO_TEXTS[:1])):
             encode_by_width(model, negative, call)
-            two = _Probe.of_texts(model, _THREE_OF_ONE_LENGTH[:2], negative, call)
-        known[key] = not two.rows_are_apart()
+            two = encoded(_THREE_OF_ONE_LENGTH[:2])
+        with model.compute():
+            known[key] = not rows_are_apart(step, x, t, two, _tolerance(model))
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """A step in the middle of the schedule, from noise, for some texts in one call."""
-
-    model: LoadedModel
-    step: SingleStep
-    x: Streams
-    t: torch.Tensor
-    conditioning: Tensors
-
-    @classmethod
-    def of_texts(cls, model: LoadedModel, prompts: Sequence[str], negative: bool, call: Mapping[str, Any]) -> _Probe:
-        texts = text_arguments(prompts, prompts if negative else None)
-        conditioning = on_device(model, encode_texts(model, texts, call))
-        shapes = {n: stream.shape for n, stream in streams_of(model, conditioning, call).items()}
-        x, t = _noise(model, len(prompts), shapes), _timesteps(model, torch.full((len(prompts),), 0.5))
-        return cls(model, single_step(model, call), x, t, conditioning)
-
-    def rows_are_apart(self) -> bool:
-        """Whether rows get the same velocities together as alone."""
-        with self.model.compute():
-            return rows_are_apart(self.step, self.x, self.t, self.conditioning, _tolerance(self.model))
-
-    def starts_like(self, one: _Probe) -> bool:
-        """Whether the first row's velocity is that of ``one``, whose text was encoded alone."""
-        first = torch.tensor([0])
-        with self.model.compute():
-            padded = self.step(take(self.x, first), self.t[0], take(self.conditioning, first))
-            alone = one.step(take(self.x, first), self.t[0], one.conditioning)
-        return all(close(padded[n], alone[n], _tolerance(self.model)) for n in alone)
+def _first_is_as_alone(
+    model: LoadedModel, step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, alone: Tensors
+) -> bool:
+    """Whether the first row's velocity is that of its text encoded ``alone``."""
+    first = torch.tensor([0])
+    with model.compute():
+        padded, own = (step(take(x, first), t[0], c) for c in (take(conditioning, first), alone))
+    return agree(padded, own, _tolerance(model))
 
 
 def _noise(model: LoadedModel, rows: int, shapes: Mapping[str, Sequence[int]]) -> Streams:
@@ -147,7 +125,7 @@ def _tolerance(model: LoadedModel) -> float:
 
 def known_mode(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> Mode | None:
     """What :func:`batching_mode` has measured; None: nothing yet, as where a plugin computes velocities itself."""
-    return _MODES.of(model).get(_ModeKey.of(conditioning, call))
+    return _MODES.of(model).get(_Key.of(conditioning, call))
 
 
 def batching_mode(model: LoadedModel, x: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Mode:
@@ -164,7 +142,7 @@ def batching_mode(model: LoadedModel, x: Streams, conditioning: Tensors, call: M
             noise = _noise(model, len(t), {n: v.shape[1:] for n, v in x.items()})
             return fastest_mode(single_step(model, call), noise, t, rows, _tolerance(model))
 
-    return _MODES.get(model, _ModeKey.of(conditioning, call), measure)
+    return _MODES.get(model, _Key.of(conditioning, call), measure)
 
 
 def _three_rows(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:

@@ -70,19 +70,19 @@ def fastest_mode(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Te
     x, t, conditioning = take(x, rows), t[[0, 0, other]], take(conditioning, rows)
     alone = in_rows(step, x, t, conditioning, "single")
     together = _if_taken(lambda: step(x, t, conditioning))
-    if together is not None and _agree(together, alone, tolerance):
+    if together is not None and agree(together, alone, tolerance):
         swapped = in_rows(step, x, t[[2, 2, 0]], conditioning, "single")
         if all(_tells_timesteps(together[n], alone[n], swapped[n]) for n in x):
             return "vector"
     together = _if_taken(lambda: in_rows(step, x, t, conditioning, "grouped"))
-    return "grouped" if together is not None and _agree(together, alone, tolerance) else "single"
+    return "grouped" if together is not None and agree(together, alone, tolerance) else "single"
 
 
 def rows_are_apart(step: SingleStep, x: Streams, t: torch.Tensor, conditioning: Tensors, tolerance: float) -> bool:
     """Whether rows at one timestep get the same velocities together as alone."""
     alone = in_rows(step, x, t, conditioning, "single")
     together = _if_taken(lambda: step(x, t[0], conditioning))
-    return together is not None and _agree(together, alone, tolerance)
+    return together is not None and agree(together, alone, tolerance)
 
 
 def _if_taken(compute: Callable[[], Streams]) -> Streams | None:
@@ -95,16 +95,12 @@ def _if_taken(compute: Callable[[], Streams]) -> Streams | None:
         return None
 
 
-def _agree(together: Streams, alone: Streams, tolerance: float) -> bool:
-    return all(close(together[n], value, tolerance) for n, value in alone.items())
-
-
 def _tells_timesteps(together: torch.Tensor, alone: torch.Tensor, swapped: torch.Tensor) -> bool:
     """Whether every row comes far closer to its velocity than to the one at another row's timestep."""
     error, effect = ((v - alone).flatten(1).abs().amax(1) for v in (together, swapped))
     return bool((error <= _NOTICEABLE * effect).all())
 
 
-def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
-    """Whether ``a`` is ``b`` to ``tolerance``, relative to the largest element of ``b``."""
-    return bool((a - b).abs().max() <= tolerance * b.abs().max())
+def agree(a: Streams, b: Streams, tolerance: float) -> bool:
+    """Whether ``a`` is ``b`` to ``tolerance``, relative to the largest element of each stream of ``b``."""
+    return all(bool((a[n] - v).abs().max() <= tolerance * v.abs().max()) for n, v in b.items())

@@ -23,7 +23,7 @@ from omni_rl.universal.capture import NEEDS_PLUGIN
 
 
 @dataclass
-class _Needs:
+class Needs:
     """What a pipeline turned out to need, whatever its arguments.
 
     Attributes:
@@ -35,16 +35,12 @@ class _Needs:
     one_text: bool = False
 
 
-_NEEDS = Cache[None, _Needs]()
+_NEEDS = Cache[None, Needs]()
 
 
-def _needs(model: LoadedModel) -> _Needs:
-    return _NEEDS.get(model, None, _Needs)
-
-
-def least_steps(model: LoadedModel) -> int:
-    """The number of steps that the pipeline must be told at least, for it to take one."""
-    return _needs(model).least_steps
+def needs_of(model: LoadedModel) -> Needs:
+    """What is known of them so far."""
+    return _NEEDS.get(model, None, Needs)
 
 
 def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> dict[str, list[str]]:
@@ -55,7 +51,7 @@ def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | Non
 
 def as_taken(model: LoadedModel, texts: Mapping[str, list[str]]) -> dict[str, Any]:
     """Texts as ``__call__`` takes them: in lists, or a single one as it is where the pipeline refuses a list of one."""
-    if _needs(model).one_text and len(texts["prompt"]) == 1:
+    if needs_of(model).one_text and len(texts["prompt"]) == 1:
         return _alone(texts)
     return {name: list(values) for name, values in texts.items()}  # some pipelines write templates into the list
 
@@ -74,7 +70,7 @@ def named_outputs(model: LoadedModel, texts: Mapping[str, list[str]], call: Mapp
         try:
             calls = _encode_calls(model, texts, call)
         except ZeroDivisionError:
-            _needs(model).least_steps = 2
+            needs_of(model).least_steps = 2
             calls = _encode_calls(model, texts, call)
     taken = inspect.signature(type(model.pipe).__call__).parameters
     outputs: dict[str, Any] = {}
@@ -91,15 +87,19 @@ def _encode_calls(
     try:
         return _calls_with(model, as_taken(model, texts), call)
     except ModelError:
-        if len(texts["prompt"]) > 1 or _needs(model).one_text:
+        if len(texts["prompt"]) > 1 or needs_of(model).one_text:
             raise
         calls = _calls_with(model, _alone(texts), call)
-        _needs(model).one_text = True
+        needs_of(model).one_text = True
         return calls
 
 
 def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str, Any]) -> list[capture.Recorded]:
-    arguments = {**texts, "generator": capture.throwaway_generator(), **capture.one_step(call, least_steps(model))}
+    arguments = {
+        **texts,
+        "generator": capture.throwaway_generator(),
+        **capture.one_step(call, needs_of(model).least_steps),
+    }
     with (
         capture.leave_at_denoiser(model.denoisers),
         capture.recording_method(model.pipe, "encode_prompt") as calls,
