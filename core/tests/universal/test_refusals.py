@@ -124,7 +124,7 @@ class Forgetting(Toy):
 @pytest.mark.parametrize(
     ("cls", "why"),
     [
-        (Clamping, "places do not come back one by one"),
+        (Clamping, "positions do not come back one by one"),
         (Whitening, "elements are lost on the way"),
         (Forgetting, "elements are lost on the way"),
     ],

@@ -88,11 +88,12 @@ class LoadedModel:
     @contextlib.contextmanager
     def encoders_on_device(self) -> Iterator[None]:
         """Bring what is offloaded to the device for the length of the context."""
-        _move(self.offloaded, self.device)
+        offloaded = self.offloaded
+        _move(offloaded, self.device)
         try:
             yield
         finally:
-            _move(self.offloaded, torch.device("cpu"))
+            _move(offloaded, torch.device("cpu"))
 
 
 @lru_cache
