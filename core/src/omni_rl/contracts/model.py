@@ -74,6 +74,10 @@ class LoadedModel:
         """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
         return call[name] if name in call else _arguments(type(self.pipe).__call__)[name].default
 
+    def takes(self, name: str) -> bool:
+        """Whether the pipeline's ``__call__`` has an argument of this name."""
+        return name in _arguments(type(self.pipe).__call__)
+
     def compute(self) -> contextlib.AbstractContextManager[Any]:
         """The precision context that rollout and replay share."""
         if not self.autocast:

@@ -7,7 +7,6 @@ kept in caches.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -57,9 +56,8 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
     """
     own = {n: v for n, v in conditioning.items() if not media_conditioning.is_stand_in(n)}
     embeddings = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in own.items()})
-    taken = inspect.signature(type(model.pipe).__call__).parameters
     negative = {name.startswith("negative_") for name in embeddings}
-    texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and n in taken]
+    texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and model.takes(n)]
     media = media_conditioning.in_place(conditioning)
     fixed = capture.one_step(call, needs_of(model).least_steps)
     return {"generator": _generator(model, call), **dict.fromkeys(texts), **embeddings, **media, **fixed}

@@ -24,7 +24,9 @@ from omni_rl.universal.prompt_outputs import text_arguments
 from omni_rl.universal.scheduler_stand_ins import OneStep
 from omni_rl.universal.text_encoding import TWO_TEXTS, encode_by_width, encode_texts, grows
 
-_THREE_OF_ONE_LENGTH = ["a " * 36, "b " * 36, "c " * 36]
+_TWO_OF_ONE_LENGTH = ["a " * 36, "b " * 36]
+_THREE_SHORT, _THREE_SHORT_OF_ONE_LENGTH = ["a", "a b", "b"], ["a", "b", "c"]
+"""Short enough for any limit that a plugin or ``max_sequence_length`` sets."""
 
 _ENDS = torch.tensor([0.98, 0.98, 0.02])
 """Timesteps of three rows near the two ends of the schedule, as shares of its length: far apart, a wrong one shows."""
@@ -95,7 +97,7 @@ def measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) ->
         t, step = _timesteps(model, torch.tensor([0.5, 0.5])), single_step(model, call)
         if grows(model, negative, call) and not _first_is_as_alone(model, step, x, t, two, encoded(TWO_TEXTS[:1])):
             encode_by_width(model, negative, call)
-            two = encoded(_THREE_OF_ONE_LENGTH[:2])
+            two = encoded(_TWO_OF_ONE_LENGTH)
         with model.compute():
             known[key] = not rows_are_apart(step, x, t, two, _tolerance(model))
 
@@ -132,8 +134,8 @@ def batching_mode(model: LoadedModel, x: Streams, conditioning: Tensors, call: M
     """Which batches of rows at several timesteps the pipeline takes with these arguments.
 
     Args:
-        x, conditioning: of a batch. Only shapes and names are looked at, and the sizes of media; conditioning that no
-            hook but a plugin's ``prepare_condition`` makes is taken from the first row.
+        x, conditioning: of a batch. Only shapes and names are looked at, and the sizes of the first row's media.
+            Conditioning that only a plugin's ``prepare_condition`` makes is that of the first row.
     """
 
     def measure() -> Mode:
@@ -147,14 +149,21 @@ def batching_mode(model: LoadedModel, x: Streams, conditioning: Tensors, call: M
 
 def _three_rows(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
     """Conditioning (3, ...) of three texts with blank media, under the names that ``conditioning`` has."""
-    media = media_conditioning.blank(conditioning)
-    negative = _has_negative(conditioning)
-    texts = _THREE_OF_ONE_LENGTH if media else [*TWO_TEXTS, _THREE_OF_ONE_LENGTH[1]]
-    parts = [[text] for text in texts] if media else [texts]  # prompts with media are encoded one by one
-    counts = dict(model.counts)
-    encoded = [encode_prompts(model, part, part if negative else None, {**call, **media})[0] for part in parts]
-    kept = encode_media_of_row(model, encoded[0], call, media) if media else {}
+    row, counts = {name: value[:1] for name, value in conditioning.items()}, dict(model.counts)
+    media = media_conditioning.blank(row)
+    # Prompts with media are encoded one by one, and without a mask only those of one length can then share a batch
+    parts = [[text] for text in _THREE_SHORT_OF_ONE_LENGTH] if media else [_THREE_SHORT]
+    texts = [_encoded(model, part, conditioning, {**call, **media}) for part in parts]
+    encoded = on_device(model, encode_media_of_row(model, texts[0], call, media)) if media else {}
     model.counts.update(counts)  # the gate counts what replay encodes, and this is no replay
-    rows = joined(encoded) | {name: torch.stack([value] * 3) for name, value in on_device(model, kept).items()}
-    first = {name: value[:1] for name, value in conditioning.items() if name not in rows}
-    return rows | {name: value.expand(3, *value.shape[1:]) for name, value in first.items()}
+    three = {name: value.expand(3, *value.shape[1:]) for name, value in row.items()}
+    return three | joined(texts) | {name: torch.stack([value] * 3) for name, value in encoded.items()}
+
+
+def _encoded(model: LoadedModel, prompts: Sequence[str], like: Tensors, call: Mapping[str, Any]) -> Tensors:
+    """Texts encoded by the model's plugin or, if ``like`` is not of its form, by the pipeline itself."""
+    negatives = prompts if _has_negative(like) and model.takes("negative_prompt") else None
+    encoded, _ = encode_prompts(model, prompts, negatives, call)
+    if encoded.keys() <= like.keys():
+        return encoded
+    return on_device(model, encode_texts(model, text_arguments(prompts, negatives), call))

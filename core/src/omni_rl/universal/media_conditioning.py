@@ -101,12 +101,15 @@ def _images(values: Any) -> Any:
 
 
 def alike(conditioning: Tensors, rows: int) -> list[torch.Tensor]:
-    """Indices (b,) of the rows that share the pixels that are kept, over all ``rows``."""
-    kept = [v.flatten(1).cpu() for n, v in conditioning.items() if n.startswith(PIXELS)]
-    if not kept:
+    """Indices (b,) of the rows whose media share their sizes, and their pixels where those are kept; over all ``rows``.
+
+    Only such rows fit into one call, which takes one set of media.
+    """
+    shared = [v.flatten(1).cpu() for n, v in conditioning.items() if n.startswith((SIZE, PIXELS))]
+    if not shared:
         return [torch.arange(rows)]
-    _, group = torch.cat(kept, dim=1).unique(dim=0, return_inverse=True)
-    return [(group == number).nonzero().flatten() for number in group.unique()]
+    numbers = torch.stack([v.unique(dim=0, return_inverse=True)[1] for v in shared], dim=1)  # (B, tensors)
+    return [(numbers == each).all(1).nonzero().flatten() for each in numbers.unique(dim=0)]
 
 
 def blank(conditioning: Tensors, colour: str = "black") -> dict[str, Any]:

@@ -72,12 +72,11 @@ def named_outputs(model: LoadedModel, texts: Mapping[str, list[str]], call: Mapp
         except ZeroDivisionError:
             needs_of(model).least_steps = 2
             calls = _encode_calls(model, texts, call)
-    taken = inspect.signature(type(model.pipe).__call__).parameters
     outputs: dict[str, Any] = {}
     for index, recorded in enumerate(calls):
         values = recorded.result if isinstance(recorded.result, tuple) else (recorded.result,)
-        names = _names(model, recorded, len(values), taken, second=index > 0)
-        outputs |= {name: value for name, value in zip(names, values, strict=True) if name in taken}
+        names = _names(model, recorded, len(values), second=index > 0)
+        outputs |= {name: value for name, value in zip(names, values, strict=True) if model.takes(name)}
     return outputs
 
 
@@ -108,20 +107,17 @@ def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str,
     return calls
 
 
-def _names(
-    model: LoadedModel, recorded: capture.Recorded, count: int, taken: Mapping[str, Any], second: bool
-) -> tuple[str, ...]:
+def _names(model: LoadedModel, recorded: capture.Recorded, count: int, second: bool) -> tuple[str, ...]:
     """The names that the caller, or else ``encode_prompt`` itself, gives to the ``count`` outputs of one call.
 
     Args:
-        taken: the parameters of ``__call__``.
         second: this is not the first call: it encodes the negative prompts, unless it was given both.
     """
     assigned = assigned_names(*recorded.caller)
-    if len(assigned) == count and any(name in taken for name in assigned):
+    if len(assigned) == count and any(model.takes(name) for name in assigned):
         return assigned
     negative = second and "negative_prompt" not in recorded.arguments
-    if count == 1 and assigned and "prompt_embeds" in taken:
+    if count == 1 and assigned and model.takes("prompt_embeds"):
         return ("negative_prompt_embeds" if negative else "prompt_embeds",)  # the only thing that it can be
     names = return_names(type(model.pipe).encode_prompt)
     if len(names) != count:
