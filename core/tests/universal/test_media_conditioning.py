@@ -174,6 +174,13 @@ def test_pixels_that_are_kept_stand_in_the_place_of_blank_media():
     assert [frame.getpixel((0, 0)) for frame in frames] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
 
 
+def test_rows_of_different_sizes_go_in_calls_of_their_own():
+    sizes = torch.tensor([[8, 4], [4, 8], [8, 4]])
+    assert [rows.tolist() for rows in media_conditioning.alike({"size_of_image": sizes}, 3)] == [[1], [0, 2]]
+    both = {"size_of_image": sizes, "pixels_of_mask": torch.tensor([1, 1, 2])[:, None].to(torch.uint8)}
+    assert [rows.tolist() for rows in media_conditioning.alike(both, 3)] == [[1], [0], [2]]
+
+
 def test_rows_of_different_pixels_are_asked_about_apart():
     assert [rows.tolist() for rows in media_conditioning.alike(_kept(9, 0, 9, 9), 4)] == [[1], [0, 2, 3]]
     assert [rows.tolist() for rows in media_conditioning.alike({"size_of_mask": torch.ones(2, 2)}, 2)] == [[0, 1]]
