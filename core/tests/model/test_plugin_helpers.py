@@ -7,8 +7,7 @@ import torch
 
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.guidance import classifier_free, negative, positive
-from omni_rl.model.limits import latent_frames
-from omni_rl.model.prompts import refuse_cut
+from omni_rl.model.limits import latent_frames, refuse_cut
 
 CONDITIONING = {
     "prompt_embeds": torch.arange(6.0).view(2, 3, 1),

@@ -77,3 +77,19 @@ def test_many_at_once_are_told_apart(dtype):
     assert found == {n: Landing(n, 0, 2) for n in before}
     assert all(torch.equal(p.data, before[n]) for n, p in pipeline.named_parameters())
     assert locate(pipeline, {}) == {}
+
+
+class Failing(Fusing):
+    """Loads some weights and then fails, as a pipeline does that checks a shape late."""
+
+    def load_weights(self, weights):
+        super().load_weights(weights)
+        raise RuntimeError("size mismatch")
+
+
+def test_weights_are_restored_after_a_load_that_fails():
+    pipeline = Failing()
+    before = {n: p.data.clone() for n, p in pipeline.named_parameters()}
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        locate(pipeline, {"transformer.blocks.0.to_q.weight": (4, 4)})
+    assert all(torch.equal(p.data, before[n]) for n, p in pipeline.named_parameters())

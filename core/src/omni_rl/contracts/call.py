@@ -10,7 +10,7 @@ INDEX = "model_index.json"
 
 
 def frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """A pipeline's arguments as a key of ``LoadedModel.memo``."""
+    """A pipeline's arguments in a form that can be a dictionary's key."""
     return tuple(sorted((name, repr(value)) for name, value in call.items()))
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedModel
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 DENOISER_PREFIXES = ("transformer", "unet")
 """Pipeline components whose name starts so predict velocities; diffusers has no other convention."""
@@ -32,7 +35,7 @@ class LoadedModel:
         autocast: weights are fp32 masters and ``dtype`` is reached through autocast (full fine-tuning in bf16).
         offload: encoders and decoders live on the CPU while they are not used.
         hooks: the run's dispatch; core's default hooks call the others through it.
-        memo: whatever an adapter computed once (schedules, shapes); never weights.
+        caches: what each :class:`Cache` holds for this model.
         counts: calls of conditioning encoders, by component; replay must not add to them.
     """
 
@@ -44,7 +47,7 @@ class LoadedModel:
     autocast: bool = False
     offload: bool = False
     hooks: Any = None
-    memo: dict[Any, Any] = field(default_factory=dict)
+    caches: dict[Any, dict[Any, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -71,21 +74,30 @@ class LoadedModel:
         """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
         return call[name] if name in call else _arguments(type(self.pipe).__call__)[name].default
 
+    def takes(self, name: str) -> bool:
+        """Whether the pipeline's ``__call__`` has an argument of this name."""
+        return name in _arguments(type(self.pipe).__call__)
+
     def compute(self) -> contextlib.AbstractContextManager[Any]:
         """The precision context that rollout and replay share."""
         if not self.autocast:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    @property
+    def offloaded(self) -> dict[str, nn.Module]:
+        """The components that stay on the CPU while they are not used, by name."""
+        return {n: m for n, m in self.modules.items() if self.offload and _offloadable(n, m)}
+
     @contextlib.contextmanager
     def encoders_on_device(self) -> Iterator[None]:
-        """Bring encoders and decoders to the device while the context lasts, when they are offloaded."""
-        waiting = [m for n, m in self.modules.items() if _waits(self, n)]
-        _move(waiting, self.device)
+        """Bring what is offloaded to the device for the length of the context."""
+        offloaded = self.offloaded
+        _move(offloaded, self.device)
         try:
             yield
         finally:
-            _move(waiting, torch.device("cpu"))
+            _move(offloaded, torch.device("cpu"))
 
 
 @lru_cache
@@ -93,15 +105,32 @@ def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
 
 
-def _waits(model: LoadedModel, name: str) -> bool:
-    """Whether a component is on the CPU while it is not used: encoders and decoders, not what stands between them and
-    the denoiser, which pipelines call in every step.
-    """
-    module = model.modules[name]
+def _offloadable(name: str, module: nn.Module) -> bool:
+    """True for encoders and decoders. Connectors run in every step and stay on the device, as denoisers do."""
     codes = isinstance(module, PreTrainedModel) or hasattr(module, "encode") or hasattr(module, "decode")
-    return model.offload and codes and name not in model.denoisers
+    return codes and not name.startswith(DENOISER_PREFIXES)
 
 
-def _move(modules: list[nn.Module], device: torch.device) -> None:
-    for module in modules:
+def _move(modules: Mapping[str, nn.Module], device: torch.device) -> None:
+    for module in modules.values():
         module.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Cache(Generic[K, V]):
+    """Values that a module computes once for each model and key: schedules and shapes, never weights.
+
+    Declared once, at the top of the module that computes them: ``_TABLES = Cache[TableKey, SigmaTable]()``.
+    """
+
+    def of(self, model: LoadedModel) -> dict[K, V]:
+        """What is known about this model so far."""
+        values: dict[K, V] = model.caches.setdefault(self, {})
+        return values
+
+    def get(self, model: LoadedModel, key: K, compute: Callable[[], V]) -> V:
+        """The value of ``key``; ``compute`` is called if it is not known."""
+        values = self.of(model)
+        if key not in values:
+            values[key] = compute()
+        return values[key]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from omni_rl.contracts.call import frozen
 from omni_rl.contracts.types import DenoiseState, SigmaTable, Streams, Tensors, lossless
 from omni_rl.contracts.verdicts import Row
 from omni_rl.data.media_files import load
@@ -16,9 +15,10 @@ from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler
-from omni_rl.universal import capture, media_conditioning, scheduler_stand_ins
+from omni_rl.universal import capture, encoder_outputs, scheduler_stand_ins
 from omni_rl.universal import hooks as universal
 from omni_rl.universal.ask import call_arguments, latent_arguments
+from omni_rl.universal.batch_probes import known_mode, takes_one_row
 from omni_rl.universal.batching import in_groups, take
 from omni_rl.universal.capture import samples_of
 from omni_rl.universal.embedding_rows import mask_of, one_by_one
@@ -75,7 +75,7 @@ class Oracle:
         The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
         """
         together = torch.arange(len(self.prompts))
-        alone = one_by_one(self.conditioning) or universal.takes_one_row(self.model, self.call)
+        alone = one_by_one(self.conditioning) or takes_one_row(self.model, self.call)
         groups = together.split(1) if alone else [together]
         return in_groups(groups, lambda rows: self._final(take(start, rows), rows))
 
@@ -91,9 +91,9 @@ class Oracle:
             "num_inference_steps": self.requests[0].steps,
         }
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
-        noise = media_conditioning.drawing_as_kept(model)
+        noise = encoder_outputs.sampling_as_replayed(model)
         with torch.no_grad(), model.compute(), model.encoders_on_device(), masters, noise:
-            capture.ask(model.pipe, euler, **arguments)
+            capture.run_call(model.pipe, euler, **arguments)
         return dict(zip(start, euler.latents, strict=True))
 
 
@@ -227,6 +227,6 @@ def _per_row_timesteps(subject: Sampler, probe: Probe, start: Streams, condition
         together = predict(slice(None))
         alone = [predict(slice(i, i + 1)) for i in range(len(rows))]
     found = max(gap(v[i : i + 1], alone[i][n]) for n, v in together.items() for i in range(len(rows)))
-    mode = model.memo.get(("batching", frozen(call)))
+    mode = known_mode(model, conditioning, call)
     detail = f"per-row timesteps within {found:.2g} of single calls" + (f" ({mode} calls)" if mode else "")
     return judge("timesteps", found <= STEP_TOLERANCE[model.dtype], detail)

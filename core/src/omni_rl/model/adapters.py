@@ -1,4 +1,4 @@
-"""Which weights train: adapters injected in place, or the whole denoiser."""
+"""Choose the weights that train: adapters, which are injected in place, or the whole denoiser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADAPTER = "default"
 
 
 def make_trainable(model: LoadedModel, lora: Lora | None, seed: int) -> None:
-    """Mark what trains in every denoiser; master weights of what trains are fp32.
+    """Mark the parameters that train in every denoiser, in fp32.
 
     Raises:
         ConfigError: no module matches ``model.lora.targets``.
@@ -49,7 +49,14 @@ def _inject(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
 
 
 def refuse_untargeted(name: str, denoiser: nn.Module, targets: list[str] | str, place: str = "") -> None:
-    """Raise ConfigError when no adapter finds a module in the denoiser ``name``; ``place``: where targets were set."""
+    """Refuse targets that match no module of the denoiser ``name``.
+
+    Args:
+        place: where in the configuration targets were set, for the message.
+
+    Raises:
+        ConfigError: no linear module's name ends in one of ``targets``.
+    """
     if not _targets(denoiser, targets):
         raise ConfigError(
             f"{place}{': ' if place else ''}model.lora.targets: no linear module of {name} ends in {targets}",
@@ -58,7 +65,11 @@ def refuse_untargeted(name: str, denoiser: nn.Module, targets: list[str] | str, 
 
 
 def refuse_unmatched(denoisers: Mapping[str, nn.Module], targets: list[str] | str, place: str) -> None:
-    """Raise ConfigError when one of ``targets`` is the end of no linear module's name in any denoiser."""
+    """Refuse a target that no module of any denoiser matches.
+
+    Raises:
+        ConfigError: no linear module's name ends in one of ``targets``; names the first.
+    """
     names = [n for denoiser in denoisers.values() for n in _linear_names(denoiser)]
     for target in [] if targets == "all-linear" else _listed(targets):
         if not any(_ends_in(n, target) for n in names):

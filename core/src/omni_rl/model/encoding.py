@@ -1,37 +1,48 @@
-"""Prompts are encoded once per submission, however many samples they have.
+"""Encode each prompt once per submission to an engine, however many samples it has.
 
-All prompts of a submission are padded to one width, so that a sample is replayed at the width it was drawn with
-whatever micro-batch it lands in. Text encoders are frozen, but embeddings are not kept longer than one submission:
-memory, and nothing to invalidate.
+All prompts of a submission are padded to one width, so that a sample is replayed at the width at which it was drawn,
+whatever micro-batch it is in. Embeddings are kept for one submission only, although text encoders are frozen: they
+would fill the memory.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from omni_rl.contracts.call import frozen
-from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Tensors, lossless
 from omni_rl.data.media_files import load
 from omni_rl.errors import ModelError
 
-_ENCODED = "encoded prompts"
-_ONCE = "worked out once"
-_Key = tuple[str, str | None, tuple[tuple[str, str], ...], str]
+
+class _PromptKey(NamedTuple):
+    prompt: str
+    negative: str | None
+    call: tuple[tuple[str, str], ...]
+    media: str
+
+    @classmethod
+    def of(cls, request: Request) -> _PromptKey:
+        media = json.dumps(request.media, sort_keys=True) if request.media else ""
+        return cls(request.prompt, request.negative_prompt, frozen(request.call), media)
+
+
+_ENCODED = Cache[_PromptKey, tuple[Tensors, Tensors]]()
+_CONDITIONS = Cache[_PromptKey, Tensors]()
 
 
 def encode(model: LoadedModel, requests: Sequence[Request]) -> tuple[Tensors, Tensors]:
     """Conditioning (fp32 or integer, on the device) and token ids (on the CPU) of B requests, row by row."""
-    keys = [_key(r) for r in requests]
-    if not all(k in model.memo.get(_ENCODED, {}) for k in keys):
+    keys, known = [_PromptKey.of(r) for r in requests], _ENCODED.of(model)
+    if not known.keys() >= set(keys):
         encode_ahead(model, requests, batch_size=len(requests))
-    rows = [model.memo[_ENCODED][k] for k in keys]
-    return _stacked([r[0] for r in rows]), _stacked([r[1] for r in rows])
+    return _stacked([known[k][0] for k in keys]), _stacked([known[k][1] for k in keys])
 
 
 def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: int) -> None:
@@ -40,48 +51,48 @@ def encode_ahead(model: LoadedModel, requests: Sequence[Request], batch_size: in
     Raises:
         ModelError: embeddings of different width that no mask goes with.
     """
-    known = model.memo.setdefault(_ENCODED, {})
+    known = _ENCODED.of(model)
     for call in {frozen(r.call): r.call for r in requests}.values():
-        keys = list(dict.fromkeys(_key(r) for r in requests if r.call == call))
-        parts = [_encode_texts(model, part, call) for part in _encoded_together(keys, batch_size)]
+        keys = list(dict.fromkeys(_PromptKey.of(r) for r in requests if r.call == call))
+        parts = [_encode_keys(model, part, call) for part in _encoded_together(keys, batch_size)]
         conditioning, tokens = joined([p[0] for p in parts]), joined([p[1] for p in parts])
-        known |= {
-            key: ({n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()})
-            for i, key in enumerate(keys)
-        }
+        for i, key in enumerate(keys):
+            known[key] = {n: v[i] for n, v in conditioning.items()}, {n: v[i] for n, v in tokens.items()}
 
 
-def _encoded_together(keys: Sequence[_Key], batch_size: int) -> Iterator[Sequence[_Key]]:
+def _encoded_together(keys: Sequence[_PromptKey], batch_size: int) -> Iterator[Sequence[_PromptKey]]:
     """Texts that see media go one by one, because pipelines take one prompt's media at a time."""
-    size = 1 if any(media for *_, media in keys) else batch_size
+    size = 1 if any(key.media for key in keys) else batch_size
     yield from (keys[i : i + size] for i in range(0, len(keys), size))
 
 
-def once(model: LoadedModel, request: Request, work: Callable[[Request], Tensors]) -> Tensors:
-    """``work(request)``, worked out once for each prompt of a submission."""
-    known = model.memo.setdefault(_ONCE, {})
-    key = _key(request)
-    if key not in known:
-        known[key] = work(request)
-    return known[key]  # type: ignore[no-any-return]
+def once(model: LoadedModel, request: Request, compute: Callable[[Request], Tensors]) -> Tensors:
+    """``compute(request)``, computed once for each prompt of a submission."""
+    return _CONDITIONS.get(model, _PromptKey.of(request), lambda: compute(request))
 
 
 def forget(model: LoadedModel) -> None:
-    """Drop all encoded prompts, and what was worked out once for them."""
-    model.memo.pop(_ENCODED, None)
-    model.memo.pop(_ONCE, None)
+    """Drop all encoded prompts, and what :func:`once` has computed for them."""
+    _ENCODED.of(model).clear()
+    _CONDITIONS.of(model).clear()
 
 
-def _key(request: Request) -> _Key:
-    media = json.dumps(request.media, sort_keys=True) if request.media else ""
-    return request.prompt, request.negative_prompt, frozen(request.call), media
+def _encode_keys(model: LoadedModel, keys: Sequence[_PromptKey], call: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
+    guided = any(key.negative is not None for key in keys)
+    negatives = [key.negative or "" for key in keys] if guided else None
+    media = load(json.loads(keys[0].media)) if keys[0].media else {}
+    return encode_prompts(model, [key.prompt for key in keys], negatives, {**call, **media})
 
 
-def _encode_texts(model: LoadedModel, keys: Sequence[_Key], call: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
-    prompts = [prompt for prompt, *_ in keys]
-    negatives = [negative or "" for _, negative, *_ in keys] if any(n is not None for _, n, *_ in keys) else None
+def encode_prompts(
+    model: LoadedModel, prompts: Sequence[str], negatives: Sequence[str] | None, call: Mapping[str, Any]
+) -> tuple[Tensors, Tensors]:
+    """Conditioning and token ids of texts, by the model's hooks.
+
+    Args:
+        call: with the media that the texts see, loaded.
+    """
     hooks = model.hooks
-    call = {**call, **load(json.loads(keys[0][-1]))} if keys[0][-1] else call
     tokens = hooks.tokenize(model=model, prompts=prompts, call=call)
     if not tokens:
         encoded = hooks.encode_prompt(
@@ -91,8 +102,8 @@ def _encode_texts(model: LoadedModel, keys: Sequence[_Key], call: Mapping[str, A
     encoded = _encode_tokens(model, prompts, tokens, call)
     if negatives is not None:
         negative_tokens = hooks.tokenize(model=model, prompts=negatives, call=call)
-        encoded |= _negative(_encode_tokens(model, negatives, negative_tokens, call))
-        tokens = {**tokens, **_negative(negative_tokens)}
+        encoded |= _prefixed(_encode_tokens(model, negatives, negative_tokens, call))
+        tokens = {**tokens, **_prefixed(negative_tokens)}
     return on_device(model, encoded), tokens
 
 
@@ -101,12 +112,12 @@ def _encode_tokens(model: LoadedModel, prompts: Sequence[str], tokens: Tensors, 
     return dict(encode_prompt(model=model, prompts=prompts, negative_prompts=None, tokens=tokens, call=call))
 
 
-def _negative(tensors: Tensors) -> Tensors:
+def _prefixed(tensors: Tensors) -> Tensors:
     return {f"negative_{name}": value for name, value in tensors.items()}
 
 
 def on_device(model: LoadedModel, tensors: Tensors) -> Tensors:
-    """Encoders' answers as rollout and replay are given them: where the model computes, in fp32."""
+    """Encoders' outputs as rollout and replay are given them: where the model computes, in fp32."""
     return {name: lossless(value.to(model.device)) for name, value in tensors.items()}
 
 
@@ -115,7 +126,7 @@ def _stacked(rows: Sequence[Tensors]) -> Tensors:
 
 
 def joined(parts: Sequence[Tensors]) -> Tensors:
-    """Rows of several encodings one below the other, padded to one width.
+    """Concatenate the rows of several encodings, padded to one width.
 
     Raises:
         ModelError: their width differs, and no mask goes with them.
@@ -131,10 +142,10 @@ def _equally_wide(name: str, values: Sequence[torch.Tensor], masked: bool) -> li
             f"{name} has widths {sorted({v.shape[1] for v in values})}, and no mask says what is padding",
             "this model needs a plugin: omni-rl new model",
         )
-    return [_padded(v, wanted) for v in values]
+    return [_padded_to(v, wanted) for v in values]
 
 
-def _padded(value: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+def _padded_to(value: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """(B, ...) to (B, *sizes) with zeros behind."""
     missing = [(0, size - own) for own, size in zip(value.shape[1:], sizes, strict=True)]
     behind = [side for pair in reversed(missing) for side in pair]  # the last dimension first

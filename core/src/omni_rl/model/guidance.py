@@ -10,10 +10,10 @@ from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.model.encoding import pad_width
 
 NEGATIVE = "negative_"
-"""How conditioning of the negative prompt is prefixed."""
+"""Prefix of the names of the negative prompt's conditioning."""
 
 Velocity = Callable[[Streams, torch.Tensor, Tensors], Streams]
-"""Of x (B, ...) at t (B,) under the conditioning of one prompt for each row."""
+"""Velocities of x (B, ...) at t (B,) with the conditioning of one prompt for each row."""
 
 
 def classifier_free(
@@ -21,17 +21,18 @@ def classifier_free(
 ) -> Streams:
     """``negative + scale * (positive - negative)`` of Ho and Salimans (2022), from one call of 2 B rows.
 
-    Two calls take 1.1 to 1.2 times as long where rows and tokens are few (``benchmarks/model_plugins.py``), and as
-    long as one where the processor is busy anyway; their activations take less memory in rollout.
+    Two calls of B rows would take 1.1 to 1.2 times as long where rows and tokens are few
+    (``benchmarks/model_plugins.py``), and equally long for large ones; their activations take less memory in rollout.
 
     Args:
-        conditioning: every tensor of the prompt with its twin of the negative prompt; what has none holds for both.
-        on: whether there is guidance; without it the velocity is that of the prompt, from a call of B rows.
+        conditioning: tensors of the prompt, and of the negative prompt under ``negative_`` and the same name. A tensor
+            without a negative one is used for both.
+        on: whether there is guidance. Without it the velocity is the prompt's, from a call of B rows.
     """
     if not on:
         return velocity(x, t, positive(conditioning))
     assert any(n.startswith(NEGATIVE) for n in conditioning), "guidance needs the negative prompt's conditioning"
-    both = velocity(twice(x), torch.cat([t, t]), _joined(negative(conditioning), positive(conditioning)))
+    both = velocity(twice(x), torch.cat([t, t]), _concatenated(negative(conditioning), positive(conditioning)))
     guided = {}
     for name, v in both.items():
         without, with_prompt = v.chunk(2)
@@ -40,12 +41,12 @@ def classifier_free(
 
 
 def positive(conditioning: Tensors) -> Tensors:
-    """What the prompt gave, and what belongs to neither text."""
+    """The conditioning without that of the negative prompt."""
     return {n: v for n, v in conditioning.items() if not n.startswith(NEGATIVE)}
 
 
 def negative(conditioning: Tensors) -> Tensors:
-    """The same names with what the negative prompt gave."""
+    """The same names as :func:`positive`, with the negative prompt's tensors where there are any."""
     return {n: conditioning.get(f"{NEGATIVE}{n}", v) for n, v in positive(conditioning).items()}
 
 
@@ -54,12 +55,12 @@ def twice(tensors: Tensors) -> Tensors:
     return {n: torch.cat([v, v]) for n, v in tensors.items()}
 
 
-def _joined(first: Tensors, second: Tensors) -> Tensors:
-    """Texts of different width are padded on the right, and so are the masks that say where they end."""
-    return {n: _one_below_the_other(v, second[n]) for n, v in first.items()}
+def _concatenated(first: Tensors, second: Tensors) -> Tensors:
+    """Concatenate rows. Texts of different width are padded on the right, as are their masks."""
+    return {n: _padded_and_concatenated(v, second[n]) for n, v in first.items()}
 
 
-def _one_below_the_other(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+def _padded_and_concatenated(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     if first.shape[1:] == second.shape[1:]:
         return torch.cat([first, second])
     width = max(first.shape[1], second.shape[1])

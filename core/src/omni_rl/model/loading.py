@@ -1,4 +1,4 @@
-"""A diffusers pipeline in memory, with what omni-rl needs to know about it."""
+"""Load a diffusers pipeline: frozen, in eval mode, on its device."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedModel
 
-from omni_rl.contracts.model import DENOISER_PREFIXES, LoadedModel, _waits
+from omni_rl.contracts.model import DENOISER_PREFIXES, INDEX, LoadedModel
 from omni_rl.errors import ConfigError, ModelError
 
 
 def load_model(
     path: Path, *, device: torch.device, precision: str, full: bool, offload: bool = False, hub: str | None = None
 ) -> LoadedModel:
-    """Load a pipeline folder (or, with ``hub``, the hub id whose ``model_index.json`` lies there) for training.
+    """Load a pipeline for training.
 
-    Weights come from safetensors only; remote code is never run. ``full`` with bf16 keeps fp32 masters in the denoiser
-    and reaches bf16 through autocast; otherwise all weights are in ``precision``.
+    Weights come from safetensors only; remote code is never run.
+
+    Args:
+        path: its folder.
+        full: every weight of the denoiser trains. With bf16 its weights are kept in fp32, and autocast computes in
+            bf16. Otherwise all weights are in ``precision``.
+        hub: the hub id to load in place of ``path``, which then holds its ``model_index.json``.
 
     Raises:
         ModelError: the folder is not a pipeline that diffusers can load, or none that omni-rl can train.
@@ -43,7 +48,9 @@ def from_pipe(
     autocast: bool = False,
     offload: bool = False,
 ) -> LoadedModel:
-    """Take a pipeline that is in memory: freeze it, put it into eval mode and on ``device``. Arguments as the fields.
+    """Freeze a pipeline that is in memory, put it into eval mode and on ``device``.
+
+    Arguments are those of :class:`LoadedModel`.
 
     Raises:
         ModelError: it has no denoiser, or its scheduler does not integrate a velocity.
@@ -54,7 +61,9 @@ def from_pipe(
     _check_flow_matching(model)
     for module in model.modules.values():
         module.requires_grad_(False).eval()
-    _place(model)
+    for name, module in model.modules.items():
+        module.to("cpu" if name in model.offloaded else device)
+    _pin_execution_device(pipe, device)
     _count_encoder_calls(model)
     return model
 
@@ -82,19 +91,15 @@ def _from_pretrained(source: str, dtypes: Mapping[str, torch.dtype], local: bool
 
 
 def _denoiser_names(path: Path) -> list[str]:
-    index = json.loads((path / "model_index.json").read_text())
+    index = json.loads((path / INDEX).read_text())
     return [name for name in index if name.startswith(DENOISER_PREFIXES)]
 
 
-def _place(model: LoadedModel) -> None:
-    for name, module in model.modules.items():
-        module.to("cpu" if _waits(model, name) else model.device)
-    _pin_execution_device(model.pipe, model.device)
-
-
 def _pin_execution_device(pipe: DiffusionPipeline, device: torch.device) -> None:
-    """Say where the pipeline computes. diffusers searches all modules for it in every call, which costs as much as a
-    small denoiser, and takes the first component's device: with offloaded encoders that would be the CPU.
+    """Fix the device that the pipeline reports.
+
+    diffusers searches all modules for it in every call, which costs as much as a small denoiser, and takes that of the
+    first component: with offloaded encoders it would be the CPU.
     """
     cls = type(pipe)
     fixed = property(lambda self: device)
@@ -106,8 +111,8 @@ def _pin_execution_device(pipe: DiffusionPipeline, device: torch.device) -> None
 def _count_encoder_calls(model: LoadedModel) -> None:
     """Count forwards of every conditioning encoder, so that the gate can prove that replay makes none.
 
-    Text and image encoders are transformers' models; of diffusers' own components, autoencoders have an encoder. What
-    else a pipeline calls inside its loop (connectors, a duration head) belongs to the velocity.
+    Text and image encoders are models of transformers; diffusers' autoencoders have an ``encoder``. Whatever else a
+    pipeline calls inside its loop (connectors, a duration head) is a part of the velocity and is not counted.
     """
     for name, module in model.modules.items():
         encoder = module if isinstance(module, PreTrainedModel) else getattr(module, "encoder", None)
@@ -121,10 +126,10 @@ def _add_one(counts: dict[str, int], name: str) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device if there is one.
+    """The device of this name; ``auto`` is the first CUDA device, or the CPU where there is none.
 
     Raises:
-        ConfigError: a CUDA device is asked for that is not there.
+        ConfigError: this machine has no such CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What a pipeline's configuration files alone say: its class, and its denoisers without weights."""
+"""A pipeline's class, and its denoisers without weights, from its configuration files alone."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def pipeline_class(architecture: str, folder: Path) -> type:
     Raises:
         ModelError: the installed diffusers has none of this name.
     """
-    found = getattr(diffusers, architecture, None)
-    if inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline):
-        return found
+    cls = getattr(diffusers, architecture, None)
+    if inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline):
+        return cls
     what = f"{folder}: diffusers {diffusers.__version__} has no pipeline {architecture}"
     raise ModelError(what, "check _class_name in its model_index.json, or upgrade diffusers")
 
 
 def denoisers(folder: Path) -> dict[str, nn.Module]:
-    """The denoisers by name, on the meta device: the real model's names and shapes, in half a second for 20 B weights.
+    """The denoisers by name, on the meta device: modules of the real names and shapes, without weights.
 
-    Empty when one of them has no ``config.json`` in ``folder`` (a hub's snapshot may hold the index alone), or is of a
-    class that diffusers does not export.
+    Empty when one of them has no ``config.json`` in ``folder`` (the snapshot of a hub model may hold the index alone),
+    or is of a class that diffusers does not export.
 
     Raises:
-        ModelError: a configuration cannot be read, or is not one of its class.
+        ModelError: a configuration cannot be read, or does not fit its class.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     named = {n: each for n, each in index.items() if n.startswith(DENOISER_PREFIXES) and isinstance(each, list)}

@@ -1,7 +1,7 @@
-"""What a sync sends to an engine in other processes: weights by diffusers' names, in portions, as safetensors.
+"""The weights that a sync sends to an engine in other processes: by diffusers' names, in portions, as safetensors.
 
-A full fine-tuning sends every parameter. Adapters are sent merged into the weights that they stand beside, or as they
-are. Nothing is collected before it is sent: at full size the weights fit no host twice.
+Full fine-tuning sends every parameter. Adapters are sent merged into the weights that they adapt, or as they are.
+Weights are sent one portion after the other and never collected: a host does not hold a large model twice.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def plain_name(name: str) -> str:
 
 
 def _adapted(model: LoadedModel) -> dict[str, LoraLayer]:
-    """Weight's canonical name -> the layer in which an adapter stands beside it."""
+    """Canonical name of each adapted weight -> its layer."""
     layers = ((f"{c}.{n}.weight", m) for c, d in model.denoisers.items() for n, m in d.named_modules())
     return {name: module for name, module in layers if isinstance(module, LoraLayer)}
 

@@ -1,1 +1,1 @@
-"""The universal adapter: model hooks that ask the diffusers pipeline itself."""
+"""The universal adapter: model hooks that run the diffusers pipeline itself."""

@@ -1,6 +1,7 @@
-"""Maps that move the elements of a tensor and scale and shift each of them: read off by probes, and undone.
+"""Maps that permute the elements of a tensor and scale and shift each of them: found by probes, and inverted.
 
-Packing, and the statistics by which pipelines normalise latents, are such maps, and every pipeline writes its own.
+Packing is such a map, and so is the normalisation of latents by an autoencoder's statistics; every pipeline writes its
+own.
 """
 
 from __future__ import annotations
@@ -14,103 +15,105 @@ import torch
 from omni_rl.schedulers.randomness import randn
 
 Through = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
-"""What tensors (1, ...) become together, each on its own: (1, ...) each."""
+"""The maps to find, run together: tensors (1, ...) to tensors (1, ...), each of which depends on its own input only."""
 
 _DIGITS = 128
-"""A place is told in digits that bf16 carries exactly."""
+"""Positions are written in digits below this, which bf16 holds exactly."""
 
 _FAR = 1024.0
-"""By how much the two probes differ that tell the scale: an error of one is shared among so many."""
+"""Distance between the scale probes; divides rounding by 1024."""
 
 
-class NotElementwiseError(Exception):
+class NotAffineError(Exception):
     """The map does something else; says what."""
 
 
 @dataclass(frozen=True)
-class Elementwise:
-    """Element i of what is given arrives at place ``order[i]``, multiplied by ``scale`` there, and ``shift`` added.
+class AffineMap:
+    """Input element i goes to output position ``order[i]``, is multiplied by ``scale`` there, and ``shift`` is added.
 
     Attributes:
-        given, arrived: shapes of one sample before and after.
-        order: (P,) int64, a permutation. scale, shift: (P,) fp32, by place of arrival.
+        input_shape, output_shape: of one sample.
+        order: (P,) int64, a permutation.
+        scale, shift: (P,) fp32, by output position.
     """
 
-    given: tuple[int, ...]
-    arrived: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
     order: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
 
     @property
-    def trivial(self) -> bool:
-        """Whether what is given arrives as it is."""
-        moved = self.given != self.arrived or not torch.equal(self.order, torch.arange(len(self.order)))
+    def is_identity(self) -> bool:
+        """Whether input and output are the same."""
+        moved = self.input_shape != self.output_shape or not torch.equal(self.order, torch.arange(len(self.order)))
         return not (moved or self.shift.any() or (self.scale - 1).any())
 
-    def back(self, arrived: torch.Tensor) -> torch.Tensor:
-        """(B, *given) of what arrived, (B, *arrived)."""
-        order, scale, shift = (t.to(arrived.device) for t in (self.order, self.scale, self.shift))
-        return ((arrived.flatten(1) - shift) / scale)[:, order].view(len(arrived), *self.given)
+    def inverse(self, output: torch.Tensor) -> torch.Tensor:
+        """(B, *input_shape) from (B, *output_shape)."""
+        order, scale, shift = (t.to(output.device) for t in (self.order, self.scale, self.shift))
+        return ((output.flatten(1) - shift) / scale)[:, order].view(len(output), *self.input_shape)
 
 
-def find(through: Through, shapes: Sequence[Sequence[int]]) -> list[Elementwise]:
-    """The map of each tensor (*shape) for one sample.
+def find_maps(through: Through, shapes: Sequence[Sequence[int]]) -> list[AffineMap]:
+    """The map of each input (*shape) of one sample.
 
     Raises:
-        NotElementwiseError: elements are lost, or more is done to them.
+        NotAffineError: elements are lost, or something else is done to them.
     """
     sizes = [math.prod(shape) for shape in shapes]
 
-    def arrive(values: list[torch.Tensor]) -> list[torch.Tensor]:
-        found = [a.cpu() for a in through([v.float().view(1, *s) for v, s in zip(values, shapes, strict=True)])]
-        if [a.numel() for a in found] != sizes:
-            raise NotElementwiseError("elements are lost on the way")
-        return found
+    def outputs(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        shaped = [value.float().view(1, *shape) for value, shape in zip(inputs, shapes, strict=True)]
+        results = [result.cpu() for result in through(shaped)]
+        if [result.numel() for result in results] != sizes:
+            raise NotAffineError("elements are lost on the way")
+        return results
 
-    start = arrive([torch.zeros(size) for size in sizes])
-    shift = [s.flatten().float() for s in start]
-    far = arrive([torch.full((size,), _FAR) for size in sizes])
-    scale = [(f.flatten().float() - s) / _FAR for f, s in zip(far, shift, strict=True)]
-    if any(bool((s == 0).any()) for s in scale):
-        raise NotElementwiseError("elements are lost on the way")
-    places = _places(arrive, sizes, scale, shift)
-    parts = zip(shapes, start, places, scale, shift, strict=True)
-    maps = [Elementwise(tuple(given), tuple(a.shape[1:]), p.argsort(), by, to) for given, a, p, by, to in parts]
-    _check(arrive, sizes, maps)
+    at_zero = outputs([torch.zeros(size) for size in sizes])
+    shifts = [zero.flatten().float() for zero in at_zero]
+    far = outputs([torch.full((size,), _FAR) for size in sizes])
+    scales = [(f.flatten().float() - shift) / _FAR for f, shift in zip(far, shifts, strict=True)]
+    if any(bool((scale == 0).any()) for scale in scales):
+        raise NotAffineError("elements are lost on the way")
+    sources = _sources(outputs, sizes, scales, shifts)
+    parts = zip(shapes, at_zero, sources, scales, shifts, strict=True)
+    maps = [
+        AffineMap(tuple(shape), tuple(o.shape[1:]), s.argsort(), scale, shift) for shape, o, s, scale, shift in parts
+    ]
+    _check_inverses(outputs, sizes, maps)
     return maps
 
 
-def _places(
-    arrive: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+def _sources(
+    outputs: Callable[[list[torch.Tensor]], list[torch.Tensor]],
     sizes: Sequence[int],
-    scale: Sequence[torch.Tensor],
-    shift: Sequence[torch.Tensor],
+    scales: Sequence[torch.Tensor],
+    shifts: Sequence[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """(P,) for each tensor: which of its elements arrives at a place."""
-    places = [torch.zeros(size, dtype=torch.long) for size in sizes]
+    """(P,) for each map: which input element each output position holds, found digit by digit."""
+    sources = [torch.zeros(size, dtype=torch.long) for size in sizes]
     unit = 1
     while unit < max(sizes):
-        arrived = arrive([torch.arange(size) // unit % _DIGITS for size in sizes])
-        digits = [
-            ((a.flatten().float() - to) / by).round().long() for a, by, to in zip(arrived, scale, shift, strict=True)
-        ]
-        places = [place + unit * digit for place, digit in zip(places, digits, strict=True)]
+        results = outputs([torch.arange(size) // unit % _DIGITS for size in sizes])
+        for source, result, scale, shift in zip(sources, results, scales, shifts, strict=True):
+            source += unit * ((result.flatten().float() - shift) / scale).round().long()
         unit *= _DIGITS
-    if not all(torch.equal(place.sort().values, torch.arange(size)) for place, size in zip(places, sizes, strict=True)):
-        raise NotElementwiseError("places do not come back one by one")
-    return places
+    if not all(torch.equal(s.sort().values, torch.arange(size)) for s, size in zip(sources, sizes, strict=True)):
+        raise NotAffineError("positions do not come back one by one")
+    return sources
 
 
-def _check(
-    arrive: Callable[[list[torch.Tensor]], list[torch.Tensor]], sizes: Sequence[int], maps: Sequence[Elementwise]
+def _check_inverses(
+    outputs: Callable[[list[torch.Tensor]], list[torch.Tensor]], sizes: Sequence[int], maps: Sequence[AffineMap]
 ) -> None:
-    """On random sixteenths, which bf16 carries exactly too.
+    """Invert the maps of random sixteenths, which bf16 holds exactly too.
 
     Raises:
-        NotElementwiseError: they do not come back.
+        NotAffineError: they do not come back.
     """
-    others = [(16 * randn(index, (size,))).round() / 16 for index, size in enumerate(sizes)]
-    backs = [way.back(a.float()).flatten() for way, a in zip(maps, arrive(others), strict=True)]
-    if not all(torch.allclose(back, other, atol=1e-4) for back, other in zip(backs, others, strict=True)):
-        raise NotElementwiseError("it does more than to scale and shift")
+    inputs = [(16 * randn(index, (size,))).round() / 16 for index, size in enumerate(sizes)]
+    inverted = [each.inverse(o.float()).flatten() for each, o in zip(maps, outputs(inputs), strict=True)]
+    if not all(torch.allclose(back, value, atol=1e-4) for back, value in zip(inverted, inputs, strict=True)):
+        raise NotAffineError("it does more than to scale and shift")

@@ -1,4 +1,4 @@
-"""Which call of an encoder is which: with latents, a pipeline may leave out calls that it makes without."""
+"""Identify encoder calls by call site; a pipeline given latents may skip some."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections import Counter
 
 from diffusers import DiffusionPipeline
 
-Call = tuple[str, tuple[int, ...], int]
-"""An encoder, the lines of the pipeline's file that led to the call, and how many calls they have led to."""
+CallSite = tuple[str, tuple[int, ...], int]
+"""An encoder, the lines of the pipeline's file that led to the call, and how many earlier calls came from there."""
 
 
-class Calls:
-    """The calls of encoders in one question to a pipeline."""
+class CallSites:
+    """Names the encoder calls of one run of a pipeline's ``__call__``, in the order in which they are made."""
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self._file = inspect.getfile(inspect.unwrap(type(pipe).__call__))
-        self._made = Counter[tuple[str, tuple[int, ...]]]()
+        self._calls = Counter[tuple[str, tuple[int, ...]]]()
 
-    def next(self, encoder: str) -> Call:
-        """The one that is being made."""
+    def next(self, encoder: str) -> CallSite:
+        """The site of the call that is being made, read off the stack."""
         frames = (frame for frame, _ in traceback.walk_stack(None))
-        site = tuple(frame.f_lineno for frame in frames if frame.f_code.co_filename == self._file)
-        self._made[encoder, site] += 1
-        return encoder, site, self._made[encoder, site]
+        lines = tuple(frame.f_lineno for frame in frames if frame.f_code.co_filename == self._file)
+        self._calls[encoder, lines] += 1
+        return encoder, lines, self._calls[encoder, lines] - 1

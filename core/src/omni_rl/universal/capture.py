@@ -1,7 +1,7 @@
-"""How the universal adapter asks a pipeline a question: run its own ``__call__`` up to the answer, then leave.
+"""Run a pipeline's own ``__call__`` as far as it is needed, and record what happens on the way.
 
-Stand-ins (:mod:`omni_rl.universal.scheduler_stand_ins`) take the scheduler's place. Other parts that must not act, or
-whose doings are of interest, are replaced for the length of a context.
+Objects of :mod:`omni_rl.universal.scheduler_stand_ins` take the scheduler's place. Other parts that must not act, or
+whose results are wanted, are replaced for the length of a context.
 """
 
 from __future__ import annotations
@@ -21,18 +21,102 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from omni_rl.errors import ModelError, UserError
-from omni_rl.universal.scheduler_stand_ins import Answered
+from omni_rl.universal.scheduler_stand_ins import LeaveCall
+
+NEEDS_PLUGIN = "this model needs a plugin: omni-rl new model"
+"""What to do about a pipeline that the universal adapter cannot use."""
+
+
+def run_call(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
+    """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early.
+
+    The pipeline's warnings are shown only where it is given texts: it may say that it truncates them.
+
+    Raises:
+        ModelError: the pipeline refuses its arguments.
+    """
+    warnings = contextlib.nullcontext() if arguments.get("prompt") else silent(pipe)
+    with replaced(pipe, scheduler=scheduler), contextlib.suppress(LeaveCall), warnings:
+        try:
+            return undecorated_call(pipe)(**arguments)
+        except UserError:
+            raise
+        except ValueError as error:
+            why = str(error).partition("\n")[0][:200]
+            raise ModelError(f"{type(pipe).__name__} refuses its call: {why}", "see rollout.call") from error
+    return None
+
+
+def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
+    """The pipeline's ``__call__`` without its ``torch.no_grad`` decorator, bound to ``pipe``."""
+    function = type(pipe).__call__
+    return getattr(function, "__wrapped__", function).__get__(pipe)  # type: ignore[no-any-return]
+
+
+def one_step(call: Mapping[str, Any], steps: int = 1) -> dict[str, Any]:
+    """Arguments for a call that takes one step and decodes nothing.
+
+    Args:
+        steps: the number of steps that the pipeline is told; some divide by one less.
+    """
+    return {**call, "num_inference_steps": steps, "output_type": "latent", "return_dict": False}
+
+
+def throwaway_generator(seed: int = 0) -> torch.Generator:
+    """For noise that a pipeline draws before it can be stopped, and that is not used."""
+    return torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager
-def scheduler_replaced(pipe: DiffusionPipeline, scheduler: Any) -> Iterator[None]:
-    """Put ``scheduler`` in the pipeline's place for one for the length of the context."""
-    own = pipe.scheduler
-    pipe.__dict__["scheduler"] = scheduler  # not setattr: that would rewrite the pipeline's config on every call
+def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Give an object other attributes for the length of the context.
+
+    Through ``__dict__``: setting an attribute of a pipeline would rewrite its configuration on every call.
+    """
+    before = {name: owner.__dict__[name] for name in attributes if name in owner.__dict__}
+    owner.__dict__.update(attributes)
     try:
         yield
     finally:
-        pipe.__dict__["scheduler"] = own
+        for name in attributes.keys() - before.keys():
+            del owner.__dict__[name]
+        owner.__dict__.update(before)
+
+
+@contextlib.contextmanager
+def silent(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Without the pipeline's warnings, which are about arguments that no user gave."""
+    logger = logging.getLogger(type(pipe).__module__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@contextlib.contextmanager
+def blaming_arguments(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Around the first calls with given arguments: what fails in them fails because of the arguments.
+
+    Raises:
+        ModelError: in place of whatever the pipeline raised, except where memory ran out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        NameError,
+        RuntimeError,
+        StopIteration,
+        TypeError,
+    ) as error:
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
 
 
 @contextlib.contextmanager
@@ -53,19 +137,19 @@ def drawn_shapes() -> Iterator[list[tuple[int, ...]]]:
 
 @contextlib.contextmanager
 def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[list[Any]]:
-    """Leave the pipeline when it first calls a denoiser: everything before it has been computed.
+    """Leave the pipeline when it first calls a denoiser: everything before that has been computed.
 
-    Yields what it is called with.
+    Yields a list that receives the positional and the keyword arguments of that call.
     """
-    given: list[Any] = []
+    inputs: list[Any] = []
 
     def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given.extend([args, kwargs])
-        raise Answered
+        inputs.extend([args, kwargs])
+        raise LeaveCall
 
     handles = [d.register_forward_pre_hook(leave, with_kwargs=True) for d in denoisers.values()]
     try:
-        yield given
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()
@@ -73,56 +157,47 @@ def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[list[Any]]
 
 @contextlib.contextmanager
 def leave_after(pipe: DiffusionPipeline, name: str) -> Iterator[list[Any]]:
-    """Leave the pipeline when one of its methods has returned; what it returned."""
+    """Leave the pipeline when one of its methods has returned. Yields a list that receives what it returned."""
     method = getattr(pipe, name)
     results: list[Any] = []
 
     def leave(*args: Any, **kwargs: Any) -> None:
         results.append(method(*args, **kwargs))
-        raise Answered
+        raise LeaveCall
 
-    pipe.__dict__[name] = leave
-    try:
+    with replaced(pipe, **{name: leave}):
         yield results
-    finally:
-        del pipe.__dict__[name]
 
 
 @contextlib.contextmanager
 def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Denoisers answer zeros at no cost: for decoding, where the pipeline insists on one step that is not used.
+    """Denoisers return zeros at no cost: for decoding, where the pipeline insists on a step whose result is not used.
 
-    One answer for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
+    One tensor for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
     """
-    for denoiser in denoisers.values():
-        denoiser.__dict__["forward"] = _silent(denoiser.forward)
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for denoiser in denoisers.values():
-            del denoiser.__dict__["forward"]
+            stack.enter_context(replaced(denoiser, forward=_silent(denoiser.forward)))
+        yield
 
 
 def samples_of(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a denoiser is asked about: its ``hidden_states``, or else its first argument."""
+    """The noisy samples among a denoiser's arguments: its ``hidden_states``, or else its first argument."""
     if args:
         return args[0]
-    return (
-        kwargs["hidden_states"]
-        if "hidden_states" in kwargs
-        else kwargs[next(iter(inspect.signature(forward).parameters))]
-    )
+    first = next(iter(inspect.signature(forward).parameters))
+    return kwargs["hidden_states" if "hidden_states" in kwargs else first]
 
 
 def _silent(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def answer(*args: Any, **kwargs: Any) -> _Silence:
+    def zeros(*args: Any, **kwargs: Any) -> _Zeros:
         others = [v for n, v in kwargs.items() if n.endswith("_hidden_states") and "encoder" not in n]
-        return _Silence(_zeros(x) for x in (samples_of(forward, args, kwargs), *others))
+        return _Zeros(_zeros_like(x) for x in (samples_of(forward, args, kwargs), *others))
 
-    return answer
+    return zeros
 
 
-class _Silence(tuple[Any, ...]):
+class _Zeros(tuple[Any, ...]):
     """What a denoiser returns, whether the pipeline takes its ``[0]`` or its ``.sample``."""
 
     @property
@@ -131,8 +206,8 @@ class _Silence(tuple[Any, ...]):
         return self[0]
 
 
-def _zeros(x: Any) -> Any:
-    """Some denoisers take a list of samples in place of a batch, or for each a list that it ends."""
+def _zeros_like(x: Any) -> Any:
+    """Some denoisers take a list of samples in place of a batch, or for each sample a list whose last entry it is."""
     if isinstance(x, list):
         return [torch.zeros_like(each[-1] if isinstance(each, list) else each) for each in x]
     return torch.zeros_like(x)
@@ -166,16 +241,13 @@ def recording_method(pipe: DiffusionPipeline, name: str) -> Iterator[list[Record
         calls.append(Recorded((caller.f_code, caller.f_lineno), bound, result))
         return result
 
-    pipe.__dict__[name] = recorded
-    try:
+    with replaced(pipe, **{name: recorded}):
         yield calls
-    finally:
-        del pipe.__dict__[name]
 
 
 @contextlib.contextmanager
 def embeddings_as(pipe: DiffusionPipeline, dtype: torch.dtype) -> Iterator[None]:
-    """What ``encode_prompt`` returns, in ``dtype``: as embeddings that are passed back reach fp32 masters."""
+    """Make ``encode_prompt`` return ``dtype``, in which embeddings that are passed back reach fp32 masters too."""
     encode = pipe.encode_prompt
 
     def cast(value: Any) -> Any:
@@ -185,86 +257,5 @@ def embeddings_as(pipe: DiffusionPipeline, dtype: torch.dtype) -> Iterator[None]
         result = encode(*args, **kwargs)
         return tuple(map(cast, result)) if isinstance(result, tuple) else cast(result)
 
-    pipe.__dict__["encode_prompt"] = encode_and_cast
-    try:
+    with replaced(pipe, encode_prompt=encode_and_cast):
         yield
-    finally:
-        del pipe.__dict__["encode_prompt"]
-
-
-def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
-    """The pipeline's ``__call__`` without its ``torch.no_grad`` decorator, bound to ``pipe``."""
-    function = type(pipe).__call__
-    return getattr(function, "__wrapped__", function).__get__(pipe)  # type: ignore[no-any-return]
-
-
-_OF_ARGUMENTS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    RuntimeError,
-    StopIteration,
-    TypeError,
-)
-
-
-@contextlib.contextmanager
-def first_asked(pipe: DiffusionPipeline) -> Iterator[None]:
-    """The first questions with given arguments: what fails in them fails because of the arguments.
-
-    Raises:
-        ModelError: in place of whatever the pipeline raised, but for a lack of memory.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except _OF_ARGUMENTS as error:
-        why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-        raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
-
-
-def minimal(call: Mapping[str, Any], steps: int = 1) -> dict[str, Any]:
-    """The arguments of a call that is to take one step and decode nothing.
-
-    ``steps``: what the pipeline is told; some divide by all but the first.
-    """
-    return {**call, "num_inference_steps": steps, "output_type": "latent", "return_dict": False}
-
-
-def discarded(seed: int = 0) -> torch.Generator:
-    """For latents that a pipeline draws before it can be stopped: nothing but their shape is looked at."""
-    return torch.Generator().manual_seed(seed)
-
-
-@contextlib.contextmanager
-def silent(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Without the pipeline's warnings, which are about arguments that no user gave."""
-    logger = logging.getLogger(type(pipe).__module__)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def ask(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
-    """Run ``__call__`` with ``scheduler`` in place. Returns its result, or None when it was left early.
-
-    The pipeline may warn about texts (that it truncates them), and about nothing else.
-
-    Raises:
-        ModelError: the pipeline refuses its arguments.
-    """
-    heard = contextlib.nullcontext() if arguments.get("prompt") else silent(pipe)
-    with scheduler_replaced(pipe, scheduler), contextlib.suppress(Answered), heard:
-        try:
-            return undecorated_call(pipe)(**arguments)
-        except UserError:
-            raise
-        except ValueError as error:
-            why = str(error).partition("\n")[0][:200]
-            raise ModelError(f"{type(pipe).__name__} refuses its call: {why}", "see rollout.call") from error
-    return None

@@ -1,4 +1,4 @@
-"""Final latents to media, by the pipeline's own decoding: one step with silent denoisers, whose outcome they are."""
+"""Final latents to media, by the pipeline's own decoding: one step of silent denoisers that returns these latents."""
 
 from __future__ import annotations
 
@@ -11,66 +11,85 @@ from torch import nn
 
 from omni_rl.contracts.call import frozen
 from omni_rl.contracts.media import RATE
-from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ModelError
-from omni_rl.universal import capture, scheduler_stand_ins
-from omni_rl.universal.ask import ask, latent_arguments
+from omni_rl.universal import capture
+from omni_rl.universal.ask import UNUSED_NOISE, ask, latent_arguments
 from omni_rl.universal.batching import NOT_TAKEN, take
+from omni_rl.universal.scheduler_stand_ins import OneStep
+
+_REFUSES_BATCHES = Cache[tuple[tuple[str, str], ...], bool]()
+"""Whether decoding a batch failed, by the pipeline's arguments."""
 
 
 def decode(
     model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any], apart: bool
 ) -> Tensors:
-    """Media (B, ...) by kind, of latents (B, ...); ``apart``: row by row, as is done where a batch fails."""
-    alone = ("decoded alone", frozen(call))
+    """Media (B, ...) by kind, of latents (B, ...).
+
+    Args:
+        apart: decode row by row, as is done where a batch fails.
+    """
     rows = len(next(iter(latents.values())))
-    if rows > 1 and not (apart or alone in model.memo):
+    refuses = _REFUSES_BATCHES.of(model)
+    if rows > 1 and not (apart or frozen(call) in refuses):
         try:
-            return _decoded(model, latents, conditioning, call)
+            return _decode_together(model, latents, conditioning, call)
         except torch.OutOfMemoryError:
             raise
         except NOT_TAKEN:
-            model.memo[alone] = True
-    parts = [_decoded(model, take(latents, i), take(conditioning, i), call) for i in torch.arange(rows).split(1)]
+            refuses[frozen(call)] = True
+    parts = [
+        _decode_together(model, take(latents, i), take(conditioning, i), call) for i in torch.arange(rows).split(1)
+    ]
     return {kind: torch.cat([media[kind] for media in parts]) for kind in parts[0]}
 
 
-def _decoded(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
-    rows = len(next(iter(latents.values())))
+def _decode_together(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
+    """Decode in one call.
+
+    Raises:
+        ModelError: noise that the pipeline draws while it decodes makes a difference.
+    """
+    media, noise = _decode_once(model, latents, conditioning, call), UNUSED_NOISE.of(model)
+    if noise.get(frozen(call)) == "loop":
+        generator = capture.throwaway_generator(1)
+        other = _decode_once(model, latents, conditioning, call, generator=generator)
+        if not all(torch.equal(value, other[kind]) for kind, value in media.items()):
+            raise ModelError(f"{model.architecture} draws noise of its own while it decodes", "see rollout.call")
+        noise[frozen(call)] = "loop and decoder"
+    return media
+
+
+def _decode_once(
+    model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any], **generator: Any
+) -> Tensors:
     final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
     given = latent_arguments(model, latents, conditioning, call)
 
-    def asked(denoisers: Mapping[str, nn.Module], **generator: Any) -> Any:
-        step = scheduler_stand_ins.OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, instead=final)
+    def outputs(denoisers: Mapping[str, nn.Module]) -> Any:
+        step = OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, final=final)
         with capture.denoisers_silenced(denoisers), model.encoders_on_device(), model.compute():
             try:
                 return ask(model, step, conditioning, call, **given, **generator, output_type="pt")
             except torch.OutOfMemoryError:
                 raise
             except (ModelError, *NOT_TAKEN):
-                if step.samples or not denoisers:  # it is not what silent denoisers answer
+                if step.samples or not denoisers:  # not because denoisers were silent
                     raise
-        return asked({}, **generator)
+        return outputs({})
 
-    def decoded(**generator: Any) -> Tensors:
-        outputs = asked(model.denoisers, **generator)
-        media = dict(_medium(output, rows) for output in outputs if isinstance(output, torch.Tensor))
-        return media | _rates(model, media, call)
-
-    media = decoded()
-    if model.memo.get(("idle draws", frozen(call))) is True:  # of the loop; the decoder's have yet to be seen
-        other = decoded(generator=capture.discarded(1))
-        if not all(torch.equal(value, other[kind]) for kind, value in media.items()):
-            raise ModelError(f"{model.architecture} draws noise of its own while it decodes", "see rollout.call")
-        model.memo["idle draws", frozen(call)] = "of the decoder too"
-    return media
+    rows = len(final[0])
+    media = dict(_medium(output, rows) for output in outputs(model.denoisers) if isinstance(output, torch.Tensor))
+    return media | _rates(model, media, call)
 
 
 def _medium(output: torch.Tensor, rows: int) -> tuple[str, torch.Tensor]:
-    """diffusers: images (B, 3, H, W), videos (B, F, 3, H, W), audio (B, C, S). What has an opacity lies on white.
+    """An output of diffusers with its kind: image (B, 3, H, W), video (B, F, 3, H, W) or audio (B, C, S).
 
-    Where one sample makes several rows, they are its frames, and the batch was left out.
+    An image with an alpha channel is put on white. Several rows from one sample are its frames: the pipeline has left
+    out the batch dimension.
     """
     if rows == 1 < len(output):
         output = output[None]
@@ -80,7 +99,7 @@ def _medium(output: torch.Tensor, rows: int) -> tuple[str, torch.Tensor]:
 
 
 def _rates(model: LoadedModel, media: Tensors, call: Mapping[str, Any]) -> Tensors:
-    """Frames and sound samples per second, where the pipeline's arguments or components tell them."""
+    """Frames and audio samples per second, where the pipeline's arguments or components tell them."""
     parameters = inspect.signature(type(model.pipe).__call__).parameters
     default = parameters["frame_rate"].default if "frame_rate" in parameters else None
     sound = (getattr(m.config, "output_sampling_rate", None) for m in model.modules.values() if hasattr(m, "config"))

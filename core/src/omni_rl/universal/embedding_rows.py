@@ -1,17 +1,17 @@
-"""Text embeddings in rows: the form in which a trajectory keeps what a pipeline's ``encode_prompt`` returned, and back.
+"""Text embeddings as rows: the form in which a trajectory keeps the outputs of ``encode_prompt``, and back.
 
 A trajectory keeps tensors (B, ...). Pipelines also return a list with a tensor for every prompt, tensors whose second
 dimension is the batch, and tensors as wide as a prompt is long, with no mask that would let them share a batch. The
-names of the rows tell the form, so that any process can give back what the pipeline takes:
+names of the rows tell the form, so that any process can restore what the pipeline takes:
 
 ===========================  ==================================================================================
 ``NAME``                     (B, ...) as it is
 ``NAME``, ``NAME_list_mask``   a list of (L_i, ...): rows are padded to (B, L, ...), the mask (B, L) tells L_i
-``NAME``, ``NAME_parts_mask``  a list of lists: a prompt's parts stand one behind the other, the mask counts them from 1
+``NAME``, ``NAME_parts_mask``  a list of lists: a prompt's parts are concatenated, the mask numbers them from 1
 ``NAME``, ``NAME_width_mask``  (B, L_i, ...), equal L_i in a call: rows are padded, and calls are made width by width
-``NAME@1``                   the batch stands second, (N, B, ...): rows are (B, N, ...)
+``NAME@1``                   the batch is the second dimension, (N, B, ...): rows are (B, N, ...)
 ``NAME@text``                texts for an argument ``NAME``: UTF-8, padded, with ``NAME@text_mask``
-``NAME@ends``                (B + 1,) where each prompt's tokens end, from 0 on: rows (B,) are their numbers
+``NAME@ends``                (B + 1,) cumulative numbers of tokens, from 0 on: rows (B,) are each prompt's number
 ===========================  ==================================================================================
 """
 
@@ -28,8 +28,8 @@ from omni_rl.contracts.types import Tensors
 _SUFFIXES = {"list": "_list_mask", "parts": "_parts_mask", "width": "_width_mask"}
 _SECOND, _ENDS, _TEXT = "@1", "@ends", "@text"
 
-Kind = Literal["rows", "list", "parts", "width", "second", "ends", "fixed"]
-"""``fixed``: it is the same for any number of prompts, so that it holds no rows."""
+Form = Literal["rows", "list", "parts", "width", "second", "ends", "fixed"]
+"""How one output holds its rows. ``fixed``: it is the same for any number of prompts, so it holds no rows."""
 
 
 @dataclass(frozen=True)
@@ -37,43 +37,44 @@ class Forms:
     """How the outputs of a pipeline's ``encode_prompt`` hold their rows, by name.
 
     Attributes:
-        growing: what is as wide as the longest prompt of a call, with a mask or as one.
+        kinds: the form of each output.
+        growing: outputs as wide as the longest prompt of a call that have a mask, and these masks.
     """
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, Form]
     growing: frozenset[str] = frozenset()
 
     def by_width(self) -> Forms:
-        """The same, with prompts encoded alone, as wide as they are: for pipelines that see masked tokens after all."""
+        """The same with each prompt encoded alone, as wide as it is: for pipelines that see masked tokens after all."""
         return Forms({**self.kinds, **dict.fromkeys(self.growing, "width")})
 
     @property
     def one_by_one(self) -> bool:
-        """Whether a prompt's embeddings depend on what else is in the call: then each is encoded alone."""
+        """Whether each prompt is encoded alone, because its embeddings depend on the call's other prompts."""
         return "width" in self.kinds.values()
 
 
-def forms(one: Mapping[str, Any], two: Mapping[str, Any]) -> Forms:
-    """Read off what ``encode_prompt`` gave for one short text, and for two texts of which the second is long."""
+def find_forms(one: Mapping[str, Any], two: Mapping[str, Any]) -> Forms:
+    """The forms of what ``encode_prompt`` returned for one short text, and for two of which the second is long."""
     kinds = {name: _kind(name, value, two) for name, value in one.items() if name in two}
     rows = [name for name, kind in kinds.items() if kind == "rows"]
     return Forms(kinds, frozenset(name for name in rows if _grows(name, one[name], two[name])))
 
 
 def _grows(name: str, alone: Any, pair: Any) -> bool:
-    """In its second dimension; a mask may be None where nothing is padded."""
+    """Whether the second dimension grows with the longest prompt; a mask may be None where nothing is padded."""
     if not isinstance(pair, torch.Tensor):
         return False
     return "mask" in name if alone is None else alone.ndim > 1 and alone.shape[1] != pair.shape[1]
 
 
-def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Kind:
+def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Form:
     pair = two[name]
     if isinstance(pair, list):
         return "parts" if any(isinstance(each, list) for each in pair) else "list"
     if not _tensors([alone, pair]) or alone.ndim != pair.ndim:
         return "rows"  # None, where there is no padding or no guidance
-    if _are_ends(alone, 1) and _are_ends(pair, 2):
+    if _is_cumulative(alone, 1) and _is_cumulative(pair, 2):
         return "ends"
     grown = [d for d, sizes in enumerate(zip(alone.shape, pair.shape, strict=True)) if sizes == (1, 2)]
     if 0 not in grown:
@@ -82,8 +83,8 @@ def _kind(name: str, alone: Any, two: Mapping[str, Any]) -> Kind:
     return "width" if wider and "mask" not in name and not _masked(name, wider, two) else "rows"
 
 
-def _are_ends(value: torch.Tensor, rows: int) -> bool:
-    """Cumulative lengths, as attention over packed sequences takes them."""
+def _is_cumulative(value: torch.Tensor, rows: int) -> bool:
+    """Whether these are cumulative lengths, as attention over packed sequences takes them."""
     return value.shape == (rows + 1,) and int(value[0]) == 0 and bool((value.diff() > 0).all())
 
 
@@ -92,20 +93,17 @@ def _tensors(values: Sequence[Any]) -> bool:
 
 
 def _masked(name: str, widths: set[int], others: Mapping[str, Any]) -> bool:
-    """Whether a mask (B, L) of the same sign, and of such a width, goes with it."""
-    masks = [o for n, o in others.items() if "mask" in n and _negative(n) == _negative(name) and _tensors([o])]
+    """Whether a mask (B, L) of such a width belongs to the same prompts, positive or negative."""
+    negative = name.startswith("negative_")
+    masks = [o for n, o in others.items() if "mask" in n and n.startswith("negative_") == negative and _tensors([o])]
     return any(mask.ndim == 2 and mask.shape[1] in widths for mask in masks)
 
 
-def _negative(name: str) -> bool:
-    return name.startswith("negative_")
-
-
-def to_rows(name: str, values: Sequence[Any], kind: Kind) -> Tensors:
-    """One output of one or more calls, as rows under the names that tell its form.
+def to_rows(name: str, values: Sequence[Any], kind: Form) -> Tensors:
+    """One output of one or more calls as rows, under names that tell its form.
 
     Args:
-        values: what each call returned for ``name``; B rows together.
+        values: what each call returned for ``name``, B rows in total.
     """
     if kind in _SUFFIXES:
         rows = [row if isinstance(row, list) else [row] for value in values for row in value]
@@ -138,36 +136,32 @@ def mask_of(name: str, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor
 
 def as_returned(conditioning: Tensors) -> dict[str, Any]:
     """The inverse of :func:`to_rows`, for rows of one width (see :func:`by_width`)."""
-    found: dict[str, Any] = {}
-    for name, value in conditioning.items():
-        mask = mask_of(name, conditioning)
-        if name.endswith((*_SUFFIXES.values(), f"{_TEXT}_mask")):
-            continue
-        if name.endswith(_SECOND):
-            found[name.removesuffix(_SECOND)] = value.transpose(0, 1)
-        elif name.endswith(_TEXT):
-            counts = conditioning[f"{name}_mask"].sum(1).tolist()
-            found[name.removesuffix(_TEXT)] = [
-                bytes(row[:n]).decode() for row, n in zip(value.tolist(), counts, strict=True)
-            ]
-        elif name.endswith(_ENDS):
-            ends = torch.nn.functional.pad(value.cumsum(0), (1, 0))
-            found[name.removesuffix(_ENDS)] = ends.to(value.dtype)
-        elif name + _SUFFIXES["list"] in conditioning:
-            assert mask is not None
-            found[name] = [row[: int(count)] for row, count in zip(value, mask.sum(1), strict=True)]
-        elif name + _SUFFIXES["parts"] in conditioning:
-            assert mask is not None
-            found[name] = [
-                [row[m == i] for i in range(1, int(m.max()) + 1)] for row, m in zip(value, mask, strict=True)
-            ]
-        else:
-            found[name] = value if mask is None else value[:, : int(mask.sum(1).max())]
-    return found
+    masks = (*_SUFFIXES.values(), f"{_TEXT}_mask")
+    return dict(_returned(n, value, conditioning) for n, value in conditioning.items() if not n.endswith(masks))
+
+
+def _returned(name: str, value: torch.Tensor, conditioning: Tensors) -> tuple[str, Any]:
+    if name.endswith(_SECOND):
+        return name.removesuffix(_SECOND), value.transpose(0, 1)
+    if name.endswith(_ENDS):
+        ends = torch.nn.functional.pad(value.cumsum(0), (1, 0))
+        return name.removesuffix(_ENDS), ends.to(value.dtype)
+    if name.endswith(_TEXT):
+        counts = conditioning[f"{name}_mask"].sum(1).tolist()
+        texts = [bytes(row[:n]).decode() for row, n in zip(value.tolist(), counts, strict=True)]
+        return name.removesuffix(_TEXT), texts
+    mask = mask_of(name, conditioning)
+    if mask is None:
+        return name, value
+    if name + _SUFFIXES["list"] in conditioning:
+        return name, [row[: int(count)] for row, count in zip(value, mask.sum(1), strict=True)]
+    if name + _SUFFIXES["parts"] in conditioning:
+        return name, [[row[m == i] for i in range(1, int(m.max()) + 1)] for row, m in zip(value, mask, strict=True)]
+    return name, value[:, : int(mask.sum(1).max())]
 
 
 def one_by_one(conditioning: Tensors) -> bool:
-    """Whether each prompt was encoded alone: together with others the pipeline would pad it to their width."""
+    """Whether each prompt was encoded alone, because the pipeline would pad it to the width of others."""
     return any(name.endswith(_SUFFIXES["width"]) for name in conditioning)
 
 

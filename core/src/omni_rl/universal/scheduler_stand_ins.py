@@ -1,8 +1,8 @@
-"""Stand-ins for a pipeline's scheduler, by which it is asked for its velocity, its table, or its own loop.
+"""Objects that take the place of a pipeline's scheduler, to read its velocity or its table, or to run its own loop.
 
 All of them answer attribute look-ups from the pipeline's own scheduler, so that a pipeline that reads
-``scheduler.config``, inspects ``set_timesteps`` or asks for the scheduler's class sees what it expects. Rollout engines
-that run a pipeline's own loop derive theirs from ``StandIn`` too.
+``scheduler.config``, inspects ``set_timesteps`` or asks for the scheduler's class sees what it expects. Engines that
+run a pipeline's own loop derive theirs from ``StandIn`` too.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from omni_rl.contracts.types import SigmaTable
 
-
-class Answered(BaseException):
-    """Leaves a pipeline's ``__call__`` once the answer is known. A BaseException, so no pipeline swallows it."""
-
-
 Stepped: TypeAlias = SchedulerOutput | tuple[torch.Tensor]
 
 
-def _stepped(sample: torch.Tensor, return_dict: bool) -> Stepped:
-    return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
+class LeaveCall(BaseException):
+    """Ends a pipeline's ``__call__`` early, once it has computed what is wanted.
+
+    A BaseException, so that no pipeline swallows it.
+    """
 
 
 class StandIn:
-    """Delegates everything it does not define to the pipeline's own scheduler.
+    """Delegates everything that it does not define to the pipeline's own scheduler.
 
     Attributes:
-        sign: -1 where the own sigmas rise from noise at 0 to data at 1: there omni-rl's sigma is 1 minus that one, and
-            its velocity the negative of what is handed to ``step``.
+        sign: -1 where the scheduler's own sigmas rise from noise at 0 to data at 1. There omni-rl's sigma is 1 minus
+            the scheduler's, and its velocity is the negative of what ``step`` is called with. 1 otherwise.
     """
 
     order = 1
@@ -61,91 +59,19 @@ class StandIn:
         return sample
 
 
-class OneStep(StandIn):
-    """A schedule of exactly one step at timestep ``t``; records what is handed to ``step``, then leaves.
-
-    ``t`` is 0-d, or (B,) for the vector call: the pipeline's loop over timesteps then sees one (B,) timestep.
-
-    Attributes:
-        velocities, samples: per stream, in the order in which the pipeline steps them.
-    """
-
-    def __init__(
-        self, scheduler: Any, t: torch.Tensor, streams: int | None, instead: list[torch.Tensor] | None = None
-    ) -> None:
-        super().__init__(scheduler)
-        self._t = t
-        self._streams = streams
-        self._instead = instead
-        self.velocities: list[torch.Tensor] = []
-        self.samples: list[torch.Tensor] = []
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        sigmas: Any = None,
-        mu: Any = None,
-        timesteps: Any = None,
-    ) -> None:
-        """Ignore what the pipeline asks for: the table is this step."""
-        t = self._t.to(device) if device is not None else self._t
-        self.timesteps = t[None]  # (1,) or (1, B)
-        sigma = t / self._scheduler.config.num_train_timesteps
-        self.sigmas = torch.stack([sigma, torch.zeros_like(sigma)])  # (2,) or (2, B): float() of a vector must fail
-        self.num_inference_steps = 1
-
-    def step(
-        self,
-        model_output: torch.Tensor,
-        timestep: Any,
-        sample: torch.Tensor,
-        *_: Any,
-        return_dict: bool = True,
-        **__: Any,
-    ) -> Stepped:
-        """Record, and leave once every stream was stepped (never, when ``streams`` is None: then the call returns)."""
-        self.velocities.append(self.sign * model_output)
-        self.samples.append(sample)
-        if len(self.velocities) == self._streams:
-            raise Answered
-        return _stepped(sample if self._instead is None else self._instead[len(self.samples) - 1], return_dict)
-
-
-def idle(scheduler: Any) -> OneStep:
-    """For questions that are answered before a step is taken."""
-    return OneStep(scheduler, torch.tensor(1000.0), streams=None)
-
-
 class Table(StandIn):
     """The pipeline's own scheduler, left alone until its first ``step``: by then its table is set."""
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(copy.deepcopy(scheduler))
 
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Not needed: no step is taken."""
-
     def step(self, *_: Any, **__: Any) -> None:
-        """The table is complete."""
-        raise Answered
+        """The table is complete: leave."""
+        raise LeaveCall
 
 
-class Euler(StandIn):
-    """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own.
-
-    Latents are kept here in fp32 from ``start`` on, because a pipeline in bf16 rounds its own at every step; latents
-    that the pipeline changes between two steps (frozen elements) count as it changed them.
-
-    Attributes:
-        latents: the current latents of each stream, fp32, in stepping order.
-    """
-
-    def __init__(self, scheduler: Any, table: SigmaTable, start: Sequence[torch.Tensor]) -> None:
-        super().__init__(scheduler)
-        self._table = table
-        self._calls = 0
-        self.latents = [x.float() for x in start]
+class _GivenTable(StandIn):
+    """A table that is given, whatever the pipeline asks for."""
 
     def set_timesteps(
         self,
@@ -155,9 +81,8 @@ class Euler(StandIn):
         mu: Any = None,
         timesteps: Any = None,
     ) -> None:
-        """The table is given."""
-        self.timesteps = self._table.timesteps.to(device)
-        self.sigmas = self._table.sigmas
+        """Set the given table; only ``device`` is used."""
+        self.timesteps, self.sigmas = self._table(device)
         self.num_inference_steps = len(self.timesteps)
 
     def step(
@@ -169,12 +94,82 @@ class Euler(StandIn):
         return_dict: bool = True,
         **__: Any,
     ) -> Stepped:
+        """The latents after this step, in the form that the pipeline asks for."""
+        following = self._following(self.sign * model_output, sample)
+        return SchedulerOutput(prev_sample=following) if return_dict else (following,)
+
+    def _table(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+    def _following(self, velocity: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class OneStep(_GivenTable):
+    """A schedule of exactly one step at timestep ``t``. Records what ``step`` is called with, then leaves.
+
+    Args:
+        t: 0-d, or (B,): the pipeline's loop over timesteps then sees one (B,) timestep.
+        streams: after how many calls of ``step`` to leave; None: never, so that ``__call__`` returns.
+        final: what ``step`` returns for each stream; the sample itself if None.
+
+    Attributes:
+        velocities, samples: per stream, in the order in which the pipeline steps them.
+    """
+
+    def __init__(
+        self, scheduler: Any, t: torch.Tensor, streams: int | None, final: list[torch.Tensor] | None = None
+    ) -> None:
+        super().__init__(scheduler)
+        self._t = t
+        self._streams = streams
+        self._final = final
+        self.velocities: list[torch.Tensor] = []
+        self.samples: list[torch.Tensor] = []
+
+    def _table(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        t = self._t.to(device)
+        sigma = t / self._scheduler.config.num_train_timesteps
+        # Timesteps (1,) or (1, B), sigmas (2,) or (2, B): a pipeline that takes one of B for a number must fail
+        return t[None], torch.stack([sigma, torch.zeros_like(sigma)])
+
+    def _following(self, velocity: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        self.velocities.append(velocity)
+        self.samples.append(sample)
+        if len(self.velocities) == self._streams:
+            raise LeaveCall
+        return sample if self._final is None else self._final[len(self.samples) - 1]
+
+
+def never_stepped(scheduler: Any) -> OneStep:
+    """For calls that are left before a step is taken."""
+    return OneStep(scheduler, torch.tensor(1000.0), streams=None)
+
+
+class Euler(_GivenTable):
+    """Plain Euler steps over a given table: the pipeline's own loop with its own schedule and no solver of its own.
+
+    Latents are kept here in fp32 from ``start`` on, because a pipeline in bf16 rounds its own at every step. Latents
+    that the pipeline itself changes between two steps (frozen elements) are taken as it changed them.
+
+    Attributes:
+        latents: the current latents of each stream, fp32, in stepping order.
+    """
+
+    def __init__(self, scheduler: Any, table: SigmaTable, start: Sequence[torch.Tensor]) -> None:
+        super().__init__(scheduler)
+        self._given = table
+        self._calls = 0
+        self.latents = [x.float() for x in start]
+
+    def _table(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._given.timesteps.to(device), self._given.sigmas
+
+    def _following(self, velocity: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """x + (sigma' - sigma) v; streams take turns."""
         index, stream = divmod(self._calls, len(self.latents))
         self._calls += 1
         kept = self.latents[stream]
         x = kept if torch.equal(kept.to(sample.dtype), sample) else sample.float()
-        self.latents[stream] = (
-            x - (self.sigmas[index] - self.sigmas[index + 1]).item() * self.sign * model_output.float()
-        )
-        return _stepped(self.latents[stream].to(sample.dtype), return_dict)
+        self.latents[stream] = x - (self.sigmas[index] - self.sigmas[index + 1]).item() * velocity.float()
+        return self.latents[stream].to(sample.dtype)

@@ -1,9 +1,9 @@
-"""Which latents a pipeline steps, and how its ``__call__`` takes them.
+"""Which latents a pipeline denoises, and how its ``__call__`` takes them.
 
-Found by letting the pipeline draw its own latents once, for one row: what reaches ``scheduler.step`` are the streams,
-in that order. Given as arguments they must reach it too. Some pipelines take them as they draw them and pack them
-themselves, and some normalise what they are given by the statistics of an autoencoder: that moves, scales and shifts
-elements and does nothing else, so it can be read off and undone.
+The pipeline draws its own latents once, for one row: what reaches ``scheduler.step`` are the streams, in that order.
+Latents that are given as arguments must reach it too. Some pipelines take them in the shape in which they draw them,
+and pack them themselves; some normalise them by the statistics of an autoencoder. Both are affine maps
+(:mod:`omni_rl.universal.affine_maps`), which are found and inverted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ import torch
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ModelError
-from omni_rl.universal import affine_maps, capture, scheduler_stand_ins
-from omni_rl.universal.affine_maps import Elementwise, NotElementwiseError
-from omni_rl.universal.image_starts import Start
+from omni_rl.universal import affine_maps, capture
+from omni_rl.universal.affine_maps import AffineMap, NotAffineError
+from omni_rl.universal.capture import NEEDS_PLUGIN
+from omni_rl.universal.image_starts import ImageStart
 from omni_rl.universal.media_conditioning import START
-from omni_rl.universal.prompt_outputs import NEEDS_PLUGIN
+from omni_rl.universal.scheduler_stand_ins import OneStep
 
-Ask = Callable[..., scheduler_stand_ins.OneStep]
-"""Takes a single step of one row with these latents (and generator) as arguments."""
+RunStep = Callable[..., OneStep]
+"""Runs a single step of one row, with the latents (and the generator) that are given as arguments."""
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,29 +38,29 @@ class Stream:
 
     Attributes:
         parameter: the argument of ``__call__`` that takes it.
-        shape: of one sample, as it is stepped.
-        way: from the argument to what is stepped; None: the argument is stepped as it is.
-        start: where in the argument it stands, if a picture is a part of that; then ``way`` is from there on.
+        shape: of one sample, as it is denoised.
+        map: from the argument to what is denoised; None: the argument is denoised unchanged.
+        image_start: set when this argument already contains the image; ``map`` then covers only its noisy part.
     """
 
     parameter: str
-    shape: tuple[int, ...]
-    way: Elementwise | None = None
-    start: Start | None = None
+    shape: Shape
+    map: AffineMap | None = None
+    image_start: ImageStart | None = None
 
     def argument(self, x: torch.Tensor, conditioning: Tensors) -> torch.Tensor:
-        """As ``__call__`` takes it, from (B, *shape).
+        """The stream as ``__call__`` takes it, from (B, *shape).
 
         Raises:
-            ModelError: a picture is a part of it, and conditioning of a plugin's own form does not hold that.
+            ModelError: the argument contains an image, which conditioning of a plugin's own form does not hold.
         """
-        given, name = x if self.way is None else self.way.back(x), START + self.parameter
-        if self.start is None:
-            return given
+        noisy, name = x if self.map is None else self.map.inverse(x), START + self.parameter
+        if self.image_start is None:
+            return noisy
         if name not in conditioning:
-            what = f"{self.parameter} hold a picture, and the conditioning has no {name}"
+            what = f"{self.parameter} hold an image, and the conditioning has no {name}"
             raise ModelError(what, "keep what core's prepare_condition answers, or answer every hook of the model")
-        return self.start.argument(given, conditioning[name])
+        return self.image_start.argument(noisy, conditioning[name])
 
 
 def arguments(streams: Mapping[str, Stream], x: Streams, conditioning: Tensors) -> dict[str, torch.Tensor]:
@@ -65,47 +68,47 @@ def arguments(streams: Mapping[str, Stream], x: Streams, conditioning: Tensors) 
     return {stream.parameter: stream.argument(x[name], conditioning) for name, stream in streams.items()}
 
 
-def find_streams(model: LoadedModel, ask: Ask, start: Start | None = None) -> dict[str, Stream]:
+def find_streams(model: LoadedModel, run_step: RunStep, image_start: ImageStart | None = None) -> dict[str, Stream]:
     """Every stream by name.
 
     Args:
-        start: what the pipeline starts the first one from, if a picture is a part of that.
+        image_start: the pipeline's initial latents, if they contain an image; its noisy part is one of the streams.
 
     Raises:
         ModelError: a stream has no argument, its latents do not reach the loop unless changed in a way that cannot be
-            undone, or it does not start from standard normal noise, which is what core draws.
+            inverted, or it does not start from standard normal noise, which is what core draws.
     """
     with capture.drawn_shapes() as drawn:
-        probe = ask(streams=None, generator=capture.discarded())
-    stepped = [tuple(s.shape[1:]) for s in probe.samples]
-    _check_noise(model, probe.samples, ask(streams=None, generator=capture.discarded(1)).samples)
-    parameters = _parameters(model, len(stepped))
-    if start is not None and len(start.drawn) == math.prod(stepped[0]):
-        ask = _among(start, parameters[0], ask)
+        first = run_step(streams=None, generator=capture.throwaway_generator())
+    shapes = [tuple(s.shape[1:]) for s in first.samples]
+    _check_noise(model, first.samples, run_step(streams=None, generator=capture.throwaway_generator(1)).samples)
+    parameters = _parameters(model, len(shapes))
+    if image_start is not None and len(image_start.noisy) == math.prod(shapes[0]):
+        run_step = _around_image(image_start, parameters[0], run_step)
     else:
-        start = None
+        image_start = None
     try:
-        ways = _ways(ask, parameters, stepped, _as_drawn(stepped, drawn), model.device)
-    except NotElementwiseError as reason:
+        maps = _maps(run_step, parameters, shapes, _as_drawn(shapes, drawn), model.device)
+    except NotAffineError as reason:
         what = (
             f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
         )
         raise ModelError(what, NEEDS_PLUGIN) from reason
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
-    found = zip(names, parameters, stepped, ways, strict=True)
-    streams = {n: Stream(p, shape, None if way.trivial else way) for n, p, shape, way in found}
-    return streams if start is None else {**streams, names[0]: replace(streams[names[0]], start=start)}
+    parts = zip(names, parameters, shapes, maps, strict=True)
+    streams = {n: Stream(p, shape, None if each.is_identity else each) for n, p, shape, each in parts}
+    return streams | {names[0]: replace(streams[names[0]], image_start=image_start)}
 
 
-def _among(start: Start, parameter: str, ask: Ask) -> Ask:
-    """``ask``, whose latents of this name are what is drawn of ``start``."""
+def _around_image(image_start: ImageStart, parameter: str, run_step: RunStep) -> RunStep:
+    """``run_step``, whose argument ``parameter`` is the noisy part of ``image_start`` alone."""
 
-    def asked(**arguments: Any) -> scheduler_stand_ins.OneStep:
+    def run_around_image(**arguments: Any) -> OneStep:
         if parameter in arguments:
-            arguments[parameter] = start.argument(arguments[parameter])
-        return ask(**arguments)
+            arguments[parameter] = image_start.argument(arguments[parameter])
+        return run_step(**arguments)
 
-    return asked
+    return run_around_image
 
 
 def _check_noise(model: LoadedModel, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> None:
@@ -128,30 +131,30 @@ def _parameters(model: LoadedModel, count: int) -> list[str]:
     return parameters
 
 
-def _as_drawn(stepped: Sequence[tuple[int, ...]], drawn: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The first shape of as many elements that was drawn for each stream, or the stepped one."""
+def _as_drawn(stepped: Sequence[Shape], drawn: Sequence[Shape]) -> list[Shape]:
+    """For each stream the first shape drawn that has as many elements, or the shape in which it is stepped."""
     return [next((d[1:] for d in drawn if d[0] == 1 and math.prod(d) == math.prod(s)), s) for s in stepped]
 
 
-def _ways(
-    ask: Ask,
+def _maps(
+    run_step: RunStep,
     parameters: Sequence[str],
-    stepped: Sequence[tuple[int, ...]],
-    drawn: Sequence[tuple[int, ...]],
+    stepped: Sequence[Shape],
+    drawn: Sequence[Shape],
     device: torch.device,
-) -> list[Elementwise]:
+) -> list[AffineMap]:
     """From every argument, in the shape in which it is stepped or else in the one in which it is drawn."""
 
-    def through(values: list[torch.Tensor]) -> Sequence[torch.Tensor]:
-        latents = {p: value.to(device) for p, value in zip(parameters, values, strict=True)}
-        samples = ask(streams=len(parameters), **latents).samples
+    def through(inputs: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+        latents = {p: value.to(device) for p, value in zip(parameters, inputs, strict=True)}
+        samples = run_step(streams=len(parameters), **latents).samples
         if [tuple(s.shape[1:]) for s in samples] != list(stepped):
-            raise NotElementwiseError("they get another shape")
+            raise NotAffineError("they get another shape")
         return samples
 
     try:
-        return affine_maps.find(through, stepped)
-    except (NotElementwiseError, ModelError, RuntimeError, ValueError, LookupError):
+        return affine_maps.find_maps(through, stepped)
+    except (NotAffineError, ModelError, RuntimeError, ValueError, LookupError):
         if drawn == stepped:
             raise
-    return affine_maps.find(through, drawn)
+    return affine_maps.find_maps(through, drawn)

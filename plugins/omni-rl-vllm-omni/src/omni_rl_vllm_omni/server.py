@@ -115,10 +115,10 @@ def _started(arguments: Mapping[str, Any]) -> AsyncOmni:
     Raises:
         RunError: it does not start; the message is that of the process that failed.
     """
-    workers = Overheard()
+    stderr = StderrTee()
     try:
-        with workers.listening():
+        with stderr.recording():
             return AsyncOmni(**arguments)
     except Exception as error:
-        reason = workers.reason() or f"{type(error).__name__}: {error}"
+        reason = stderr.reason() or f"{type(error).__name__}: {error}"
         raise RunError(f"vLLM-Omni does not start: {reason}") from error

@@ -1,7 +1,7 @@
-"""Where a weight stands in the pipeline of an engine with a model of its own.
+"""Find where each weight lands in the pipeline of an engine that has its own model.
 
-Canonical names are diffusers': ``<component>.<parameter>``. Engines fuse some of them (``to_q``, ``to_k``, ``to_v``
-into ``to_qkv``) and rename others; what becomes of one is found out by loading a number under its name.
+Canonical names are diffusers': ``<component>.<parameter>``. Engines fuse some weights (``to_q``, ``to_k``, ``to_v``
+into ``to_qkv``) and rename others, so a known number is loaded under each name, and then looked up.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 DIGITS = 200
-"""bfloat16 holds whole numbers up to 256."""
+"""Numbers are written in digits below this: bfloat16 holds whole numbers up to 256."""
 
 
 class Pipeline(Protocol):
-    """What of an engine's pipeline is used here."""
+    """The methods of an engine's pipeline that are used here."""
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load by canonical name. What it answers differs from pipeline to pipeline."""
+        """Load by canonical name. What it returns differs between pipelines."""
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The pipeline's own parameters."""
@@ -42,7 +42,7 @@ class Landing:
         return f"{self.parameter}[{self.first}:{self.last}]"
 
     def value(self, pipeline: Pipeline) -> torch.Tensor:
-        """What stands there now."""
+        """The values that these rows have now."""
         return pipeline.get_parameter(self.parameter).data[self.first : self.last]
 
     def is_whole(self, pipeline: Pipeline) -> bool:
@@ -51,44 +51,46 @@ class Landing:
 
 
 def locate(pipeline: Pipeline, shapes: Mapping[str, Sequence[int]]) -> dict[str, Landing]:
-    """Where weights of these names and shapes land. What stood there is put back.
+    """Where weights of these names and shapes land. The pipeline's own values are restored, also after an error.
 
     Raises:
-        ValueError: nowhere, one of them.
+        ValueError: one of them lands nowhere.
     """
-    found: dict[str, Landing] = {}
+    landings: dict[str, Landing] = {}
     for block in {_block(name): None for name in shapes}:
         # What is fused or renamed stays in its block, or outside of all: looking everywhere would copy all weights.
         near = {n: p.data for n, p in pipeline.named_parameters() if _block(n) in (block, "")}
         kept = {n: value.clone() for n, value in near.items()}
-        found |= _located(pipeline, near, {n: s for n, s in shapes.items() if _block(n) == block})
-        for name, value in kept.items():
-            near[name].copy_(value)
-    if missing := shapes.keys() - found.keys():
+        try:
+            landings |= _landings(pipeline, near, {n: s for n, s in shapes.items() if _block(n) == block})
+        finally:
+            for name, value in kept.items():
+                near[name].copy_(value)
+    if missing := shapes.keys() - landings.keys():
         raise ValueError(f"the engine has no place for the weight {min(missing)}")
-    return found
+    return landings
 
 
-def _located(
+def _landings(
     pipeline: Pipeline, near: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, Landing]:
-    """Every weight is filled with its own number, in two digits that any precision holds exactly, and looked up."""
+    """Load every weight filled with its own number, in two digits that any precision holds exactly; look them up."""
     codes = {name: torch.zeros(_rows(value), dtype=torch.int64) for name, value in near.items()}
     device, dtype = next((v.device, v.dtype) for v in near.values())
-    for place in (DIGITS, 1):
+    for unit in (DIGITS, 1):
         for value in near.values():
             value.zero_()
-        digits = {name: number // place % DIGITS for number, name in enumerate(shapes, 1)}
+        digits = {name: number // unit % DIGITS for number, name in enumerate(shapes, 1)}
         weights = ((n, torch.full(tuple(s), digits[n] + 1, device=device, dtype=dtype)) for n, s in shapes.items())
         pipeline.load_weights(weights)
-        for name, value in near.items():  # where nothing was loaded stands 0, and the code comes out below 0
-            codes[name] += place * (value.reshape(_rows(value), -1)[:, 0].cpu().long() - 1)
-    names, found = list(shapes), {}
+        for name, value in near.items():  # rows that nothing was loaded into hold 0, and their code is below 0
+            codes[name] += unit * (value.reshape(_rows(value), -1)[:, 0].cpu().long() - 1)
+    names, landings = list(shapes), {}
     for parameter, code in codes.items():
         for number in set(code.tolist()) & set(range(1, len(names) + 1)):
             rows = (code == number).nonzero().flatten()
-            found[names[number - 1]] = Landing(parameter, int(rows[0]), int(rows[-1]) + 1)
-    return found
+            landings[names[number - 1]] = Landing(parameter, int(rows[0]), int(rows[-1]) + 1)
+    return landings
 
 
 def _rows(value: torch.Tensor) -> int:

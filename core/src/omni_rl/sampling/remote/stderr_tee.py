@@ -1,4 +1,4 @@
-"""What other processes say on their way down: the one place where the reason is written is often their stderr."""
+"""Tee children's stderr and keep its tail; it often alone says why one died."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from collections.abc import Iterator
 
 _EXCEPTION = re.compile(r"\b(\w*(?:Error|Exception)): (.+)")
 _CONSEQUENCES = {"EOFError", "BrokenPipeError"}
-"""What those who waited for the process see."""
+"""Raised in processes that waited for the one that failed."""
 
 
-class Overheard:
-    """Passes on what processes started under :meth:`listening` write to stderr, for as long as they live, and keeps the
-    last lines.
-    """
+class StderrTee:
+    """Copies the stderr of processes started under :meth:`recording` to this one's, and keeps the last lines."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=1000)
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Processes that start meanwhile, and this one meanwhile, are listened to."""
+    def recording(self) -> Iterator[None]:
+        """Record this process for the length of the context, and processes started in it for as long as they live."""
         sys.stderr.flush()
         real, (read, write) = os.dup(2), os.pipe()
         os.dup2(write, 2)
         os.close(write)
-        self._thread = threading.Thread(target=self._pass_on, args=(read, os.dup(real)), daemon=True)
+        self._thread = threading.Thread(target=self._copy, args=(read, os.dup(real)), daemon=True)
         self._thread.start()
         try:
             yield
@@ -40,7 +38,7 @@ class Overheard:
             os.dup2(real, 2)
             os.close(real)
 
-    def _pass_on(self, read: int, real: int) -> None:
+    def _copy(self, read: int, real: int) -> None:
         with os.fdopen(read, errors="replace") as lines, os.fdopen(real, "w") as stderr:
             for line in lines:
                 self._lines.append(line)
@@ -48,9 +46,9 @@ class Overheard:
                 stderr.flush()
 
     def reason(self) -> str | None:
-        """The last exception that was named and is no mere consequence; None if there was none."""
-        assert self._thread is not None, "nothing was listened to"
+        """The last exception written that is not a consequence of another process's failure; None if there is none."""
+        assert self._thread is not None, "nothing was recorded"
         self._thread.join(timeout=2)  # what is still in the pipe
-        named = [found for line in list(self._lines) if (found := _EXCEPTION.search(line))]
-        causes = [found.group(0) for found in named if found.group(1) not in _CONSEQUENCES]
+        exceptions = [match for line in list(self._lines) if (match := _EXCEPTION.search(line))]
+        causes = [match.group(0) for match in exceptions if match.group(1) not in _CONSEQUENCES]
         return causes[-1].strip() if causes else None

@@ -115,7 +115,7 @@ def test_prompts_of_5_and_100_tokens_share_a_batch(guided_case: Case):
     with torch.no_grad():
         together = _velocity(assembly, start["x"], state)
     for row, prompt in enumerate((SHORT, LONG)):
-        assembly.model.memo.clear()  # or the prompt would keep the width that it shared with the other one
+        assembly.model.caches.clear()  # or the prompt would keep the width that it shared with the other one
         _, alone = own_loop(assembly, still(assembly, (prompt,)))
         x = start["x"][row : row + 1]
         with stepping(guided_case.plain.scheduler) as steps:

@@ -1,11 +1,11 @@
-"""Maps that are read off by probes."""
+"""Affine maps that are found by probes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from omni_rl.universal.affine_maps import NotElementwiseError, find
+from omni_rl.universal.affine_maps import NotAffineError, find_maps
 
 SCALE, SHIFT = torch.linspace(0.05, 12.0, 4), torch.linspace(-40.0, 7.0, 4)
 
@@ -17,17 +17,17 @@ def packed(x):
 
 def test_moved_scaled_and_shifted_elements_come_back():
     """More of them than one digit counts; the other tensor, much smaller, passes through as it is."""
-    packing, nothing = find(lambda values: [packed(values[0]), values[1]], [(4, 24, 20), (3,)])
+    packing, nothing = find_maps(lambda values: [packed(values[0]), values[1]], [(4, 24, 20), (3,)])
     x = torch.randn(2, 4, 24, 20, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(packing.back(packed(x)), x, rtol=0, atol=1e-4)
-    assert (packing.trivial, nothing.trivial) == (False, True)
-    assert torch.equal(nothing.back(x[0, 0, :, :3]), x[0, 0, :, :3])
+    torch.testing.assert_close(packing.inverse(packed(x)), x, rtol=0, atol=1e-4)
+    assert (packing.is_identity, nothing.is_identity) == (False, True)
+    assert torch.equal(nothing.inverse(x[0, 0, :, :3]), x[0, 0, :, :3])
 
 
 def test_in_bf16_elements_come_back_if_they_are_moved_alone():
-    (way,) = find(lambda values: [values[0].bfloat16().flip(1)], [(5, 60)])
+    (flip,) = find_maps(lambda values: [values[0].bfloat16().flip(1)], [(5, 60)])
     x = torch.randn(2, 5, 60)
-    assert torch.equal(way.back(x.flip(1)), x)
+    assert torch.equal(flip.inverse(x.flip(1)), x)
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_in_bf16_elements_come_back_if_they_are_moved_alone():
     ],
 )
 def test_whatever_else_is_done_is_found(through, why):
-    with pytest.raises(NotElementwiseError, match=why):
-        find(lambda values: [through(values[0])], [(3,)])
+    with pytest.raises(NotAffineError, match=why):
+        find_maps(lambda values: [through(values[0])], [(3,)])

@@ -12,7 +12,7 @@ from omni_rl.universal.embedding_rows import (
     Forms,
     as_returned,
     by_width,
-    forms,
+    find_forms,
     mask_of,
     one_by_one,
     text_rows,
@@ -113,7 +113,7 @@ TWO = {
 
 
 def test_forms_are_read_off_one_text_and_two():
-    assert forms(ONE, TWO).kinds == {
+    assert find_forms(ONE, TWO).kinds == {
         "fixed_width": "rows",
         "prompt_embeds": "width",  # the mask beside it belongs to the negative prompts
         "negative_prompt_embeds": "rows",
@@ -127,13 +127,13 @@ def test_forms_are_read_off_one_text_and_two():
 
 
 def test_embeddings_without_a_mask_are_made_one_by_one():
-    assert forms(ONE, TWO).one_by_one
+    assert find_forms(ONE, TWO).one_by_one
     assert not Forms({"prompt_embeds": "rows", "each": "list"}).one_by_one
 
 
 @pytest.mark.parametrize("name", ["fixed_width", "negative_prompt_embeds", "layers", "each", "cu_seqlens"])
 def test_rows_go_back_as_they_came(name):
-    rows = to_rows(name, [TWO[name]], forms(ONE, TWO).kinds[name])
+    rows = to_rows(name, [TWO[name]], find_forms(ONE, TWO).kinds[name])
     assert {len(value) for value in rows.values()} == {2}
     returned = as_returned(rows)
     assert list(returned) == [name]

@@ -83,7 +83,10 @@ class OneForAll(Toy):
     [
         (TakesTextsOnly, r"TakesTextsOnly\.encode_prompt gives no embeddings that its __call__ takes back"),
         (OneRowMore, r"OneRowMore\.encode_prompt gives embeddings of unexpected shape \{'prompt_embeds': \(4, "),
-        (OneForAll, r"OneForAll\.encode_prompt gives a negative_prompt_embeds of no prompt's own"),
+        (
+            OneForAll,
+            r"OneForAll\.encode_prompt gives a negative_prompt_embeds that is the same for any number of prompts",
+        ),
     ],
 )
 def test_prompts_that_cannot_be_passed_back(cls, sentence):
@@ -121,7 +124,7 @@ class Forgetting(Toy):
 @pytest.mark.parametrize(
     ("cls", "why"),
     [
-        (Clamping, "places do not come back one by one"),
+        (Clamping, "positions do not come back one by one"),
         (Whitening, "elements are lost on the way"),
         (Forgetting, "elements are lost on the way"),
     ],
@@ -290,7 +293,7 @@ def test_one_step_is_where_the_pipeline_is_asked():
     assert one.timesteps.tolist() == [250.0]
     assert one.sigmas.tolist() == [0.25, 0.0]
     one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
-    with pytest.raises(scheduler_stand_ins.Answered):
+    with pytest.raises(scheduler_stand_ins.LeaveCall):
         one.step(torch.ones(1), one.timesteps[0], torch.zeros(1))
     assert len(one.velocities) == 2
 

@@ -39,9 +39,9 @@ def test_the_way_back_undoes_packing_and_scaling(loaded, architecture):
     shape = model.hooks.prepare_latents(model=model, conditioning=conditioning, call=call)["x"]
     latents = randn(1, (1, *shape))
     with torch.no_grad():
-        reached = media_encoding._reaches_vae(model, latents, conditioning, call)
-    way = media_encoding._way_back(model, conditioning, call)
-    torch.testing.assert_close(way.back(reached), latents, rtol=1e-4, atol=1e-4)
+        reached = media_encoding._input_of_vae(model, latents, conditioning, call)
+    to_vae = media_encoding._find_map(model, conditioning, call)
+    torch.testing.assert_close(to_vae.inverse(reached), latents, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

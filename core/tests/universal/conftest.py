@@ -8,22 +8,7 @@ from pathlib import Path
 
 import pytest
 import toy_two_streams
-from model_cases import GUIDED, Case, unguided
-
-
-@pytest.fixture(scope="session")
-def cases(tiny_folder: Callable[[str], Path]) -> Callable[[str, bool], Case]:
-    """``cases("FluxPipeline", True)``."""
-    made: dict[tuple[str, bool], Case] = {}
-
-    def case(architecture: str, guided: bool) -> Case:
-        key = (architecture, guided)
-        if key not in made:
-            call = GUIDED[architecture] if guided else unguided(GUIDED[architecture])
-            made[key] = Case(architecture, tiny_folder(architecture), call, guided)
-        return made[key]
-
-    return case
+from model_cases import GUIDED, Case
 
 
 @pytest.fixture(scope="session", params=[True, False], ids=["guided", "unguided"])
@@ -53,6 +38,6 @@ def _third_party_warnings() -> Iterator[None]:
 
 @pytest.fixture
 def two_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the toy with picture and sound, which ``load_model`` can load during the test."""
+    """The folder of the toy with image and audio, which ``load_model`` can load during the test."""
     toy_two_streams.register(monkeypatch)
     return toy_two_streams.build(tmp_path / "two-streams")

@@ -13,11 +13,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from model_cases import OneWindow, own_loop, still
 
-from omni_rl.contracts.call import frozen
 from omni_rl.contracts.types import SigmaTable
 from omni_rl.errors import ModelError
 from omni_rl.model.loading import from_pipe
 from omni_rl.universal import capture, scheduler_stand_ins
+from omni_rl.universal.batch_probes import takes_one_row
 from omni_rl.universal.prompt_outputs import as_taken, named_outputs
 from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
 
@@ -199,7 +199,7 @@ def test_pipelines_that_cannot_take_several_prompts_are_found(cls, single):
     assembly = assembled(cls)
     own_loop(assembly, still(assembly))
     call = assembly.requests()[0].call
-    assert (assembly.model.memo.get(("batching", frozen(call))) == "single") == single
+    assert takes_one_row(assembly.model, call) == single
 
 
 def test_a_pipeline_that_refuses_a_list_of_one_text_is_given_the_text():

@@ -113,7 +113,7 @@ def test_the_picture_changes_the_sample(assembly: Assembly):
 def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly):
     """The form of encoders' answers is found with blank media where another process has encoded the real ones."""
     batch = trajectory.collate(assembly.draw(assembly.requests()))
-    assembly.model.memo.clear()
+    assembly.model.caches.clear()
     with torch.no_grad():
         log_prob = assembly.backend.policy.evaluate(batch, [0])[0].log_prob
     assert torch.allclose(log_prob, batch["log_probs"][:, 0], atol=1e-6)
@@ -172,6 +172,13 @@ def test_pixels_that_are_kept_stand_in_the_place_of_blank_media():
     kept = {**media_conditioning.sizes({"video": clip}), **media_conditioning.pixels({"video": clip})}
     frames = media_conditioning.in_place({name: value[None] for name, value in kept.items()})["video"]
     assert [frame.getpixel((0, 0)) for frame in frames] == [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
+
+
+def test_rows_of_different_sizes_go_in_calls_of_their_own():
+    sizes = torch.tensor([[8, 4], [4, 8], [8, 4]])
+    assert [rows.tolist() for rows in media_conditioning.alike({"size_of_image": sizes}, 3)] == [[1], [0, 2]]
+    both = {"size_of_image": sizes, "pixels_of_mask": torch.tensor([1, 1, 2])[:, None].to(torch.uint8)}
+    assert [rows.tolist() for rows in media_conditioning.alike(both, 3)] == [[1], [0], [2]]
 
 
 def test_rows_of_different_pixels_are_asked_about_apart():
