@@ -103,7 +103,12 @@ def _predict(assembly, start, state, t):
     x = {n: v[rows] for n, v in start.items()}
     with torch.no_grad():
         return assembly.hooks.predict(
-            model=assembly.model, x=x, t=torch.tensor(t), conditioning=conditioning, call=state.requests[0].call, step=None
+            model=assembly.model,
+            x=x,
+            t=torch.tensor(t),
+            conditioning=conditioning,
+            call=state.requests[0].call,
+            step=None,
         )["x"]
 
 

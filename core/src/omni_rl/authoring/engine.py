@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omni_rl.sampling.denoise import begin, recorded
     from omni_rl.sampling.remote.landing import Landing, Pipeline, locate
     from omni_rl.sampling.remote.prepared import Asked, Prepared, prepare
-    from omni_rl.sampling.remote.stderr_tee import Overheard
+    from omni_rl.sampling.remote.stderr_tee import StderrTee
     from omni_rl.universal.scheduler_stand_ins import StandIn
 
 _MODULES = {
@@ -58,7 +58,7 @@ _MODULES = {
         "Prepared",
         "prepare",
     ),
-    "omni_rl.sampling.remote.stderr_tee": ("Overheard",),
+    "omni_rl.sampling.remote.stderr_tee": ("StderrTee",),
     "omni_rl.universal.scheduler_stand_ins": ("StandIn",),
 }
 __getattr__ = exporter(__name__, _MODULES)
@@ -67,11 +67,11 @@ __all__ = [
     "Asked",
     "Hooks",
     "Landing",
-    "Overheard",
     "Pipeline",
     "Portion",
     "Prepared",
     "StandIn",
+    "StderrTee",
     "begin",
     "encode_ahead",
     "forget",

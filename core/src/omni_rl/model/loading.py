@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedModel
 
-from omni_rl.contracts.model import DENOISER_PREFIXES, INDEX, LoadedModel
+from omni_rl.contracts.call import INDEX
+from omni_rl.contracts.model import DENOISER_PREFIXES, LoadedModel
 from omni_rl.errors import ConfigError, ModelError
 
 

@@ -57,7 +57,7 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request]) -> Tensor
 
 
 def conditioning_from_media(model: LoadedModel, requests: Sequence[Request]) -> Tensors:
-    """(B, ...) by name: the outputs of the encoders for the requests' media, encoded once for each prompt; for plugins."""
+    """(B, ...) by name: the outputs of the encoders for the requests' media, once for each prompt; for plugins."""
     if not requests[0].media:
         return NO_CONDITION
     rows = [once(model, request, lambda r: encoded_media(model, r)) for request in requests]

@@ -10,7 +10,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
-from omni_rl.authoring.engine import Overheard
+from omni_rl.authoring.engine import StderrTee
 from omni_rl.errors import RunError
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
