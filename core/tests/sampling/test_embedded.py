@@ -8,9 +8,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from omni_rl.contracts import trajectory
+from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.requests import NO_STEPS, Request, Sde, Window
 from omni_rl.contracts.types import Sample
 from omni_rl.sampling.embedded import EmbeddedEngine
+from omni_rl.sampling.plan_requests import validation_requests
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.engine import EngineContract
@@ -194,6 +196,18 @@ def test_it_samples_one_batch_at_a_time(parts, batches):
     assert [len(batch) for batch in batches] == [4]
     list(arriving)
     assert [len(batch) for batch in batches] == [4, 2]
+
+
+@pytest.mark.parametrize(("own", "sizes"), [(None, [4, 2]), (5, [5, 1])])
+def test_validation_may_have_a_batch_size_of_its_own(parts, batches, own, sizes):
+    validation = parts.config.validation.model_copy(update={"batch_size": own})
+    config = parts.config.model_copy(update={"validation": validation})
+    rows = [PromptRow(prompt) for prompt in PROMPTS]
+    engine = EmbeddedEngine(replace(parts.context, config=config))
+    for requests in (validation_requests(config, rows, policy_version=0, each=2), parts.requests()):
+        engine.submit(requests)
+        list(engine.completed())
+    assert [len(batch) for batch in batches] == [*sizes, 4, 2]
 
 
 @pytest.mark.parametrize(

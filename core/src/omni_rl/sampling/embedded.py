@@ -17,6 +17,7 @@ from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.encoding import encode_ahead, forget
 from omni_rl.sampling.batches import form
+from omni_rl.sampling.plan_requests import VALIDATION
 
 
 class EmbeddedEngine:
@@ -33,7 +34,7 @@ class EmbeddedEngine:
     def __init__(self, context: Context) -> None:
         self._model = context.model()
         self._hooks = context.hooks
-        self._batch_size = context.config.rollout.batch_size
+        self._config = context.config
         self._waiting: deque[list[Request]] = deque()
         self._encoded: set[Hashable] = set()
         self.takes_weights: TakesWeights = "none"
@@ -45,13 +46,17 @@ class EmbeddedEngine:
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests in batches that share their schedule, their sizes and their window's size."""
-        size = self._batch_size
-        self._encode(requests)
+        size = self._batch_size(requests)
+        self._encode(requests, size)
         for places in by_form(requests, form):
             alike = [requests[i] for i in places]
             self._waiting.extend(alike[i : i + size] for i in range(0, len(alike), size))
 
-    def _encode(self, requests: Sequence[Request]) -> None:
+    def _batch_size(self, requests: Sequence[Request]) -> int:
+        own = self._config.validation.batch_size if requests and requests[0].key.purpose == VALIDATION else None
+        return own or self._config.rollout.batch_size
+
+    def _encode(self, requests: Sequence[Request], size: int) -> None:
         """Encode a submission's prompts together; a retry finds them as they were, at the same width."""
         asked = {(r.key, r.prompt, r.negative_prompt, frozen(r.call), frozen(r.media)) for r in requests}
         if asked <= self._encoded:
@@ -60,7 +65,7 @@ class EmbeddedEngine:
             forget(self._model)
             self._encoded.clear()
         with torch.no_grad():
-            encode_ahead(self._model, requests, self._batch_size)
+            encode_ahead(self._model, requests, size)
         self._encoded |= asked
 
     def completed(self) -> Iterator[Sample]:

@@ -15,6 +15,8 @@ from omni_rl.schedulers.types import NoiseKey
 
 SHARED = -1
 """The sample number in the key of an x_T that a whole group shares."""
+VALIDATION = "validation"
+"""The purpose in the keys of validation samples."""
 
 
 def rollout_requests(
@@ -69,7 +71,7 @@ def validation_requests(
     requests = []
     for index, row in enumerate(rows):
         for member in range(each):
-            key = NoiseKey(validation.seed, "validation", 0, index, member)
+            key = NoiseKey(validation.seed, VALIDATION, 0, index, member)
             requests.append(
                 Request(
                     uid=index,
