@@ -49,7 +49,7 @@ def test_the_links_of_a_readme_lead_somewhere(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("tool", ["compatibility", "coverage_table"])
+@pytest.mark.parametrize("tool", ["compatibility", "coverage_table", "layers"])
 def test_tables_are_up_to_date(tool: str) -> None:
     done = run(f"tools/{tool}.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr

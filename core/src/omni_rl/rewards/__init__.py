@@ -1,1 +1,1 @@
-"""Rewards: the contract (base), those that come with core (builtin), and the stream that scores samples (runner)."""
+"""The rewards that come with core, and the stream that scores samples while others are sampled."""
