@@ -140,6 +140,23 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
 
 
+@nox.session(reuse_venv=False)
+def core_alone(session: nox.Session) -> None:
+    """Core without any other package of ours trains a folder model with a reward file and an algorithm file."""
+    folder = Path(session.create_tmp()) / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree("tests/core_alone", folder)
+    install(session, packages=["core", TINY])  # omni-rl-tiny only to make the model
+    session.run("python", "-c", f"import omni_rl_tiny; omni_rl_tiny.build_random({str(folder / 'model')!r})")
+    session.run("uv", "pip", "uninstall", "omni-rl-tiny", external=True)
+    listed = session.run("uv", "pip", "list", silent=True, external=True) or ""
+    if others := [line for line in listed.splitlines() if line.startswith("omni-rl-")]:
+        session.error(f"core is not alone: {others}")
+    session.env["OMP_NUM_THREADS"] = "1"
+    with session.chdir(folder):
+        session.run("omni-rl", "train", "run.yaml", "--run-dir", "out")
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation's site, built strictly into site/, and every snippet of its pages. `tests` does both, too."""
