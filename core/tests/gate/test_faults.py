@@ -222,7 +222,20 @@ def test_steps_without_noise(assert_red, monkeypatch):
     """Their log-probs are 0 whatever the policy does. Nobody may ask for them, but an engine could draw them."""
     monkeypatch.setattr("omni_rl.config.checks.conflicts", lambda *_: ())
     sentence = "latents changed by 0.001 move the log-prob by 0, no more than the floor 0"
-    assert_red({"sensitivity": sentence}, rollout={"sde": {"noise_level": 0.0}})
+    windows = r"the SDE window \[.*\) of iteration 1 has no step with noise, so nothing is learnt from it"
+    assert_red({"sensitivity": sentence, "windows": windows}, rollout={"sde": {"noise_level": 0.0}})
+
+
+def test_a_window_that_may_lie_on_a_step_without_noise(judged):
+    """The last step of ``cps`` is deterministic. One window in four lies there alone, whichever the gate's samples use."""
+    place = {"algorithm": {"window_size": 1, "window_range": [0, 4]}, "train": {"iterations": 40}}
+    rollout = {"steps": 4, "sde": {"type": "cps", "noise_level": 0.7}}
+    found = judged(**place, rollout=rollout)["windows"]
+    assert found.verdict == "fail"
+    assert "the SDE window [3, 4) of iteration" in found.detail
+    place["algorithm"]["window_size"] = 2
+    found = judged(**place, rollout=rollout)["windows"]
+    assert (found.verdict, found.detail[-3:]) == ("ok", "[3]")
 
 
 def test_a_pipeline_that_branches_on_the_step(assert_red, judged):

@@ -114,3 +114,20 @@ def test_gdpo_of_equal_rewards_is_exactly_zero():
     components = {"a": torch.full((4,), 0.1), "b": torch.tensor([0.1, 0.1, 0.7, 0.7])}
     found = gdpo_advantages(components, {"a": 1.0, "b": 1.0}, torch.tensor([0, 0, 1, 1]), "group")
     assert not found.any()
+
+
+def test_gdpo_is_gdpo_by_default():
+    """Two groups whose first rewards differ a thousandfold: both rewards count alike in either (float64 by hand)."""
+    uid = torch.tensor([0] * 4 + [1] * 4)
+    components = {
+        "a": torch.tensor([0.0, 0.01, 0.02, 0.03, 0.0, 10.0, 20.0, 30.0]),
+        "b": torch.tensor([1.0, 0.0, 1.0, 0.0] * 2),
+    }
+    option = AdvantageOptions(combine="gdpo")
+    found = option.advantages(components["a"] + components["b"], uid, components, {"a": 1.0, "b": 1.0})
+    expected = []
+    for a in ([0.0, 0.01, 0.02, 0.03], [0.0, 10.0, 20.0, 30.0]):
+        b = [1.0, 0.0, 1.0, 0.0]
+        expected += list((a - np.mean(a)) / (np.std(a) + 1e-4) + (b - np.mean(b)) / (np.std(b) + 1e-4))
+    np.testing.assert_allclose(found, np.array(expected) / (np.std(expected) + 1e-4), atol=1e-6)
+    np.testing.assert_allclose(found[:4], [-0.31, -1.38, 1.38, 0.31], atol=1e-2)

@@ -11,11 +11,19 @@ from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.interfaces import SyncReport
-from omni_rl.contracts.requests import Request
+from omni_rl.contracts.requests import Request, Sde
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RewardError, RunError
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
-from omni_rl.run.collect import Collected, assemble, collect, components, reward_metrics, without_flat_groups
+from omni_rl.run.collect import (
+    Collected,
+    assemble,
+    collect,
+    components,
+    reward_metrics,
+    without_flat_groups,
+    without_still_steps,
+)
 from omni_rl.sampling.stream import finished_groups
 from omni_rl.schedulers.types import NoiseKey
 
@@ -136,3 +144,11 @@ def test_groups_without_signal_can_be_left_out():
     batch["advantages"][0] = 1.0
     assert without_flat_groups(batch)["uid"].tolist() == [3, 3, 3]
     assert len(without_flat_groups(batch[3:])) == 0
+
+
+@pytest.mark.parametrize(("kind", "weights"), [("cps", [[1.0, 1.0], [1.0, 0.0]]), ("sde", None), ("dance_sde", None)])
+def test_steps_without_noise_are_left_out_of_every_mean(kind, weights):
+    sigmas = torch.tensor([[0.9, 0.6, 0.3], [0.6, 0.3, 0.0]])
+    batch = TensorDict({"latents": {"x": {"all": torch.zeros(2, 3, 4)}}, "sigmas": sigmas}, batch_size=[2])
+    found = without_still_steps(batch, Sde(kind, 0.7))
+    assert (found["loss_weights"].tolist() if "loss_weights" in found.keys() else None) == weights

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_rl.errors import UserError
-from omni_rl.schedulers import joint_log_prob
+from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler, joint_log_prob
 from omni_rl.schedulers.transition import transition
 
 TYPES = ("sde", "cps", "dance_sde")
@@ -115,10 +115,26 @@ def test_finite_at_every_step_of_tables_of_1_to_100_steps(sd3_sigmas, sde_type):
 @pytest.mark.parametrize("start", [1.0, 1 - 1e-6, 1 - 2e-4, 0.99900001], ids=["Euler", "UniPC", "DPM", "DPM-unshifted"])
 def test_sde_does_not_blow_up_where_other_schedulers_start_just_below_1(start):
     x, v = draw(1, 8, seed=1), draw(1, 8, seed=2)
-    step = transition(x, v, torch.tensor(start), torch.tensor(0.978), 0.7, "sde")
+    step = transition(x, v, torch.tensor(start), torch.tensor(0.978), 0.7, "sde", first=True)
     at_one = transition(x, v, torch.tensor(1.0), torch.tensor(0.978), 0.7, "sde")
     torch.testing.assert_close(step.std, at_one.std, rtol=0.03, atol=0)
     torch.testing.assert_close(step.mean, at_one.mean, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize(("shift", "steps", "expected"), [(12.0, 100, 24.127), (25.278, 50, 24.636)])
+def test_only_the_first_step_of_a_table_uses_the_next_sigma(shift, steps, expected):
+    """At a high shift the second sigma is above 0.9989, too: there the formula holds as it is."""
+    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    table = shift * even / (1 + (shift - 1) * even)
+    x, v = draw(2, 8, seed=1).double(), draw(2, 8, seed=2).double()
+    step = transition(x, v, table[:2], table[1:3], 0.7, "sde", first=torch.tensor([True, False]))
+    assert step.std_dev_t.flatten().tolist() == pytest.approx(
+        [0.7 / math.sqrt(1 - float(table[1])), expected], rel=1e-4
+    )
+    scheduler = FlowMatchSDEDiscreteScheduler()
+    scheduler.set_table(1000 * table[:-1], table)
+    second = scheduler.sample_previous_step(x.float(), v.float(), scheduler.timesteps[1])
+    assert second[-1].flatten().tolist() == pytest.approx([expected, expected], rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------- deterministic rows

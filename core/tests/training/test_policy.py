@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from omni_rl.contracts import trajectory
 from omni_rl.training.policy import call_of
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import toy_model
@@ -23,7 +24,7 @@ def batch_with(**call: list[float]) -> TensorDict:
 def test_a_sample_is_replayed_with_the_arguments_that_shaped_it():
     """What the trajectory carries wins over the run's, in the type that the pipeline was given; words are the run's."""
     run = {"height": 512, "use_cfg": False, "guidance_scale": 4.5, "mode": "fast"}
-    found = call_of(batch_with(height=[16.0, 16.0], use_cfg=[1.0, 1.0], guidance_scale=[0.1, 0.1]), run)
+    found = call_of(batch_with(height=[16, 16], use_cfg=[True, True], guidance_scale=[0.1, 0.1]), run)
     assert found == {"height": 16, "use_cfg": True, "guidance_scale": 0.1, "mode": "fast"}
     assert type(found["height"]) is int
     assert type(found["use_cfg"]) is bool
@@ -34,8 +35,15 @@ def test_rows_of_different_arguments_are_not_replayed_together():
         call_of(batch_with(guidance_scale=[1.0, 4.5]), {})
 
 
-def test_without_arguments_the_runs_own_are_taken():
-    assert call_of(TensorDict({}, batch_size=[2]), {"height": 16}) == {"height": 16}
+def test_a_number_of_the_run_that_was_null_in_the_rows_is_the_pipelines_own():
+    assert call_of(TensorDict({}, batch_size=[2]), {"guidance_scale": 4.5, "mode": "fast"}) == {"mode": "fast"}
+
+
+@pytest.mark.parametrize(("run", "row"), [(4, 4.5), (4.5, 4), (True, 0.5), (1, True)])
+def test_a_number_keeps_its_type_whatever_the_runs_type_is(run, row):
+    stored = trajectory.numeric_call({"guidance_scale": row}, 2)
+    found = call_of(TensorDict({"call": stored}, batch_size=[2]), {"guidance_scale": run})["guidance_scale"]
+    assert (found, type(found)) == (row, type(row))
 
 
 def test_inputs_of_a_step_are_what_the_rollout_saw(parts):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from omni_rl.errors import ConfigError
-from omni_rl.objectives.forward_process import noised_at
+from omni_rl.objectives.forward_process import Noised, noised_at
 from omni_rl.schedulers.randomness import randn
 from omni_rl_awm import AWM, AWMConfig
 from omni_rl_testing.algorithm import AlgorithmContract, prepared
@@ -31,6 +31,20 @@ class TestAWM(AlgorithmContract):
     @pytest.fixture(params=[{}, {"levels": "logit_normal", "levels_per_sample": 3, "weighting": "t", "kl_beta": 0.1}])
     def algorithm(self, request):
         return algorithm(**request.param)
+
+
+@pytest.mark.parametrize("weighting", LIKENESS)
+@pytest.mark.parametrize("power", [0.5, 0.25, 1.0])
+def test_a_velocity_that_meets_its_target_has_a_finite_gradient(weighting, power):
+    target = torch.randn(3, 5)
+    velocity = target.clone()
+    velocity[1] += 0.1
+    velocity.requires_grad_()
+    at = Noised({"x": target}, {"x": target}, {"x": target}, torch.full((3,), 500.0), torch.tensor([0.1, 0.5, 0.9]), {})
+    algorithm(weighting=weighting, power=power).likeness(at, {"x": velocity}).sum().backward()
+    assert velocity.grad.isfinite().all()
+    assert not velocity.grad[[0, 2]].any()
+    assert velocity.grad[1].any()
 
 
 @pytest.fixture

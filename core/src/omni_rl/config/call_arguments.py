@@ -59,7 +59,7 @@ def check_call(
 
     Raises:
         ConfigError: only omni-rl may set an argument, or the pipeline does not have it; the message lists all such
-            arguments. Or a size is not a positive whole number; few pipelines check this themselves.
+            arguments. Or a value has the wrong type.
     """
     parameters = inspect.signature(pipeline.__call__).parameters
     known = [name for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][1:]
@@ -74,11 +74,23 @@ def check_call(
     ]
     if wrong:
         raise ConfigError("\n  ".join(wrong), f"{section} takes: {', '.join(free)}")
-    for key in ("height", "width", "num_frames"):
-        value = call.get(key)
-        if value is not None and not (type(value) is int and value > 0):
-            what = f"{_at(place, section, key)}{key} takes a positive whole number, not {value!r}"
+    for key, value in call.items():
+        kind = None if value is None else _mismatch(key, value, parameters.get(key))
+        if kind:
+            what = f"{_at(place, section, key)}{key} takes {kind}, not {value!r}"
             raise ConfigError(what, "null uses the pipeline's own default")
+
+
+def _mismatch(key: str, value: Any, parameter: inspect.Parameter | None) -> str | None:
+    """What an argument takes, if ``value`` is no such thing. Most pipelines do not check this themselves."""
+    if key in ("height", "width", "num_frames"):
+        return None if type(value) is int and value > 0 else "a positive whole number"
+    if key == "negative_prompt":
+        return None if isinstance(value, str) else "text"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a number of at most 63 bits"
+    number = parameter is not None and type(parameter.default) in (int, float)
+    return "a number" if number and isinstance(value, str) else None
 
 
 def _at(place: Callable[[str], str] | None, section: str, key: str) -> str:

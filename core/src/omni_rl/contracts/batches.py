@@ -36,7 +36,8 @@ def stacked(rows: Sequence[TensorDict]) -> TensorDict:
 def row_form(row: TensorDict) -> Hashable:
     """Shapes, and the pipeline's arguments."""
     shapes = sorted((str(key), tuple(value.shape)) for key, value in row.items(True, True))
-    call = sorted((name, value.item()) for name, value in row["call"].items()) if "call" in row.keys() else []
+    stored = row["call"].items() if "call" in row.keys() else ()
+    call = sorted((name, str(value.dtype), value.item()) for name, value in stored)
     return tuple(shapes), tuple(call)
 
 

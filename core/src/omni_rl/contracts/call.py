@@ -20,6 +20,13 @@ def effective_call(*calls: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if value is not None}
 
 
+def call_of_row(
+    row: Mapping[str, Any], run: Mapping[str, Any], *overrides: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Negative prompt and pipeline arguments of one row: the row's over the run's, and explicit overrides over both."""
+    return split_call(effective_call(run, row, *overrides))
+
+
 def split_call(call: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The negative prompt, which is text to encode, apart from the arguments that go to the pipeline as they are."""
     rest = dict(call)

@@ -16,7 +16,7 @@ key                                shape               note
 ``draws/<stream>``                 (B, T) int64        seeds of the window's noise (``omni_rl.schedulers.randn``)
 ``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L) and ``negative_*``; padded
 ``condition/<name>``               (B, ...)            other conditioning
-``call/<name>``                    (B,) fp64           every numeric pipeline argument that shaped the sample
+``call/<name>``                    (B,) bool/int64/fp64 every numeric pipeline argument that shaped the sample
 ``uid``, ``sample_id``             (B,) int64          identity, echoed by the engine and checked by the driver
 ``policy_version``                 (B,) int64          weight syncs completed when the sample was drawn
 ``media/<kind>``                   see omni_rl.contracts.media   quantised once, by core
@@ -111,9 +111,9 @@ def drawn_noise(batch: TensorDict, step: int) -> Streams:
 
 
 def numeric_call(call: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
-    """Numeric pipeline arguments as (rows,) fp64 tensors."""
-    numbers = {k: float(v) for k, v in call.items() if isinstance(v, (bool, int, float))}
-    return {k: torch.full((rows,), v, dtype=torch.float64) for k, v in numbers.items()}
+    """Numeric pipeline arguments as (rows,) tensors: bool, int64 or fp64, so that each keeps its type."""
+    dtypes: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
+    return {k: torch.full((rows,), v, dtype=dtypes[type(v)]) for k, v in call.items() if type(v) in dtypes}
 
 
 def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:

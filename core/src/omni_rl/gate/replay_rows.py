@@ -15,8 +15,11 @@ from omni_rl.gate.rounding import rounds_otherwise, with_nudged_text
 from omni_rl.gate.rows import judge
 from omni_rl.gate.subject import Trainer
 from omni_rl.sampling.denoise import noise_of
+from omni_rl.schedulers.transition import has_density
 
 PERTURBATION = 1e-3
+ITERATIONS = 100
+"""How many iterations' windows are looked at."""
 NEIGHBOURS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """A log-prob that changes by more with the rows beside it is not rounding: the model mixes the rows of a batch."""
 
@@ -58,6 +61,7 @@ def replay_rows(subject: Trainer, probe: Probe) -> Iterator[Row]:
     calls = {n: c - before[n] for n, c in subject.model.counts.items() if c != before[n]}
     yield _replay(subject, probe, gaps)
     yield _clip(subject.clip_range, gaps)
+    yield _windows(subject, probe)
     yield _transition(subject, probe)
     yield _sensitivity(subject, probe.batch, gaps)
     yield judge("encoders", not calls, "not called in replay" if not calls else f"called in replay: {calls}")
@@ -118,6 +122,22 @@ def _clip(clip_range: tuple[float, float] | None, gaps: Gaps) -> Row:
     return judge(
         "clip range", clip > floor, f"{clip:g} {'lies above' if clip > floor else 'is lost in'} the floor {floor:.2g}"
     )
+
+
+def _windows(subject: Trainer, probe: Probe) -> Row:
+    """Every window of the coming iterations has a step with noise: others have no density to learn from."""
+    config, sde = subject.config, subject.config.rollout.sde
+    sigmas = probe.batch["schedule"]["sigmas"][0]  # (steps + 1,)
+    dense = has_density(sigmas[1:], sde.noise_level, sde.type).tolist()
+    still = [step for step, has_noise in enumerate(dense) if not has_noise]
+    for iteration in range(min(config.train.iterations, ITERATIONS)):
+        for group in range(config.rollout.prompts):
+            window = subject.hooks.sde_window(iteration=iteration, group=group, steps=len(dense), seed=config.run_seed)
+            if not any(dense[window.start : window.stop]):
+                where = f"the SDE window [{window.start}, {window.stop}) of iteration {iteration + 1}"
+                return judge("windows", False, f"{where} has no step with noise, so nothing is learnt from it")
+    without = f"; steps without noise, which do not count: {still}" if still else ""
+    return judge("windows", True, f"each has a step with noise{without}")
 
 
 def _transition(subject: Trainer, probe: Probe) -> Row:

@@ -20,9 +20,10 @@ class AdvantageOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    std: StdScope = Field(
-        "global",
-        description="divide advantages by the standard deviation of all rewards ('global'), of the group, or by none",
+    std: StdScope | None = Field(
+        None,
+        description="divide advantages by the standard deviation of all rewards ('global'), of the group ('group'), or "
+        "not ('none'); null: 'global' with combine: sum, 'group' with combine: gdpo",
     )
     combine: Combination = Field(
         "sum",
@@ -41,9 +42,9 @@ class AdvantageOptions(BaseModel):
     ) -> torch.Tensor:
         """(N,) fp32; the arguments are those of :func:`omni_rl.contracts.hooks.compute_advantages`."""
         if self.combine == "gdpo":
-            advantages = gdpo_advantages(components, weights, uid, self.std)
+            advantages = gdpo_advantages(components, weights, uid, self.std or "group")
         else:
-            advantages = group_advantages(rewards, uid, self.std)
+            advantages = group_advantages(rewards, uid, self.std or "global")
         limit = self.advantage_clip
         return advantages if limit is None else advantages.clamp(-limit, limit)
 

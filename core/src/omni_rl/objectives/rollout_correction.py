@@ -83,7 +83,8 @@ def corrected(
         if correction.keep is not None:
             low, high = correction.keep
             kept = ((weights >= low) & (weights <= high)).double()
-            batch["loss_weights"] = kept.float()
+            counted = batch["loss_weights"] if "loss_weights" in batch.keys() else 1.0
+            batch["loss_weights"] = kept.float() * counted
         if correction.cap is not None:
             batch["importance"] = _importance(weights, kept, correction, total).float()
     batch["metrics"] = TensorDict(_figures(difference, weights, kept), batch.batch_size)

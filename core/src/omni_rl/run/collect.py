@@ -11,11 +11,12 @@ from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.interfaces import Engine
-from omni_rl.contracts.requests import Request
+from omni_rl.contracts.requests import Request, Sde
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RewardError
 from omni_rl.rewards.runner import RewardRunner, Scored
 from omni_rl.sampling.stream import finished_groups
+from omni_rl.schedulers.transition import has_density
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,16 @@ def without_flat_groups(batch: TensorDict) -> TensorDict:
     """The rows of groups that have an advantage other than 0: the others would only thin the mean."""
     uid, found = batch["uid"], batch["advantages"] != 0
     return batch[torch.isin(uid, uid[found].unique())]
+
+
+def without_still_steps(batch: TensorDict, sde: Sde) -> TensorDict:
+    """Steps without noise have no density and no gradient: ``loss_weights`` (N, T) leaves them out of every mean."""
+    keys = {trajectory.sigmas_key(batch, stream) for stream in batch["latents"].keys()}
+    following = torch.stack([batch[key][:, 1:] for key in keys])  # (keys, N, T)
+    dense = has_density(following, sde.noise_level, sde.type).any(0)  # (N, T)
+    if not bool(dense.all()):
+        batch["loss_weights"] = dense.float()
+    return batch
 
 
 def reward_metrics(scored: Sequence[Scored], batch: TensorDict) -> dict[str, float]:

@@ -13,7 +13,14 @@ from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RunError
 from omni_rl.plugins.manager import Hooks
 from omni_rl.rewards.runner import RewardRunner
-from omni_rl.run.collect import assemble, collect, components, reward_metrics, without_flat_groups
+from omni_rl.run.collect import (
+    assemble,
+    collect,
+    components,
+    reward_metrics,
+    without_flat_groups,
+    without_still_steps,
+)
 from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
@@ -52,6 +59,7 @@ class Sampled:
         figures = reward_metrics(collected.scored, batch)
         figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
         batch = without_flat_groups(batch) if self._config.train.skip_flat_groups else batch
+        batch = without_still_steps(batch, requests[0].sde) if len(batch) else batch
         return Experience(batch, figures, len(requests), collected.failures)
 
     def held_out(self, state: State) -> Mapping[str, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 from omni_rl.config.call_arguments import check_call
@@ -40,8 +41,8 @@ def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Seque
 def _check_rows(resolved: Resolved, pipeline: type, data: Data, rows: Sequence[PromptRow]) -> None:
     """What rows bring: arguments that the pipeline has, and media that somebody looks at."""
     check_call(data.media, pipeline, "data.media")
-    for values in {repr(row.call): row.call for row in rows}.values():
-        check_call(values, pipeline, "data.call")
+    for number, values in {repr(row.call): (number, row.call) for number, row in enumerate(rows, 1)}.values():
+        _check_row_call(f"{data.path}: row {number}", values, pipeline)
     if not data.media:
         return
     if "prepare_condition" not in resolved.engine.object.honours:
@@ -49,6 +50,15 @@ def _check_rows(resolved: Resolved, pipeline: type, data: Data, rows: Sequence[P
         raise ConfigError(f"data.media: the engine {engine} takes none", "use rollout.engine: diffusers")
     if resolved.traits.offline:
         raise ConfigError("data.media: algorithms that learn from pairs take none", "remove data.media")
+
+
+def _check_row_call(where: str, call: Mapping[str, Any], pipeline: type) -> None:
+    check_call(call, pipeline, "data.call", lambda _: where)
+    for name, value in call.items():
+        if not isinstance(value, (bool, int, float, str, NoneType)):
+            raise ConfigError(
+                f"{where}: {name} must be a number, text or null, not {value!r}", f"set rollout.call.{name}"
+            )
 
 
 def _check_targets(resolved: Resolved, targets: list[str] | str) -> None:

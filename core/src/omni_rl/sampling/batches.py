@@ -11,4 +11,6 @@ from omni_rl.data.media_files import form as media_form
 
 def form(request: Request) -> Hashable:
     """Equal for requests that can be drawn in one batch."""
-    return request.steps, request.window.size, request.sde, frozen(request.call), media_form(request.media)
+    has_negative = request.negative_prompt is not None
+    alike = (request.steps, request.window.size, request.sde, frozen(request.call), media_form(request.media))
+    return has_negative, *alike

@@ -164,7 +164,7 @@ def step_scheduler(model: LoadedModel, state: DenoiseState, velocity: Streams) -
 
 def _transition(state: DenoiseState, stream: str, velocity: torch.Tensor, level: torch.Tensor) -> Transition:
     x, sigmas, i = state.x[stream], state.tables[stream].sigmas, state.step
-    return transition(x, velocity, sigmas[i], sigmas[i + 1], level.to(x.device), state.requests[0].sde.type)
+    return transition(x, velocity, sigmas[i], sigmas[i + 1], level.to(x.device), state.requests[0].sde.type, i == 0)
 
 
 def _sampled(state: DenoiseState, stream: str, step: Transition) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omni_rl.contracts.call import effective_call, split_call
+from omni_rl.contracts.call import call_of_row
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import NO_STEPS, Request, Sde
 from omni_rl.contracts.schema import Config
@@ -25,11 +25,11 @@ def rollout_requests(
     """``rollout.prompts`` groups of ``rollout.group_size`` requests, group by group."""
     rollout, seed = config.rollout, config.run_seed
     rows = prompts.for_iteration(iteration, rollout.prompts, seed, config.data.shuffle)
-    negative, call = split_call(effective_call(rollout.call))
     requests = []
     for index, (_, row) in enumerate(rows):
         window = hooks.sde_window(iteration=iteration, group=index, steps=rollout.steps, seed=seed)
         uid = iteration * rollout.prompts + index
+        negative, call = call_of_row(row.call, rollout.call)
         for member in range(rollout.group_size):
             key = NoiseKey(seed, "rollout", iteration, index, member)
             shared = NoiseKey(seed, "rollout", iteration, index, SHARED)
@@ -45,7 +45,7 @@ def rollout_requests(
                     steps=rollout.steps,
                     window=window,
                     sde=Sde(**rollout.sde.model_dump()),
-                    call={**call, **row.call},
+                    call=call,
                     media=row.media,
                     policy_version=policy_version,
                 )
@@ -63,13 +63,14 @@ def validation_requests(
     """Every prompt ``each`` (validation.samples_per_prompt) times, without noise injection, keyed by its place.
 
     The keys hold ``validation.seed`` and nothing of the run, so that two runs are compared on equal noise. ``changes``
-    override the call's arguments (guidance off, for instance).
+    override the call's arguments (guidance off, for instance); like those of ``validation.call``, they override the
+    arguments of rows (``data.call``), too.
     """
     validation = config.validation
-    negative, call = split_call(effective_call(config.rollout.call, validation.call, changes or {}))
     each = each or validation.samples_per_prompt
     requests = []
     for index, row in enumerate(rows):
+        negative, call = call_of_row(row.call, config.rollout.call, validation.call, changes or {})
         for member in range(each):
             key = NoiseKey(validation.seed, VALIDATION, 0, index, member)
             requests.append(
@@ -84,7 +85,7 @@ def validation_requests(
                     steps=validation.steps or config.rollout.steps,
                     window=NO_STEPS,
                     sde=Sde(noise_level=0.0),
-                    call={**call, **row.call},
+                    call=call,
                     media=row.media,
                     policy_version=policy_version,
                 )

@@ -197,7 +197,9 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
             raise UserError(f"prev_sample is {prev_sample.dtype}", "a trajectory must be stored in fp32")
         index = self._indices(timestep).to(self.sigmas.device)
         x, velocity = sample.float(), model_output.float()
-        step = transition(x, velocity, self.sigmas[index], self.sigmas[index + 1], noise_level, sde_type)
+        step = transition(
+            x, velocity, self.sigmas[index], self.sigmas[index + 1], noise_level, sde_type, first=index == 0
+        )
         if prev_sample is None:
             prev_sample = step.mean
             if noise_level != 0:

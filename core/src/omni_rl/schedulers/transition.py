@@ -27,8 +27,8 @@ import torch
 from omni_rl.errors import UserError, did_you_mean
 from omni_rl.schedulers.types import LogProbType, SdeType
 
-TABLE_START = 0.9989
-"""A sigma above this value is the start of a table. There ``sde`` uses 1 - sigma' in place of 1 - sigma."""
+NEARLY_ONE = 0.9989
+"""If the first sigma of a table is above this value, ``sde`` uses 1 - sigma' in place of 1 - sigma in the first step."""
 
 Masks = Mapping[str, torch.Tensor | None]
 """Per stream, as in :class:`Transition`; in a stream without an entry, all elements count."""
@@ -108,17 +108,20 @@ def transition(
     sigma_next: torch.Tensor,
     noise_level: float | torch.Tensor,
     sde_type: SdeType,
+    first: bool | torch.Tensor | None = None,
 ) -> Transition:
     """The step from ``sigma`` to ``sigma_next``.
 
     Args:
         x: (B, ...) latents at ``sigma``, any float dtype; converted to fp32 (float64 stays float64).
         velocity: (B, ...) model output dx/dsigma, noise minus data, any float dtype; converted in the same way.
-        sigma, sigma_next: (B,) or 0-d, 0 <= sigma_next < sigma <= 1. These two values are enough to replay a stored
-            step exactly.
+        sigma, sigma_next: (B,) or 0-d, 0 <= sigma_next < sigma <= 1. Together with ``first`` these values are
+            enough to replay a stored step exactly.
         noise_level: eta >= 0, a number or (B,); at most 1 for ``cps``. Rows with 0 are exactly the Euler step. A
             number is checked; a tensor is not, because the check would wait for its device.
         sde_type: ``sde``, ``cps`` or ``dance_sde``.
+        first: whether it is the first step of its table, bool or (B,); only ``sde`` depends on it. None: it is the
+            first step if sigma is 1.
 
     Raises:
         UserError: unknown ``sde_type`` or a noise level out of range.
@@ -134,7 +137,8 @@ def transition(
         public = std = sigma_next * torch.sin(eta * (math.pi / 2))
         pull = sigma_next * 2 * torch.sin(eta * (math.pi / 4)) ** 2  # 1 - cos(a) without cancellation
     else:
-        g = eta * (_diffusion(sigma, sigma_next) if sde_type == "sde" else 1.0)
+        starts = sigma > 1 - 1e-6 if first is None else _per_row(first, x) > 0
+        g = eta * (_diffusion(sigma, sigma_next, starts) if sde_type == "sde" else 1.0)
         std = g * h.sqrt()
         public = g if sde_type == "sde" else std
         pull = std**2 / (2 * sigma)
@@ -142,6 +146,11 @@ def transition(
     mean = x - h.to(dtype) * velocity - pull.to(dtype) * x1
     slope = -(h + pull * (1 - sigma))
     return Transition(mean, std.to(dtype), h.sqrt().flatten().to(dtype), public.to(dtype), slope.to(dtype))
+
+
+def has_density(sigma_next: torch.Tensor, noise_level: float, sde_type: SdeType) -> torch.Tensor:
+    """Whether steps to ``sigma_next`` (any shape) have noise: bool, same shape. Steps without noise have no density."""
+    return sigma_next > 0 if sde_type == "cps" and noise_level > 0 else torch.full_like(sigma_next > 0, noise_level > 0)
 
 
 def joint_log_prob(
@@ -173,11 +182,11 @@ def _check(noise_level: float | torch.Tensor, sde_type: str) -> None:
         raise UserError(f"noise_level {noise_level} is out of range for {sde_type!r}: it must lie in [0, {limit}]")
 
 
-def _diffusion(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-    # At sigma == 1 this diverges. Other frameworks then use the table's second sigma in 1 - sigma. Sigma is 1 only at
-    # the start of a table, so the second sigma is this step's sigma_next, and a step replays without its table.
-    # Flow tables of diffusers' UniPC and DPM-Solver start at 1 - 1e-6 and 1 - 1e-3/shift; the same rule applies.
-    return (sigma / (1 - torch.where(sigma > TABLE_START, sigma_next, sigma))).sqrt()
+def _diffusion(sigma: torch.Tensor, sigma_next: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    # At sigma == 1 this diverges. Other frameworks then use the table's second sigma in 1 - sigma, which is sigma_next
+    # of the first step. Flow tables of diffusers' UniPC and DPM-Solver start at 1 - 1e-6 and 1 - 1e-3/shift; the same
+    # rule applies. At a high shift, later sigmas are as large, but there nothing diverges.
+    return (sigma / (1 - torch.where(first & (sigma > NEARLY_ONE), sigma_next, sigma))).sqrt()
 
 
 def _squared_distance(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> Sums:

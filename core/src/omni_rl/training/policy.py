@@ -111,22 +111,15 @@ class TorchPolicy:
 
 
 def call_of(batch: TensorDict, call: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline arguments that shaped these samples: the run's, overlaid with what the trajectory carries."""
-    if "call" not in batch.keys():
-        return dict(call)
-    stored = {}
-    for name, values in batch["call"].items():
-        value = values[0].item()
-        assert bool((values == value).all()), f"a micro-batch mixes values of call/{name}"
-        stored[name] = _as_given(value, call.get(name))
-    return {**call, **stored}
+    """The pipeline arguments of these samples: the numbers that the trajectory stores, and all others of the run.
 
-
-def _as_given(value: float, given: Any) -> bool | int | float:
-    """A stored number in the type that it was given in; a row's own argument (``data.call``) is whole if it can be."""
-    if isinstance(given, (bool, int, float)):
-        return type(given)(value)
-    return int(value) if value.is_integer() else value
+    A number of the run that the trajectory does not store was null in the rows (``data.call``).
+    """
+    stored = dict(batch["call"].items()) if "call" in batch.keys() else {}
+    for name, values in stored.items():
+        assert bool((values == values[0]).all()), f"a micro-batch mixes values of call/{name}"
+    others = {name: value for name, value in call.items() if not isinstance(value, (bool, int, float))}
+    return {**others, **{name: values[0].item() for name, values in stored.items()}}
 
 
 @hookimpl
@@ -180,7 +173,8 @@ def _transition_at(
     x = trajectory.at(batch, ("latents", stream, "all"), step).to(device)
     sigmas = trajectory.sigmas_key(batch, stream)
     sigma, sigma_next = (trajectory.at(batch, sigmas, step, ahead).to(device) for ahead in (0, 1))  # (B,)
-    return transition(x, velocity, sigma, sigma_next, policy.sde.noise_level, policy.sde.type)
+    first = (trajectory.schedule_index(batch, step) == 0).to(device)  # (B,)
+    return transition(x, velocity, sigma, sigma_next, policy.sde.noise_level, policy.sde.type, first)
 
 
 _: type[Policy] = TorchPolicy

@@ -99,6 +99,12 @@ class AWM(GroupRelative, ForwardProcess):
             "uniform": lambda: -error,
             "t": lambda: -s * error,
             "t2": lambda: -(s**2) * error,
-            "huber": lambda: -s * (error.sqrt() - 1e-5),
-            "ghuber": lambda: -s * error**p / p,
+            "huber": lambda: -s * (_root(error, 0.5) - 1e-5),
+            "ghuber": lambda: -s * _root(error, p) / p,
         }[self.config.weighting]()
+
+
+def _root(error: torch.Tensor, power: float) -> torch.Tensor:
+    """(B,) error to the power, with gradient 0 where the error is 0: there a root's own gradient is infinite."""
+    exact = error == 0
+    return (error.masked_fill(exact, 1.0) ** power).masked_fill(exact, 0.0)

@@ -23,7 +23,7 @@ from tensordict import TensorDict
 from omni_rl.authoring.data import load_image, write_atomic
 from omni_rl.authoring.engine import Prepared, encode_ahead, forget, prepare
 from omni_rl.contracts import batches, trajectory
-from omni_rl.contracts.call import effective_call, frozen, split_call
+from omni_rl.contracts.call import call_of_row, frozen
 from omni_rl.contracts.events import State
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.interfaces import Experience, ExperienceSource, Policy
@@ -120,7 +120,7 @@ class StoredPairs:
         """Nothing to release."""
 
     def _request(self, row: PromptRow, number: int, state: State) -> Request:
-        negative, call = split_call(effective_call(self.config.rollout.call))
+        negative, call = call_of_row(row.call, self.config.rollout.call)
         key = NoiseKey(self.config.run_seed, "pairs", state.iteration, number, 0)
         return Request(
             uid=number,
@@ -131,7 +131,7 @@ class StoredPairs:
             key=key,
             initial_key=key,
             steps=self.config.rollout.steps,
-            call={**call, **row.call},
+            call=call,
             policy_version=state.policy_version,
         )
 
