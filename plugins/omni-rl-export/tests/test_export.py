@@ -254,7 +254,7 @@ def test_damaged_pictures_are_named(run: Path) -> None:
 
 
 def test_weights_that_the_run_does_not_keep(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="it holds: ema, policy"):
+    with pytest.raises(CheckpointError, match="it has: ema, policy"):
         export_run(run, wanted=Wanted(weights="old", verify=False))
 
 
