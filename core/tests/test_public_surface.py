@@ -81,10 +81,7 @@ OLD = {"omni_rl.x": {"f": "(a: int) -> int", "C": {"class": "()", "size": ": int
     ("new", "said"),
     [
         (OLD["omni_rl.x"], []),
-        (
-            {**OLD["omni_rl.x"], "f": "(a: str) -> int"},
-            ["changed: omni_rl.x.f (a: int) -> int  to  (a: str) -> int"],
-        ),
+        ({**OLD["omni_rl.x"], "f": "(a: str) -> int"}, ["changed: omni_rl.x.f (a: int) -> int  to  (a: str) -> int"]),
         ({**OLD["omni_rl.x"], "C": {"class": "()"}}, ["gone:    omni_rl.x.C.size : int"]),
         ({**OLD["omni_rl.x"], "g": "() -> None"}, ["new:     omni_rl.x.g () -> None"]),
     ],
