@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from omni_rl.errors import RunError
-from omni_rl.reporting import write_curves, write_report
 from omni_rl.reporting.curves import constants, curve, sections
+from omni_rl.reporting.page import write_curves, write_report
 
 
 def points_of(svg: str, kind: str) -> list[tuple[float, float]]:
