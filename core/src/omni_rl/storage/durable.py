@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
 from safetensors import SafetensorError
 
 from omni_rl.errors import RunError
@@ -54,11 +55,11 @@ def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume 
 def _explain(path: Path, needed: int, error: Exception, then: str) -> str:
     number = _errno(error)
     reason = str(error) if number is None else os.strerror(number)
-    text = f"cannot write {path}: {reason}; it needs {readable(needed)} ({needed} bytes)"
+    text = f"cannot write {path}: {reason}; it needs {decimal(needed)} ({needed} bytes)"
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return text
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
-    return f"{text} and {readable(free)} are free\n  free some disk space, then {then}"
+    return f"{text} and {decimal(free)} are free\n  free some disk space, then {then}"
 
 
 def _errno(error: Exception) -> int | None:
@@ -67,13 +68,3 @@ def _errno(error: Exception) -> int | None:
         return error.errno
     match = re.search(r"os error (\d+)", str(error))
     return int(match[1]) if match else None
-
-
-def readable(size: int) -> str:
-    """A number of bytes as text: ``12.3 MB``."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

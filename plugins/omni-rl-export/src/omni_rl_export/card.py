@@ -14,7 +14,7 @@ from omni_rl.reporting import artifacts
 from omni_rl.reporting.curves import stderr_name
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.image_grids import before_after
-from omni_rl.reporting.page import write_curves
+from omni_rl_export.curves import write_curves
 from omni_rl_export.source import Source
 from omni_rl_export.verify import Verified
 
