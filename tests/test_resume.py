@@ -284,8 +284,7 @@ def other_adapters(folder: Path) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [(other_weights, ["belongs to another model", "set model.path"]), (other_adapters, ["lora"])],
+    ("change", "says"), [(other_weights, ["belongs to another model", "set model.path"]), (other_adapters, ["lora"])]
 )
 def test_a_checkpoint_of_another_model_is_refused(
     finished: Path,

@@ -54,8 +54,7 @@ def assert_healthy(rows: dict[str, Row]) -> None:
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize(
-    ("architecture", "plugin"),
-    [("QwenImagePipeline", None), *((a, "universal") for a in REPRESENTATIVES)],
+    ("architecture", "plugin"), [("QwenImagePipeline", None), *((a, "universal") for a in REPRESENTATIVES)]
 )
 def test_every_architecture(architecture, plugin, lora, judged):
     rows = judged(architecture, model={"plugin": plugin, "lora": {"rank": 2} if lora else None})

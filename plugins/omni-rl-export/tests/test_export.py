@@ -38,12 +38,7 @@ def trained(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     config: dict[str, Any] = {
         "model": {"path": str(tiny_folder("StableDiffusion3Pipeline")), "lora": {"rank": 2, "alpha": 6}},
         "algorithm": {"name": "flow_grpo"},
-        "rollout": {
-            "steps": 2,
-            "prompts": 1,
-            "group_size": 2,
-            "call": pipelines.CALLS["StableDiffusion3Pipeline"],
-        },
+        "rollout": {"steps": 2, "prompts": 1, "group_size": 2, "call": pipelines.CALLS["StableDiffusion3Pipeline"]},
         "reward": "jpeg_compressibility",
         "data": {"path": str(folder / "prompts.txt")},
         "train": {"iterations": 2, "lr": 1e-2, "checkpoint_every": 1, "ema": {"decay": 0.5}},

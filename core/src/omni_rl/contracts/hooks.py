@@ -128,11 +128,7 @@ def prepare_latents(
 
 @hookspec(firstresult=True)
 def set_timesteps(
-    model: LoadedModel,
-    steps: int,
-    shapes: Mapping[str, Sequence[int]],
-    conditioning: Tensors,
-    call: Mapping[str, Any],
+    model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], conditioning: Tensors, call: Mapping[str, Any]
 ) -> Mapping[str, SigmaTable] | None:
     """The schedule of every stream for ``steps`` steps at this size: timesteps (steps,), sigmas (steps + 1,), fp32,
     CPU.

@@ -207,7 +207,7 @@ class ExperienceSource(Protocol):
 
 
 class Tracker(Protocol):
-    """An observer with a state and an end, named in ``tracker:``. See ``omni_rl.authoring.tracker`` for a base."""
+    """An observer with a state and an end, named in ``tracker:``. See ``omni_rl_trackers.base`` for a base."""
 
     def state(self) -> dict[str, Any]:
         """JSON data that a checkpoint keeps, so that a resumed run continues in the same place."""

@@ -18,8 +18,3 @@ def total(values: torch.Tensor) -> torch.Tensor:
     summed = values.clone()
     dist.all_reduce(summed)
     return summed
-
-
-def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` holds on any rank."""
-    return bool(total(torch.tensor(float(flag))) > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from omni_rl.contracts.events import State
@@ -18,40 +19,34 @@ from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
 
+@dataclass(eq=False)
 class Sampled:
     """On-policy samples; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
 
+    config: Config
+    hooks: Hooks
+    prompts: PromptSet
+    backend: Backend
+    engine: Engine
+    rewards: RewardRunner
+    samples_with: Copy
     staleness = 0
-
-    def __init__(
-        self,
-        config: Config,
-        hooks: Hooks,
-        prompts: PromptSet,
-        backend: Backend,
-        engine: Engine,
-        rewards: RewardRunner,
-        samples_with: Copy,
-    ) -> None:
-        self._config, self._hooks, self._prompts = config, hooks, prompts
-        self._backend, self._engine, self._rewards = backend, engine, rewards
-        self._samples_with: Copy = samples_with
 
     def next(self, state: State) -> Experience:
         """Sample, score, and compare within groups."""
-        requests = rollout_requests(self._config, self._hooks, self._prompts, state.iteration, state.policy_version)
-        with in_place(self._backend, self._samples_with):
-            collected = collect(self._engine, self._rewards, requests)
+        requests = rollout_requests(self.config, self.hooks, self.prompts, state.iteration, state.policy_version)
+        with in_place(self.backend, self.samples_with):
+            collected = collect(self.engine, self.rewards, requests)
         batch = assemble(collected)
-        batch["advantages"] = self._hooks.compute_advantages(
+        batch["advantages"] = self.hooks.compute_advantages(
             rewards=batch["rewards"],
             uid=batch["uid"],
             components=components(collected.scored),
-            weights={entry.label or entry.name: entry.weight for entry in self._config.reward},
+            weights={entry.label or entry.name: entry.weight for entry in self.config.reward},
         )
         figures = reward_metrics(collected.scored, batch)
         figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
-        batch = without_flat_groups(batch) if self._config.train.skip_flat_groups else batch
+        batch = without_flat_groups(batch) if self.config.train.skip_flat_groups else batch
         return Experience(batch, figures, len(requests), collected.failures)
 
     def held_out(self, state: State) -> Mapping[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.contracts.spec import LocalFile, RunSpec
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.errors import PluginError
 from omni_rl.plugins.contract import LAYER_OF_KIND
 from omni_rl.plugins.runspec import CORE_HOOKS, check_versions, read_file, resolve_part
@@ -48,13 +48,9 @@ def resolved_of(spec: RunSpec) -> Resolved:
         return known
     check_versions(spec)
     for file in spec.files:
-        _check_file(file)
+        if read_file(file.path).sha256 != file.sha256:
+            raise PluginError(
+                f"The local plugin {file.path} is not the file that the run was started with.",
+                "Start the run again from its configuration.",
+            )
     return resolve(spec.config)
-
-
-def _check_file(file: LocalFile) -> None:
-    if read_file(file.path).sha256 != file.sha256:
-        raise PluginError(
-            f"The local plugin {file.path} is not the file that the run was started with.",
-            "Start the run again from its configuration.",
-        )

@@ -208,16 +208,11 @@ def _finish(parts: Assembly, recorder: Recorder, state: State) -> Run:
     except BaseException as raised:
         error = raised
         if isinstance(raised, UserError) and not recorder.directory.metrics():
-            _remove_unused(recorder.directory)
+            shutil.rmtree(recorder.directory.path)  # nothing to go on from; the mended run may have the same directory
         raise
     finally:
         recorder.end(finished.state, error)
     return _run(recorder.directory, finished, recorder.last_validation, parts.model)
-
-
-def _remove_unused(directory: RunDirectory) -> None:
-    """There is nothing to go on from, and the mended run may have the same directory."""
-    shutil.rmtree(directory.path)
 
 
 def _report(parts: Assembly, after: Validated, state: State) -> artifacts.Report:

@@ -10,8 +10,8 @@ import torch
 
 from omni_rl.contracts.events import State
 from omni_rl.errors import RewardError
-from omni_rl.reporting import reward_figures
 from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.reporting.health import reward_figures
 from omni_rl.reporting.validated import SHOWN, Validated
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.collect import collect, without_trajectory

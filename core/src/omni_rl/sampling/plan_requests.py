@@ -9,7 +9,7 @@ from typing import Any
 
 from omni_rl.contracts.call import effective_call, split_call
 from omni_rl.contracts.prompts import PromptRow, PromptSet
-from omni_rl.contracts.requests import NO_STEPS, Request, Sde
+from omni_rl.contracts.requests import Request, Sde
 from omni_rl.contracts.schema import Config
 from omni_rl.schedulers.types import NoiseKey
 
@@ -25,31 +25,14 @@ def rollout_requests(
     """``rollout.prompts`` groups of ``rollout.group_size`` requests, group by group."""
     rollout, seed = config.rollout, config.run_seed
     rows = prompts.for_iteration(iteration, rollout.prompts, seed, config.data.shuffle)
-    negative, call = split_call(effective_call(rollout.call))
+    call, sde = effective_call(rollout.call), Sde(**rollout.sde.model_dump())
     requests = []
     for index, (_, row) in enumerate(rows):
         window = hooks.sde_window(iteration=iteration, group=index, steps=rollout.steps, seed=seed)
-        uid = iteration * rollout.prompts + index
-        for member in range(rollout.group_size):
-            key = NoiseKey(seed, "rollout", iteration, index, member)
-            shared = NoiseKey(seed, "rollout", iteration, index, SHARED)
-            requests.append(
-                Request(
-                    uid=uid,
-                    sample_id=uid * rollout.group_size + member,
-                    prompt=row.prompt,
-                    negative_prompt=negative,
-                    metadata=row.metadata,
-                    key=key,
-                    initial_key=shared if rollout.share_initial_noise else key,
-                    steps=rollout.steps,
-                    window=window,
-                    sde=Sde(**rollout.sde.model_dump()),
-                    call={**call, **row.call},
-                    media=row.media,
-                    policy_version=policy_version,
-                )
-            )
+        keys = [NoiseKey(seed, "rollout", iteration, index, member) for member in range(rollout.group_size)]
+        shared = NoiseKey(seed, "rollout", iteration, index, SHARED) if rollout.share_initial_noise else None
+        alike = {"steps": rollout.steps, "window": window, "sde": sde, "policy_version": policy_version}
+        requests += _group(iteration * rollout.prompts + index, row, call, keys, shared, **alike)
     return requests
 
 
@@ -66,27 +49,38 @@ def validation_requests(
     override the call's arguments (guidance off, for instance).
     """
     validation = config.validation
-    negative, call = split_call(effective_call(config.rollout.call, validation.call, changes or {}))
-    each = each or validation.samples_per_prompt
+    call = effective_call(config.rollout.call, validation.call, changes or {})
+    steps, sde = validation.steps or config.rollout.steps, Sde(noise_level=0.0)
     requests = []
     for index, row in enumerate(rows):
-        for member in range(each):
-            key = NoiseKey(validation.seed, VALIDATION, 0, index, member)
-            requests.append(
-                Request(
-                    uid=index,
-                    sample_id=index * each + member,
-                    prompt=row.prompt,
-                    negative_prompt=negative,
-                    metadata=row.metadata,
-                    key=key,
-                    initial_key=key,
-                    steps=validation.steps or config.rollout.steps,
-                    window=NO_STEPS,
-                    sde=Sde(noise_level=0.0),
-                    call={**call, **row.call},
-                    media=row.media,
-                    policy_version=policy_version,
-                )
-            )
+        members = range(each or validation.samples_per_prompt)
+        keys = [NoiseKey(validation.seed, VALIDATION, 0, index, member) for member in members]
+        requests += _group(index, row, call, keys, steps=steps, sde=sde, policy_version=policy_version)
     return requests
+
+
+def _group(
+    uid: int,
+    row: PromptRow,
+    call: Mapping[str, Any],
+    keys: Sequence[NoiseKey],
+    shared: NoiseKey | None = None,
+    **alike: Any,
+) -> list[Request]:
+    """A request of the prompt for each key; ``shared`` is the key of the x_T that they share, if they do."""
+    negative, rest = split_call(call)
+    return [
+        Request(
+            uid=uid,
+            sample_id=uid * len(keys) + member,
+            prompt=row.prompt,
+            negative_prompt=negative,
+            metadata=row.metadata,
+            key=key,
+            initial_key=shared or key,
+            call={**rest, **row.call},
+            media=row.media,
+            **alike,
+        )
+        for member, key in enumerate(keys)
+    ]

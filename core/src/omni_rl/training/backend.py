@@ -23,6 +23,7 @@ from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
 from omni_rl.parallel.agreement import total
+from omni_rl.storage import checkpoint
 from omni_rl.training.offload import optimizer_state_on
 from omni_rl.training.policy import TorchPolicy
 
@@ -158,9 +159,7 @@ class TorchBackend:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """``policy/<name>``, each named copy, and ``optimizer/<name>/<key>``; plus the number of updates."""
-        tensors = {f"policy/{n}": p.detach() for n, p in self._parameters.items()}
-        for copy, values in self._named.items():
-            tensors |= {f"{copy}/{n}": v for n, v in values.items()}
+        tensors = {name: target.detach() for name, target in self._targets().items()}
         for name, parameter in self._parameters.items():
             state = self._optimizer.state.get(parameter, {})
             tensors |= {f"optimizer/{name}/{key}": value.detach() for key, value in state.items()}
@@ -186,10 +185,7 @@ class TorchBackend:
         self.updates = int(extra["updates"])
 
     def _targets(self) -> Tensors:
-        targets: Tensors = {f"policy/{n}": p for n, p in self._parameters.items()}
-        for copy, values in self._named.items():
-            targets |= {f"{copy}/{n}": v for n, v in values.items()}
-        return targets
+        return checkpoint.flatten({"policy": self._parameters, **self._named})
 
     def _restored(self, name: str, value: torch.Tensor) -> torch.Tensor:
         on_cpu = name.endswith("/step") or self._config.offload
