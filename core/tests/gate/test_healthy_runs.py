@@ -223,9 +223,9 @@ def test_on_refuses_before_anything_is_written(configure, tmp_path):
     with pytest.raises(GateError) as raised:
         train(configure(fault=CONSTANT, reward="constant"), run_dir=tmp_path / "run")
     message = str(raised.value)
-    assert "the gate refuses this run, 1 of 17 checks fail:" in message
+    assert "the gate stops this run because 1 of 17 checks failed:" in message
     assert "rewards: all 6 samples score 0.5: there is no signal to learn from" in message
-    assert "set `gate: warn` to train all the same" in message
+    assert "set `gate: warn` to train anyway" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -241,6 +241,6 @@ def test_warn_trains_all_the_same_and_off_does_not_look(configure, tmp_path):
 def test_a_table_of_rows_is_readable():
     rows = [Row("a", "ok", "fine"), Row("longer", "fail", "one is off"), Row("b", "info", "two")]
     assert table(rows).splitlines() == ["  ok    a       fine", "  FAIL  longer  one is off", "  -     b       two"]
-    with pytest.raises(GateError, match="1 of 3 checks fail:\n  longer: one is off"):
+    with pytest.raises(GateError, match="1 of 3 checks failed:\n  longer: one is off"):
         raise_on_failure(rows)
     raise_on_failure(rows[:1])

@@ -1,7 +1,7 @@
-"""What crosses a border between core's rooms, plugins and processes: hooks, requests, types, interfaces.
+"""Hooks, requests, types and interfaces that core's packages, plugins and processes share.
 
-Each name is loaded when it is first asked for, so importing this package imports no torch. A new one stands below three
-times: imported for type checkers, in ``_MODULES`` and in ``__all__``.
+Each name is imported when it is first used, so importing this package does not import torch. A new name must be added
+in three places below: the imports for type checkers, ``_MODULES`` and ``__all__``.
 """
 
 from __future__ import annotations
