@@ -1,4 +1,4 @@
-"""For authors of dataset formats: rows of prompts, lines with the number that errors name, images, atomic files."""
+"""For authors of dataset formats: prompt rows, lines with their number for errors, images, atomic writes."""
 
 from omni_rl._lazy import exports
 

@@ -1,4 +1,4 @@
-"""For authors of rollout engines: replicas, requests and weights for another process, recording."""
+"""For authors of rollout engines: model replicas, requests and weights for other processes, trajectories."""
 
 from omni_rl._lazy import exports
 

@@ -1,4 +1,4 @@
-"""For authors of model plugins: guidance, sizes, prompts, and what the universal adapter works out."""
+"""For authors of model plugins: guidance, sizes, prompt limits, and functions of the universal adapter."""
 
 from omni_rl._lazy import exports
 

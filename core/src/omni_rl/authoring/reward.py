@@ -1,4 +1,4 @@
-"""For authors of rewards: where a reward's own model computes."""
+"""For authors of rewards: the device for a reward's own model."""
 
 from omni_rl._lazy import exports
 

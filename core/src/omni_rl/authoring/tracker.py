@@ -1,4 +1,4 @@
-"""For authors of trackers: reward figures, and sheets of images with captions."""
+"""For authors of trackers: statistics of rewards, and grids of images with captions."""
 
 from omni_rl._lazy import exports
 

@@ -1,7 +1,7 @@
-"""What crosses a border between core's rooms, plugins and processes: hooks, requests, types, interfaces.
+"""Hooks, requests, types and interfaces that core's packages, plugins and processes share.
 
-Each name is loaded when it is first asked for, so importing this package imports no torch. A new one is a line of the
-stub beside this file.
+Each name is imported when it is first used, so importing this package does not import torch. A new name is one line of
+the stub ``__init__.pyi`` beside this file.
 """
 
 from omni_rl._lazy import exports

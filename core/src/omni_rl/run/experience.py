@@ -1,4 +1,4 @@
-"""Core's own experience: draw samples, score them, compare them within their groups."""
+"""The default source of training data: draw samples, score them, compute advantages within groups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from omni_rl.sampling.plan_requests import rollout_requests
 
 @dataclass(eq=False)
 class Sampled:
-    """On-policy samples; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
+    """Draws on-policy samples; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
 
     config: Config
     hooks: Hooks
@@ -33,7 +33,7 @@ class Sampled:
     staleness = 0
 
     def next(self, state: State) -> Experience:
-        """Sample, score, and compare within groups."""
+        """Draw and score the samples of an iteration, and compute their advantages."""
         requests = rollout_requests(self.config, self.hooks, self.prompts, state.iteration, state.policy_version)
         with in_place(self.backend, self.samples_with):
             collected = collect(self.engine, self.rewards, requests)
@@ -50,31 +50,31 @@ class Sampled:
         return Experience(batch, figures, len(requests), collected.failures)
 
     def held_out(self, state: State) -> Mapping[str, float]:
-        """Validation scores samples; there is nothing else to look at."""
+        """No metrics: validation scores samples already."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Nothing is in flight between two calls."""
+        """Empty: no request is in flight between two calls."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restores nothing."""
 
     def close(self) -> None:
-        """Engine and rewards are the run's."""
+        """Releases nothing: the run closes engine and rewards."""
 
 
 def check_staleness(experience: Experience, source: ExperienceSource, state: State) -> None:
-    """Refuse samples older than the source states.
+    """Check that no sample is older than the source allows.
 
     Raises:
-        RunError: one of them is.
+        RunError: a sample is older.
     """
     versions = experience.batch["policy_version"]
     oldest = int(versions.min()) if len(versions) else state.policy_version
     if state.policy_version - oldest > source.staleness:
-        what = f"a sample of policy version {oldest} came to train version {state.policy_version}"
-        raise RunError(f"{what}; its source promises at most {source.staleness} between them")
+        what = f"a sample of policy version {oldest} would train policy version {state.policy_version}"
+        raise RunError(f"{what}; its source allows a difference of at most {source.staleness}")
 
 
 _: type[ExperienceSource] = Sampled

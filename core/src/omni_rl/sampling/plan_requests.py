@@ -1,5 +1,5 @@
-"""Which samples an iteration and a validation ask for. Everything here is a function of the configuration, the seed and
-the iteration's number, so that a resumed run asks for exactly what an uninterrupted one would have.
+"""The requests of an iteration and of a validation. They depend only on the configuration, the seed and the number of
+the iteration, so a resumed run makes exactly the same requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from omni_rl.contracts.schema import Config
 from omni_rl.schedulers.types import NoiseKey
 
 SHARED = -1
-"""The sample number in the key of an x_T that a whole group shares."""
+"""The sample number in the key of an x_T that all samples of a group share."""
 VALIDATION = "validation"
 """The purpose in the keys of validation samples."""
 
@@ -43,10 +43,10 @@ def validation_requests(
     changes: Mapping[str, Any] | None = None,
     each: int | None = None,
 ) -> list[Request]:
-    """Every prompt ``each`` (validation.samples_per_prompt) times, without noise injection, keyed by its place.
+    """``each`` requests per prompt (default ``validation.samples_per_prompt``), without SDE noise.
 
-    The keys hold ``validation.seed`` and nothing of the run, so that two runs are compared on equal noise. ``changes``
-    override the call's arguments (guidance off, for instance).
+    The noise keys consist of ``validation.seed`` and the indices of prompt and sample, so that different runs are
+    compared on equal noise. ``changes`` replace arguments of the pipeline, e.g. to switch guidance off.
     """
     validation = config.validation
     call = effective_call(config.rollout.call, validation.call, changes or {})
