@@ -30,19 +30,13 @@ MISTAKES: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]] = {
     "group of one": ({"rollout": {"group_size": 1}}, ["run.yaml:", "rollout.group_size", "2 or more"]),
     "missing model": ({"model": {"path": "./modle"}}, ["run.yaml:", "model.path", "./modle", "installed checkpoints"]),
     "missing prompts": ({"data": {"path": "promts.txt"}}, ["run.yaml:", "promts.txt", "Did you mean 'prompts.txt'"]),
-    "missing reward": (
-        {"reward": [{"name": "brightnes"}]},
-        ["run.yaml:", "brightnes", "Did you mean 'brightness'"],
-    ),
+    "missing reward": ({"reward": [{"name": "brightnes"}]}, ["run.yaml:", "brightnes", "Did you mean 'brightness'"]),
     "missing engine": ({"rollout": {"engine": "vlm"}}, ["run.yaml:17", "No engine 'vlm'", "diffusers"]),
     "unknown algorithm": (
         {"algorithm": {"name": "flow_gpro"}},
         ["run.yaml:5", "No algorithm 'flow_gpro'", "'flow_grpo'"],
     ),
-    "window": (
-        {"algorithm": {"window_size": 9}},
-        ["algorithm.window_size 9", "3 steps", "rollout.steps"],
-    ),
+    "window": ({"algorithm": {"window_size": 9}}, ["algorithm.window_size 9", "3 steps", "rollout.steps"]),
     "own argument": ({"rollout": {"call": {"generator": 1}}}, ["rollout.call.generator", "seed"]),
     "no such device": ({"device": "cuda:99"}, ["cuda:99", "device: auto"]),
     "missing local plugin": ({"plugins": ["./mine.py"]}, ["mine.py", "cannot be read"]),
@@ -62,10 +56,7 @@ def test_a_mistake_in_the_configuration(
 
 
 def test_the_package_of_an_uninstalled_algorithm_is_named(
-    call: Callable[..., Any],
-    config_file: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What core knows of and is not there can be had with one line."""
     monkeypatch.setenv("OMNI_RL_DISABLE", "omni-rl-flow-grpo")

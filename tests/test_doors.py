@@ -53,7 +53,9 @@ def test_a_source_may_be_ahead_as_far_as_it_says(docked: dict[str, Any], tmp_pat
 
 
 def test_and_no_further(docked: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"policy version 0 came to train version 1; its source promises at most 0"):
+    with pytest.raises(
+        RunError, match=r"version 0 would train policy version 1; its source allows a difference of at most 0"
+    ):
         train(docked, ["algorithm.name=understated", "train.iterations=3"], tmp_path / "run")
 
 

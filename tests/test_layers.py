@@ -119,7 +119,7 @@ def test_only_the_public_surface_is_imported(files: list[Path]) -> None:
         ("from omni_rl import sampling", False),
         ("from omni_rl import hookimpl, sampling", False),
         ("from omni_rl.contracts import _private", False),
-        ("from omni_rl._lazy import exporter", False),
+        ("from omni_rl._lazy import exports", False),
         ("    import os, omni_rl.run.loop", False),
         ("from omni_rl_export import export", False),
         ("from omni_rl.errors_of_mine import Error", False),

@@ -22,7 +22,7 @@ from PIL import Image
 from omni_rl import train
 from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.config.yaml_file import parse, read
-from omni_rl.contracts.call import split_call
+from omni_rl.contracts.call import effective_call, split_call
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Config
 from omni_rl.data.prompts import load
@@ -93,7 +93,8 @@ def checked(source: Path | Mapping[str, Any]) -> Resolved:
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(resolved.config.data, [])])
     model = without_weights(resolved)
-    for call in (resolved.rollout_call(), resolved.validation_call()):
+    rollout, validation = resolved.config.rollout.call, resolved.config.validation.call
+    for call in (effective_call(rollout), effective_call(rollout, validation)):
         if "prepare_latents" in overridden(manager):  # a model plugin's own idea of sizes
             hooks.prepare_latents(model=model, conditioning={}, call=split_call(call)[1])
         refuse_wrong_call(model, {**call, **dict.fromkeys(resolved.config.data.media, Image.new("RGB", (64, 64)))})

@@ -109,11 +109,7 @@ def norm(tensors: Sequence[torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("size", [4, 5, 1])
 def test_the_micro_batch_size_changes_memory_and_nothing_else(
-    updates: Callable[..., list[dict[str, torch.Tensor]]],
-    tiny_model: Path,
-    tmp_path: Path,
-    figures: Figures,
-    size: int,
+    updates: Callable[..., list[dict[str, torch.Tensor]]], tiny_model: Path, tmp_path: Path, figures: Figures, size: int
 ) -> None:
     """Gradient norm and movement of the weights after every update, the ragged micro-batches of 5 included.
 

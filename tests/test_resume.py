@@ -130,7 +130,7 @@ def until(condition: Callable[[], bool], seconds: float = 300) -> None:
 def continued(spawn: Callable[..., Any], tmp_path: Path, *overrides: str) -> None:
     done = spawn("resume", "run", *overrides)
     assert done.code == 0, done.err
-    assert "going on after iteration" in done.out
+    assert "continuing after iteration" in done.out
 
 
 def test_ctrl_c_finishes_the_iteration_and_saves(
@@ -284,8 +284,7 @@ def other_adapters(folder: Path) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [(other_weights, ["belongs to another model", "set model.path"]), (other_adapters, ["lora"])],
+    ("change", "says"), [(other_weights, ["belongs to another model", "set model.path"]), (other_adapters, ["lora"])]
 )
 def test_a_checkpoint_of_another_model_is_refused(
     finished: Path,

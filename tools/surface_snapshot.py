@@ -43,9 +43,9 @@ def modules() -> list[str]:
 
 
 def surface_of(module: str) -> Shape:
-    """The names of one module: those of ``__all__``, or else what it defines."""
+    """The names of one module: those that its stub exports, or of ``__all__``, or else what it defines."""
     defined, imported = _definitions(module), _imports(module)
-    listed = _listed(module)
+    listed = list(imported) if _file_of(module).suffix == ".pyi" else _listed(module)
     names = [name for name in defined if not name.startswith("_")] if listed is None else listed
     return {name: defined[name] if name in defined else _elsewhere(imported, name) for name in sorted(names)}
 
@@ -83,7 +83,11 @@ def _is_private(module: str) -> bool:
 
 def _file_of(module: str) -> Path:
     stems = [source / module.replace(".", "/") for source in SOURCES]
-    files = [path for stem in stems for path in (stem / "__init__.py", stem.with_suffix(".py"))]
+    files = [
+        path
+        for stem in stems
+        for path in (stem / "__init__.pyi", stem / "__init__.py", stem.with_suffix(".pyi"), stem.with_suffix(".py"))
+    ]
     return next(path for path in files if path.exists())
 
 
@@ -106,7 +110,7 @@ def _listed(module: str) -> list[str] | None:
 
 
 def _imports(module: str) -> dict[str, str]:
-    """Name -> the module that it is imported from, imports for type checkers included."""
+    """Name -> the module that it is imported from."""
     found = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom)]
     return {alias.name: str(node.module) for node in found for alias in node.names}
 

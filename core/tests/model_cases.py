@@ -22,13 +22,7 @@ from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
 from omni_rl_testing.toy import PolicyGradient
 from omni_rl_tiny import pipelines
 
-REPRESENTATIVES = (
-    "QwenImagePipeline",
-    "StableDiffusion3Pipeline",
-    "FluxPipeline",
-    "WanPipeline",
-    "SanaPipeline",
-)
+REPRESENTATIVES = ("QwenImagePipeline", "StableDiffusion3Pipeline", "FluxPipeline", "WanPipeline", "SanaPipeline")
 """What tests of core run on: each of another kind, together all that the others do in pieces."""
 
 GUIDED: dict[str, dict[str, Any]] = {

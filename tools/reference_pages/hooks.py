@@ -38,6 +38,8 @@ overrides another one.
 """
 SILENT = ("gate", "testing")
 """Packages whose calls of hooks are not listed: they ask what the run asks."""
+WIDTH = 120
+"""Of a line; ``ruff format`` looks at the page as well."""
 
 
 def page(root: Path) -> str:
@@ -104,11 +106,14 @@ def signature(spec: Spec) -> str:
     """``def name(argument: Type, ...) -> Type: ...``, over several lines where it is long."""
     found = inspect.signature(spec.function)
     arguments = [f"{each.name}: {each.annotation}" for each in found.parameters.values()]
-    line = f"def {spec.name}({', '.join(arguments)}) -> {found.return_annotation}: ..."
-    if len(line) <= 100:
+    together, end = ", ".join(arguments), f") -> {found.return_annotation}: ..."
+    line = f"def {spec.name}({together}{end}"
+    if len(line) <= WIDTH:
         return line
+    if len(together) <= WIDTH - 4:
+        return f"def {spec.name}(\n    {together}\n{end}"
     inner = "".join(f"    {argument},\n" for argument in arguments)
-    return f"def {spec.name}(\n{inner}) -> {found.return_annotation}: ..."
+    return f"def {spec.name}(\n{inner}{end}"
 
 
 def callers(source: Path) -> Mapping[str, list[str]]:

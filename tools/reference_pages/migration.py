@@ -58,7 +58,7 @@ def page(root: Path) -> str:
 
 
 def _is_public(new: str | None) -> bool:
-    return new is not None and (new.startswith(PACKAGES) or new in {f"omni_rl.{name}" for name in omni_rl.__all__})
+    return new is not None and (new.startswith(PACKAGES) or new in {f"omni_rl.{name}" for name in dir(omni_rl)})
 
 
 def _table(rows: Iterable[tuple[str, str | None]]) -> str:

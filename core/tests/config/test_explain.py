@@ -41,7 +41,7 @@ def test_the_resolved_file_resolves_to_the_same_values_elsewhere(resolved, tmp_p
     monkeypatch.chdir(run)
     again = resolve("config.resolved.yaml")
     assert again.config == resolved.config
-    assert again.rollout_call() == resolved.rollout_call()
+    assert again.config.rollout.call == resolved.config.rollout.call
     assert again.algorithm.options == resolved.algorithm.options
     assert [each.options for each in again.rewards] == [each.options for each in resolved.rewards]
     assert {key: origin.value for key, origin in again.origins.items()} == {

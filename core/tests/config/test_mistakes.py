@@ -258,10 +258,7 @@ class Algo:
         ("algorithm.year='25'", "algorithm.year is '25': String should match pattern '^[0-9]{4}$'"),
         ("algorithm.min=0", "algorithm.min takes a number of at least 0.5, not 0"),
         ("algorithm.at_least=1", "unknown key 'algorithm.at_least'.\n  algorithm takes: year, min, mix, name, plugin"),
-        (
-            "algorithm.mix={a: b}",
-            f"algorithm.mix takes {SECTION}, or a list of whole numbers, not {{'a': 'b'}}",
-        ),
+        ("algorithm.mix={a: b}", f"algorithm.mix takes {SECTION}, or a list of whole numbers, not {{'a': 'b'}}"),
     ],
 )
 def test_a_plugins_own_types(project, distribution, override, expected):

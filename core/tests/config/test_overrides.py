@@ -76,14 +76,8 @@ def test_the_last_override_wins(tree):
             "']', but got '<stream end>'\n    [1\n      ^",
         ),
         ("seed.x=1", "override 'seed.x=1': seed is a value and has no key 'x'"),
-        (
-            "reward.name=c",
-            f"override 'reward.name=c': reward has 2 entries; give the entry's index (from 0){FORM}",
-        ),
-        (
-            "reward.2.name=c",
-            f"override 'reward.2.name=c': reward has 2 entries; give the entry's index (from 0){FORM}",
-        ),
+        ("reward.name=c", f"override 'reward.name=c': reward has 2 entries; give the entry's index (from 0){FORM}"),
+        ("reward.2.name=c", f"override 'reward.2.name=c': reward has 2 entries; give the entry's index (from 0){FORM}"),
         (
             "train.betas.x=1",
             f"override 'train.betas.x=1': train.betas has 2 entries; give the entry's index (from 0){FORM}",

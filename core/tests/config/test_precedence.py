@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omni_rl.config.resolve import resolve
+from omni_rl.contracts.call import effective_call
 from omni_rl.errors import PluginError, UserError
 
 LOCAL = """
@@ -23,6 +24,11 @@ class Mine:
 
 OMNI_RL = {"rewards": {"mine": Mine}}
 """
+
+
+def rollout_call(resolved):
+    """Arguments for the pipeline's ``__call__`` in rollout."""
+    return effective_call(resolved.config.rollout.call)
 
 
 @pytest.fixture
@@ -68,8 +74,8 @@ def test_an_override_is_above_the_file(steps, model, pair, written):
 
 def test_layers_merge_key_by_key(model, written):
     resolved = resolve(written("rollout: {call: {guidance: 7}}\n"), ["rollout.call.width=64"])
-    assert resolved.rollout_call() == {"guidance": 7, "negative_prompt": "FakePipeline", "width": 64}
-    assert [resolved.origins[f"rollout.call.{key}"].layer for key in resolved.rollout_call()] == [
+    assert rollout_call(resolved) == {"guidance": 7, "negative_prompt": "FakePipeline", "width": 64}
+    assert [resolved.origins[f"rollout.call.{key}"].layer for key in rollout_call(resolved)] == [
         "config.yaml:9",
         "model plugin omni-rl-fake-model 1.0",
         "override",
@@ -78,8 +84,8 @@ def test_layers_merge_key_by_key(model, written):
 
 def test_a_null_argument_is_left_to_the_pipeline(model, project):
     resolved = resolve("config.yaml", ["rollout.call.guidance=null", "validation.call={x: 1, negative_prompt: null}"])
-    assert resolved.rollout_call() == {"negative_prompt": "FakePipeline"}
-    assert resolved.validation_call() == {"x": 1}
+    assert rollout_call(resolved) == {"negative_prompt": "FakePipeline"}
+    assert effective_call(resolved.config.rollout.call, resolved.config.validation.call) == {"x": 1}
 
 
 def test_a_suggestion_switches_nothing_on(model, project):
@@ -158,7 +164,7 @@ def test_universal_means_no_model_plugin(model, project):
     assert resolve("config.yaml").model.source == "omni-rl-fake-model 1.0"
     assert resolve("config.yaml", ["model.plugin=omni-rl-fake-model"]).model.source == "omni-rl-fake-model 1.0"
     resolved = resolve("config.yaml", ["model.plugin=universal"])
-    assert (resolved.model, resolved.rollout_call()) == (None, {})
+    assert (resolved.model, rollout_call(resolved)) == (None, {})
 
 
 def test_a_null_seed_is_picked_and_recorded(project):
@@ -268,7 +274,7 @@ def test_classmethods_suggest_too_and_configs_may_take_any_key(project, distribu
     )
     distribution("omni-rl-y", {"algorithms": {"fake_algo": ":Algo"}}, HEADER + body)
     resolved = resolve("config.yaml", ["algorithm.name=fake_algo", "algorithm.anything=1"])
-    assert resolved.rollout_call() == {"who": "AlgoFakePipeline"}
+    assert rollout_call(resolved) == {"who": "AlgoFakePipeline"}
     assert resolved.config.algorithm.options() == {"anything": 1}
 
 

@@ -93,7 +93,7 @@ def test_collate_does_not_pad_what_no_mask_goes_with():
     samples = [sample(number, width) for number, width in enumerate((2, 5))]
     for one in samples:
         one.trajectory = one.trajectory.exclude("prompt_embeds_mask", "prompt_ids")
-    with pytest.raises(RunError, match=r"prompt_embeds has another length .* no mask"):
+    with pytest.raises(RunError, match=r"samples have prompt_embeds of different lengths, and no mask"):
         trajectory.collate(samples)
 
 

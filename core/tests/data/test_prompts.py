@@ -118,10 +118,7 @@ def test_parquet_rows_carry_their_columns(tmp_path) -> None:
         ({"prompt": ["a", ""]}, "row 2: the prompt in column 'prompt' is empty"),
         ({"prompt": ["a", None]}, "row 2: the prompt in column 'prompt' must be text, not null"),
         ({"text": ["a"]}, "row 1: no column 'prompt'; it has 'text'"),
-        (
-            {"prompt": ["a"], "image": [b"\x89PNG"]},
-            "row 1: JSON cannot represent the type of column 'image', bytes",
-        ),
+        ({"prompt": ["a"], "image": [b"\x89PNG"]}, "row 1: JSON cannot represent the type of column 'image', bytes"),
         (
             {"prompt": ["a"], "day": [datetime.date(2020, 2, 2)]},
             "row 1: JSON cannot represent the type of column 'day', date",

@@ -6,6 +6,8 @@ import pytest
 
 from omni_rl_tiny import pipelines
 
+OWN_LOOP = "without SDE noise, latents differ"
+
 FAULTS = {
     "sigmas shifted by one percent": (
         """
@@ -16,7 +18,7 @@ FAULTS = {
         """,
         {
             "schedule": "sigmas differ from the pipeline's by 0.01, timesteps by 0",
-            "own loop": r"noise-off latents within .* of the pipeline's own loop \(at most",
+            "own loop": r"without SDE noise, latents differ from the pipeline's own loop by .* \(at most",
         },
     ),
     "timesteps of another table": (
@@ -26,7 +28,7 @@ FAULTS = {
             table = qwen.set_timesteps(model=model, steps=steps, shapes=shapes)["x"]
             return {"x": SigmaTable(table.timesteps - 10, table.sigmas)}
         """,
-        {"schedule": "sigmas differ from the pipeline's by 0, timesteps by 10", "own loop": "noise-off latents"},
+        {"schedule": "sigmas differ from the pipeline's by 0, timesteps by 10", "own loop": OWN_LOOP},
     ),
     "a step less": (
         """
@@ -34,7 +36,7 @@ FAULTS = {
         def set_timesteps(model, steps, shapes):
             return qwen.set_timesteps(model=model, steps=steps - 1, shapes=shapes)
         """,
-        {"schedule": "2 steps where the pipeline makes 3", "own loop": "noise-off latents"},
+        {"schedule": "set_timesteps gives 2 steps, the pipeline's scheduler 3", "own loop": OWN_LOOP},
     ),
     "one token more in the template": (
         """
@@ -43,8 +45,8 @@ FAULTS = {
             return qwen.tokenize(model=model, prompts=[p + "." for p in prompts])
         """,
         {
-            "text": r"prompt_embeds of \d+ tokens where the pipeline makes \d+: another template or tokeniser",
-            "own loop": "noise-off latents",
+            "text": r"prompt_embeds has \d+ tokens, the pipeline's \d+: the template or the tokenizer differs",
+            "own loop": OWN_LOOP,
         },
     ),
     "one token of the template changed": (
@@ -55,7 +57,7 @@ FAULTS = {
             tokens["prompt_ids"][:, 5] += 1  # in the part that is dropped after encoding
             return tokens
         """,
-        {"text": "prompt_embeds differs from the pipeline's by", "own loop": "noise-off latents"},
+        {"text": "prompt_embeds differs from the pipeline's by", "own loop": OWN_LOOP},
     ),
     "another guidance scale": (
         """
@@ -63,7 +65,7 @@ FAULTS = {
         def predict(model, x, t, conditioning, call):
             return qwen.predict(model=model, x=x, t=t, conditioning=conditioning, call={**call, "true_cfg_scale": 3.9})
         """,
-        {"own loop": "noise-off latents"},
+        {"own loop": OWN_LOOP},
     ),
     "guidance forgotten": (
         """
@@ -71,7 +73,7 @@ FAULTS = {
         def predict(model, x, t, conditioning, call):
             return qwen.predict(model=model, x=x, t=t, conditioning=conditioning, call={**call, "true_cfg_scale": 1.0})
         """,
-        {"own loop": "noise-off latents", "guidance": "the denoiser sees each sample once: guidance is off"},
+        {"own loop": OWN_LOOP, "guidance": "the denoiser computes each sample once per step: guidance is off"},
     ),
     "one adapter left out of the forward": (
         """
@@ -82,7 +84,7 @@ FAULTS = {
             return qwen.predict(model=model, x=x, t=t, conditioning=conditioning, call=call)
         """,
         {
-            "gradient": r"reaches 38 of 48 trained tensors; 2 that matter get none, "
+            "gradient": r"38 of 48 trained tensors get a gradient; 2 that the velocity depends on get none, "
             r"e.g. transformer\.transformer_blocks\.0\.attn\.to_q\.lora_A\.default\.weight"
         },
     ),
@@ -93,7 +95,7 @@ FAULTS = {
             with torch.no_grad():
                 return qwen.predict(model=model, x=x, t=t, conditioning=conditioning, call=call)
         """,
-        {"gradient": "none at all: a hook computes the velocity or its log-prob without gradients"},
+        {"gradient": "no gradient: a hook computes the velocity or the log-prob without gradients"},
     ),
     "a log-prob without gradient": (
         """
@@ -104,7 +106,7 @@ FAULTS = {
             log_prob, *rest = own.forward_and_sample_previous_step(policy, batch, model_inputs, steps)
             return log_prob.detach(), *rest
         """,
-        {"gradient": "none at all"},
+        {"gradient": "no gradient"},
     ),
     "a decoder that would train": (
         """
@@ -113,7 +115,7 @@ FAULTS = {
             model.pipe.vae.decoder.requires_grad_(True)
             return denoise.prepare_encode(model=model, requests=requests)
         """,
-        {"gradient": r"reaches 40 of 48 trained tensors, and \d+ that are not trained, e.g. vae\.decoder"},
+        {"gradient": r"40 of 48 trained tensors get a gradient, and \d+ that are not trained, e.g. vae\.decoder"},
     ),
     "train mode left on": (
         """
@@ -147,9 +149,9 @@ FAULTS = {
             return samples
         """,
         {
-            "replay": r"stored log-probs replay to 0\.\d+",
-            "clip range": r"0\.0001 is lost in the floor",
-            "transition": r"mean \+ std \* noise gives the stored latents to 0\.0",
+            "replay": r"replayed log-probs differ from stored ones by 0\.\d+",
+            "clip range": r"0\.0001 is not above the floor",
+            "transition": r"mean \+ std \* noise differs from the stored latents by 0\.0",
         },
     ),
     "log-probs stored beside the wrong sample": (
@@ -159,7 +161,7 @@ FAULTS = {
             state.recorded.log_probs = state.recorded.log_probs.roll(1, 0)
             return denoise.post_decode(model=model, state=state)
         """,
-        {"replay": "stored log-probs replay to", "clip range": "is lost in the floor"},
+        {"replay": "replayed log-probs differ from stored ones by", "clip range": "is not above the floor"},
     ),
     "noise from elsewhere than the keys": (
         """
@@ -173,7 +175,7 @@ FAULTS = {
             state.requests = known
             return done
         """,
-        {"transition": r"mean \+ std \* noise gives the stored latents to \d"},
+        {"transition": r"mean \+ std \* noise differs from the stored latents by \d"},
     ),
     "rows that influence each other": (
         """
@@ -183,11 +185,11 @@ FAULTS = {
             return {"x": v + 0.1 * v.mean(0, keepdim=True)}
         """,
         {
-            "own loop": "noise-off latents",
-            "timesteps": "per-row timesteps within",
-            "replay": r"a sample's log-prob changes by .* with its neighbours in the batch",
-            "clip range": "is lost in the floor",
-            "sensitivity": "no more than the floor",
+            "own loop": OWN_LOOP,
+            "timesteps": "a batch of different timesteps differs from single calls by",
+            "replay": r"the log-prob of a sample changes by .* with the other samples in its batch",
+            "clip range": "is not above the floor",
+            "sensitivity": "not more than rounding",
         },
     ),
 }
@@ -214,20 +216,20 @@ def test_guidance_that_is_asked_for_and_off(call, sentence, plugin, assert_red):
 
 
 def test_a_clip_range_that_rounding_drowns(assert_red):
-    assert_red({"clip range": r"1e-08 is lost in the floor \d\.?\d*e-07"}, algorithm={"clip_range": 1e-8})
-    assert_red({"clip range": "1e-08 is lost in the floor"}, algorithm={"clip_range": [1e-3, 1e-8]})
+    assert_red({"clip range": r"1e-08 is not above the floor \d\.?\d*e-07"}, algorithm={"clip_range": 1e-8})
+    assert_red({"clip range": "1e-08 is not above the floor"}, algorithm={"clip_range": [1e-3, 1e-8]})
 
 
 def test_steps_without_noise(assert_red, monkeypatch):
     """Their log-probs are 0 whatever the policy does. Nobody may ask for them, but an engine could draw them."""
     monkeypatch.setattr("omni_rl.config.checks.conflicts", lambda *_: ())
-    sentence = "latents changed by 0.001 move the log-prob by 0, no more than the floor 0"
+    sentence = r"changing the latents by 0.001 changes the log-prob by 0, not more than rounding \(0\)"
     windows = r"the SDE window \[.*\) of iteration 1 has no step with noise, so nothing is learnt from it"
     assert_red({"sensitivity": sentence, "windows": windows}, rollout={"sde": {"noise_level": 0.0}})
 
 
 def test_a_window_that_may_lie_on_a_step_without_noise(judged):
-    """The last step of ``cps`` is deterministic. One window in four lies there alone, whichever the gate's samples use."""
+    """The last step of ``cps`` is deterministic. One window in four lies there alone."""
     place = {"algorithm": {"window_size": 1, "window_range": [0, 4]}, "train": {"iterations": 40}}
     rollout = {"steps": 4, "sde": {"type": "cps", "noise_level": 0.7}}
     found = judged(**place, rollout=rollout)["windows"]
@@ -243,7 +245,7 @@ def test_a_pipeline_that_branches_on_the_step(assert_red, judged):
     call = {**pipelines.CALLS["StableDiffusion3Pipeline"], "skip_guidance_layers": [1]}
     steps = {"steps": 8, "call": {**call, "skip_layer_guidance_stop": 0.5}}
     universal = {"plugin": "universal"}
-    assert_red({"own loop": "noise-off latents within"}, "StableDiffusion3Pipeline", rollout=steps, model=universal)
+    assert_red({"own loop": OWN_LOOP}, "StableDiffusion3Pipeline", rollout=steps, model=universal)
     never = {"steps": 8, "call": {**call, "skip_layer_guidance_start": 2.0}}
     assert judged("StableDiffusion3Pipeline", rollout=never, model=universal)["own loop"].verdict == "ok"
 
@@ -261,5 +263,5 @@ def test_a_full_weight_that_is_cut_off(assert_red):
                 block.net[2].register_forward_hook(lambda _, args, out: out.detach())
             return universal.predict(model=model, x=x, t=t, conditioning=conditioning, call=call)
     """
-    sentence = r"4 that matter get none, e.g. transformer\.blocks\.1\.ffn"
+    sentence = r"4 that the velocity depends on get none, e.g. transformer\.blocks\.1\.ffn"
     assert_red({"gradient": sentence}, "WanPipeline", fault=fault, model={"lora": None})

@@ -21,7 +21,7 @@ ENGINES = {
                 self._model = copy.copy(self._model)
                 self._model.pipe = copy.deepcopy(self._model.pipe)
         """,
-        {"weights": "changing them changes no sample: the sampler keeps weights of its own"},
+        {"weights": "changing the weights changes no sample: the engine samples with other weights"},
     ),
     "all adapters but one": (
         """
@@ -32,7 +32,7 @@ ENGINES = {
                 yield from list(super().completed())
                 layer._disable_adapters = False
         """,
-        {"weights": r"samples then differ from the trainer's by .* \(0 before\): some do not reach the sampler"},
+        {"weights": r"they then differ from the trainer's by .* \(0 before\): some weights do not reach the engine"},
     ),
     "weights that never come back": (
         """
@@ -51,7 +51,7 @@ ENGINES = {
                 for n, p in self._model.parameters().items():
                     p.data = kept[n]
         """,
-        {"weights": "and changing them back leaves a difference of"},
+        {"weights": "but restoring them leaves a difference of"},
     ),
     "a receipt that lacks a weight": (
         """
@@ -61,7 +61,7 @@ ENGINES = {
                 landed.pop("transformer.transformer_blocks.1.attn.to_k.lora_B.default.weight")
                 return SyncReport(policy_version, landed)
         """,
-        {"weights": "1 weights do not reach the sampler, e.g. transformer.transformer_blocks.1.attn.to_k.lora_B"},
+        {"weights": "1 weights do not reach the engine, e.g. transformer.transformer_blocks.1.attn.to_k.lora_B"},
     ),
     "an old version": (
         """
@@ -69,7 +69,7 @@ ENGINES = {
             def sync(self, policy_version, weights):
                 return SyncReport(policy_version - 1, super().sync(policy_version, weights).landed)
         """,
-        {"weights": "the sampler reports policy version -1 after a sync to 0"},
+        {"weights": "the engine reports policy version -1 after a sync to 0"},
     ),
     "a model and a text of its own": (
         """
@@ -86,7 +86,7 @@ ENGINES = {
                 for sample in super().completed():
                     yield replace(sample, request=self.asked[sample.request.sample_id])
         """,
-        {"sampler": "the engine's samples were drawn with another text: .* differs"},
+        {"sampler": "the engine sampled with other text than the trainer: .* differs"},
     ),
     "a model of its own that is a percent off": (
         """
@@ -98,7 +98,10 @@ ENGINES = {
                     sample.trajectory["latents", "x", "final"] *= 1.01
                     yield sample
         """,
-        {"sampler": r"the engine's samples lie within 0.01 of the trainer's for the same keys \(at most 0.0001\)"},
+        {
+            "sampler": r"for the same keys, the engine's samples differ from the trainer's by 0.01 "
+            r"\(at most 0.0001 is allowed\)"
+        },
     ),
     "no local hooks": (
         """
@@ -109,7 +112,7 @@ ENGINES = {
         def decode_latents(model, latents, call):
             return qwen.decode_latents(model=model, latents=latents, call=call)
         """,
-        {"hooks": "the engine does not call decode_latents, .*, which this run overrides"},
+        {"hooks": "the engine does not call decode_latents, .*, but a plugin of this run overrides it"},
     ),
 }
 
@@ -122,13 +125,19 @@ def test_an_engine_with(name, assert_red):
 
 
 REWARDS = {
-    "the same for all": ("return [0.5] * len(batch.media)", "all 6 samples score 0.5: there is no signal to learn"),
+    "the same for all": (
+        "return [0.5] * len(batch.media)",
+        "all 6 samples have the reward 0.5: there is no signal to learn",
+    ),
     "the place in the batch": (
         "return [float(i) for i in range(len(batch.media))]",
-        "reversing the batch changes a reward by [0-9.]+: rewards follow places, not samples",
+        "reversing the batch changes a reward by [0-9.]+: it depends on the position in the batch",
     ),
     "NaN": ("return [float('nan')] * len(batch.media)", "reward 'python' returned nan, which is not a finite number"),
-    "no value": ("return [None] * len(batch.media)", "a reward answers None for 'a sign that says 7'|'hello world'"),
+    "no value": (
+        "return [None] * len(batch.media)",
+        "a reward returned None for a sample of the prompt 'a sign that says 7'|'hello world'",
+    ),
     "an exception": ("return 1 / 0", r"(?s)reward 'python'.*ZeroDivisionError.*reward\.py"),
     "too few": ("return [1.0]", "reward 'python' returned 1 scores for 6 samples"),
 }
@@ -151,4 +160,4 @@ def test_a_reward_that_is_rare_is_looked_for_in_a_whole_iteration(judged, tmp_pa
         reward={"name": "python", "file": str(tmp_path / "reward.py")},
     )
     assert rows["rewards"].verdict == "ok"
-    assert rows["rewards"].detail == "finite, 0 to 1 over 12 samples, independent of order"
+    assert rows["rewards"].detail == "finite, 0 to 1 over 12 samples, independent of the order"

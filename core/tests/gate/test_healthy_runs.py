@@ -54,16 +54,15 @@ def assert_healthy(rows: dict[str, Row]) -> None:
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize(
-    ("architecture", "plugin"),
-    [("QwenImagePipeline", None), *((a, "universal") for a in REPRESENTATIVES)],
+    ("architecture", "plugin"), [("QwenImagePipeline", None), *((a, "universal") for a in REPRESENTATIVES)]
 )
 def test_every_architecture(architecture, plugin, lora, judged):
     rows = judged(architecture, model={"plugin": plugin, "lora": {"rank": 2} if lora else None})
     assert_healthy(rows)
-    assert rows["replay"].detail.startswith("stored log-probs replay to 0, in training's micro-batches to 0;")
-    assert rows["own loop"].detail == "noise-off latents within 0 of the pipeline's own loop"
-    passes = 1 if architecture == "FluxPipeline" else 2
-    assert f"sees each sample {passes} times a step" in rows["guidance"].detail
+    assert rows["replay"].detail.startswith("replayed log-probs differ from stored ones by 0, in micro-batches by 0;")
+    assert rows["own loop"].detail == "without SDE noise, latents differ from the pipeline's own loop by 0"
+    passes = "once" if architecture == "FluxPipeline" else "2 times"
+    assert f"computes each sample {passes} per step" in rows["guidance"].detail
 
 
 @pytest.mark.ci
@@ -90,7 +89,7 @@ def test_two_experts(lora, judged, tmp_path):
     window = {"window_size": 1, "window_range": [0, 1]}
     rows = judged("WanPipeline", model=model, rollout={"steps": 4, "call": call}, algorithm=window)
     assert_healthy(rows)
-    assert rows["gradient"].detail == f"reaches {104 if lora else 138} of {104 if lora else 138} trained tensors"
+    assert rows["gradient"].detail == f"{104 if lora else 138} of {104 if lora else 138} trained tensors get a gradient"
 
 
 @pytest.mark.parametrize("architecture", ["QwenImagePipeline", "WanPipeline"])
@@ -223,9 +222,9 @@ def test_on_refuses_before_anything_is_written(configure, tmp_path):
     with pytest.raises(GateError) as raised:
         train(configure(fault=CONSTANT, reward="constant"), run_dir=tmp_path / "run")
     message = str(raised.value)
-    assert "the gate refuses this run, 1 of 17 checks fail:" in message
-    assert "rewards: all 6 samples score 0.5: there is no signal to learn from" in message
-    assert "set `gate: warn` to train all the same" in message
+    assert "the gate stops this run because 1 of 17 checks failed:" in message
+    assert "rewards: all 6 samples have the reward 0.5: there is no signal to learn from" in message
+    assert "set `gate: warn` to train anyway" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -241,6 +240,6 @@ def test_warn_trains_all_the_same_and_off_does_not_look(configure, tmp_path):
 def test_a_table_of_rows_is_readable():
     rows = [Row("a", "ok", "fine"), Row("longer", "fail", "one is off"), Row("b", "info", "two")]
     assert table(rows).splitlines() == ["  ok    a       fine", "  FAIL  longer  one is off", "  -     b       two"]
-    with pytest.raises(GateError, match="1 of 3 checks fail:\n  longer: one is off"):
+    with pytest.raises(GateError, match="1 of 3 checks failed:\n  longer: one is off"):
         raise_on_failure(rows)
     raise_on_failure(rows[:1])

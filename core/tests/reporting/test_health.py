@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl.reporting import health, reward_figures
-from omni_rl.reporting.health import colour_entropy
+from omni_rl.reporting.health import colour_entropy, health, reward_figures
 
 
 def flat(colour: tuple[int, int, int], height: int = 8, width: int = 12) -> np.ndarray:

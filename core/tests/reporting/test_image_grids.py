@@ -6,8 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from omni_rl.reporting import before_after, grid, still
-from omni_rl.reporting.image_grids import data_uri
+from omni_rl.reporting.image_grids import before_after, data_uri, grid, still
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from omni_rl.errors import RunError
-from omni_rl.reporting import write_curves, write_report
 from omni_rl.reporting.curves import constants, curve, sections
+from omni_rl.reporting.page import write_report
 
 
 def points_of(svg: str, kind: str) -> list[tuple[float, float]]:
@@ -197,19 +197,3 @@ def test_a_run_with_nothing_to_show_still_has_a_report(tmp_path):
 def test_a_report_that_cannot_be_written_says_where(tmp_path):
     with pytest.raises(RunError, match=r"cannot write .*nowhere/report\.html: No such file or directory"):
         report(tmp_path / "nowhere" / "report.html")
-
-
-def test_the_curves_as_a_file_of_their_own(tmp_path):
-    """Well-formed, one image per metric of rewards and actor, none over another, and with its own style."""
-    rows = [
-        {"iteration": i, "val/reward/mean": i, "reward/mean": 2 * i, "actor/loss": -i, "time/s": i} for i in (0, 1, 2)
-    ]
-    write_curves(tmp_path / "curves.svg", rows)
-    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
-    names = [e.text for e in root.iter() if e.get("class") == "name"]
-    assert names == ["val/reward/mean", "reward/mean", "actor/loss"]
-    tag = "{http://www.w3.org/2000/svg}"
-    cells = root.findall(f"{tag}svg")
-    assert len({(cell.get("x"), cell.get("y")) for cell in cells}) == 3
-    assert all(float(c.get("y")) + float(c.get("height")) <= float(root.get("height")) for c in cells)
-    assert "--line" in root.find(f"{tag}style").text

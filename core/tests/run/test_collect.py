@@ -110,8 +110,8 @@ def test_what_fails_to_the_end_is_a_missing_sample_and_no_number():
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (lambda asked, _: [drawn(r) for r in asked[:4]], "lost 2 of 6 requests, e.g. 4"),
-        (lambda asked, _: [drawn(r) for r in [*asked, asked[0]]], "returned sample 0 twice or unasked"),
+        (lambda asked, _: [drawn(r) for r in asked[:4]], "lost 2 of 6 requests, e.g. sample 4"),
+        (lambda asked, _: [drawn(r) for r in [*asked, asked[0]]], "returned sample 0 twice or without a request"),
         (lambda asked, _: [drawn(r, uid=1) for r in asked], "returned uid 1 for the request with uid 0"),
         (lambda asked, _: [drawn(r, sample_id=9) for r in asked], "sample_id 9 for the request with sample_id 0"),
         (lambda asked, _: [drawn(r, policy_version=3) for r in asked], "policy_version 3 .* policy_version 4"),

@@ -211,9 +211,7 @@ def test_validation_may_have_a_batch_size_of_its_own(parts, batches, own, sizes)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"steps": 7}, {"sde": Sde("cps", 0.5)}, {"window": Window(0, 1)}],
-    ids=["steps", "sde", "window size"],
+    "change", [{"steps": 7}, {"sde": Sde("cps", 0.5)}, {"window": Window(0, 1)}], ids=["steps", "sde", "window size"]
 )
 def test_only_requests_that_share_their_schedule_share_a_batch(parts, batches, change):
     requests = parts.requests()

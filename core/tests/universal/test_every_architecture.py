@@ -36,13 +36,7 @@ BRIGHTER = {
     "HunyuanVideoPipeline": "a video",
 }
 ITERATIONS = 10
-IN_CI = {
-    *REPRESENTATIVES,
-    "LTX2Pipeline",
-    "MochiPipeline",
-    "OmniGenPipeline",
-    "QwenImageEditPlusPipeline",
-}
+IN_CI = {*REPRESENTATIVES, "LTX2Pipeline", "MochiPipeline", "OmniGenPipeline", "QwenImageEditPlusPipeline"}
 """The others' turn is in the full tier."""
 
 

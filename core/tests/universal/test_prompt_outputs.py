@@ -31,10 +31,7 @@ def _caller() -> tuple[str, ...]:
 def test_names_are_those_of_the_assignment():
     one = _caller()
     assert one == ("one",)
-    (
-        first,
-        second,
-    ) = _caller()
+    (first, second) = _caller()
     assert (first, second) == ("first", "second")
 
 

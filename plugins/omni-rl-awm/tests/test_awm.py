@@ -124,7 +124,7 @@ def test_distances_pull_towards_reference_and_average():
 
 
 def test_an_average_that_nobody_keeps_is_missed_before_the_run():
-    with pytest.raises(ConfigError, match="compares with the average of the weights"):
+    with pytest.raises(ConfigError, match="needs the moving average of the weights"):
         assemble(toy_model(), algorithm=algorithm(ema_beta=1.0))
 
 

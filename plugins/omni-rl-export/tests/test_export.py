@@ -38,12 +38,7 @@ def trained(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     config: dict[str, Any] = {
         "model": {"path": str(tiny_folder("StableDiffusion3Pipeline")), "lora": {"rank": 2, "alpha": 6}},
         "algorithm": {"name": "flow_grpo"},
-        "rollout": {
-            "steps": 2,
-            "prompts": 1,
-            "group_size": 2,
-            "call": pipelines.CALLS["StableDiffusion3Pipeline"],
-        },
+        "rollout": {"steps": 2, "prompts": 1, "group_size": 2, "call": pipelines.CALLS["StableDiffusion3Pipeline"]},
         "reward": "jpeg_compressibility",
         "data": {"path": str(folder / "prompts.txt")},
         "train": {"iterations": 2, "lr": 1e-2, "checkpoint_every": 1, "ema": {"decay": 0.5}},
@@ -254,7 +249,7 @@ def test_damaged_pictures_are_named(run: Path) -> None:
 
 
 def test_weights_that_the_run_does_not_keep(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="it holds: ema, policy"):
+    with pytest.raises(CheckpointError, match="it has: ema, policy"):
         export_run(run, wanted=Wanted(weights="old", verify=False))
 
 

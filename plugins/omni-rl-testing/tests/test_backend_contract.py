@@ -113,7 +113,7 @@ class Lingering(TorchBackend):
 
         @contextmanager
         def weights(name):
-            policy._place(policy.named[name])
+            policy._assign(policy.named[name])
             with torch.no_grad():
                 yield
 

@@ -1,5 +1,5 @@
-"""What plugins may use of core besides the contracts: re-exports, by what is being written.
+"""The names that plugins may import from core besides the contracts, one module per kind of plugin.
 
-``model``, ``engine``, ``data``, ``reward`` and ``tracker``. Importing them imports no torch: each name is loaded when
-it is first asked for.
+The modules are ``model``, ``engine``, ``data``, ``reward`` and ``tracker``. Importing them does not import torch,
+because each name is imported when it is first used.
 """

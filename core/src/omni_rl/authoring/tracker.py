@@ -1,22 +1,5 @@
-"""For authors of trackers: reward figures, and sheets of images with captions."""
+"""For authors of trackers: statistics of rewards, and grids of images with captions."""
 
-from __future__ import annotations
+from omni_rl._lazy import exports
 
-from typing import TYPE_CHECKING
-
-from omni_rl._lazy import exporter
-
-if TYPE_CHECKING:
-    from omni_rl.reporting.health import reward_figures
-    from omni_rl.reporting.image_grids import grid, still
-
-_MODULES = {
-    "omni_rl.reporting.health": ("reward_figures",),
-    "omni_rl.reporting.image_grids": ("grid", "still"),
-}
-__getattr__ = exporter(__name__, _MODULES)
-__all__ = [
-    "grid",
-    "reward_figures",
-    "still",
-]
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

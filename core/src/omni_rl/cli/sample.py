@@ -10,8 +10,8 @@ from omni_rl.config.resolve import resolve
 from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError, UserError
-from omni_rl.reporting import grid
 from omni_rl.reporting.exhibits import image_of
+from omni_rl.reporting.image_grids import grid
 from omni_rl.run.sampler import open_sampler
 from omni_rl.sampling.plan_requests import validation_requests
 from omni_rl.sampling.stream import finished_groups

@@ -44,10 +44,7 @@ def forbidden(call: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]
 
 
 def check_call(
-    call: Mapping[str, Any],
-    pipeline: type,
-    section: str = "rollout.call",
-    place: Callable[[str], str] | None = None,
+    call: Mapping[str, Any], pipeline: type, section: str = "rollout.call", place: Callable[[str], str] | None = None
 ) -> None:
     """Check that a pipeline accepts these arguments.
 

@@ -6,7 +6,6 @@ working directory. For a path in an override, the working directory comes first.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import re
@@ -54,7 +53,7 @@ class Files:
         if key not in self.registry.keys("checkpoints"):
             return None
         make, source = self.registry.get("checkpoints", key)
-        family = _is_family(make)
+        family = is_family(make)
         if slash and not family:
             return None
         try:
@@ -66,14 +65,6 @@ class Files:
         if not folder.is_dir():
             raise PluginError(f"{source} gives {folder} as its checkpoint '{name}', but that folder does not exist")
         return folder.resolve()
-
-    def of_a_family(self, member: str) -> Path | None:
-        """The folder of the member ``member`` in any family of shipped checkpoints; None when there is none."""
-        for key in self.registry.keys("checkpoints"):
-            with contextlib.suppress(UserError):
-                if _is_family(self.registry.get("checkpoints", key)[0]):
-                    return self.checkpoint(f"{key}/{member}")
-        return None
 
     def model(self, name: str, hub: bool) -> Path:
         """The folder that contains the pipeline's ``model_index.json``.
@@ -126,7 +117,8 @@ class Files:
         raise DataError(what + (f". Did you mean '{near}'?" if near else ""), hint)
 
 
-def _is_family(make: Callable[..., object]) -> bool:
+def is_family(make: Callable[..., object]) -> bool:
+    """Whether what ships a checkpoint ships a family: it takes the member's name."""
     return bool(inspect.signature(make).parameters)
 
 

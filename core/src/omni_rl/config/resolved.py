@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.layers import Tree, dotted
 from omni_rl.config.yaml_file import KeyPath
-from omni_rl.contracts.call import effective_call
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.traits import AlgorithmTraits
-from omni_rl.plugins.contract import Layer
+from omni_rl.plugins.contract import LAYER_OF_KIND, Layer
 from omni_rl.plugins.local import Registry
 
 
@@ -76,14 +75,6 @@ class Resolved:
         """The place that set a dotted key, for the start of a message: ``config.yaml:12:3``."""
         return self.tree.source(tuple(int(part) if part.isdigit() else part for part in key.split("."))).place
 
-    def rollout_call(self) -> dict[str, Any]:
-        """Arguments for the pipeline's ``__call__`` in rollout."""
-        return effective_call(self.config.rollout.call)
-
-    def validation_call(self) -> dict[str, Any]:
-        """Arguments for the pipeline's ``__call__`` in validation: ``rollout.call`` updated by ``validation.call``."""
-        return effective_call(self.config.rollout.call, self.config.validation.call)
-
     def chosen(self) -> list[Chosen]:
         """Every plugin of this run except local files; the model's plugin comes first."""
         some = [self.model, self.algorithm, self.pair, self.engine, self.backend, self.launcher, self.dataset]
@@ -93,13 +84,9 @@ class Resolved:
 
     def layers(self) -> list[Layer]:
         """The hook layers above core, with instances built from their options: model, algorithm, pair, local files."""
-        built: list[tuple[Any, Chosen | None]] = [
-            ("model", self.model),
-            ("algorithm", self.algorithm),
-            ("pair", self.pair),
-        ]
+        built = [each for each in (self.model, self.algorithm, self.pair) if each is not None]
         return [
-            *(Layer(name, each.instance(), each.source) for name, each in built if each is not None),
+            *(Layer(LAYER_OF_KIND[each.kind], each.instance(), each.source) for each in built),
             *(Layer("local", module, str(module.__file__)) for module in self.local),
         ]
 

@@ -1,4 +1,4 @@
-"""Arguments of a pipeline's ``__call__`` as they travel in requests."""
+"""Arguments of a pipeline's ``__call__``, as requests hold them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 INDEX = "model_index.json"
-"""A pipeline folder's index of components, by diffusers."""
+"""The file in which diffusers lists a pipeline's components."""
 
 
 def frozen(call: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """A pipeline's arguments in a form that can be a dictionary's key."""
+    """A pipeline's arguments as a hashable value."""
     return tuple(sorted((name, repr(value)) for name, value in call.items()))
 
 
 def effective_call(*calls: Mapping[str, Any]) -> dict[str, Any]:
-    """Later arguments over earlier ones; one that is null is left to the pipeline."""
+    """Merge arguments; later ones replace earlier ones. None removes an argument: the pipeline uses its default."""
     merged = {key: value for call in calls for key, value in call.items()}
     return {key: value for key, value in merged.items() if value is not None}
 
@@ -28,6 +28,6 @@ def call_of_row(
 
 
 def split_call(call: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The negative prompt, which is text to encode, apart from the arguments that go to the pipeline as they are."""
+    """Split off the negative prompt, which is encoded; the other arguments are passed to the pipeline unchanged."""
     rest = dict(call)
     return rest.pop("negative_prompt", None), rest

@@ -30,7 +30,7 @@ ENGINE_HOOKS = frozenset(
         "tokenize",
     }
 )
-"""Hooks of sampling. An engine may honour them, and must honour those that a plugin of the run overrides."""
+"""The hooks that run in the engine. An engine must call those that a plugin of the run overrides."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Context:
     Attributes:
         config: the resolved configuration.
         options: the plugin's own validated ``Config``, or None when it has none.
-        load_model: loads the pipeline, frozen, into this process; every call loads it anew. A backend that shards its
-            weights may load otherwise, from ``config.model``.
+        load_model: loads the pipeline, with all weights frozen, into this process; every call loads it again. A backend
+            that shards its weights may load them itself, from ``config.model``.
         hooks: the run's bound hooks.
         spec: rebuilds the same hooks in another process.
-        traits: what the algorithm needs: which copies of the weights are kept, which one samples.
-        shared_model: for an engine: the backend's loaded model, where both share this process; else None. It may sample
-            with these weights.
+        traits: what the algorithm needs, e.g. which copies of the weights are kept and which copy samples.
+        shared_model: for an engine in the backend's process: the backend's model, whose weights it may sample with;
+            otherwise None.
     """
 
     config: Config
@@ -58,5 +58,5 @@ class Context:
     shared_model: LoadedModel | None = None
 
     def model(self) -> LoadedModel:
-        """The shared model where there is one, else one loaded for the caller."""
+        """The shared model if there is one, otherwise a newly loaded one."""
         return self.shared_model or self.load_model()

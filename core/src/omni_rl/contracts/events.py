@@ -1,4 +1,4 @@
-"""What observers are told about a run."""
+"""What observers (the ``on_*`` hooks) receive about a run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        iteration: completed iterations.
-        policy_version: completed weight syncs.
+        iteration: number of completed iterations.
+        policy_version: number of completed weight syncs.
     """
 
     iteration: int = 0
@@ -25,13 +25,13 @@ class State:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run as observers see it; read-only.
+    """Information about a run for observers; read-only.
 
     Attributes:
         directory: the run directory.
         config: the resolved configuration.
         architecture: the pipeline's class name.
-        state: at the moment of the call.
+        state: the progress at the time of the call.
     """
 
     directory: Path

@@ -1,20 +1,22 @@
 """The contract between omni-rl and its plugins: every hook, in the order in which a run calls them.
 
-Rules, because pluggy's own semantics differ from intuition:
+Rules, some of which differ from plain pluggy:
 
-* A run builds its own PluginManager: core defaults < model < algorithm < pair < local files. The most specific answer
-  wins. ``tryfirst`` and ``trylast`` are rejected: the layers decide.
-* ``None`` means "pass": the next layer answers. A value is never None: ``NO_STEPS``, ``NO_TOKENS``, ``NO_CONDITION``.
-* An implementation names only the arguments it needs.
-* Wrappers may change results, never arguments. Hooks are bound once per run.
-* A public function with a hook's name but without the ``hookimpl`` marker is an error, and so is an unknown hook.
+* Layers, from weakest to strongest: core < model plugin < algorithm plugin < plugin for a pair of both < local files.
+  For most hooks the strongest layer that returns a value wins. ``tryfirst`` and ``trylast`` are errors.
+* An implementation that returns ``None`` passes the call to the next layer. To return "nothing", use ``NO_STEPS``,
+  ``NO_TOKENS`` or ``NO_CONDITION``.
+* An implementation declares only the arguments that it needs.
+* A hook wrapper may change the result, never the arguments. A run looks up its implementations once, at its start.
+* A public function with a hook's name but without the ``hookimpl`` marker is an error. An unknown hook is an error.
 
-A model plugin is a module (or a class with a pydantic ``Config``) of the *model* hooks and nothing else; every one has
-a working default that asks the diffusers pipeline itself (``omni_rl.universal.hooks``). An algorithm plugin is a class
-with a ``Config`` and the *algorithm* hooks.
+A model plugin is a module, or a class with a pydantic ``Config``, that implements only *model* hooks. Each of them has
+a default that calls the diffusers pipeline (``omni_rl.universal.hooks``). An algorithm plugin is a class with a
+``Config`` that implements *algorithm* hooks.
 
-Minor version = a new hook or argument; major = a removal, a rename, a changed shape or unit; a snapshot is tested. Each
-docstring says since when, who calls it, *where* (driver / trainer / engine), shapes and units.
+The driver is the process of the training loop, the engine samples, and the trainer holds the training backend; by
+default all three are one process. A new hook or argument raises the minor version of the contract; a removed or renamed
+one, or a changed shape or unit, raises the major version. A test compares the hooks with a snapshot.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ hookimpl = pluggy.HookimplMarker("omni_rl")
 
 @hookspec
 def defaults(architecture: str) -> Mapping[str, Any]:  # type: ignore[empty-body]
-    """Configuration values that a plugin suggests, as a nested mapping of the config's own sections.
+    """Configuration values that a plugin suggests, as a nested mapping with the sections of the configuration.
 
-    Called once while the configuration is resolved, in every layer (not firstresult); later layers and the user's file
-    win. Runs in the driver, before any weights are loaded; must not import torch. A class marks it as a static or class
-    method, because its options are not known yet. A default never switches an absent section on: LoRA targets count
-    only for a run that trains LoRA.
+    Called once while the configuration is resolved, for every layer; values of stronger layers and of the user's file
+    win. Runs in the driver, before any weights are loaded; must not import torch. In a class it must be a static or
+    class method, because the plugin's options are not known yet. Suggested values never switch on a section that the
+    user left out: LoRA targets apply only to a run that trains LoRA.
 
     Since 1.0. Example::
 
@@ -69,13 +71,13 @@ def defaults(architecture: str) -> Mapping[str, Any]:  # type: ignore[empty-body
 
 @hookspec(firstresult=True)
 def tokenize(model: LoadedModel, prompts: Sequence[str], call: Mapping[str, Any]) -> Tensors | None:
-    """Token ids of prompts, with the model's template and special tokens.
+    """Token ids of B prompts, with the model's template and special tokens.
 
-    Returns ``prompt_ids`` (B, L) int64 and ``prompt_ids_mask`` (B, L) int64 on the CPU, or ``NO_TOKENS`` when the
-    pipeline encodes text itself. A prompt over the model's limit raises DataError; truncation is never silent.
-    Called by ``prepare_encode`` for prompts and, separately, for negative prompts. ``call`` holds the pipeline's
-    arguments and, where the row has media, these as PIL images; such prompts come one by one. Runs in the engine.
-    Since 1.0; ``call`` since 1.2.
+    Returns ``prompt_ids`` (B, L) int64 and ``prompt_ids_mask`` (B, L) int64 on the CPU, or ``NO_TOKENS`` if the
+    pipeline encodes text without this hook. Raises DataError for a prompt longer than the model's limit; never
+    truncates silently. ``prepare_encode`` calls it for the prompts and again for the negative prompts. ``call`` holds
+    the pipeline's arguments, and the row's media as PIL images; prompts with media come one per call. Runs in the
+    engine. Since 1.0; ``call`` since 1.2.
     """
 
 
@@ -87,32 +89,34 @@ def encode_prompt(
     tokens: Tensors,
     call: Mapping[str, Any],
 ) -> Tensors | None:
-    """Everything the denoiser needs from the text, computed once per trajectory and stored in it.
+    """Encode B prompts: all text conditioning of the denoiser, computed once and stored in the trajectory.
 
-    With ``tokens``: called for prompts, then (``negative_prompts`` None in both calls) for negative prompts, whose
-    tensors core prefixes with ``negative_``. With ``NO_TOKENS``: called once with both lists, and must return both.
     Returns (B, ...) tensors on the model's device, e.g. ``prompt_embeds`` (B, L, D) and ``prompt_embeds_mask`` (B, L).
-    ``call`` as for ``tokenize``, media included. Runs in the engine under ``torch.no_grad``. Since 1.0.
+    If ``tokens`` is not empty, ``prepare_encode`` calls it for the prompts and again for the negative prompts, each
+    time with ``negative_prompts=None``, and adds the prefix ``negative_`` to the second result. If ``tokens`` is
+    ``NO_TOKENS``, it is called once with both lists and returns both. ``call`` as in ``tokenize``. Runs in the engine
+    under ``torch.no_grad``. Since 1.0.
     """
 
 
 @hookspec(firstresult=True)
 def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Mapping[str, Any]) -> Tensors | None:
-    """Conditioning besides the prompt (source images, first frames), computed once: (B, ...) tensors.
+    """Conditioning besides the prompt (input images, first frames): (B, ...) tensors, or ``NO_CONDITION``.
 
-    ``requests`` name the files (``Request.media``; ``omni_rl.data.media_files.load`` opens them). The default keeps
-    what the pipeline's own encoders make of them (``omni_rl.universal.media_conditioning``). Returns ``NO_CONDITION``
-    when there is none. Stored in the trajectory under ``condition/<name>`` and merged into the ``conditioning`` that
-    ``predict`` receives; rows of one batch have media of equal sizes. A tensor named ``mask/<stream>`` is that stream's
-    mask instead: it has the latents' dimensions (B, ...), size 1 where it holds for all, and is nonzero where an
-    element is sampled. The other elements keep their initial value through the loop and count in no log-prob or KL; the
-    trajectory keeps the mask, as bool, under ``mask/<stream>``. Runs in the engine under ``torch.no_grad``. Since 1.0.
-    Example::
+    ``prepare_encode`` calls it once per batch of B requests. ``Request.media`` names the files, and
+    ``omni_rl.data.media_files.load`` opens them. The default returns the outputs of the pipeline's own encoders
+    (``omni_rl.universal.media_conditioning``). The trajectory stores the result under ``condition/<name>``, and
+    ``predict`` receives it in ``conditioning``. The rows of one batch have media of equal sizes.
+
+    A tensor named ``mask/<stream>`` is a mask of that stream's latents: nonzero where an element is denoised. It has
+    the latents' dimensions (B, ...), or size 1 to broadcast. Masked elements keep their initial value and count in no
+    log-prob and no KL. The trajectory stores the mask as bool under ``mask/<stream>``. Runs in the engine under
+    ``torch.no_grad``. Since 1.0. Example::
 
         @hookimpl
         def prepare_condition(model, requests):
             mask = torch.ones(len(requests), 1, 5, 1, 1)
-            mask[:, :, 0] = 0  # the first frame is given
+            mask[:, :, 0] = 0  # the first frame is an input
             return {"mask/x": mask, "first_frame": ...}
     """
 
@@ -122,26 +126,21 @@ def prepare_latents(
     model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Mapping[str, Sequence[int]] | None:
     """Shape of one sample's latents per stream, without the batch dimension, as the scheduler steps them.
-    Core draws x_T ~ N(0, I) of these shapes from declared keys. Runs in the engine. Since 1.0.
+
+    ``prepare_encode`` calls it once per batch, then draws x_T ~ N(0, I). Runs in the engine. Since 1.0.
     """
 
 
 @hookspec(firstresult=True)
 def set_timesteps(
-    model: LoadedModel,
-    steps: int,
-    shapes: Mapping[str, Sequence[int]],
-    conditioning: Tensors,
-    call: Mapping[str, Any],
+    model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], conditioning: Tensors, call: Mapping[str, Any]
 ) -> Mapping[str, SigmaTable] | None:
-    """The schedule of every stream for ``steps`` steps at this size: timesteps (steps,), sigmas (steps + 1,), fp32,
-    CPU.
+    """The schedule of every stream: timesteps (steps,) and sigmas (steps + 1,), fp32, on the CPU.
 
-    Streams usually share one table. The timesteps that ``predict`` is told are those of the first stream.
-
-    Taken by calling the pipeline's own scheduler, so that shift, dynamic shift and terminal stretch are the
-    deployment's. Runs in the engine; the result travels in the trajectory and is never recomputed. Since 1.0; a table
-    for each stream since 2.0.
+    ``prepare_encode`` calls it once per batch; ``shapes`` are those of ``prepare_latents``. The default calls the
+    pipeline's own scheduler, so shift, dynamic shift and terminal stretch are those of inference. Streams usually share
+    one table; ``predict`` receives the timesteps of the first stream. Runs in the engine; the trajectory stores the
+    result, and replay never recomputes it. Since 1.0; a table for each stream since 2.0.
     """
 
 
@@ -154,22 +153,22 @@ def predict(
     call: Mapping[str, Any],
     step: torch.Tensor | None,
 ) -> Streams | None:
-    """Velocity dx/dsigma (noise minus data), guidance included: the one primitive that rollout and replay share.
+    """Velocity dx/dsigma (noise minus data) with guidance; rollout and replay both call it.
 
-    x: (B, ...) fp32 per stream; t: (B,) fp32 in the pipeline's unit, values may differ per row and need not lie on the
-    table. Returns (B, ...) per stream, same shapes, any float dtype (core upcasts). Differentiable in the denoiser's
-    parameters. ``step`` (B,) int64 is each row's index in the schedule, for pipelines whose velocity depends on it;
-    None where t is off the schedule (forward-process algorithms). Runs in the engine (rollout) and the trainer
-    (replay). Since 1.0; ``step`` since 2.0.
+    Args: x (B, ...) fp32 per stream; t (B,) fp32 in the pipeline's unit, may differ per row and may lie between the
+    timesteps of the schedule; ``step`` (B,) int64, each row's index in the schedule, None if t is not in the schedule
+    (forward-process algorithms). Returns (B, ...) per stream, the shapes of x, any float dtype (core casts to fp32),
+    differentiable in the denoiser's parameters. Runs in the engine (every denoising step) and the trainer (every
+    replayed step). Since 1.0; ``step`` since 2.0.
     """
 
 
 @hookspec(firstresult=True)
 def encode_media(model: LoadedModel, media: Tensors, conditioning: Tensors, call: Mapping[str, Any]) -> Streams | None:
-    """Media to the final latents that ``decode_latents`` would make them of: (B, ...) fp32 per stream.
+    """Encode media to final latents, (B, ...) fp32 per stream: the inverse of ``decode_latents``.
 
-    ``media`` holds one kind, as ``decode_latents`` returns it. For algorithms that learn from given media. Runs in the
-    trainer under no_grad. Since 1.1.
+    ``media`` holds one kind of media in the format of ``decode_latents``. Called by algorithms that learn from stored
+    media. Runs in the trainer under no_grad. Since 1.1.
     """
 
 
@@ -177,11 +176,11 @@ def encode_media(model: LoadedModel, media: Tensors, conditioning: Tensors, call
 def decode_latents(
     model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Tensors | None:
-    """Final latents (B, ...) to media: ``image`` (B, 3, H, W), ``video`` (B, F, 3, H, W), ``audio`` (B, C, S).
+    """Decode final latents (B, ...): ``image`` (B, 3, H, W), ``video`` (B, F, 3, H, W), ``audio`` (B, C, S).
 
-    Pixels in [0, 1], sound in [-1, 1]. Floating point; core quantises images and video once, for every engine.
-    ``video_rate`` and ``audio_rate`` (B,) may stand beside them: frames and sound samples per second, which files and
-    rewards then know. Runs in the engine under no_grad. Since 1.0; the rates since 1.2.
+    Returns floating-point tensors, pixels in [0, 1], audio in [-1, 1]; core then quantises images and video to uint8.
+    Optional ``video_rate`` and ``audio_rate`` (B,): frames and audio samples per second, for files and rewards.
+    ``post_decode`` calls it. Runs in the engine under no_grad. Since 1.0; the rates since 1.2.
     """
 
 
@@ -190,15 +189,15 @@ def decode_latents(
 
 @hookspec(firstresult=True)
 def build_scheduler(model: LoadedModel, table: SigmaTable) -> FlowMatchSDEDiscreteScheduler | None:
-    """The SDE scheduler set to ``table``. Runs in the engine and in the trainer. Since 1.0."""
+    """The SDE scheduler, set to ``table``. Runs in the engine and in the trainer. Since 1.0."""
 
 
 @hookspec(firstresult=True)
 def prepare_model_inputs(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> Mapping[str, Any] | None:
-    """Slice a trajectory batch (B,) to S stored steps: the keyword arguments of ``Policy.predict`` for B * S rows.
+    """Arguments of ``Policy.predict`` for S stored steps of a trajectory batch (B,): B * S rows.
 
-    Returns ``x``, ``t`` (B * S,), ``conditioning``, ``call`` and ``step`` (B * S,), on the policy's device; all B rows
-    of the first step come first. Runs in the trainer. Since 1.0; ``steps`` since 2.0.
+    Returns ``x``, ``t`` (B * S,), ``conditioning``, ``call`` and ``step`` (B * S,) on the policy's device; the B rows
+    of the first step come first. ``Policy.evaluate`` calls it. Runs in the trainer. Since 1.0; ``steps`` since 2.0.
     """
 
 
@@ -206,11 +205,11 @@ def prepare_model_inputs(policy: Policy, batch: TensorDict, steps: Sequence[int]
 def forward_and_sample_previous_step(
     policy: Policy, batch: TensorDict, model_inputs: Mapping[str, Any], steps: Sequence[int]
 ) -> tuple[torch.Tensor, Streams, Streams, torch.Tensor] | None:
-    """Forward the model at S stored steps and evaluate the stored next latents under the transition.
+    """Forward the model at S stored steps, and compute the log-prob of the stored next latents.
 
     Returns ``(log_prob (B, S), prev_sample_mean, std_dev_t, sqrt_dt (B, S))``; mean (B, S, ...) and std_dev_t per
-    stream. ``std_dev_t`` keeps the peers' per-type meaning for callers of this API; nothing inside omni-rl reads it.
-    Runs in the trainer. Since 1.0; ``steps`` since 2.0.
+    stream. The meaning of ``std_dev_t`` depends on the SDE type, as in other frameworks; omni-rl itself does not read
+    it. ``Policy.evaluate`` calls it. Runs in the trainer. Since 1.0; ``steps`` since 2.0.
     """
 
 
@@ -219,31 +218,31 @@ def forward_and_sample_previous_step(
 
 @hookspec(firstresult=True)
 def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseState | None:
-    """Phase 1, once per batch of requests with equal ``steps`` and ``call``: encode, draw x_T, take the schedule.
+    """Phase 1, once per batch of requests with equal ``steps`` and ``call``: encode, draw x_T, set the schedule.
 
-    Runs in the engine under no_grad. Since 1.0.
+    ``diffuse`` calls it. Runs in the engine under no_grad. Since 1.0.
     """
 
 
 @hookspec(firstresult=True)
 def denoise_step(model: LoadedModel, states: Sequence[DenoiseState]) -> Sequence[Streams] | None:
-    """Phase 2, once per step: velocities for one or several states, which may stand at different steps.
+    """Phase 2, once per denoising step: velocities of one or several states, which may be at different steps.
 
-    Returns one Streams per state, in order. Runs in the engine under no_grad. Since 1.0.
+    Returns one Streams per state, in order. ``diffuse`` calls it. Runs in the engine under no_grad. Since 1.0.
     """
 
 
 @hookspec(firstresult=True)
 def step_scheduler(model: LoadedModel, state: DenoiseState, velocity: Streams) -> bool | None:
-    """Phase 3, once per step and state: sample the transition, record inside the window, advance ``state.step``.
+    """Phase 3, once per step and state: sample the next latents (fp32), record them inside the SDE window.
 
-    Mutates ``state`` and returns True. Latents stay fp32. Runs in the engine under no_grad. Since 1.0.
+    Changes ``state`` in place, adds 1 to ``state.step``, returns True. Runs in the engine under no_grad. Since 1.0.
     """
 
 
 @hookspec(firstresult=True)
 def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample] | None:
-    """Phase 4, once per finished state: decode media and package one trajectory per request, on the CPU.
+    """Phase 4, once per finished state: decode media and build one trajectory per request, on the CPU.
 
     Runs in the engine under no_grad. Since 1.0.
     """
@@ -251,10 +250,10 @@ def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample] | N
 
 @hookspec(firstresult=True)
 def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample] | None:
-    """Whole-request sampling. The default is the four phases in a loop, and is the only loop in omni-rl.
+    """Sample all requests from start to end. The default runs the four phases in a loop.
 
-    Overriding it forfeits continuous batching and the proof that both modes agree; an override must carry a
-    ``reason`` attribute (a sentence), which ``omni-rl check`` prints. Runs in the engine. Since 1.0.
+    A plugin that overrides it loses continuous batching, and no test shows that both ways agree; it must have an
+    attribute ``reason`` (a sentence), which ``omni-rl check`` prints. Runs in the engine. Since 1.0.
     """
 
 
@@ -265,8 +264,8 @@ def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample]
 def traits(config: Any) -> AlgorithmTraits | None:
     """What the algorithm needs from the rest of the run; ``config`` holds its validated options.
 
-    Asked once, when the configuration is resolved, of the algorithm (not of pairs or local files), before any weights
-    are loaded. Runs in the driver. Since 2.0. Example::
+    Called once for the algorithm (not for pairs or local files), while the configuration is resolved, before any
+    weights are loaded. Runs in the driver. Since 2.0. Example::
 
         @hookimpl
         def traits(self, config):
@@ -276,9 +275,9 @@ def traits(config: Any) -> AlgorithmTraits | None:
 
 @hookspec
 def check_prompts(config: Config, path: str, rows: Sequence[PromptRow]) -> None:
-    """Refuse rows of the file ``path`` that the algorithm cannot learn from, by DataError with file and row.
+    """Raise DataError, with file and row, if the algorithm cannot learn from a row of the file ``path``.
 
-    Called for the training and for the validation rows, before any weights are loaded. Runs in the driver. Since 2.0.
+    Called for the training and the validation rows, before any weights are loaded. Runs in the driver. Since 2.0.
     """
 
 
@@ -293,21 +292,21 @@ def experience_source(
     fingerprint: str,
     sampled: ExperienceSource,
 ) -> ExperienceSource | None:
-    """Where each iteration's experience comes from. Core's answer is ``sampled``: draw, score, compare within groups.
+    """Each iteration's training batches. The default ``sampled`` draws, scores, and compares samples within groups.
 
-    One that draws ahead wraps it. ``held_out`` are the validation rows; ``fingerprint`` names the model's files and
-    plugins. Runs in the driver, once per run. Since 2.0.
+    A source that samples ahead wraps ``sampled``. ``held_out`` are the validation rows; ``fingerprint`` identifies the
+    model's files and the plugins. Runs in the driver, once per run. Since 2.0.
     """
 
 
 @hookspec(firstresult=True)
 def sde_window(iteration: int, group: int, steps: int, seed: int) -> Window | None:
-    """The only source of the SDE window; runs in the driver and travels in the request.
+    """The SDE window of one group. The driver calls it per group and sends the result in the requests.
 
-    ``group`` is the group's index in the iteration. The scope is the group or the iteration, never the sample: there is
-    no sample argument. Return ``all_steps(steps)`` for the whole trajectory but the last step, ``NO_STEPS`` for none.
-    Must be a function of its arguments (draw from ``omni_rl.schedulers.randomness.seed_of(seed, "window", ...)``), so
-    that a resumed run sees the same windows. Since 1.0.
+    ``group`` is the group's index in the iteration; all samples of a group have one window. Return ``all_steps(steps)``
+    for all steps but the last, ``NO_STEPS`` for none. The result must depend on the arguments only (draw from
+    ``omni_rl.schedulers.randomness.seed_of(seed, "window", ...)``), so that a resumed run gets the same windows. Runs
+    in the driver. Since 1.0.
     """
 
 
@@ -315,11 +314,11 @@ def sde_window(iteration: int, group: int, steps: int, seed: int) -> Window | No
 def compute_advantages(
     rewards: torch.Tensor, uid: torch.Tensor, components: Mapping[str, torch.Tensor], weights: Mapping[str, float]
 ) -> torch.Tensor | None:
-    """Advantages (N,) fp32 from rewards (N,) fp32; ``uid`` (N,) int64 says which samples form a group.
+    """Advantages (N,) fp32 from rewards (N,) fp32; samples with equal ``uid`` (N,) int64 form a group.
 
-    Missing rewards never arrive. ``components`` holds the single rewards (N,) by label, and ``weights`` the
-    factors by which ``rewards`` is their sum. A group whose rewards are all equal, and a group of one, give exactly 0.
-    N counts the whole batch, on every rank. Runs in the driver. Since 1.0; ``weights`` since 1.1.
+    ``components`` holds each reward (N,) by label; ``rewards`` is their sum, weighted by ``weights``. Samples without a
+    reward are already left out. A group of one sample, and a group with equal rewards, must get exactly 0. N counts the
+    samples of all ranks. Runs in the driver, once per iteration. Since 1.0; ``weights`` since 1.1.
     """
 
 
@@ -327,31 +326,30 @@ def compute_advantages(
 def prepare_actor_batch(
     policy: Policy, batch: TensorDict, iteration: int, seed: int, total: Callable[[torch.Tensor], torch.Tensor]
 ) -> TensorDict | None:
-    """Last change to the iteration's batch before updates. The default returns it unchanged.
+    """Change the iteration's batch before its first update. The default returns it unchanged.
 
-    ``batch`` holds the rank's share of the rows, groups whole; ``total(values)`` adds a tensor up over all ranks (all
-    of them call it equally often), which is how a statistic of the whole batch is made.
-
-    ``batch`` has batch size (N,), the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,); its rows may become
-    fewer, even none, and something else than samples (pairs), but stay neighbours by ``uid``. The number of training
-    steps is the second dimension of ``timesteps`` (N, T); a forward-process algorithm sets its own. Optional entries:
+    ``batch`` (N,) holds whole groups, this rank's share: the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,).
+    The result may have fewer rows, even none, or other rows (pairs); rows of one ``uid`` stay together. The number of
+    training steps is the second dimension of ``timesteps`` (N, T); a forward-process algorithm sets its own.
+    ``total(values)`` sums a tensor over all ranks, for statistics of the whole batch; every rank must call it equally
+    often. Optional entries of the result:
 
     * ``order`` (N, steps) int64: the stored step that each row is trained on at each training step;
     * ``loss_weights`` (N, T) fp32: the loss of a mini-batch is the weighted mean over its rows and stored steps;
-    * ``metrics/<name>`` (N,): figures, averaged over rows; a name with a slash is logged as it is.
+    * ``metrics/<name>`` (N,): values to log, averaged over rows; without a slash in the name, as ``actor/<name>``.
 
-    Runs in the trainer, once per iteration, before the first update. Since 1.0; ``policy`` and the optional entries
-    since 1.1; ``total`` since 2.0.
+    Runs in the trainer, once per iteration, or once per sample size if there are several. Since 1.0; ``policy`` and the
+    optional entries since 1.1; ``total`` since 2.0.
     """
 
 
 @hookspec(firstresult=True)
 def compute_loss(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput | None:
-    """Losses (B, S) of one micro-batch, a part of a rank's rows, at the S training steps ``steps``.
+    """Losses (B, S) of one micro-batch (B rows) at S training steps.
 
-    How many steps come at once is the backend's choice, or all of them with the trait ``whole_sequence``. A training
-    step is a column of ``timesteps``; ``trajectory.at`` reads the stored step that ``order`` puts there. Runs in the
-    trainer with gradients on. Since 1.0; ``steps`` since 2.0. Example::
+    The backend chooses S; with the trait ``whole_sequence`` it passes all steps at once. A training step is a column of
+    ``timesteps``; ``trajectory.at`` reads the stored step that ``order`` assigns to it. Runs in the trainer with
+    gradients enabled. Since 1.0; ``steps`` since 2.0. Example::
 
         @hookimpl
         def compute_loss(self, policy, batch, steps):
@@ -363,8 +361,8 @@ def compute_loss(policy: Policy, batch: TensorDict, steps: Sequence[int]) -> Los
 
 @hookspec
 def after_update(policy: Policy, iteration: int, update: int, last: bool) -> None:
-    """After every optimizer step; ``update`` counts them over the run, ``last`` says that it is the iteration's last
-    one. Runs in the trainer. Since 1.0; ``last`` since 1.1.
+    """Called after every optimizer update. ``update`` counts the updates of the run from 1; ``last``: it is the
+    iteration's last one. Runs in the trainer. Since 1.0; ``last`` since 1.1.
     """
 
 
@@ -373,28 +371,26 @@ def after_update(policy: Policy, iteration: int, update: int, last: bool) -> Non
 
 @hookspec
 def on_run_start(run: RunInfo) -> None:
-    """The run directory exists, the gate has passed, nothing has been trained. Runs in the driver. Since 1.0; RunInfo
-    since 2.0.
+    """Called after the gate and before training; the run directory exists. Runs in the driver. Since 1.0; RunInfo since
+    2.0.
     """
 
 
 @hookspec
 def on_iteration_end(run: RunInfo, row: Mapping[str, float]) -> None:
-    """An iteration's metrics row is complete and written. Runs in the driver. Since 1.0; RunInfo since 2.0."""
+    """Called when an iteration's metrics are written. Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_validation(run: RunInfo, iteration: int, samples: Sequence[Sample], rewards: torch.Tensor) -> None:
-    """A validation pass is complete; ``rewards`` (N,). Runs in the driver. Since 1.0; RunInfo since 2.0."""
+    """Called after a validation; ``rewards`` (N,). Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_checkpoint(run: RunInfo, path: str) -> None:
-    """A checkpoint was written completely. Runs in the driver. Since 1.0; RunInfo since 2.0."""
+    """Called when a checkpoint is complete on disk. Runs in the driver. Since 1.0; RunInfo since 2.0."""
 
 
 @hookspec
 def on_run_end(run: RunInfo, error: BaseException | None) -> None:
-    """The run is over; ``error`` is what ended it, None for success. Runs in the driver. Since 1.0; RunInfo since
-    2.0.
-    """
+    """Called at the end of a run; ``error`` is None after success. Runs in the driver. Since 1.0; RunInfo since 2.0."""

@@ -1,7 +1,7 @@
-"""What core asks of the parts that plugins supply: policy, engine, backend, experience source, launcher.
+"""Interfaces that plugins implement: policy, engine, backend, experience source, tracker, launcher.
 
-Rewards are in :mod:`omni_rl.contracts.reward`. Trackers are observers: the hooks ``on_*`` of
-:mod:`omni_rl.contracts.hooks`, and :class:`Tracker`'s methods for what a checkpoint keeps.
+Rewards are in :mod:`omni_rl.contracts.reward`. Trackers are observers: they implement the hooks ``on_*`` of
+:mod:`omni_rl.contracts.hooks`, and the methods of :class:`Tracker` for their state in checkpoints.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from omni_rl.contracts.spec import RunSpec
 
 Form = Literal["merged", "adapter"]
-"""``adapter``: the two matrices of every LoRA, named as PEFT saves them, alpha / rank multiplied into B.
-``merged``: full weights; with LoRA those that an adapter changes, otherwise all that train.
+"""``adapter``: the LoRA matrices A and B, named as PEFT saves them, with alpha / rank multiplied into B.
+``merged``: full weight tensors; with LoRA those that have an adapter, merged with it, otherwise all trained ones.
 """
 
 TakesWeights = Literal["none", "merged", "adapter"]
-"""What an engine is sent after an update; ``none``: it samples from the backend's own weights."""
+"""The weights that an engine needs after an update; ``none``: it samples with the backend's own weights."""
 
 Weights = Iterator[tuple[str, torch.Tensor]]
-"""(canonical name, full tensor) one after the other; fp32, on the trainer's device."""
+"""Pairs (canonical name, full tensor); tensors are fp32, on the trainer's device."""
 
 
 class Policy(Protocol):
-    """The trained model as an algorithm sees it."""
+    """The trained model, as algorithms use it."""
 
     @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
-        """The trained weights by canonical name."""
+        """The trained parameters by canonical name."""
 
     @property
     def named(self) -> Mapping[str, Tensors]:
-        """The kept copies of the trained weights (``reference``, ``ema``, ``old``), each by canonical name."""
+        """The stored copies of the trained weights (``reference``, ``ema``, ``old``), each by canonical name."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model."""
 
     def predict(
         self,
@@ -60,7 +60,8 @@ class Policy(Protocol):
     ) -> Streams:
         """Velocity at (x, t); x (B, ...) fp32, t (B,) fp32 in the pipeline's unit; differentiable.
 
-        ``call`` holds the pipeline's arguments; None means the run's. ``step`` (B,) int64 as in the hook ``predict``.
+        Returns (B, ...) fp32 per stream. ``call`` holds the pipeline's arguments; None: those of the configuration.
+        ``step`` (B,) int64 as in the hook ``predict``.
         """
 
     def evaluate(self, batch: TensorDict, steps: Sequence[int]) -> list[Evaluation]:
@@ -70,27 +71,27 @@ class Policy(Protocol):
         """
 
     def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor, step: torch.Tensor | None = None) -> Streams:
-        """:meth:`predict` with the conditioning and the pipeline's arguments of a batch (B,)."""
+        """:meth:`predict` with the conditioning and the pipeline arguments of a trajectory batch (B,)."""
 
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
-        """``measure(part, steps)`` of every stored step of (N,) rows, by micro-batches and without gradient.
+        """Apply ``measure(part, steps)`` to every stored step of a batch (N,), in micro-batches and without gradients.
 
-        ``measure`` answers (B, len(steps), ...) tensors by name; the result has them as (N, T, ...) on the CPU, floats
-        in fp32. T is the number of stored steps, the second dimension of ``timesteps``.
+        ``measure`` returns (B, len(steps), ...) tensors by name; the result holds (N, T, ...) tensors on the CPU,
+        floats as fp32. T is the number of stored steps, the second dimension of ``timesteps``.
         """
 
     def weights(self, copy: Copy) -> AbstractContextManager[None]:
-        """Within the context the model holds that copy of the weights; no gradient."""
+        """A context in which the model has that copy of the weights, without gradients."""
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """An engine's receipt for a weight sync.
+    """An engine's confirmation of a weight sync.
 
     Attributes:
-        policy_version: the version the engine now samples with.
-        landed: name of each weight that it was sent -> where it landed in the engine; for an engine that samples from
-            the backend's own weights, the trained parameters.
+        policy_version: the version that the engine now samples with.
+        landed: name of each weight that the engine received -> name of the engine's parameter that holds it. An engine
+            that samples with the backend's own weights lists the trained parameters.
     """
 
     policy_version: int
@@ -98,14 +99,15 @@ class SyncReport:
 
 
 class Engine(Protocol):
-    """Performs the rollout. Streaming: the loop consumes what is finished in whatever order it finishes.
+    """Performs the rollout. It may return samples in any order, as they finish.
 
     Attributes:
-        honours: the hooks that the engine calls; a run that overrides another one is refused.
-        supplies: the model hooks that an engine with an implementation of the model of its own stands for: a model
-            plugin may override these all the same, and the gate holds the engine's samples to them. Empty for others.
-        notices: sentences about what it does otherwise than asked; the gate shows them.
-        takes_weights: what :meth:`sync` is given. ``adapter`` only where adapters train.
+        honours: the hooks that the engine calls; the gate fails if the run overrides an engine hook that is not listed.
+        supplies: for an engine with its own implementation of the model: the model hooks that this implementation
+            replaces. A model plugin may still override them; the gate then compares the engine's samples with the
+            plugin's. Empty for other engines.
+        notices: sentences about settings that the engine does not follow exactly; the gate shows them.
+        takes_weights: the form of the weights that :meth:`sync` receives; ``adapter`` only if LoRA is trained.
     """
 
     honours: frozenset[str]
@@ -114,20 +116,20 @@ class Engine(Protocol):
 
     @property
     def takes_weights(self) -> TakesWeights:
-        """A plain attribute will do."""
+        """Also allowed: a plain attribute."""
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue requests; returns at once or after the work, as the engine likes."""
+        """Queue requests. The engine may sample them before it returns, or later."""
 
     def completed(self) -> Iterator[Sample]:
-        """Every submitted request's sample exactly once, in any order; ends when none is outstanding."""
+        """Yield the sample of every submitted request exactly once, in any order; end when no request is left."""
 
     def sync(self, policy_version: int, weights: Weights) -> SyncReport:
-        """Take the weights that later requests are drawn with.
+        """Load the weights with which later requests are sampled.
 
-        ``weights`` has the form that ``takes_weights`` names, and is empty for ``none``. It is drained here, whole: it
-        may be a collective of all ranks. What the engine needs to restart by itself it keeps; it never asks the
-        backend.
+        ``weights`` has the form ``takes_weights``, and is empty for ``none``. The engine must consume all of it in this
+        call, because it may be a collective operation of all ranks. An engine that restarts its own processes must keep
+        a copy: it cannot request the weights again.
         """
 
     def close(self) -> None:
@@ -135,32 +137,32 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Owns the trained weights and updates them."""
+    """Holds the trained weights and updates them."""
 
     policy: Policy
 
     @property
     def model(self) -> LoadedModel | None:
-        """The loaded model whose weights it trains, for an engine in this process; None where they are elsewhere."""
+        """The trained model, if it is in this process (an engine may then sample with it); otherwise None."""
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
-        """Train on one iteration's batch (all its mini-batches and inner epochs); returns ``actor/*`` metrics."""
+        """Train on one iteration's batch (N,): all mini-batches and inner epochs. Returns ``actor/*`` metrics."""
 
     def weights(self, copy: Copy, form: Form) -> Weights:
-        """A copy of the trained weights; may be a collective, which every rank drains or none does."""
+        """Yield a copy of the trained weights. May be a collective: all ranks must consume it, or none."""
 
     def weight_names(self, form: TakesWeights) -> Sequence[str]:
         """The names that :meth:`weights` yields; for ``none`` those of the trained parameters."""
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Everything needed to go on exactly: tensors for safetensors, the rest as JSON.
+        """Everything needed to resume exactly: tensors, and the rest as JSON data.
 
-        Tensors are named ``<group>/<canonical name>``; the group ``policy`` holds the trained weights, each kept copy
-        has a group of its own name.
+        Tensors are named ``<group>/<canonical name>``. The group ``policy`` holds the trained weights; each stored copy
+        is a group with its own name.
         """
 
     def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`; raises CheckpointError naming what does not fit."""
+        """The inverse of :meth:`state`; raises CheckpointError with the name of a tensor that does not fit."""
 
     def close(self) -> None:
         """Release processes and memory. Idempotent."""
@@ -168,13 +170,13 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Experience:
-    """What one iteration trains on.
+    """The training data of one iteration.
 
     Attributes:
         batch: (N,) rows for ``Backend.update``, N >= 1.
-        figures: for the metrics row.
-        samples: how many samples it cost.
-        notes: sentences to show (a reward that failed, for instance).
+        figures: values to log, by metric name.
+        samples: number of samples drawn for it.
+        notes: sentences to show to the user, e.g. about a reward that failed.
     """
 
     batch: TensorDict
@@ -184,47 +186,50 @@ class Experience:
 
 
 class ExperienceSource(Protocol):
-    """Gives the loop one iteration's experience after the other."""
+    """Returns the training data of each iteration."""
 
     @property
     def staleness(self) -> int:
-        """Most weight syncs that a sample may be older than the policy it trains; 0: on-policy."""
+        """Maximum number of weight syncs between sampling and training of a sample; 0: on-policy."""
 
     def next(self, state: State) -> Experience:
-        """For iteration ``state.iteration``, trained at policy version ``state.policy_version``."""
+        """The data for iteration ``state.iteration``, which updates policy version ``state.policy_version``."""
 
     def held_out(self, state: State) -> Mapping[str, float]:
-        """Figures on held-out data of its own, under the weights that are in place; {} when it has none."""
+        """Metrics on the source's own held-out data, with the current weights; ``{}`` if it has none."""
 
     def state(self) -> dict[str, Any]:
-        """JSON data that a checkpoint keeps: what is in flight."""
+        """JSON data for a checkpoint, e.g. requests in flight."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state`; ``{}`` from a checkpoint that kept nothing."""
+        """The inverse of :meth:`state`; receives ``{}`` if the checkpoint has no state of this source."""
 
     def close(self) -> None:
-        """Release what it holds. Idempotent."""
+        """Release all resources. Idempotent."""
 
 
 class Tracker(Protocol):
-    """An observer with a state and an end, named in ``tracker:``. See ``omni_rl.authoring.tracker`` for a base."""
+    """An experiment tracker, named in ``tracker:``. It also implements ``on_*`` hooks.
+
+    ``omni_rl_trackers.base`` has a base class, and ``omni_rl.authoring.tracker`` helper functions.
+    """
 
     def state(self) -> dict[str, Any]:
-        """JSON data that a checkpoint keeps, so that a resumed run continues in the same place."""
+        """JSON data for a checkpoint, e.g. the tracker's run id, so that a resumed run continues the same log."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state`; ``{}`` when the checkpoint knows nothing of this tracker."""
+        """The inverse of :meth:`state`; receives ``{}`` if the checkpoint has no state of this tracker."""
 
     def close(self, failed: bool = False) -> None:
-        """Send what is outstanding. Idempotent."""
+        """Send all pending data. Idempotent."""
 
 
 class Launcher(Protocol):
-    """Decides where a run runs: a callable, or a class with a pydantic ``Config`` whose instances are."""
+    """Starts a run in this or other processes: a callable, or a class with a pydantic ``Config`` and ``__call__``."""
 
     def __call__(self, spec: RunSpec, entry: str, arguments: Mapping[str, Any]) -> Any:
-        """Call the function at ``entry`` (``package.module:function``) as ``function(spec, **arguments)``.
+        """Call the function ``entry`` (``package.module:function``) as ``function(spec, **arguments)``.
 
-        ``arguments`` is JSON data. Answers what the function answers; from another process,
-        ``omni_rl.authoring.engine.run_entry`` gives and takes JSON in its place.
+        ``arguments`` is JSON data. Returns the function's result. For a call in another process,
+        ``omni_rl.authoring.engine.run_entry`` takes and returns JSON text.
         """

@@ -1,4 +1,4 @@
-"""Media: what rewards see. Pixels are quantised once, here, on every engine."""
+"""Media, as rewards receive them. All engines quantise pixels with the same function, :func:`quantise`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 MediaKind = Literal["image", "video", "audio"]
 KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
 RATE = "_rate"
-"""Beside media of a kind may stand ``<kind>_rate`` (B,) fp32: frames or sound samples per second."""
+"""Suffix of the optional entry ``<kind>_rate`` (B,) fp32: frames or audio samples per second."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """One piece of generated media.
+    """One generated image, video or audio.
 
     Attributes:
-        kind: what it is.
+        kind: the kind of media.
         data: image uint8 (H, W, 3); video uint8 (F, H, W, 3); audio fp32 (C, S) in [-1, 1].
-        rate: frames per second or samples per second; None for images.
+        rate: frames or audio samples per second; None for images.
     """
 
     kind: MediaKind
@@ -31,7 +31,7 @@ class Media:
 
 
 def quantise(kind: str, decoded: torch.Tensor) -> torch.Tensor:
-    """Decoder output in [0, 1], image (B, 3, H, W) or video (B, F, 3, H, W), to channel-last uint8 on the CPU.
+    """Convert image (B, 3, H, W) or video (B, F, 3, H, W) in [0, 1] to uint8 (B, ..., H, W, 3) on the CPU.
 
     Audio (B, C, S) and rates (B,) stay fp32. Rounds half to even after scaling by 255, as
     ``VaeImageProcessor.numpy_to_pil`` does.
@@ -43,7 +43,7 @@ def quantise(kind: str, decoded: torch.Tensor) -> torch.Tensor:
 
 
 def media_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Media]:
-    """Media objects from a trajectory's ``media`` entry: ``{"image": (H, W, 3) uint8, ...}``."""
+    """Media by kind, from the ``media`` entry of one trajectory: ``{"image": (H, W, 3) uint8, ...}``."""
     rates = {kind: tensors.get(kind + RATE) for kind in KINDS}
     return {
         kind: Media(kind, tensors[kind].numpy(), None if rate is None else float(rate))

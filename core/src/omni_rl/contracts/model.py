@@ -1,4 +1,4 @@
-"""A diffusers pipeline in memory, with what omni-rl needs to know about it."""
+"""A loaded diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 DENOISER_PREFIXES = ("transformer", "unet")
-"""Pipeline components whose name starts so predict velocities; diffusers has no other convention."""
+"""Name prefixes of the pipeline components that predict velocities, by the convention of diffusers."""
 
 
 @dataclass
 class LoadedModel:
-    """What model hooks receive.
+    """A diffusers pipeline with its device, precision and hooks; model hooks receive it.
 
     Attributes:
-        pipe: the diffusers pipeline; its components are the ones that sample and that train.
+        pipe: the diffusers pipeline; rollout and training use the same components.
         architecture: ``model_index.json::_class_name``.
-        path: the folder it was loaded from.
-        device: where it computes.
-        dtype: what the denoiser is told to compute in.
-        autocast: weights are fp32 masters and ``dtype`` is reached through autocast (full fine-tuning in bf16).
-        offload: encoders and decoders live on the CPU while they are not used.
-        hooks: the run's dispatch; core's default hooks call the others through it.
-        caches: what each :class:`Cache` holds for this model.
-        counts: calls of conditioning encoders, by component; replay must not add to them.
+        path: the folder from which it was loaded.
+        device: the device on which it computes.
+        dtype: the precision in which the denoiser computes.
+        autocast: True: weights are fp32 master weights, and autocast computes in ``dtype`` (full fine-tuning in bf16).
+        offload: True: encoders and decoders are kept on the CPU while they are not used.
+        hooks: the run's hooks; core's default hooks call other hooks through it.
+        caches: the values that each :class:`Cache` holds for this model.
+        counts: number of calls of each conditioning encoder, by component; replay must not call any.
     """
 
     pipe: DiffusionPipeline
@@ -52,17 +52,17 @@ class LoadedModel:
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """What embeddings are cast to before the denoiser sees them; autocast does the rest for fp32 masters."""
+        """The dtype of embeddings that are passed to the denoiser: fp32 under autocast, otherwise ``dtype``."""
         return torch.float32 if self.autocast else self.dtype
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Every component that is a module, by name."""
+        """The pipeline components that are torch modules, by name."""
         return {n: m for n, m in self.pipe.components.items() if isinstance(m, nn.Module)}
 
     @property
     def denoisers(self) -> dict[str, nn.Module]:
-        """The components that predict velocities, by name (two for two-expert models)."""
+        """The components that predict velocities, by name (two components if the model has two experts)."""
         return {n: m for n, m in self.modules.items() if n.startswith(DENOISER_PREFIXES)}
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -71,7 +71,7 @@ class LoadedModel:
         return {n: p for n, p in named if p.requires_grad}
 
     def argument(self, call: Mapping[str, Any], name: str) -> Any:
-        """An argument of the pipeline's ``__call__``: as ``call`` has it, otherwise by the pipeline's own default."""
+        """An argument of the pipeline's ``__call__``: the value in ``call``, otherwise the pipeline's default."""
         return call[name] if name in call else _arguments(type(self.pipe).__call__)[name].default
 
     def takes(self, name: str) -> bool:
@@ -79,19 +79,19 @@ class LoadedModel:
         return name in _arguments(type(self.pipe).__call__)
 
     def compute(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision context that rollout and replay share."""
+        """The autocast context, which rollout and replay must both use; without ``autocast`` an empty context."""
         if not self.autocast:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     @property
     def offloaded(self) -> dict[str, nn.Module]:
-        """The components that stay on the CPU while they are not used, by name."""
+        """The components that are kept on the CPU while they are not used, by name."""
         return {n: m for n, m in self.modules.items() if self.offload and _offloadable(n, m)}
 
     @contextlib.contextmanager
     def encoders_on_device(self) -> Iterator[None]:
-        """Bring what is offloaded to the device for the length of the context."""
+        """Move the offloaded components to the device while the context is open."""
         offloaded = self.offloaded
         _move(offloaded, self.device)
         try:
@@ -118,18 +118,18 @@ def _move(modules: Mapping[str, nn.Module], device: torch.device) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Cache(Generic[K, V]):
-    """Values that a module computes once for each model and key: schedules and shapes, never weights.
+    """Values that are computed once per model and key: schedules and shapes, never weights.
 
     Declared once, at the top of the module that computes them: ``_TABLES = Cache[TableKey, SigmaTable]()``.
     """
 
     def of(self, model: LoadedModel) -> dict[K, V]:
-        """What is known about this model so far."""
+        """The values that are stored for this model, by key."""
         values: dict[K, V] = model.caches.setdefault(self, {})
         return values
 
     def get(self, model: LoadedModel, key: K, compute: Callable[[], V]) -> V:
-        """The value of ``key``; ``compute`` is called if it is not known."""
+        """The value of ``key``; calls ``compute`` if it is not stored yet."""
         values = self.of(model)
         if key not in values:
             values[key] = compute()

@@ -1,4 +1,4 @@
-"""Prompts as the rest of a run sees them; reading files is :mod:`omni_rl.data`."""
+"""Prompts of a run. :mod:`omni_rl.data` reads them from files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class PromptRow:
 
     Attributes:
         metadata: the other columns as plain JSON data; rewards receive it.
-        media: pipeline arguments that are files, from the columns that ``data.media`` names.
-        call: pipeline arguments that are values, from the columns that ``data.call`` names.
+        media: pipeline argument -> file or files, from the columns that ``data.media`` names.
+        call: pipeline argument -> value, from the columns that ``data.call`` names.
 
-    Readers leave ``media`` and ``call`` empty.
+    Readers of file formats leave ``media`` and ``call`` empty; core fills them.
     """
 
     prompt: str
@@ -29,12 +29,12 @@ class PromptRow:
 
 
 class PromptSet:
-    """The rows, and the order in which iterations use them.
+    """The prompts, and the order in which iterations use them.
 
     It stores no position: the number of an iteration determines its rows.
 
     Args:
-        rows: at least one.
+        rows: one or more rows.
     """
 
     def __init__(self, rows: list[PromptRow]) -> None:
@@ -47,14 +47,14 @@ class PromptSet:
     def for_iteration(self, iteration: int, n: int, seed: int, shuffle: bool) -> list[tuple[int, PromptRow]]:
         """The ``n`` rows of an iteration (from 0), with their indices in ``rows``.
 
-        Iterations use one permutation of the rows after another, and continue in the next permutation when one ends.
-        So at any time two rows have been used equally often, or one of them once more. The result depends only on the
-        arguments, so a resumed run gets the same rows if ``n`` is the same in all iterations.
+        Iterations go through a permutation of the rows, then through the next permutation, and so on; one iteration may
+        use the end of one and the start of the next. So at any time, the use counts of two rows differ by at most 1.
+        The result depends only on the arguments, so a resumed run gets the same rows if ``n`` does not change.
         """
         assert iteration >= 0, "iterations count from 0"
-        places = range(iteration * n, (iteration + 1) * n)
-        orders = {epoch: self._order(epoch, seed, shuffle) for epoch in {place // len(self) for place in places}}
-        indices = [int(orders[place // len(self)][place % len(self)]) for place in places]
+        positions = range(iteration * n, (iteration + 1) * n)
+        orders = {epoch: self._order(epoch, seed, shuffle) for epoch in {p // len(self) for p in positions}}
+        indices = [int(orders[p // len(self)][p % len(self)]) for p in positions]
         return [(index, self.rows[index]) for index in indices]
 
     def _order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:

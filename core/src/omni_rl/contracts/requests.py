@@ -1,6 +1,6 @@
-"""What the driver asks a rollout engine for: one :class:`Request` per sample, and nothing else.
+"""Requests from the driver to a rollout engine: one :class:`Request` per sample.
 
-A request is plain data (JSON-able), so that it reaches an engine in any process unchanged.
+A request can be converted to JSON and back without changes, so the engine may be in another process.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class Window:
 
 
 NO_STEPS = Window(0, 0)
-"""An empty window: every step is ODE, no log-prob is kept (forward-process algorithms, validation)."""
+"""An empty window: every step is an ODE step, and no log-prob is stored (forward-process algorithms, validation)."""
 
 
 def all_steps(steps: int) -> Window:
-    """Every step but the last, whose target sigma is 0 and whose density is degenerate."""
+    """A window of all steps but the last. The last step ends at sigma 0, where the transition has no density."""
     return Window(0, max(steps - 1, 0))
 
 
 @dataclass(frozen=True)
 class Sde:
-    """How noise enters the steps of the window.
+    """The noise of the denoising steps inside the SDE window.
 
     Attributes:
-        type: the family of the transition (``omni_rl.schedulers.transition``).
-        noise_level: eta, dimensionless, >= 0.
-        log_prob: ``density`` is the true Gaussian log density; ``squared_error`` is the peers' convention for
-            ``cps``, ``-(x' - mean)^2`` without variance and constants.
+        type: formula of the transition's mean and standard deviation (``omni_rl.schedulers.transition``).
+        noise_level: eta, without unit, >= 0.
+        log_prob: ``density``: Gaussian log density; ``squared_error``: ``-(x' - mean)^2``, without variance and
+            constants, as other frameworks use for ``cps``.
     """
 
     type: SdeType = "sde"
@@ -62,17 +62,17 @@ class Request:
     """One sample to draw.
 
     Attributes:
-        uid: the group's identity within the run; advantages are normalised over equal ``uid``.
-        sample_id: the sample's identity within the run.
-        prompt, negative_prompt: text; ``negative_prompt`` None means that none was given.
-        metadata: the other columns of the prompt's row (reward targets and the like).
-        key: names the random draws.
-        initial_key: names the draw of x_T; equal to ``key`` unless a group shares its initial noise.
+        uid: number of the group, unique in the run; advantages are normalised over samples with equal ``uid``.
+        sample_id: number of the sample, unique in the run.
+        prompt, negative_prompt: text; ``negative_prompt`` None: the pipeline gets no negative prompt.
+        metadata: the other columns of the prompt's row, e.g. targets for rewards.
+        key: determines the noise of the denoising steps.
+        initial_key: determines x_T; equal to ``key`` unless a group shares its initial noise.
         steps: number of denoising steps.
-        window, sde: where and how noise is injected.
+        window, sde: the steps in which noise is injected, and its formula and level.
         call: arguments for the pipeline's ``__call__`` (height, width, guidance, ...).
-        media: files for further arguments of ``__call__``: one path, or a list where the pipeline takes a list.
-        policy_version: completed weight syncs this sample must be drawn with.
+        media: pipeline argument -> file path, or a list of paths if the pipeline takes a list.
+        policy_version: the policy version with which the sample must be drawn.
     """
 
     uid: int
@@ -90,7 +90,7 @@ class Request:
     policy_version: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for another process."""
+        """The request as JSON data."""
         return asdict(replace(self, metadata=dict(self.metadata), call=dict(self.call), media=dict(self.media)))
 
     @staticmethod

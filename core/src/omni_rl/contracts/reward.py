@@ -1,8 +1,8 @@
-"""The reward contract.
+"""The interface of rewards.
 
-A reward is a class with a pydantic ``Config`` and a ``score`` method; it is found through the entry-point group
-``omni_rl.rewards``. ``score`` may be ``async``. It answers one number per sample, or None for "missing": a failed
-reward is a missing sample, never a number.
+A reward is a class with a pydantic ``Config`` and a ``score`` method, registered in the entry-point group
+``omni_rl.rewards``. ``score`` may be ``async``. It returns one number per sample, or None if a sample cannot be scored;
+such a sample is left out of training. Do not return a default number for a failure.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class RewardBatch:
     """N samples to score; all lists have length N.
 
     Attributes:
-        media: per sample, media by kind.
-        prompts: the text each sample was drawn for.
+        media: for each sample, its media by kind.
+        prompts: the prompt of each sample.
         metadata: the other columns of each prompt's row.
-        uids: group identity; a reward of scope ``group`` receives whole groups only.
+        uids: the group number of each sample; a reward of scope ``group`` always receives whole groups.
     """
 
     media: list[dict[str, Media]]
@@ -39,19 +39,19 @@ class RewardBatch:
 
 
 class Reward(Protocol):
-    """What a reward class provides.
+    """A reward class.
 
-    ``Config`` holds its options (its fields stand beside ``name`` and ``weight`` in the configuration); ``scope`` says
-    whether a sample can be scored alone or only beside its whole group.
+    ``Config`` declares its options, which users write next to ``name`` and ``weight`` in the configuration. ``scope``
+    is ``sample`` if each sample can be scored alone, and ``group`` if the whole group is needed.
     """
 
     Config: ClassVar[type[BaseModel]]
 
     @property
     def scope(self) -> Literal["sample", "group"]:
-        """What ``score`` has to see at once; a plain class attribute will do."""
+        """Whether ``score`` needs single samples or whole groups. Also allowed: a plain class attribute."""
 
     def __init__(self, config: Any) -> None: ...
 
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
-        """One number per sample of ``batch``, in order; None where there is none."""
+        """One number per sample of ``batch``, in order; None for a sample that cannot be scored."""

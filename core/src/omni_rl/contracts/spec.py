@@ -14,7 +14,7 @@ from omni_rl._version import __version__
 
 
 class Record(BaseModel):
-    """Frozen, and strict about its keys."""
+    """Base class: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -28,13 +28,14 @@ class LocalFile(Record):
 
 
 class Part(Record):
-    """One key that the run uses.
+    """One plugin that the run uses.
 
     Attributes:
-        kind: an entry-point group without ``omni_rl.``.
-        distribution: the distribution that offers it; None when a local file declares it.
-        version: of that distribution.
-        options: the plugin's own options, which its ``Config`` accepts.
+        kind: its entry-point group without ``omni_rl.``.
+        key: its entry-point name.
+        distribution: the pip package that contains it; None for a local file.
+        version: the version of that package.
+        options: the plugin's own options, validated by its ``Config``.
     """
 
     kind: str
@@ -50,7 +51,7 @@ class RunSpec(Record):
     Attributes:
         omni_rl: version of omni-rl.
         core: importable names of core's own hook modules.
-        parts: every key that carries hooks.
+        parts: every plugin that implements hooks.
         files: local plugins.
         config: the resolved configuration.
     """
@@ -67,5 +68,5 @@ class RunSpec(Record):
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
-        """The inverse of :meth:`to_json`; pydantic's ValidationError when ``text`` is not one."""
+        """The inverse of :meth:`to_json`; raises pydantic's ValidationError if ``text`` is not a RunSpec."""
         return cls.model_validate_json(text)

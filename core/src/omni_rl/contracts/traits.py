@@ -1,4 +1,4 @@
-"""What an algorithm needs from the rest of a run: answered by its hook ``traits``. Imports no torch."""
+"""What an algorithm needs from the rest of a run; its hook ``traits`` returns this. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal, get_args
 from omni_rl.schedulers.types import SdeType
 
 Copy = Literal["trained", "old", "ema", "reference"]
-"""Values of the trained weights: the current ones, an algorithm's old policy, their average, the initial ones."""
+"""A set of values of the trained weights: current, the algorithm's old policy, moving average, or initial."""
 
 Trained = Literal["lora", "full"]
 
 
 @dataclass(frozen=True)
 class AlgorithmTraits:
-    """The answer of an algorithm, with the options that it was configured with.
+    """What an algorithm needs, given its options.
 
     Attributes:
         offline: it learns from stored data; no sample is drawn for training.
-        samples_with: the weights that rollouts are drawn with.
-        keeps: the copies of the trained weights that it uses beside the trained ones.
+        samples_with: the copy of the weights that samples in the rollout.
+        keeps: the copies of the weights that it uses in addition to the trained ones.
         needs_groups: its advantages compare several samples of one prompt.
-        whole_sequence: one call of ``compute_loss`` must see all stored steps of a sample (one ratio per trajectory).
-        clip_range: (low, high) of its ratio; None if it clips none. The gate compares it with rounding.
-        sde: transitions that it is right for; none for an algorithm that draws its samples without noise.
-        engines, backends: by name; None for all that there are.
-        trained: adapters, all weights, or either.
+        whole_sequence: one call of ``compute_loss`` needs all stored steps of a sample (one ratio per trajectory).
+        clip_range: (low, high) clip range of its ratio; None if it does not clip. The gate compares it with rounding.
+        sde: SDE types that it supports; empty for an algorithm that samples without noise.
+        engines, backends: names of those that it supports; None: all.
+        trained: what it can train: LoRA adapters, all weights, or both.
     """
 
     offline: bool = False

@@ -1,25 +1,25 @@
-"""The trajectory: what rollout hands to training for one sample, and its keys.
+"""The trajectory: the tensors of one sample that rollout passes to training.
 
-Floats are fp32 and on the CPU when they cross a process border. Shapes per batch of B samples with T stored steps:
+Floats are fp32. Between processes, tensors are on the CPU. Shapes for a batch of B samples with T stored steps:
 
 =================================  ==================  ==========================================================
 key                                shape               note
 =================================  ==================  ==========================================================
-``latents/<stream>/all``           (B, T + 1, ...)     first = state entering the window
-``latents/<stream>/final``         (B, ...)            what was decoded
-``mask/<stream>``                  broadcastable       elements that count; absent when all do
-``log_probs``                      (B, T)              per unmasked element over all streams, constants included
-``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact values used; replay never recomputes them
-``schedule/timesteps``, ``sigmas`` (B, steps), + 1     the whole table; the window's part of it stands above
+``latents/<stream>/all``           (B, T + 1, ...)     before the window, and after each of its steps
+``latents/<stream>/final``         (B, ...)            the latents that were decoded
+``mask/<stream>``                  broadcastable       True: denoised element; absent if all are denoised
+``log_probs``                      (B, T)              mean over the denoised elements of all streams
+``timesteps``, ``sigmas``          (B, T), (B, T + 1)  exact values of the window; replay never recomputes them
+``schedule/timesteps``, ``sigmas`` (B, steps), + 1     exact values of all steps
 ``start``                          (B,) int64          index in the schedule of the first stored step
-``stream_sigmas/<stream>``         (B, T + 1)          of streams whose schedule differs from the first one's
+``stream_sigmas/<stream>``         (B, T + 1)          for streams with another schedule than the first stream
 ``draws/<stream>``                 (B, T) int64        seeds of the window's noise (``omni_rl.schedulers.randn``)
 ``prompt_ids``, ``prompt_embeds``  (B, L), (B, L, D)   with ``*_mask`` (B, L) and ``negative_*``; padded
 ``condition/<name>``               (B, ...)            other conditioning
-``call/<name>``                    (B,) bool/int64/fp64 every numeric pipeline argument that shaped the sample
-``uid``, ``sample_id``             (B,) int64          identity, echoed by the engine and checked by the driver
-``policy_version``                 (B,) int64          weight syncs completed when the sample was drawn
-``media/<kind>``                   see omni_rl.contracts.media   quantised once, by core
+``call/<name>``                    (B,)                bool, int64 or fp64: every numeric argument of the pipeline
+``uid``, ``sample_id``             (B,) int64          as in the request; the driver compares them
+``policy_version``                 (B,) int64          as in the request; the driver compares it
+``media/<kind>``                   see omni_rl.contracts.media   quantised to uint8
 =================================  ==================  ==========================================================
 """
 
@@ -46,7 +46,7 @@ _TOKEN_KEYS = tuple(k for k in PROMPT_KEYS if "_ids" in k)
 
 
 def text_entries(conditioning: Tensors, tokens: Tensors) -> dict[str, Any]:
-    """Conditioning and tokens under their trajectory keys."""
+    """Conditioning and token ids under their trajectory keys."""
     named = {**conditioning, **tokens}
     known: dict[str, Any] = {k: v for k, v in named.items() if k in PROMPT_KEYS}
     other = {k: v for k, v in named.items() if k not in PROMPT_KEYS}
@@ -54,18 +54,18 @@ def text_entries(conditioning: Tensors, tokens: Tensors) -> dict[str, Any]:
 
 
 def conditioning_of(batch: TensorDict) -> Tensors:
-    """What ``predict`` was given, from a trajectory batch; the inverse of :func:`text_entries` without the tokens."""
+    """The ``conditioning`` of ``predict`` from a trajectory batch; inverse of :func:`text_entries`, without tokens."""
     known = {k: batch[k] for k in PROMPT_KEYS if k in batch.keys() and k not in _TOKEN_KEYS}
     return {**known, **(dict(batch["condition"].items()) if "condition" in batch.keys() else {})}
 
 
 def masks_of(batch: TensorDict) -> Streams:
-    """Masks per stream; empty when every element counts."""
+    """Masks per stream, True for denoised elements; empty if all elements are denoised."""
     return dict(batch["mask"].items()) if "mask" in batch.keys() else {}
 
 
 def steps_of(batch: TensorDict) -> int:
-    """How many steps of each row are trained on."""
+    """The number of training steps of each row."""
     return int(batch["order" if "order" in batch.keys() else "timesteps"].shape[1])
 
 
@@ -86,25 +86,25 @@ def columns(batch: TensorDict, name: str, steps: Sequence[int]) -> torch.Tensor:
 
 
 def schedule_index(batch: TensorDict, step: int) -> torch.Tensor:
-    """(B,) int64: where training step ``step`` stands in each row's schedule."""
+    """(B,) int64: each row's index in the schedule of training step ``step``."""
     stored = batch["order"][:, step] if "order" in batch.keys() else torch.full((len(batch),), step)
     index: torch.Tensor = batch["start"] + stored
     return index
 
 
 def sigmas_key(batch: TensorDict, stream: str) -> str | tuple[str, str]:
-    """The entry (B, T + 1) with the noise levels of a stream: its own, or the common one."""
+    """The key of the entry (B, T + 1) with the sigmas of a stream: the stream's own, or the common one."""
     own = ("stream_sigmas", stream)
     return own if own in batch.keys(include_nested=True) else "sigmas"
 
 
 def latents(batch: TensorDict, step: int, ahead: int = 0) -> Streams:
-    """(B, ...) fp32 per stream: the latents that enter training step ``step``, or (ahead = 1) the ones it led to."""
+    """(B, ...) fp32 per stream: the latents before training step ``step``, or (ahead = 1) after it."""
     return {n: at(batch, ("latents", n, "all"), step, ahead) for n in batch["latents"].keys()}
 
 
 def drawn_noise(batch: TensorDict, step: int) -> Streams:
-    """The noise that the rollout drew at training step ``step``, (B, ...) fp32 on the CPU, from its seeds."""
+    """The noise of training step ``step``, drawn again from its stored seeds: (B, ...) fp32 on the CPU per stream."""
     shapes = {n: stored["final"].shape[1:] for n, stored in batch["latents"].items()}
     seeds = {n: at(batch, ("draws", n), step).tolist() for n in shapes}
     return {n: torch.stack([randn(seed, shapes[n]) for seed in seeds[n]]) for n in shapes}
@@ -123,13 +123,13 @@ def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
 
 
 def collate(samples: Sequence[Sample]) -> TensorDict:
-    """Stack single trajectories, media left out, into a batch (N,); prompts of different length are padded with 0.
+    """Stack single trajectories to a batch (N,) without media; prompts of different length are padded with 0.
 
-    Samples of several sizes make a lazy stack (:mod:`omni_rl.contracts.batches`); each size is padded by itself,
-    because the width that a prompt is replayed at should be the one that it was drawn with.
+    Samples of several sizes become a lazy stack (:mod:`omni_rl.contracts.batches`). Each size is padded separately, so
+    that a prompt is replayed at the padded length at which it was sampled.
 
     Raises:
-        RunError: prompts differ in length, and nothing says which tokens are padding.
+        RunError: prompts differ in length, and no mask marks the padding.
     """
     rows = [s.trajectory.exclude("media") for s in samples if s.trajectory is not None]
     for alike in batches.by_form(rows, lambda row: batches.row_form(row.exclude(*_text_keys(row)))):
@@ -147,7 +147,7 @@ def _pad(rows: Sequence[TensorDict]) -> None:
 
 
 def _text_keys(row: TensorDict) -> list[str | tuple[str, ...]]:
-    """Keys of what has a token dimension first: the prompts' own, and further encoders' among the conditions."""
+    """Keys of the tensors with a token dimension first: prompt entries, and outputs of further text encoders."""
     condition = row["condition"].keys() if "condition" in row.keys() else ()
     other: list[tuple[str, ...]] = [("condition", n) for n in condition if n.startswith(("prompt", "negative_prompt"))]
     both: tuple[str | tuple[str, ...], ...] = (*PROMPT_KEYS, *other)
@@ -158,7 +158,7 @@ def _require_mask(row: TensorDict, key: str | tuple[str, ...]) -> None:
     name = key[-1] if isinstance(key, tuple) else key
     sign = "negative_" if name.startswith("negative_") else ""
     if not any(str(n).startswith(f"{sign}prompt") and str(n).endswith("_mask") for n in _names(row)):
-        raise RunError(f"{name} has another length in every sample, and no mask says which tokens are padding")
+        raise RunError(f"samples have {name} of different lengths, and no mask that marks the padding")
 
 
 def _names(row: TensorDict) -> list[str]:

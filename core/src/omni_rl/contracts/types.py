@@ -1,6 +1,6 @@
-"""Names for the tensors that hooks exchange. Shape legend used throughout omni-rl:
+"""Types of the arguments and results of hooks. Letters in shapes, everywhere in omni-rl:
 
-``B`` samples, ``T`` stored steps, ``L`` prompt tokens, ``D`` embedding width, ``...`` the latent's own dimensions.
+``B`` samples, ``T`` stored steps, ``L`` prompt tokens, ``D`` embedding width, ``...`` the latents' own dimensions.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from omni_rl.schedulers.transition import Transition
 
 Streams = dict[str, torch.Tensor]
-"""Latents or velocities by stream name; ``x`` is the first (often the only) stream. Each (B, ...), fp32."""
+"""Latents or velocities by stream name, each (B, ...) fp32. The first stream, often the only one, is ``x``."""
 
 Tensors = dict[str, torch.Tensor]
 """Named tensors with a leading batch dimension (B, ...)."""
 
 NO_TOKENS: Tensors = {}
-"""What ``tokenize`` answers for a model whose plugin does not tokenise: the pipeline then encodes text itself."""
+"""Result of ``tokenize`` if the model plugin does not tokenize: the pipeline then encodes text itself."""
 
 NO_CONDITION: Tensors = {}
-"""What ``prepare_condition`` answers when nothing but the prompt conditions the sample."""
+"""Result of ``prepare_condition`` if there is no conditioning besides the prompt."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SigmaTable:
     """The exact schedule that samples are drawn with.
 
     Attributes:
-        timesteps: (steps,) fp32, what the denoiser is told, in the pipeline's own unit (usually 0..1000).
-        sigmas: (steps + 1,) fp32, noise levels; falls from about 1 to 0.
+        timesteps: (steps,) fp32, the denoiser's input, in the pipeline's own unit (usually 0..1000).
+        sigmas: (steps + 1,) fp32, noise levels, from about 1 down to 0.
     """
 
     timesteps: torch.Tensor
@@ -45,17 +45,17 @@ class SigmaTable:
 
 @dataclass
 class DenoiseState:
-    """A batch of requests on its way through the denoising loop. All rows share the schedules, not the window.
+    """A batch of requests in the denoising loop. All rows have the same schedules, but may have different windows.
 
     Attributes:
-        requests: B requests of equal ``steps`` and ``call``.
-        x: current latents, fp32, on the model's device.
-        conditioning: what ``predict`` needs besides x and t; (B, ...) tensors on the model's device.
-        tokens: token ids and masks as recorded in the trajectory; empty for models that take text.
+        requests: B requests with equal ``steps`` and ``call``.
+        x: current latents, (B, ...) fp32 per stream, on the model's device.
+        conditioning: the ``conditioning`` argument of ``predict``; (B, ...) tensors on the model's device.
+        tokens: token ids and masks for the trajectory; empty if the pipeline encodes text itself.
         tables: the schedule of each stream; all have the same number of steps.
-        masks: per stream, broadcastable to the latents; True where an element counts. Absent: all count.
-        step: index of the next step.
-        recorded: what the window kept so far (core's recorder owns it).
+        masks: per stream, broadcastable to the latents; True: the element is denoised. A missing stream has no mask.
+        step: index of the next denoising step.
+        recorded: the steps of the window that are stored so far; only core's loop reads and writes it.
     """
 
     requests: list[Request]
@@ -69,20 +69,20 @@ class DenoiseState:
 
     @property
     def table(self) -> SigmaTable:
-        """The schedule of the first stream, whose timesteps the denoiser is told."""
+        """The schedule of the first stream; the denoiser receives its timesteps."""
         return next(iter(self.tables.values()))
 
     @property
     def done(self) -> bool:
-        """Whether the last step has been taken."""
+        """True after the last denoising step."""
         return self.step >= len(self.table.timesteps)
 
 
 @dataclass
 class Sample:
-    """What an engine returns for one request: a trajectory, or the reason why there is none.
+    """An engine's result for one request: a trajectory, or the reason why sampling failed.
 
-    ``trajectory`` has batch size [] and the keys of :mod:`omni_rl.contracts.trajectory`, media included; on the CPU.
+    ``trajectory`` is on the CPU and has batch size [] and the keys of :mod:`omni_rl.contracts.trajectory`, with media.
     """
 
     request: Request
@@ -92,12 +92,13 @@ class Sample:
 
 @dataclass
 class LossOutput:
-    """The loss of a micro-batch at S stored steps.
+    """The loss of a micro-batch at S training steps.
 
     Attributes:
-        loss: (B, S) loss of each sample at each step, with gradient. The backend averages over samples and steps, so
-            that micro-batch sizes do not matter. One loss per trajectory: the same number in every column.
-        metrics: (B, S) detached figures, averaged the same way and logged as ``actor/<name>``.
+        loss: (B, S) loss of each sample at each step, with gradient. The backend averages it over samples and steps of
+            the mini-batch. For one loss per trajectory, repeat it in every column.
+        metrics: (B, S) values without gradient, averaged in the same way and logged as ``actor/<name>``; a name that
+            ends in ``_max`` is logged as its maximum.
     """
 
     loss: torch.Tensor
@@ -106,11 +107,11 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A stored step under the policy's current weights.
+    """A stored step, replayed with the current weights.
 
     Attributes:
-        log_prob: (B,) fp32 log-prob of the stored next latents, in the rollout's convention.
-        transitions: per stream, the distribution of the next latents; KL and ratios are written against it.
+        log_prob: (B,) fp32 log-prob of the stored next latents, by the same formula as in the rollout.
+        transitions: per stream, the distribution of the next latents, for KL terms and ratios.
     """
 
     log_prob: torch.Tensor
@@ -118,5 +119,5 @@ class Evaluation:
 
 
 def lossless(value: torch.Tensor) -> torch.Tensor:
-    """fp32, so that rollout and replay start from the same tensor whatever the encoder's precision."""
+    """Cast floats to fp32, so that rollout and replay get the same tensor in every precision of the encoder."""
     return value.float() if value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""The gate's verdicts, and how a table of them is shown."""
+"""Results of the gate's checks, and their text form."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MARKS = {"ok": "ok  ", "fail": "FAIL", "info": "-   "}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the gate: what was checked, how it came out, and the number or sentence that says so.
+    """The result of one check of the gate: its name, its verdict, and a sentence with the measured number.
 
-    ``fault`` is set where the check met a mistake of the user's own (a reward that raises).
+    ``fault`` is the error if the user's own code or configuration caused the failure (e.g. a reward that raises).
     """
 
     name: str
@@ -28,17 +28,17 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
+    """The rows as text with aligned columns."""
     width = max(len(r.name) for r in rows)
     return "\n".join(f"  {_MARKS[r.verdict]}  {r.name:<{width}}  {r.detail}" for r in rows)
 
 
 def raise_on_failure(rows: Sequence[Row]) -> None:
-    """Nothing when all rows hold.
+    """Raise an error if a check failed.
 
     Raises:
-        UserError: nothing but the user's own mistakes failed; the first of them.
-        GateError: otherwise, with one sentence per failing row.
+        UserError: the first ``fault``, if every failed row has one.
+        GateError: otherwise, with one sentence per failed row.
     """
     failing = [r for r in rows if r.verdict == "fail"]
     faults = [r.fault for r in failing if r.fault]
@@ -47,16 +47,16 @@ def raise_on_failure(rows: Sequence[Row]) -> None:
     if failing:
         sentences = "\n".join(f"  {r.name}: {r.detail}" for r in failing)
         raise GateError(
-            f"the gate refuses this run, {len(failing)} of {len(rows)} checks fail:\n{sentences}\n"
-            "  mend the cause, or set `gate: warn` to train all the same"
+            f"the gate stops this run because {len(failing)} of {len(rows)} checks failed:\n{sentences}\n"
+            "  fix the cause, or set `gate: warn` to train anyway"
         )
 
 
 class Verdicts(list[Row]):
-    """The gate's rows as a result that other processes can read."""
+    """The gate's rows, convertible to JSON for other processes."""
 
     def to_json(self) -> list[dict[str, str]]:
-        """Plain data; a row's ``fault`` is left out, its sentence stays."""
+        """JSON data with name, verdict and detail of each row, without ``fault``."""
         return [{"name": row.name, "verdict": row.verdict, "detail": row.detail} for row in self]
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The gate: a few samples and a table of verdicts with numbers. A run proves itself before it trains."""
+"""The gate: checks of a run before training, on a few samples. Each check gives a row with a verdict and a number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omni_rl.gate.weight_rows import weight_rows
 
 
 def run_gate(subject: Subject) -> list[Row]:
-    """Draw a few samples and judge them; leaves the run as it was."""
+    """Draw a few samples and check them; the run's weights and state are unchanged afterwards."""
     started = time.perf_counter()
     probe = draw(subject)
     seconds = time.perf_counter() - started
@@ -38,7 +38,7 @@ def _hook_rows(subject: Subject) -> list[Row]:
     ignored = (subject.overridden & ENGINE_HOOKS) - engine.honours - supplied
     rows = [Row("engine", "info", notice) for notice in engine.notices]
     if ignored:
-        what = f"the engine does not call {', '.join(sorted(ignored))}, which this run overrides"
+        what = f"the engine does not call {', '.join(sorted(ignored))}, but a plugin of this run overrides it"
         rows.append(Row("hooks", "fail", what))
     if subject.diffuse_reason:
         rows.append(Row("loop", "info", f"core's denoising loop is replaced: {subject.diffuse_reason}"))

@@ -1,4 +1,4 @@
-"""Rows that hold core's loop and a model plugin to the upstream pipeline, the test oracle."""
+"""Checks of core's denoising loop and of the model plugin against the diffusers pipeline itself."""
 
 from __future__ import annotations
 
@@ -25,54 +25,57 @@ from omni_rl.universal.embedding_rows import mask_of, one_by_one
 from omni_rl.universal.prompt_outputs import as_taken, text_arguments
 
 LOOP_TOLERANCE = {torch.float32: (2e-6, 1e-3), torch.bfloat16: (1e-2, 5e-2)}
-"""Of noise-off latents against the pipeline's own loop, relative to the largest latent: ten floors between these."""
+"""Minimum and maximum tolerance of the final latents against the pipeline's own loop, both without SDE noise, relative
+to the largest latent. Between the two, the tolerance is ten times the floor.
+"""
 
 TEXT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""Of embeddings, relative to the largest; another token changes them far more."""
+"""Tolerance of embeddings, relative to the largest; a wrong token changes them much more."""
 
 STEP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Of velocities in a batch of different timesteps against single calls, relative to the largest."""
+"""Tolerance of velocities of rows at different timesteps against single calls, relative to the largest."""
 
 
 class Oracle:
-    """The upstream pipeline's own answers for the gate's prompts: from their text to the final latents."""
+    """The diffusers pipeline's own results for the gate's prompts: conditioning, schedule, shapes and final latents."""
 
     def __init__(self, subject: Sampler, probe: Probe) -> None:
         self.model = subject.model
         media = load(probe.prompts[0].media)
-        self.requests = probe.prompts[:1] if media else probe.prompts  # pipelines take one prompt's media at a time
+        self.requests = probe.prompts[:1] if media else probe.prompts  # a pipeline takes the media of one prompt only
         self.call = {**self.requests[0].call, **media}
         self.prompts = [r.prompt for r in self.requests]
         negatives = [r.negative_prompt for r in self.requests]
         self.negatives = None if negatives[0] is None else [n or "" for n in negatives]
         with torch.no_grad():
-            found = universal.encode_prompt(
+            encoded = universal.encode_prompt(
                 model=subject.model, prompts=self.prompts, negative_prompts=self.negatives, call=self.call
             )
-            self.conditioning: Tensors = {n: lossless(v) for n, v in found.items()}
+            self.conditioning: Tensors = {n: lossless(v) for n, v in encoded.items()}
             call = self.requests[0].call
-            self.given = self.conditioning | universal.prepare_condition(model=subject.model, requests=self.requests)
-            self.shapes = universal.prepare_latents(model=subject.model, conditioning=self.given, call=call)
+            media_conditioning = universal.prepare_condition(model=subject.model, requests=self.requests)
+            self.all_conditioning = self.conditioning | media_conditioning
+            self.shapes = universal.prepare_latents(model=subject.model, conditioning=self.all_conditioning, call=call)
             tables = universal.set_timesteps(
                 model=subject.model,
                 steps=self.requests[0].steps,
                 shapes=self.shapes,
-                conditioning=self.given,
+                conditioning=self.all_conditioning,
                 call=call,
             )
             self.table: SigmaTable = next(iter(tables.values()))
 
     def beside(self, start: Streams, state: DenoiseState) -> Streams:
-        """:meth:`final`, to compare with ``state``: the pipeline restores frozen elements later, out of sight."""
+        """:meth:`final` with the masked elements of ``state``: the pipeline sets them after its last step."""
         own, rows = self.final(start), len(self.requests)
         for name, mask in state.masks.items():
             own[name] = torch.where(mask[:rows], own[name], state.x[name][:rows])
         return own
 
     def final(self, start: Streams) -> Streams:
-        """Final latents of the pipeline's own loop from ``start``, by an Euler scheduler with its own table.
+        """Final latents (B, ...) of the pipeline's own loop from x_T ``start``, with an Euler scheduler.
 
-        The pipeline is given text, not embeddings: what it would lose on taking its own embeddings back shows here.
+        The pipeline gets text, not embeddings, so an error in passing its embeddings back shows here.
         """
         together = torch.arange(len(self.prompts))
         alone = one_by_one(self.conditioning) or takes_one_row(self.model, self.call)
@@ -86,7 +89,7 @@ class Oracle:
         negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {
             **call_arguments(model, {}, self.call),
-            **latent_arguments(model, start, self.given, self.requests[0].call),
+            **latent_arguments(model, start, self.all_conditioning, self.requests[0].call),
             **as_taken(model, text_arguments(prompts, negatives)),
             "num_inference_steps": self.requests[0].steps,
         }
@@ -98,7 +101,7 @@ class Oracle:
 
 
 def model_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
-    """Schedule, text, the pipeline's own loop, guidance, and per-row timesteps."""
+    """Rows about the schedule, the text, the pipeline's own loop, guidance, and timesteps that differ per row."""
     start, state = own_loop(subject, probe.prompts, noise=False)
     try:
         oracle = Oracle(subject, probe)
@@ -116,9 +119,11 @@ def model_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
 def _schedule(probe: Probe, used: SigmaTable, oracle: Oracle) -> Row:
     own, steps = oracle.table, len(oracle.table.timesteps)
     if steps != oracle.requests[0].steps:
-        return judge("schedule", False, f"the pipeline's scheduler makes {steps} steps of {oracle.requests[0].steps}")
+        what = f"rollout.steps is {oracle.requests[0].steps}, but the pipeline's scheduler makes {steps} steps"
+        return judge("schedule", False, what)
     if used.sigmas.shape != own.sigmas.shape:
-        return judge("schedule", False, f"{len(used.timesteps)} steps where the pipeline makes {steps}")
+        what = f"set_timesteps gives {len(used.timesteps)} steps, the pipeline's scheduler {steps}"
+        return judge("schedule", False, what)
     if not (torch.equal(used.sigmas, own.sigmas) and torch.equal(used.timesteps, own.timesteps)):
         by = ((used.sigmas - own.sigmas).abs().max(), (used.timesteps - own.timesteps).abs().max())
         return judge("schedule", False, "sigmas differ from the pipeline's by {:.2g}, timesteps by {:.2g}".format(*by))
@@ -130,22 +135,22 @@ def _schedule(probe: Probe, used: SigmaTable, oracle: Oracle) -> Row:
     return judge(
         "schedule",
         falls,
-        f"{float(own.sigmas[0]):.4f} to 0 in {steps} steps, equal to the pipeline's"
+        f"sigmas from {float(own.sigmas[0]):.4f} to 0 in {steps} steps, equal to the pipeline's"
         if falls
-        else f"sigmas do not fall to 0: {own.sigmas.tolist()}",
+        else f"sigmas do not decrease to 0: {own.sigmas.tolist()}",
     )
 
 
 def _text(subject: Sampler, ours: Tensors, own: Tensors) -> Row:
     missing = sorted(own.keys() - ours.keys())
     if missing:
-        what = f"not comparable: this run keeps no {', '.join(missing)}; the own loop below is the judge"
+        what = f"not comparable: this run's conditioning has no {', '.join(missing)}; see the row 'own loop'"
         return Row("text", "info", what)
     gaps: dict[str, float] = {}
     for name in [n for n in own if not n.endswith("_mask")]:
         used, wanted = _tokens(ours, name), _tokens(own, name)
         if used.shape != wanted.shape:
-            what = f"{name} of {len(used)} tokens where the pipeline makes {len(wanted)}: another template or tokeniser"
+            what = f"{name} has {len(used)} tokens, the pipeline's {len(wanted)}: the template or the tokenizer differs"
             return judge("text", False, what)
         gaps[name] = gap(used, wanted)
     worst = max(gaps, key=lambda n: gaps[n])
@@ -155,7 +160,7 @@ def _text(subject: Sampler, ours: Tensors, own: Tensors) -> Row:
 
 
 def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
-    """The embeddings of real tokens (tokens, D) where a mask says which they are; all of the tensor otherwise."""
+    """The embeddings (tokens, D) without padding if there is a mask, otherwise all of them."""
     value = conditioning[name]
     named = (conditioning.get(m) for m in (f"{name}_mask", name.replace("_embeds", "_attention_mask")))
     masks = (mask_of(name, conditioning), *named)
@@ -166,18 +171,19 @@ def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
 def _own_loop(subject: Sampler, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:
     shapes = {n: tuple(x.shape[1:]) for n, x in start.items()}
     if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
-        what = f"not comparable: latents {shapes} where the pipeline keeps {oracle.shapes}"
+        what = f"not comparable: this run's latents have shapes {shapes}, the pipeline's {oracle.shapes}"
         return Row("own loop", "info", what)
     rows = len(oracle.requests)
     final = {n: x[:rows] for n, x in state.x.items()}
     own = oracle.beside({n: x[:rows] for n, x in start.items()}, state)
-    found = max(gap(final[n], own[n]) for n in final)
+    difference = max(gap(final[n], own[n]) for n in final)
     _, alone = own_loop(subject, oracle.requests[:1], noise=False)
     floor = max(gap(alone.x[n], final[n][:1]) for n in final)
     least, most = LOOP_TOLERANCE[subject.model.dtype]
     tolerance = min(max(least, 10 * floor), most)
-    detail = f"noise-off latents within {found:.2g} of the pipeline's own loop"
-    return judge("own loop", found <= tolerance, detail + ("" if found <= tolerance else f" (at most {tolerance:.0e})"))
+    detail = f"without SDE noise, latents differ from the pipeline's own loop by {difference:.2g}"
+    good = difference <= tolerance
+    return judge("own loop", good, detail + ("" if good else f" (at most {tolerance:.0e} is allowed)"))
 
 
 def _guidance(subject: Sampler, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
@@ -185,18 +191,19 @@ def _guidance(subject: Sampler, probe: Probe, start: Streams, conditioning: Tens
     rows = denoiser_rows(subject, start, conditioning, first.call) / len(probe.prompts)
     scale = float(first.call.get("true_cfg_scale") or 0)
     if rows == 1 and (first.negative_prompt is not None or scale > 1):
-        given = "a negative prompt is given" if first.negative_prompt is not None else f"true_cfg_scale is {scale:g}"
-        asked = first.negative_prompt is not None
-        hint = "set the guidance scale above 1, or negative_prompt to null," if asked else "add negative_prompt"
-        what = f"{given}, but the denoiser sees each sample once: guidance is off ({hint} in rollout.call)"
+        negative = first.negative_prompt is not None
+        cause = "a negative prompt is given" if negative else f"true_cfg_scale is {scale:g}"
+        hint = "set the guidance scale above 1, or negative_prompt to null," if negative else "add negative_prompt"
+        what = f"{cause}, but the denoiser computes each sample once per step: guidance is off ({hint} in rollout.call)"
         return judge("guidance", False, what)
+    times = "once" if rows == 1 else f"{rows:g} times"
     return Row(
-        "guidance", "info", f"{'off' if rows == 1 else 'on'}: the denoiser sees each sample {rows:g} times a step"
+        "guidance", "info", f"{'off' if rows == 1 else 'on'}: the denoiser computes each sample {times} per step"
     )
 
 
 def denoiser_rows(subject: Sampler, x: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> int:
-    """Rows that the denoiser computes for one velocity of x (B, ...)."""
+    """The number of rows that the denoisers compute for one velocity of x (B, ...): more than B with guidance."""
     seen: list[int] = []
 
     def count(denoiser: Any, args: Any, kwargs: Any) -> None:
@@ -212,21 +219,21 @@ def denoiser_rows(subject: Sampler, x: Streams, conditioning: Tensors, call: Map
 
 
 def _per_row_timesteps(subject: Sampler, probe: Probe, start: Streams, conditioning: Tensors) -> Row:
-    """A batch of rows at different timesteps against single calls."""
+    """Compare the velocities of a batch of rows at different timesteps with those of single calls."""
     model, call, rows = subject.model, probe.requests[0].call, [0, 0, len(probe.prompts) - 1]
     x = {n: v[rows] for n, v in start.items()}
-    taken = {n: v[rows] for n, v in conditioning.items()}
+    repeated = {n: v[rows] for n, v in conditioning.items()}
     t = torch.tensor([300.0, 300.0, 700.0], device=model.device)
 
     def predict(part: slice) -> Streams:
-        xs, cs = ({n: v[part] for n, v in tensors.items()} for tensors in (x, taken))
+        xs, cs = ({n: v[part] for n, v in tensors.items()} for tensors in (x, repeated))
         velocity: Streams = subject.hooks.predict(model=model, x=xs, t=t[part], conditioning=cs, call=call, step=None)
         return velocity
 
     with torch.no_grad(), model.compute():
         together = predict(slice(None))
         alone = [predict(slice(i, i + 1)) for i in range(len(rows))]
-    found = max(gap(v[i : i + 1], alone[i][n]) for n, v in together.items() for i in range(len(rows)))
+    difference = max(gap(v[i : i + 1], alone[i][n]) for n, v in together.items() for i in range(len(rows)))
     mode = known_mode(model, conditioning, call)
-    detail = f"per-row timesteps within {found:.2g} of single calls" + (f" ({mode} calls)" if mode else "")
-    return judge("timesteps", found <= STEP_TOLERANCE[model.dtype], detail)
+    detail = f"a batch of different timesteps differs from single calls by {difference:.2g}"
+    return judge("timesteps", difference <= STEP_TOLERANCE[model.dtype], detail + (f" ({mode} calls)" if mode else ""))

@@ -1,4 +1,4 @@
-"""The few samples that the gate looks at, drawn exactly as training will draw them."""
+"""The samples that the gate checks, drawn with the run's own engine and settings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PROMPTS, MEMBERS = 2, 4
 
 @dataclass(frozen=True)
 class Probe:
-    """Requests, their samples, and the samples' trajectories as one batch (N,).
+    """N requests, their samples, and the trajectories as one batch (N,).
 
-    ``spare`` holds the iteration's other requests, for a reward that few samples tell apart.
+    ``spare`` holds the other requests of the iteration. They are drawn only if all first samples have the same reward.
     """
 
     requests: list[Request]
@@ -35,14 +35,14 @@ class Probe:
 
     @property
     def prompts(self) -> list[Request]:
-        """The first request of every prompt."""
+        """The first request of each prompt."""
         return list({r.uid: r for r in reversed(self.requests)}.values())[::-1]
 
 
 def draw(subject: Subject) -> Probe:
-    """Up to two prompts times four samples of the first iteration, with keys of their own."""
+    """Draw up to four samples of up to two prompts of the first iteration, with noise that training does not use."""
     requests = [_keyed(request) for request in subject.requests]
-    alike = {r.uid for r in requests if form(r) == form(requests[0])}  # one batch's worth
+    alike = {r.uid for r in requests if form(r) == form(requests[0])}  # these fit in one batch
     first = sorted(alike)[:PROMPTS]
     chosen = [r for u in first for r in [r for r in requests if r.uid == u][:MEMBERS]]
     samples = sampled(subject.engine, chosen)
@@ -58,26 +58,27 @@ def sampled(engine: Engine, requests: Sequence[Request]) -> list[Sample]:
     """The engine's samples, in the order of their ``sample_id``.
 
     Raises:
-        RunError: the engine failed one of them, retries included.
+        RunError: a request failed, after all retries.
     """
     samples = [s for group in finished_groups(engine, requests) for s in group]
     failed = [s.error for s in samples if s.error]
     if failed:
-        raise RunError(f"the engine failed {len(failed)} of the gate's {len(requests)} samples: {failed[0]}")
+        raise RunError(f"the engine could not draw {len(failed)} of the gate's {len(requests)} samples: {failed[0]}")
     return sorted(samples, key=lambda s: s.request.sample_id)
 
 
 def own_loop(
     subject: Sampler, requests: Sequence[Request], noise: bool = True, nudge: bool = False
 ) -> tuple[Streams, DenoiseState]:
-    """(x_T, the finished state) of these requests through core's phases in this process; nothing is decoded.
+    """Sample the requests with core's loop in this process, without decoding.
 
-    ``nudge`` moves their text by the last bit of the model's precision (:mod:`omni_rl.gate.rounding`).
+    Returns x_T (B, ...) per stream and the state after the last step. ``noise=False``: all steps are ODE steps.
+    ``nudge=True``: the text embeddings are changed by rounding (:func:`omni_rl.gate.rounding.nudged`).
     """
     model, hooks = subject.model, subject.hooks
-    asked = list(requests) if noise else [replace(r, window=NO_STEPS) for r in requests]
+    requests = list(requests) if noise else [replace(r, window=NO_STEPS) for r in requests]
     with torch.no_grad():
-        state: DenoiseState = hooks.prepare_encode(model=model, requests=asked)
+        state: DenoiseState = hooks.prepare_encode(model=model, requests=requests)
         if nudge:
             state.conditioning = nudged(state.conditioning, model.dtype)
         start = {name: x.clone() for name, x in state.x.items()}

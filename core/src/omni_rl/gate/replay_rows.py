@@ -1,4 +1,4 @@
-"""Rows that hold the trainer to what the rollout stored."""
+"""Checks that the trainer's replay gives what the rollout stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PERTURBATION = 1e-3
 ITERATIONS = 100
 """How many iterations' windows are looked at."""
 NEIGHBOURS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
-"""A log-prob that changes by more with the rows beside it is not rounding: the model mixes the rows of a batch."""
+"""If a log-prob changes by more than this with the other rows of the batch, the model mixes rows: it is no rounding."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Gaps:
     """Largest differences of log-probs.
 
     Attributes:
-        replay: stored by the rollout against replayed in batches composed as the engine's.
-        training: stored against replayed as training does it, in a micro-batch with gradients on.
-        composition: replayed in those batches against replayed one by one. Nothing smaller can be asked.
-        rounding: replayed against replayed with text that moved by its last bit; 0 where that does not matter.
+        replay: stored by the rollout - replayed, in batches like the engine's.
+        training: stored by the rollout - replayed as in training: in a micro-batch, with gradients.
+        composition: replayed in batches like the engine's - replayed one by one.
+        rounding: replayed - replayed with nudged text embeddings (:mod:`omni_rl.gate.rounding`); 0 if not measured.
     """
 
     replay: float
@@ -42,17 +42,17 @@ class Gaps:
 
     @property
     def floor(self) -> float:
-        """Nothing smaller can be asked."""
+        """The difference that rounding alone makes; no check can require less."""
         return max(self.composition, self.rounding)
 
     @property
     def limit(self) -> float:
-        """A gap above this is not rounding."""
+        """A larger difference is not rounding."""
         return 10 * self.floor
 
 
 def replay_rows(subject: Trainer, probe: Probe) -> Iterator[Row]:
-    """Log-probs replay, transitions are what they claim, a changed latent is noticed, no encoder runs."""
+    """Rows about replayed log-probs, the clip range, the transition, sensitivity to latents, and encoder calls."""
     if probe.batch["timesteps"].shape[1] == 0:
         yield Row("replay", "info", "this algorithm stores no log-probs")
         return
@@ -86,7 +86,7 @@ def _measure(subject: Trainer, batch: TensorDict) -> Gaps:
 
 
 def _log_probs(subject: Trainer, batch: TensorDict) -> torch.Tensor:
-    """(B, T), replayed in one batch."""
+    """Replayed log-probs (B, T), all rows in one batch."""
     with torch.no_grad():
         steps = range(batch["timesteps"].shape[1])
         replayed = [subject.backend.policy.evaluate(batch, [step])[0] for step in steps]
@@ -94,24 +94,25 @@ def _log_probs(subject: Trainer, batch: TensorDict) -> torch.Tensor:
 
 
 def _largest(difference: torch.Tensor) -> float:
-    """NaN, which compares with nothing, counts as infinite."""
+    """The largest absolute value; NaN counts as infinite, because comparisons with NaN are always False."""
     return float(difference.abs().nan_to_num(nan=torch.inf).max())
 
 
 def _replay(subject: Trainer, probe: Probe, gaps: Gaps) -> Row:
-    """Bit-exact where engine and trainer compute alike in fp32, within ten floors otherwise. Samples of different
-    windows are drawn at one timestep and replayed at several, so pipelines may not compute them alike.
+    """Requires bit-exact replay if the engine samples with the trainer's weights in fp32 and all samples have one
+    window; otherwise a difference of at most ten floors. With several windows, a batch is sampled at one timestep but
+    replayed at several, which may round differently.
     """
     one_window = len({r.window for r in probe.requests}) == 1
     exact = subject.model.dtype == torch.float32 and subject.engine.takes_weights == "none" and one_window
     rounding = max(gaps.limit, 1e-6)
     good = gaps.replay <= (0 if exact else rounding) and gaps.training <= rounding
     if not gaps.composition <= NEIGHBOURS[subject.model.dtype]:
-        what = f"a sample's log-prob changes by {gaps.composition:.2g} with its neighbours in the batch"
+        what = f"the log-prob of a sample changes by {gaps.composition:.2g} with the other samples in its batch"
         return judge("replay", False, what)
-    what = f"stored log-probs replay to {gaps.replay:.2g}, in training's micro-batches to {gaps.training:.2g}"
-    rounded = f", text rounded otherwise by {gaps.rounding:.2g}" if gaps.rounding else ""
-    return judge("replay", good, f"{what}; batches of one differ by {gaps.composition:.2g}{rounded}")
+    what = f"replayed log-probs differ from stored ones by {gaps.replay:.2g}, in micro-batches by {gaps.training:.2g}"
+    rounded = f", with text rounded differently by {gaps.rounding:.2g}" if gaps.rounding else ""
+    return judge("replay", good, f"{what}; in batches of one sample they change by {gaps.composition:.2g}{rounded}")
 
 
 def _clip(clip_range: tuple[float, float] | None, gaps: Gaps) -> Row:
@@ -120,7 +121,7 @@ def _clip(clip_range: tuple[float, float] | None, gaps: Gaps) -> Row:
     clip = min(clip_range)
     floor = max(gaps.composition, gaps.training, torch.finfo(torch.float32).eps)  # ratios are fp32 numbers near 1
     return judge(
-        "clip range", clip > floor, f"{clip:g} {'lies above' if clip > floor else 'is lost in'} the floor {floor:.2g}"
+        "clip range", clip > floor, f"{clip:g} is {'above' if clip > floor else 'not above'} the floor {floor:.2g}"
     )
 
 
@@ -141,22 +142,23 @@ def _windows(subject: Trainer, probe: Probe) -> Row:
 
 
 def _transition(subject: Trainer, probe: Probe) -> Row:
-    """x' = mean + std * noise on stored data, with the noise redrawn from its key."""
+    """Checks x' = mean + std * noise for stored latents, with the noise drawn again from its key."""
     policy, batch = subject.backend.policy, probe.batch
     with torch.no_grad():
         transitions = policy.evaluate(batch, [0])[0].transitions
-    masks, off = trajectory.masks_of(batch), []
+    masks, differences = trajectory.masks_of(batch), []
     for name, step in transitions.items():
         stored = batch["latents", name, "all"][:, 1].to(step.mean.device)
         noise = noise_of(probe.requests, name, stored.shape[1:]).to(step.mean.device)
         difference = step.sample(noise) - stored
-        off.append(_largest(difference if name not in masks else difference * masks[name].to(difference)))
+        differences.append(_largest(difference if name not in masks else difference * masks[name].to(difference)))
     tolerance = 1e-4 if subject.model.dtype == torch.float32 else 2e-2
-    return judge("transition", max(off) <= tolerance, f"mean + std * noise gives the stored latents to {max(off):.2g}")
+    worst = max(differences)
+    return judge("transition", worst <= tolerance, f"mean + std * noise differs from the stored latents by {worst:.2g}")
 
 
 def _sensitivity(subject: Trainer, batch: TensorDict, gaps: Gaps) -> Row:
-    """Stored latents moved away from the mean, where the density falls everywhere: random steps would cancel out."""
+    """Moves stored latents away from the mean, which lowers the log-prob; random changes would cancel out."""
     policy, changed = subject.backend.policy, batch.clone()
     with torch.no_grad():
         (before,) = policy.evaluate(batch, [0])
@@ -164,7 +166,7 @@ def _sensitivity(subject: Trainer, batch: TensorDict, gaps: Gaps) -> Row:
             outwards = (stored["all"][:, 1] - before.transitions[name].mean.cpu()).sign()
             stored["all"][:, 1] += PERTURBATION * outwards
         moved = float((policy.evaluate(changed, [0])[0].log_prob - before.log_prob).abs().min())
-    least = 10 * gaps.composition  # both are the trainer's own answers
-    detail = f"latents changed by {PERTURBATION:g} move the log-prob by {moved:.2g}"
+    least = 10 * gaps.composition  # both log-probs come from the trainer, so only the batch composition matters
+    detail = f"changing the latents by {PERTURBATION:g} changes the log-prob by {moved:.2g}"
     good = moved > least
-    return judge("sensitivity", good, detail + ("" if good else f", no more than the floor {least:.2g}"))
+    return judge("sensitivity", good, detail + ("" if good else f", not more than rounding ({least:.2g})"))

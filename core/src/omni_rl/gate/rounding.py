@@ -1,8 +1,8 @@
-"""What rounding does: how far answers move when the text that a model is told moves by the last bit of its precision.
+"""Measures the effect of rounding: changes the text embeddings by one unit in the last place.
 
-The floor of a comparison is what another batch composition changes. For an engine that computes with the trainer's own
-model that is all there is; another implementation of the model, which orders its additions otherwise, also rounds
-otherwise, at every layer, and in bf16 that shows where no batch composition does (ADR 8).
+The floor of a comparison is the difference that another batch composition makes. If the engine uses the trainer's own
+model, that is all. An engine with its own implementation of the model adds numbers in another order, so it rounds
+differently in every layer. In bf16 this effect is larger than that of the batch composition (ADR 8).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from omni_rl.schedulers.randomness import randn, seed_of
 
 
 def rounds_otherwise(subject: Sampler) -> bool:
-    """Whether the engine has an implementation of the model of its own, in a precision where that shows."""
+    """Whether the engine has its own implementation of the model and the precision is lower than fp32."""
     return subject.model.dtype != torch.float32 and bool(subject.engine.supplies)
 
 
 def nudged(text: Tensors, dtype: torch.dtype) -> Tensors:
-    """Every number up or down by one unit in the last place of ``dtype``, by signs that its name draws."""
+    """Change every number by one unit in the last place of ``dtype``, up or down, with signs drawn from the name."""
     return {n: v * (1 + torch.finfo(dtype).eps * _signs(n, v)) if v.is_floating_point() else v for n, v in text.items()}
 
 
@@ -31,5 +31,5 @@ def _signs(name: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def with_nudged_text(batch: TensorDict, dtype: torch.dtype) -> TensorDict:
-    """A trajectory batch (N,) whose text is :func:`nudged`."""
+    """A copy of a trajectory batch (N,) in which the text embeddings are :func:`nudged`."""
     return batch.clone().update(trajectory.text_entries(nudged(trajectory.conditioning_of(batch), dtype), {}))

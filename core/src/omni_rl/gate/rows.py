@@ -1,4 +1,4 @@
-"""A verdict, and how a table of them is shown."""
+"""Helpers for the checks: a row from a condition, and the relative difference of two tensors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from omni_rl.contracts.verdicts import Row
 
 
 def judge(name: str, good: bool, detail: str) -> Row:
-    """A row that is ok or fails."""
+    """A row with the verdict ok if ``good``, otherwise fail."""
     return Row(name, "ok" if good else "fail", detail)
 
 
 def gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value of ``b``; both of one shape."""
+    """Largest absolute difference, divided by the largest absolute value of ``b``; equal shapes."""
     return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-30))

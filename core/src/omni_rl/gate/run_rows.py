@@ -1,4 +1,4 @@
-"""Rows about rewards, batch geometry and cost."""
+"""Rows about rewards, the sizes of an iteration, memory and time."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from omni_rl.rewards.runner import RewardRunner, Scored
 
 
 def reward_row(subject: Subject, probe: Probe) -> Row:
-    """Finite, not constant, and a function of the sample rather than of its place in the batch.
+    """Rewards must be finite, not all equal, and must not depend on the order of the batch.
 
-    When the gate's few samples score alike, the rest of an iteration's is drawn before that is called a fault.
+    If all of the gate's samples have the same reward, the other samples of the iteration are drawn and scored too.
     """
     try:
-        straight = _scores(subject.rewards, probe.samples)
-        turned = _scores(subject.rewards, probe.samples[::-1])
-        off = max(abs(straight[k] - turned[k]) for k in straight)
-        if len({*straight.values()}) == 1 and probe.spare:
-            straight |= _scores(subject.rewards, sampled(subject.engine, probe.spare))
+        scores = _scores(subject.rewards, probe.samples)
+        reversed_scores = _scores(subject.rewards, probe.samples[::-1])
+        difference = max(abs(scores[k] - reversed_scores[k]) for k in scores)
+        if len({*scores.values()}) == 1 and probe.spare:
+            scores |= _scores(subject.rewards, sampled(subject.engine, probe.spare))
     except RewardError as error:
         return Row("rewards", "fail", str(error), error)
-    values = list(straight.values())
-    if off > 1e-4 * (max(map(abs, values)) + 1):
-        what = f"reversing the batch changes a reward by {off:.2g}: rewards follow places, not samples"
+    values = list(scores.values())
+    if difference > 1e-4 * (max(map(abs, values)) + 1):
+        what = f"reversing the batch changes a reward by {difference:.2g}: it depends on the position in the batch"
         return judge("rewards", False, what)
     if max(values) == min(values):
-        what = f"all {len(values)} samples score {values[0]:.3g}: there is no signal to learn from"
+        what = f"all {len(values)} samples have the reward {values[0]:.3g}: there is no signal to learn from"
         return judge("rewards", False, what)
     spread = f"{min(values):.3g} to {max(values):.3g} over {len(values)} samples"
-    return judge("rewards", True, f"finite, {spread}, independent of order")
+    return judge("rewards", True, f"finite, {spread}, independent of the order")
 
 
 def _scores(rewards: RewardRunner, samples: Sequence[Sample]) -> dict[int, float]:
-    """Reward by ``sample_id``; groups go to the rewards whole, in the order of ``samples``.
+    """The reward of each sample by ``sample_id``; groups are scored in the order of ``samples``.
 
     Raises:
-        RewardError: a reward raised, or has no value for a sample. Training would leave such samples out; before a
-            first iteration its user should hear of it.
+        RewardError: a reward raised, or returned None for a sample. Training leaves such samples out, but before the
+            first iteration the user should know.
     """
     groups: dict[int, list[Sample]] = {}
     for sample in samples:
@@ -60,12 +60,12 @@ def _scores(rewards: RewardRunner, samples: Sequence[Sample]) -> dict[int, float
     values = {s.sample.request.sample_id: s.value for s in scored}
     missing = [s.sample.request.prompt for s in scored if s.value is None]
     if missing:
-        raise RewardError(f"a reward answers None for {missing[0]!r}")
+        raise RewardError(f"a reward returned None for a sample of the prompt {missing[0]!r}")
     return {k: v for k, v in values.items() if v is not None}
 
 
 def geometry_row(config: Config) -> Row:
-    """What one iteration amounts to."""
+    """The numbers of samples and updates of one iteration."""
     rollout, train = config.rollout, config.train
     per_update = train.mini_batch_prompts or rollout.prompts
     updates = math.ceil(rollout.prompts / per_update) * train.inner_epochs
@@ -79,7 +79,7 @@ def geometry_row(config: Config) -> Row:
 
 
 def cost_rows(subject: Subject, probe: Probe, seconds: float) -> Iterator[Row]:
-    """Memory of what trains, and how long an iteration's sampling will take, from the gate's own."""
+    """Rows about the memory of the trained weights, and the sampling time per iteration, estimated from the gate's."""
     trained = sum(p.numel() for p in subject.backend.policy.parameters.values())
     total = sum(p.numel() for d in subject.model.denoisers.values() for p in d.parameters())
     copies = 4 + len(subject.backend.policy.named)  # weights, gradient, two moments, named copies; fp32
@@ -87,7 +87,7 @@ def cost_rows(subject: Subject, probe: Probe, seconds: float) -> Iterator[Row]:
     yield Row("memory", "info", f"{trained:,} of {total:,} parameters train: {memory}{_peak(subject.model.device)}")
     samples = subject.config.rollout.prompts * subject.config.rollout.group_size
     each = seconds / len(probe.samples)
-    yield Row("time", "info", f"{each:.2g} s a sample here: at most {each * samples:.0f} s of sampling an iteration")
+    yield Row("time", "info", f"{each:.2g} s per sample: at most {each * samples:.0f} s of sampling per iteration")
 
 
 def _peak(device: torch.device) -> str:

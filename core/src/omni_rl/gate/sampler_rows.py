@@ -1,4 +1,4 @@
-"""The row that holds an engine with an implementation of the model of its own to the trainer's."""
+"""Compares the samples of an engine that has its own implementation of the model with the trainer's samples."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
-"""Of final latents, relative to the largest; ten times what another batch composition or rounding changes, if more."""
+"""Minimum tolerance of final latents, relative to the largest. Ten times the floor is allowed if that is more."""
 
 MOST = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
+"""Maximum tolerance."""
 
 
 def sampler_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
-    """Same keys, same weights: the engine stores the run's text, and its samples are the ones the trainer would draw.
+    """With the same keys and weights, the engine must store the run's text and draw the trainer's samples.
 
-    Nothing for an engine that samples with the trainer's own model.
+    No row for an engine that samples with the trainer's own model.
     """
     if not subject.engine.supplies:
         return
@@ -34,17 +35,18 @@ def sampler_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
     text = trajectory.text_entries(state.conditioning, state.tokens)
     different = [name for name, value in text.items() if not _same(stored[name], value)]
     if different:
-        yield judge("sampler", False, f"the engine's samples were drawn with another text: {different[0]} differs")
+        yield judge("sampler", False, f"the engine sampled with other text than the trainer: {different[0]} differs")
         return
     final: Streams = {n: stored["latents", n, "final"].to(x.device) for n, x in state.x.items()}
     others = [own_loop(subject, probe.prompts[:1])[1]]
     if rounds_otherwise(subject):
         others.append(own_loop(subject, probe.prompts[:1], nudge=True)[1])
     floor = max(gap(other.x[n], x[:1]) for n, x in state.x.items() for other in others)
-    found = max(gap(final[n], x) for n, x in state.x.items())
+    difference = max(gap(final[n], x) for n, x in state.x.items())
     tolerance = min(max(TOLERANCE[subject.model.dtype], 10 * floor), MOST[subject.model.dtype])
-    what = f"the engine's samples lie within {found:.2g} of the trainer's for the same keys"
-    yield judge("sampler", found <= tolerance, what + ("" if found <= tolerance else f" (at most {tolerance:.1g})"))
+    what = f"for the same keys, the engine's samples differ from the trainer's by {difference:.2g}"
+    good = difference <= tolerance
+    yield judge("sampler", good, what + ("" if good else f" (at most {tolerance:.1g} is allowed)"))
 
 
 def _same(stored: Any, own: Any) -> bool:

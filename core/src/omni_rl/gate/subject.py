@@ -1,4 +1,4 @@
-"""What the gate reads of a run: exactly this, whoever puts it together."""
+"""The parts of a run that the gate checks. The gate reads nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omni_rl.rewards.runner import RewardRunner
 
 @dataclass(frozen=True)
 class Sampler:
-    """Model, dispatch and engine: all that drawing a sample takes."""
+    """Model, hooks and engine: the parts that draw samples."""
 
     model: LoadedModel
     hooks: Hooks
@@ -24,14 +24,14 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Trainer(Sampler):
-    """And what the trainer's rows look at.
+    """The parts that the checks of replay and weights need in addition.
 
     Attributes:
         config: the resolved configuration.
-        backend: owner of the weights.
-        policy_version: what samples are to carry.
-        sync: gives the engine the trained weights under that version.
-        clip_range: (low, high) of the algorithm's ratio; None if it clips none.
+        backend: holds the trained weights.
+        policy_version: the policy version that samples must have.
+        sync: sends the trained weights with that version to the engine.
+        clip_range: (low, high) clip range of the algorithm's ratio; None if it does not clip.
     """
 
     config: Config
@@ -43,13 +43,14 @@ class Trainer(Sampler):
 
 @dataclass(frozen=True)
 class Subject(Trainer):
-    """And the rest of what the gate judges.
+    """All parts of a run that the gate checks.
 
     Attributes:
-        requests: the first iteration's.
-        rewards: of training.
-        overridden, overridden_above_model: hooks that a plugin answers in core's place; in the model plugin's, too.
-        diffuse_reason: why the denoising loop is replaced; None when core's runs.
+        requests: the requests of the first iteration.
+        rewards: the training rewards.
+        overridden: hooks of which a plugin overrides core's default.
+        overridden_above_model: those of them that a stronger layer than the model plugin overrides.
+        diffuse_reason: why a plugin replaces the denoising loop; None if core's loop runs.
     """
 
     requests: Sequence[Request]

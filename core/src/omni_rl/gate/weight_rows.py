@@ -1,4 +1,4 @@
-"""Rows that prove that training moves what samples."""
+"""Checks that training updates the weights with which the engine samples."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler, Trainer
 
 STEP = 0.02
-"""How far weights are moved, relative to their size; adapters that are still 0, absolutely."""
+"""Standard deviation of the change of a weight, relative to its root mean square; absolute for tensors that are 0."""
 
 NOTICED = 1e-6
-"""A smaller change of a velocity, relative to its largest value, is rounding."""
+"""Smaller changes of a velocity, relative to its largest value, count as rounding."""
 
 ELSEWHERE = "not applicable: the backend keeps its weights in another process"
 
 
 def weight_rows(subject: Trainer, probe: Probe) -> Iterator[Row]:
-    """Every trainable weight gets a gradient, nothing else does, and the sampler sees a change of the weights."""
+    """Rows about train mode, gradients, and weights that reach the engine."""
     yield _modes(subject.model)
     if subject.backend.model is None:
         yield Row("gradient", "info", ELSEWHERE)
         yield _stream_reaches_sampler(subject, probe)
         return
-    with _moved(subject.model):  # adapters start at zero, where half of them have no gradient
+    with _moved(subject.model):  # LoRA starts with B = 0, where A has no gradient
         yield _gradient(subject, probe)
     yield _reaches_sampler(subject, probe)
 
@@ -47,9 +47,9 @@ def _modes(model: LoadedModel) -> Row:
 
 @contextmanager
 def _moved(model: LoadedModel) -> Iterator[None]:
-    """Every trainable weight off its present value, by a fixed random step; restored bit for bit.
+    """Change every trainable weight by a fixed random step inside the context; restore it bit for bit afterwards.
 
-    The values wait on the host: on the device there may be no room for them a second time.
+    The original values are kept on the CPU, because the device may have no memory for a second copy.
     """
     parameters = model.parameters()
     kept = {n: p.data.to("cpu", copy=True) for n, p in parameters.items()}
@@ -69,30 +69,31 @@ def _step(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _gradient(subject: Trainer, probe: Probe) -> Row:
-    """Of the velocity at both ends of the schedule (two-expert models answer with another denoiser at each), and of the
-    log-prob of the first sample's first stored step.
+    """Checks the gradients of the velocity at both ends of the schedule (models with two experts use a different one at
+    each end), and of the log-prob of the first sample's first stored step.
     """
     velocities = _velocities(subject, probe)
     scores = [v.square().sum() for v in velocities]
     if probe.batch["timesteps"].shape[1]:
         scores.append(subject.backend.policy.evaluate(probe.batch[:1], [0])[0].log_prob.sum())
     if not all(score.requires_grad for score in scores):
-        return judge("gradient", False, "none at all: a hook computes the velocity or its log-prob without gradients")
+        return judge("gradient", False, "no gradient: a hook computes the velocity or the log-prob without gradients")
     torch.stack(scores).sum().backward()
     trained = subject.model.parameters()
     silent = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]
     stray = _clear_gradients(subject.model, trained)
-    reached = f"reaches {len(trained) - len(silent)} of {len(trained)} trained tensors"
+    reached = f"{len(trained) - len(silent)} of {len(trained)} trained tensors get a gradient"
     broken = [n for n in silent if _matters(subject, probe, n, velocities)]
     if broken:
-        return judge("gradient", False, f"{reached}; {len(broken)} that matter get none, e.g. {broken[0]}")
+        what = f"{reached}; {len(broken)} that the velocity depends on get none, e.g. {broken[0]}"
+        return judge("gradient", False, what)
     if stray:
         return judge("gradient", False, f"{reached}, and {len(stray)} that are not trained, e.g. {stray[0]}")
     return judge("gradient", True, reached + (f"; the model does not use the other {len(silent)}" if silent else ""))
 
 
 def _velocities(subject: Trainer, probe: Probe) -> list[torch.Tensor]:
-    """The first request's velocities at x_T, every stream's, at the first and at the last timestep."""
+    """The first request's velocities at x_T, for every stream, at the first and at the last timestep."""
     with torch.no_grad():
         state = subject.hooks.prepare_encode(model=subject.model, requests=probe.requests[:1])
     velocities: list[torch.Tensor] = []
@@ -103,7 +104,7 @@ def _velocities(subject: Trainer, probe: Probe) -> list[torch.Tensor]:
 
 
 def _clear_gradients(model: LoadedModel, trained: Mapping[str, nn.Parameter]) -> list[str]:
-    """Drop all gradients; names of the tensors outside ``trained`` that had one or would get one."""
+    """Delete all gradients; return the names of tensors outside ``trained`` that had a gradient or require one."""
     stray = []
     for component, module in model.modules.items():
         for name, parameter in module.named_parameters():
@@ -114,10 +115,10 @@ def _clear_gradients(model: LoadedModel, trained: Mapping[str, nn.Parameter]) ->
 
 
 def _matters(subject: Trainer, probe: Probe, name: str, velocities: Sequence[torch.Tensor]) -> bool:
-    """Whether a velocity depends on this tensor, or on the weight that an adapter stands beside: then its missing
-    gradient is a fault. A tensor that the model itself never uses may go without.
+    """Whether a velocity depends on this tensor (for LoRA: on the adapter's base weight). If so, a missing gradient is
+    an error; a tensor that the model never uses needs no gradient.
     """
-    probed = _beside(subject.model, name)
+    probed = _base_weight(subject.model, name)
     kept = probed.data
     try:
         probed.data = kept + STEP * (kept.abs().mean() + 1)
@@ -128,7 +129,7 @@ def _matters(subject: Trainer, probe: Probe, name: str, velocities: Sequence[tor
     return any(gap(m, v.detach()) > NOTICED for m, v in zip(moved, velocities, strict=True))
 
 
-def _beside(model: LoadedModel, name: str) -> nn.Parameter:
+def _base_weight(model: LoadedModel, name: str) -> nn.Parameter:
     component, _, path = name.partition(".")
     denoiser = model.denoisers[component]
     if ".lora_" in path:
@@ -137,10 +138,10 @@ def _beside(model: LoadedModel, name: str) -> nn.Parameter:
 
 
 def _reaches_sampler(subject: Trainer, probe: Probe) -> Row:
-    """Change all weights, sync: engine and trainer samples must change alike. Restore them, sync: the change must
-    vanish.
+    """Change all weights and sync: the engine's and the trainer's samples must change equally. Restore the weights and
+    sync: the change must vanish.
 
-    That every single weight counts shows in their agreement, because all of them are changed.
+    All weights are changed at once. If one of them did not reach the engine, the two samples would differ.
     """
     request = probe.requests[:1]
     before = _drawn(subject, request)
@@ -153,21 +154,22 @@ def _reaches_sampler(subject: Trainer, probe: Probe) -> Row:
     finally:
         subject.sync()
     after = _drawn(subject, request)
-    change, back = _difference(moved, before), _difference(after, before)
-    refused = _refused(subject, report, change, back)
-    what = f"changing them changes samples by {change:.2g}"
+    change, remaining = _difference(moved, before), _difference(after, before)
+    refused = _refused(subject, report, change, remaining)
+    what = f"changing the weights changes samples by {change:.2g}"
     if refused is None and not apart_moved <= max(10 * apart, 1e-5 * change):
-        where = f"samples then differ from the trainer's by {apart_moved:.2g} ({apart:.2g} before)"
-        return judge("weights", False, f"{what}, but {where}: some do not reach the sampler")
-    return refused or judge("weights", True, f"{len(report.landed)} reach the sampler; {what}, as in the trainer")
+        where = f"they then differ from the trainer's by {apart_moved:.2g} ({apart:.2g} before)"
+        return judge("weights", False, f"{what}, but {where}: some weights do not reach the engine")
+    return refused or judge("weights", True, f"{len(report.landed)} reach the engine; {what}, as in the trainer")
 
 
 def _stream_reaches_sampler(subject: Trainer, probe: Probe) -> Row:
-    """The same for weights that are in another process: they are changed on their way to the engine."""
+    """As :func:`_reaches_sampler`, for a backend in another process: the weights are changed while they are sent."""
     engine, request = subject.engine, probe.requests[:1]
     form = engine.takes_weights
     if form == "none":
-        return judge("weights", False, "the engine takes none, and those of the backend are in another process")
+        what = "the engine samples with the backend's weights, but these are in another process"
+        return judge("weights", False, what)
     before = _drawn(subject, request)
     try:
         report = engine.sync(subject.policy_version, _changed(subject.backend.weights("trained", form)))
@@ -175,9 +177,9 @@ def _stream_reaches_sampler(subject: Trainer, probe: Probe) -> Row:
     finally:
         subject.sync()
     after = _drawn(subject, request)
-    change, back = _difference(moved, before), _difference(after, before)
-    sound = f"{len(report.landed)} reach the sampler; changing them changes samples by {change:.2g}"
-    return _refused(subject, report, change, back) or judge("weights", True, sound)
+    change, remaining = _difference(moved, before), _difference(after, before)
+    good = f"{len(report.landed)} reach the engine; changing the weights changes samples by {change:.2g}"
+    return _refused(subject, report, change, remaining) or judge("weights", True, good)
 
 
 def _changed(weights: Weights) -> Weights:
@@ -186,31 +188,34 @@ def _changed(weights: Weights) -> Weights:
         yield name, value + _step(value, generator)
 
 
-def _refused(subject: Trainer, report: SyncReport, change: float, back: float) -> Row | None:
-    """The receipt, and that samples follow the weights both ways; None when all is well."""
+def _refused(subject: Trainer, report: SyncReport, change: float, remaining: float) -> Row | None:
+    """A failed row if the sync report is wrong or samples do not follow the weights; None if all is right.
+
+    ``change`` is the change of the samples after the weights changed, ``remaining`` after they were restored.
+    """
     missing = set(subject.backend.weight_names(subject.engine.takes_weights)) - report.landed.keys()
-    what = f"changing them changes samples by {change:.2g}"
+    what = f"changing the weights changes samples by {change:.2g}"
     if report.policy_version != subject.policy_version:
-        wrong = f"the sampler reports policy version {report.policy_version} after a sync to {subject.policy_version}"
+        wrong = f"the engine reports policy version {report.policy_version} after a sync to {subject.policy_version}"
         return judge("weights", False, wrong)
     if missing:
-        return judge("weights", False, f"{len(missing)} weights do not reach the sampler, e.g. {min(missing)}")
+        return judge("weights", False, f"{len(missing)} weights do not reach the engine, e.g. {min(missing)}")
     if change == 0:
-        return judge("weights", False, "changing them changes no sample: the sampler keeps weights of its own")
-    if not back <= 0.1 * change:  # an engine need not be deterministic to the bit; so written, NaN fails
-        return judge("weights", False, f"{what}, and changing them back leaves a difference of {back:.2g}")
+        return judge("weights", False, "changing the weights changes no sample: the engine samples with other weights")
+    if not remaining <= 0.1 * change:  # engines may differ in the last bits; with "not <=", NaN fails too
+        return judge("weights", False, f"{what}, but restoring them leaves a difference of {remaining:.2g}")
     return None
 
 
 def _drawn(subject: Sampler, request: Sequence[Request]) -> Streams:
-    """Final latents of one request from the engine."""
+    """The engine's final latents of one request, per stream without a batch dimension."""
     (sample,) = sampled(subject.engine, request)
     assert sample.trajectory is not None
     return {n: stored["final"] for n, stored in sample.trajectory["latents"].items()}
 
 
 def _trainers(subject: Sampler, request: Sequence[Request]) -> Streams:
-    """The same, from core's loop over the trainer's weights."""
+    """As :func:`_drawn`, from core's loop with the trainer's weights."""
     _, state = own_loop(subject, request)
     return {n: x[0].cpu() for n, x in state.x.items()}
 

@@ -1,1 +1,1 @@
-"""Process groups and decisions that all ranks take together."""
+"""Functions that give the same result on all ranks."""

@@ -1,4 +1,4 @@
-"""Figures and decisions that are the same on every rank. With one process each function answers its argument."""
+"""Sums and decisions that are equal on all ranks. With one process, each function returns its argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def world_size() -> int:
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
-    """``values`` added up over all ranks, elementwise; every rank calls it equally often, with equal shapes."""
+    """``values`` summed over all ranks, elementwise; every rank must call it equally often, with equal shapes."""
     if world_size() == 1:
         return values
     summed = values.clone()
@@ -21,5 +21,5 @@ def total(values: torch.Tensor) -> torch.Tensor:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` holds on any rank."""
+    """True if ``flag`` is True on any rank."""
     return bool(total(torch.tensor(float(flag))) > 0)

@@ -15,18 +15,6 @@ from omni_rl.errors import PluginError
 from omni_rl.plugins.checks import Implementation, implementations, qualified_name, reason
 from omni_rl.plugins.contract import ORDER, SPECS, Layer, LayerName, Spec
 
-__all__ = [
-    "Answer",
-    "Hooks",
-    "Layer",
-    "LayerName",
-    "Manager",
-    "answers",
-    "build_manager",
-    "diffuse_reason",
-    "overridden",
-]
-
 
 class Manager(pluggy.PluginManager):
     """A pluggy manager that records the layer of each plugin."""

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from omni_rl import reporting
 from omni_rl.contracts.media import media_of
 from omni_rl.contracts.verdicts import Row
-from omni_rl.reporting import exhibits, video_files
+from omni_rl.reporting import exhibits, page, video_files
+from omni_rl.reporting.health import health, reward_figures
+from omni_rl.reporting.image_grids import before_after, grid
 from omni_rl.reporting.validated import SHOWN, Validated
 from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory
@@ -46,7 +47,7 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     rows.append({"iteration": validated.iteration, **validated.row()})
     write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     images = validated.images()
-    reporting.grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
+    grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
         directory.images / f"validation-{validated.iteration:06d}.png"
     )
     _write_videos(directory, validated)
@@ -120,8 +121,8 @@ def write_report(directory: RunDirectory, report: Report) -> None:
         figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
     prompts = [s.request.prompt for s in after.samples[:SHOWN]]
     shown = list(first[:SHOWN]), list(images[:SHOWN])
-    reporting.before_after(*shown, prompts).save(directory.images / "before_after.png")
-    reporting.write_report(
+    before_after(*shown, prompts).save(directory.images / "before_after.png")
+    page.write_report(
         directory.path / "report.html",
         title=report.title,
         config_yaml=directory.config_file.read_text(),
@@ -137,7 +138,7 @@ def write_report(directory: RunDirectory, report: Report) -> None:
 def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
     """Samples without a reward, among them those that the engine failed to draw, count in no figure."""
     scored = ~rewards.isnan().numpy()
-    return {**reporting.reward_figures(rewards.numpy()), **reporting.health(images[scored], np.asarray(uids)[scored])}
+    return {**reward_figures(rewards.numpy()), **health(images[scored], np.asarray(uids)[scored])}
 
 
 def guidance_off(call: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:

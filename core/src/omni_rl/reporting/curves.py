@@ -11,10 +11,9 @@ Point = tuple[float, float]
 ToSvg = Callable[[Point], str]
 """Maps a point of the data to SVG coordinates, as text: ``x,y``."""
 
-_WIDTH, _HEIGHT = 320.0, 170.0
+WIDTH, HEIGHT = 320.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 26.0, 20.0
 _SECTIONS = {"val": "reward", "reward": "reward", "actor": "actor"}  # part of a name before the first slash -> section
-_GAP = 12.0  # between the curves of a sheet
 _SMOOTH_FROM = 20  # with at least this many points, a running mean is drawn over the single values
 
 
@@ -33,22 +32,6 @@ def sections(metrics: Sequence[MetricsRow]) -> dict[str, list[str]]:
 
 def _rank(name: str) -> tuple[int, bool, str]:
     return name.removeprefix("val/").count("/"), not name.startswith("val/"), name
-
-
-def sheet(metrics: Sequence[MetricsRow], style: str) -> str:
-    """The curves of rewards and actor as one SVG file with two curves per row; ``style`` is its CSS."""
-    grouped = sections(metrics)
-    names = [name for section in ("reward", "actor") for name in grouped.get(section, [])]
-    width, height = 2 * _WIDTH + _GAP, max(1, -(-len(names) // 2)) * (_HEIGHT + _GAP) - _GAP
-    cells = "".join(
-        f'<svg x="{i % 2 * (_WIDTH + _GAP):.0f}" y="{i // 2 * (_HEIGHT + _GAP):.0f}" width="{_WIDTH:.0f}" '
-        f'height="{_HEIGHT:.0f}" style="width: {_WIDTH:.0f}px">{curve(name, metrics)}</svg>'
-        for i, name in enumerate(names)
-    )
-    size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
-    own = f"width: {width:.0f}px; font-family: sans-serif"
-    css = f"<style>{escape(style, quote=False)}</style>"
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="{own}">{css}{cells}</svg>\n'
 
 
 def constants(metrics: Sequence[MetricsRow]) -> dict[str, float]:
@@ -78,8 +61,8 @@ def curve(name: str, metrics: Sequence[MetricsRow]) -> str:
     first, last = metrics[0]["iteration"], max(metrics[-1]["iteration"], metrics[0]["iteration"] + 1)
 
     def to_svg(point: Point) -> str:
-        x = _LEFT + (point[0] - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
-        y = _HEIGHT - _BOTTOM - (point[1] - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+        x = _LEFT + (point[0] - first) / (last - first) * (WIDTH - _LEFT - _RIGHT)
+        y = HEIGHT - _BOTTOM - (point[1] - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
         return f"{x:.1f},{y:.1f}"
 
     body = _axes(low, high, first, last, to_svg)
@@ -94,9 +77,9 @@ def curve(name: str, metrics: Sequence[MetricsRow]) -> str:
 
 def _frame(name: str, value: str, body: str) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(name)}">'
+        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(name)}">'
         f'<text class="name" x="{_LEFT:.0f}" y="14">{escape(name)}</text>'
-        f'<text class="value" x="{_WIDTH - _RIGHT:.0f}" y="14" text-anchor="end">{value}</text>{body}</svg>'
+        f'<text class="value" x="{WIDTH - _RIGHT:.0f}" y="14" text-anchor="end">{value}</text>{body}</svg>'
     )
 
 
@@ -106,11 +89,11 @@ def _axes(low: float, high: float, first: float, last: float, to_svg: ToSvg) -> 
     for index in range(math.ceil(low / step), math.floor(high / step) + 1):
         y = to_svg((first, index * step)).split(",")[1]
         label = _label(index * step, step)
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 5}" y="{float(y) + 3.5:.1f}" text-anchor="end">{label}</text>')
     for x, anchor in ((first, "start"), (last, "end")):
         left = to_svg((x, low)).split(",")[0]
-        parts.append(f'<text class="tick" x="{left}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{x:.0f}</text>')
+        parts.append(f'<text class="tick" x="{left}" y="{HEIGHT - 5}" text-anchor="{anchor}">{x:.0f}</text>')
     return "".join(parts)
 
 

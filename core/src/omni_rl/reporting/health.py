@@ -26,10 +26,7 @@ def health(images: np.ndarray, uids: Sequence[int] | np.ndarray) -> dict[str, fl
     assert images.ndim == 4, images.shape
     assert images.dtype == np.uint8, images.dtype
     luminance = images @ _LUMINANCE / 255  # (N, H, W)
-    figures = {
-        "contrast": float(luminance.std(axis=(1, 2)).mean()),
-        "colour_entropy": colour_entropy(images),
-    }
+    figures = {"contrast": float(luminance.std(axis=(1, 2)).mean()), "colour_entropy": colour_entropy(images)}
     return diversity(images, np.asarray(uids)) | figures
 
 

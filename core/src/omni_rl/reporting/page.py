@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni_rl.reporting.curves import MetricsRow, constants, curve, sections, sheet
+from omni_rl.reporting.curves import MetricsRow, constants, curve, sections
 from omni_rl.reporting.image_grids import data_uri
 from omni_rl.storage.durable import write_atomic
 
@@ -69,12 +69,8 @@ def write_report(
     write_atomic(path, _page(title, "\n".join(part for part in parts if part)).encode())
 
 
-def write_curves(path: Path, metrics: Sequence[MetricsRow]) -> None:
-    """Write the report's curves as an SVG file, atomically; ``metrics`` as for :func:`write_report`."""
-    write_atomic(path, sheet(metrics, _style()).encode())
-
-
-def _style() -> str:
+def style() -> str:
+    """The CSS of the page and of its curves."""
     return resources.files(__package__).joinpath("style.css").read_text("utf-8")
 
 
@@ -84,7 +80,7 @@ def _page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style()}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 

@@ -7,8 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -26,18 +25,6 @@ FIGURES = (
 _RECENT = 10  # the remaining time is estimated from this many iterations
 
 
-class _View(Protocol):
-    """The display of :class:`Progress`."""
-
-    def start(self) -> None: ...
-
-    def iteration(self, done: int, figures: str, seconds: float, left: str) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def stop(self) -> None: ...
-
-
 class Progress:
     """Live progress of a run of ``total`` iterations. As a context manager, it starts and stops the display.
 
@@ -51,12 +38,8 @@ class Progress:
         dull = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
         lines = quiet or (dull if plain is None else plain)
         self._total = total
-        self._view: _View = _Lines(total, quiet) if lines else _Bar(total)
+        self._view: _Lines | _Bar = _Lines(total, quiet) if lines else _Bar(total)
         self._durations: deque[float] = deque(maxlen=_RECENT)
-
-    def start(self) -> None:
-        """Start the display."""
-        self._view.start()
 
     def iteration(self, row: Mapping[str, float]) -> None:
         """Show a completed iteration; ``row["iteration"]`` counts from 1. Figures that ``row`` lacks are not shown.
@@ -87,12 +70,10 @@ class Progress:
         self._view.stop()
 
     def __enter__(self) -> Self:
-        self.start()
+        self._view.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -46,10 +46,7 @@ class Recorder:
         artifacts.write_validation(self.directory, validated)
         self.progress.validation(validated.iteration, validated.mean, validated.stderr)
         self.hooks.on_validation(
-            run=self.info(state),
-            iteration=validated.iteration,
-            samples=validated.samples,
-            rewards=validated.rewards,
+            run=self.info(state), iteration=validated.iteration, samples=validated.samples, rewards=validated.rewards
         )
 
     def iteration(self, state: State, row: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Everything that a run is built of, put together from a resolved configuration. No other room knows this class."""
+"""Build all parts of a run from a resolved configuration. Only the package ``omni_rl.run`` uses this class."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from omni_rl.storage import checkpoint
 
 @dataclass(frozen=True)
 class Assembly:
-    """The built pieces of a run.
+    """The parts of a run.
 
     Attributes:
-        resolved, config, traits: what was configured.
-        manager, hooks: the run's plugins and the dispatch to them.
-        model: the pipeline in this process: the backend's own, or the driver's where the backend's is elsewhere.
-        fingerprint: of the model's files.
+        resolved, config, traits: the configuration, and what the algorithm needs.
+        manager, hooks: the run's plugins, and the hooks that call them.
+        model: the pipeline in this process: the backend's, or one of the driver if the backend is in other processes.
+        fingerprint: hash of the model's files.
         prompts, validation_rows: training and held-out prompts.
-        rewards, validation_rewards, trackers, backend, engine: as built.
-        source: where each iteration's experience comes from.
+        rewards, validation_rewards, trackers, backend, engine: the run's instances.
+        source: returns the training data of each iteration.
     """
 
     resolved: Resolved
@@ -62,7 +62,7 @@ class Assembly:
     source: ExperienceSource
 
     def close(self) -> None:
-        """Release everything, whatever one of them raises: the first error is raised when all are closed."""
+        """Close all parts, even if one of them raises; the error is raised after all are closed."""
         with contextlib.ExitStack() as stack:
             for tracker in self.trackers:
                 stack.callback(tracker.close)
@@ -71,7 +71,7 @@ class Assembly:
 
 
 def assemble(resolved: Resolved) -> Assembly:
-    """Cheap checks first, weights last.
+    """Build a run: cheap checks first, then load the weights.
 
     Raises:
         UserError: prompts, rewards, device, model or adapters cannot be used as configured.
@@ -84,9 +84,9 @@ def assemble(resolved: Resolved) -> Assembly:
     rewards = _rewards(config.reward, resolved.rewards)
     validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
     trackers = [chosen.instance() for chosen in resolved.trackers]
-    watching = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
-    watching += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
-    manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in watching)])
+    observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
+    observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
+    manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
     backend, engine, model = _trainer_and_engine(resolved, hooks)
@@ -108,12 +108,12 @@ def assemble(resolved: Resolved) -> Assembly:
 
 
 def sampling_hooks(resolved: Resolved) -> Hooks:
-    """The dispatch without observers, for what only samples."""
+    """The hooks without observers, for sampling without a run."""
     return Hooks(build_manager(_layers(resolved)))
 
 
 def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: LoadedModel | None = None) -> Context:
-    """What the backend and the engine are built from."""
+    """The arguments from which the backend or the engine is built."""
     loader = _loader(resolved)
     return Context(resolved.config, options, loader, hooks, spec_of(resolved), resolved.traits, shared_model)
 
@@ -121,11 +121,11 @@ def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: Loa
 def _trainer_and_engine(resolved: Resolved, hooks: Hooks) -> tuple[Backend, Engine, LoadedModel]:
     backend: Backend = resolved.backend.object(context_of(resolved, hooks, resolved.backend.options))
     model = backend.model
-    if model is None:  # the driver still encodes prompts and asks the pipeline for shapes and schedules
+    if model is None:  # the driver needs a pipeline too, for prompts, shapes and schedules
         model = _loader(resolved)()
         model.hooks = hooks
     engine: Engine = resolved.engine.object(context_of(resolved, hooks, resolved.engine.options, backend.model))
-    give_weights(backend, engine, 0, "trained")  # an engine elsewhere has loaded the base, without adapters
+    give_weights(backend, engine, 0, "trained")  # an engine in another process has loaded the base model only
     return backend, engine, model
 
 
@@ -150,7 +150,7 @@ def _loader(resolved: Resolved) -> Callable[[], LoadedModel]:
 
 
 def _encoder_key(resolved: Resolved, fingerprint: str) -> str:
-    """The model's files, and the plugins that may encode for it: what is kept across runs is kept under this key."""
+    """The key of encodings that are stored across runs: the hash of the model's files, and all plugins with hooks."""
     sources = sorted(layer.source for layer in _layers(resolved))
     return " ".join([fingerprint, *sources])
 

@@ -1,4 +1,4 @@
-"""From requests to one scored batch: samples stream from the engine to the rewards group by group."""
+"""Sample and score the requests of one iteration; each group is scored as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from omni_rl.schedulers.transition import has_density
 
 @dataclass(frozen=True)
 class Collected:
-    """The scored samples of one iteration, in request order, and what they cost.
+    """The scored samples of one iteration, in the order of the requests.
 
-    ``failures`` says of each reward call that raised why. ``rollout_s`` is time spent sampling; ``reward_s`` is time
-    spent waiting for rewards after the last sample: what rewards did while the engine was sampling costs nothing.
+    ``failures`` has one sentence per reward call that raised. ``rollout_s`` is the time in seconds until the last
+    sample; ``reward_s`` is the time after that until the last reward, because rewards run while the engine samples.
     """
 
     scored: list[Scored]
@@ -34,7 +34,7 @@ class Collected:
 
 
 def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) -> Collected:
-    """Draw and score every request; the order in which samples and rewards finish does not matter."""
+    """Sample and score every request; the result does not depend on the order in which samples finish."""
     started, known = time.perf_counter(), len(rewards.failures)
     for group in finished_groups(engine, requests):
         rewards.submit(group)
@@ -45,7 +45,7 @@ def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) 
 
 
 def assemble(collected: Collected) -> TensorDict:
-    """The trajectories of the samples that have a reward, with ``rewards`` (N,) fp32; in request order.
+    """The trajectories (N,) of the samples that have a reward, with ``rewards`` (N,) fp32, in the requests' order.
 
     Raises:
         RewardError: no sample has a reward.
@@ -56,7 +56,7 @@ def assemble(collected: Collected) -> TensorDict:
         raise RewardError(
             f"none of the iteration's {len(collected.scored)} samples has a reward"
             + (f": {reasons[0]}" if reasons else ""),
-            "mend the cause, then try it with: omni-rl check CONFIG",
+            "fix the cause, then try it with: omni-rl check CONFIG",
         )
     batch = trajectory.collate([s.sample for s in valid])
     batch["rewards"] = torch.tensor([s.value for s in valid], dtype=torch.float32)
@@ -64,7 +64,7 @@ def assemble(collected: Collected) -> TensorDict:
 
 
 def components(scored: Sequence[Scored]) -> dict[str, torch.Tensor]:
-    """Single rewards (N,) fp32 by label, of the samples that have a combined reward."""
+    """Each reward (N,) fp32 by label, for the samples that have a total reward."""
     valid = [s for s in scored if s.value is not None and s.sample.trajectory is not None]
     return {
         label: torch.tensor([s.components[label] for s in valid], dtype=torch.float32) for label in valid[0].components
@@ -72,9 +72,9 @@ def components(scored: Sequence[Scored]) -> dict[str, torch.Tensor]:
 
 
 def without_flat_groups(batch: TensorDict) -> TensorDict:
-    """The rows of groups that have an advantage other than 0: the others would only thin the mean."""
-    uid, found = batch["uid"], batch["advantages"] != 0
-    return batch[torch.isin(uid, uid[found].unique())]
+    """The rows of the groups in which an advantage differs from 0; the other groups have no gradient."""
+    uid, nonzero = batch["uid"], batch["advantages"] != 0
+    return batch[torch.isin(uid, uid[nonzero].unique())]
 
 
 def without_still_steps(batch: TensorDict, sde: Sde) -> TensorDict:
@@ -88,7 +88,7 @@ def without_still_steps(batch: TensorDict, sde: Sde) -> TensorDict:
 
 
 def reward_metrics(scored: Sequence[Scored], batch: TensorDict) -> dict[str, float]:
-    """``reward/mean``, ``reward/std``, the share of groups without signal, of missing samples, and each component."""
+    """``reward/*`` metrics: mean, std, share of groups with equal rewards, share of missing samples, single means."""
     rewards, uid = batch["rewards"], batch["uid"]
     flat = [bool((rewards[uid == u] == rewards[uid == u][0]).all()) for u in uid.unique()]
     return {
@@ -101,6 +101,6 @@ def reward_metrics(scored: Sequence[Scored], batch: TensorDict) -> dict[str, flo
 
 
 def without_trajectory(sample: Sample) -> Sample:
-    """The sample with its media only: what validation keeps."""
+    """The sample with its media only; validation keeps no trajectories."""
     kept = None if sample.trajectory is None else sample.trajectory.select("media")
     return replace(sample, trajectory=kept)

@@ -1,4 +1,4 @@
-"""Core's own answers to the hooks: the least specific layer of every run."""
+"""Core's defaults of the hooks: the weakest layer of every run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from omni_rl.universal import media_encoding
 
 @hookimpl
 def sde_window(steps: int) -> Window:
-    """Noise in every step but the last."""
+    """All steps but the last."""
     return all_steps(steps)
 
 
 @hookimpl
 def traits() -> AlgorithmTraits:
-    """Nothing special."""
+    """The default traits."""
     return AlgorithmTraits()
 
 
 @hookimpl
 def experience_source(sampled: ExperienceSource) -> ExperienceSource:
-    """Sample and score."""
+    """Draw and score samples in every iteration."""
     return sampled
 
 
 @hookimpl
 def prepare_actor_batch(batch: TensorDict) -> TensorDict:
-    """Train on what was sampled."""
+    """Return the batch unchanged."""
     return batch
 
 

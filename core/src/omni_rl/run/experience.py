@@ -1,8 +1,9 @@
-"""Core's own experience: draw samples, score them, compare them within their groups."""
+"""The default source of training data: draw samples, score them, compute advantages within groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from omni_rl.contracts.events import State
@@ -13,81 +14,68 @@ from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RunError
 from omni_rl.plugins.manager import Hooks
 from omni_rl.rewards.runner import RewardRunner
-from omni_rl.run.collect import (
-    assemble,
-    collect,
-    components,
-    reward_metrics,
-    without_flat_groups,
-    without_still_steps,
-)
+from omni_rl.run.collect import assemble, collect, components, reward_metrics, without_flat_groups, without_still_steps
 from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
 
+@dataclass(eq=False)
 class Sampled:
-    """On-policy samples; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
+    """Draws on-policy samples; see ``omni_rl.contracts.interfaces.ExperienceSource``."""
 
+    config: Config
+    hooks: Hooks
+    prompts: PromptSet
+    backend: Backend
+    engine: Engine
+    rewards: RewardRunner
+    samples_with: Copy
     staleness = 0
 
-    def __init__(
-        self,
-        config: Config,
-        hooks: Hooks,
-        prompts: PromptSet,
-        backend: Backend,
-        engine: Engine,
-        rewards: RewardRunner,
-        samples_with: Copy,
-    ) -> None:
-        self._config, self._hooks, self._prompts = config, hooks, prompts
-        self._backend, self._engine, self._rewards = backend, engine, rewards
-        self._samples_with: Copy = samples_with
-
     def next(self, state: State) -> Experience:
-        """Sample, score, and compare within groups."""
-        requests = rollout_requests(self._config, self._hooks, self._prompts, state.iteration, state.policy_version)
-        with in_place(self._backend, self._samples_with):
-            collected = collect(self._engine, self._rewards, requests)
+        """Draw and score the samples of an iteration, and compute their advantages."""
+        requests = rollout_requests(self.config, self.hooks, self.prompts, state.iteration, state.policy_version)
+        with in_place(self.backend, self.samples_with):
+            collected = collect(self.engine, self.rewards, requests)
         batch = assemble(collected)
-        batch["advantages"] = self._hooks.compute_advantages(
+        batch["advantages"] = self.hooks.compute_advantages(
             rewards=batch["rewards"],
             uid=batch["uid"],
             components=components(collected.scored),
-            weights={entry.label or entry.name: entry.weight for entry in self._config.reward},
+            weights={entry.label or entry.name: entry.weight for entry in self.config.reward},
         )
         figures = reward_metrics(collected.scored, batch)
         figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
-        batch = without_flat_groups(batch) if self._config.train.skip_flat_groups else batch
+        batch = without_flat_groups(batch) if self.config.train.skip_flat_groups else batch
         batch = without_still_steps(batch, requests[0].sde) if len(batch) else batch
         return Experience(batch, figures, len(requests), collected.failures)
 
     def held_out(self, state: State) -> Mapping[str, float]:
-        """Validation scores samples; there is nothing else to look at."""
+        """No metrics: validation scores samples already."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Nothing is in flight between two calls."""
+        """Empty: no request is in flight between two calls."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restores nothing."""
 
     def close(self) -> None:
-        """Engine and rewards are the run's."""
+        """Releases nothing: the run closes engine and rewards."""
 
 
 def check_staleness(experience: Experience, source: ExperienceSource, state: State) -> None:
-    """Refuse samples older than the source states.
+    """Check that no sample is older than the source allows.
 
     Raises:
-        RunError: one of them is.
+        RunError: a sample is older.
     """
     versions = experience.batch["policy_version"]
     oldest = int(versions.min()) if len(versions) else state.policy_version
     if state.policy_version - oldest > source.staleness:
-        what = f"a sample of policy version {oldest} came to train version {state.policy_version}"
-        raise RunError(f"{what}; its source promises at most {source.staleness} between them")
+        what = f"a sample of policy version {oldest} would train policy version {state.policy_version}"
+        raise RunError(f"{what}; its source allows a difference of at most {source.staleness}")
 
 
 _: type[ExperienceSource] = Sampled

@@ -1,4 +1,4 @@
-"""Where a run runs: the launcher ``local``, and what other launchers need to run an entry in another process.
+"""The launcher ``local``, and functions with which other launchers call a function in another process.
 
 See ``omni_rl.contracts.interfaces.Launcher``.
 """
@@ -21,21 +21,21 @@ def local(spec: RunSpec, entry: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def call(spec: RunSpec, entry: str, arguments: Mapping[str, Any]) -> Any:
-    """``package.module:function`` as ``function(spec, **arguments)``."""
+    """Import ``entry`` (``package.module:function``) and return ``function(spec, **arguments)``."""
     module, _, name = entry.partition(":")
     return getattr(importlib.import_module(module), name)(spec, **arguments)
 
 
 def pack(spec: RunSpec, entry: str, arguments: Mapping[str, Any]) -> str:
-    """A call as one line of JSON, for :func:`run_entry` in another process."""
+    """A call as one line of JSON, the argument of :func:`run_entry` in another process."""
     return json.dumps({"spec": spec.to_json(), "entry": entry, "arguments": dict(arguments)})
 
 
 def run_entry(packed: str) -> str:
-    """Call what :func:`pack` packed; the answer as JSON, for :func:`unpack`. A run's errors are part of the answer."""
-    asked = json.loads(packed)
+    """Make the call that :func:`pack` packed; returns JSON for :func:`unpack`: its result, UserError or RunError."""
+    request = json.loads(packed)
     try:
-        answer = call(RunSpec.from_json(asked["spec"]), asked["entry"], asked["arguments"])
+        answer = call(RunSpec.from_json(request["spec"]), request["entry"], request["arguments"])
     except (UserError, RunError) as error:
         what, hint = getattr(error, "what", str(error)), getattr(error, "hint", None)
         return json.dumps({"error": {"kind": type(error).__name__, "what": what, "hint": hint}})
@@ -43,7 +43,7 @@ def run_entry(packed: str) -> str:
 
 
 def unpack(answer: str) -> Any:
-    """What the entry answered, as JSON data; raises the error that it raised."""
+    """The result of the call as JSON data; raises the error if the call raised one."""
     data = json.loads(answer)
     if "error" not in data:
         return data["answer"]

@@ -1,9 +1,9 @@
-"""One training run, top to bottom: experience -> update -> sync, with validations and checkpoints in between.
+"""The training loop: experience -> update -> sync, with validations and checkpoints in between.
 
-Where each step lives: sampling and scoring in ``run/experience.py`` (the denoising loop in ``sampling/denoise.py``),
-the update in ``training/backend.py``, the formulas in the algorithm's plugin, weights on their way to the engine in
-``run/weight_sync.py``, held-out scores in ``run/validation.py``, checkpoints in ``run/state.py``, what is written and
-shown in ``reporting/recorder.py``.
+The parts are in these modules: sampling and scoring in ``run/experience.py`` (the denoising loop in
+``sampling/denoise.py``), updates in ``training/backend.py``, losses in the algorithm's plugin, the weight sync in
+``run/weight_sync.py``, validation in ``run/validation.py``, checkpoints in ``run/state.py``, files and progress output
+in ``reporting/recorder.py``.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from omni_rl.run.weight_sync import sync_weights
 
 
 class Finished(NamedTuple):
-    """How the loop ended; ``interrupted``: Ctrl-C ended it early, after saving."""
+    """The end of the loop; ``interrupted``: Ctrl-C ended it early, after a checkpoint."""
 
     state: State
     interrupted: bool
 
 
 def run_loop(parts: Assembly, recorder: Recorder, state: State) -> Finished:
-    """All remaining iterations; leaves the run saved, also when Ctrl-C asks it to stop early.
+    """Run all remaining iterations and save a checkpoint at the end, also after Ctrl-C.
 
-    A run that is complete is only validated again: its process may have ended before it wrote its report.
+    A finished run is only validated again, because its process may have ended before it wrote the report.
     """
     config = parts.config
     with _stop_on_interrupt() as stop:
@@ -58,7 +58,7 @@ def run_loop(parts: Assembly, recorder: Recorder, state: State) -> Finished:
 
 
 def one_iteration(parts: Assembly, state: State, note: Callable[[str], None]) -> tuple[State, dict[str, float]]:
-    """Experience, update and sync once; the state after it, and the metrics row. ``note`` shows a sentence."""
+    """Run one iteration: experience, updates, sync. Returns the new state and metrics; ``note`` shows a sentence."""
     started = time.perf_counter()
     experience = parts.source.next(state)
     check_staleness(experience, parts.source, state)
@@ -84,7 +84,7 @@ def one_iteration(parts: Assembly, state: State, note: Callable[[str], None]) ->
 
 
 def _device_memory(device: torch.device) -> dict[str, float]:
-    """``perf/peak_memory_gib``: the most the run has held on its GPU so far."""
+    """``perf/peak_memory_gib``: the peak GPU memory of the run so far, in GiB."""
     if device.type != "cuda":
         return {}
     return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
@@ -96,7 +96,7 @@ def _is_due(iteration: int, every: int) -> bool:
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the loop to finish its iteration and save; the second one interrupts at once."""
+    """After the first Ctrl-C, the loop finishes its iteration and saves; the second Ctrl-C interrupts it at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a run before any weight is read: minutes earlier, where a model is large."""
+"""Checks of a run that need no weights. They run first, because loading a large model takes minutes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from omni_rl.model.adapters import refuse_unmatched, refuse_untargeted
 
 
 def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Sequence[PromptRow]]]) -> None:
-    """Ask the pipeline's class, its denoisers' outlines and the algorithm's window.
+    """Check pipeline arguments, prompt rows, the SDE window and the LoRA targets.
 
     Args:
-        data: the sections that name prompts, with their rows.
+        data: the configuration sections with prompts, each with its rows.
 
     Raises:
-        ModelError: there is no such pipeline, or its configuration is broken.
-        ConfigError: the pipeline does not take the arguments, or the engine no media; the SDE window does not fit the
-            steps; adapters would have no module to stand beside.
+        ModelError: there is no such pipeline, or its configuration is damaged.
+        DataError: the algorithm cannot learn from a row.
+        ConfigError: the pipeline does not have an argument, or the engine does not take media; the SDE window does not
+            fit the number of steps; no module matches the LoRA targets.
     """
     config = resolved.config
     pipeline = outline.pipeline_class(resolved.architecture, resolved.model_path)
@@ -39,7 +40,7 @@ def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Seque
 
 
 def _check_rows(resolved: Resolved, pipeline: type, data: Data, rows: Sequence[PromptRow]) -> None:
-    """What rows bring: arguments that the pipeline has, and media that somebody looks at."""
+    """Check that the pipeline has the arguments that rows set, and that engine and algorithm use the rows' media."""
     check_call(data.media, pipeline, "data.media")
     for number, values in {repr(row.call): (number, row.call) for number, row in enumerate(rows, 1)}.values():
         _check_row_call(f"{data.path}: row {number}", values, pipeline)
@@ -47,9 +48,9 @@ def _check_rows(resolved: Resolved, pipeline: type, data: Data, rows: Sequence[P
         return
     if "prepare_condition" not in resolved.engine.object.honours:
         engine = resolved.config.rollout.engine
-        raise ConfigError(f"data.media: the engine {engine} takes none", "use rollout.engine: diffusers")
+        raise ConfigError(f"data.media: the engine {engine} takes no media", "use rollout.engine: diffusers")
     if resolved.traits.offline:
-        raise ConfigError("data.media: algorithms that learn from pairs take none", "remove data.media")
+        raise ConfigError("data.media: algorithms that learn from pairs take no media", "remove data.media")
 
 
 def _check_row_call(where: str, call: Mapping[str, Any], pipeline: type) -> None:
@@ -62,9 +63,9 @@ def _check_row_call(where: str, call: Mapping[str, Any], pipeline: type) -> None
 
 
 def _check_targets(resolved: Resolved, targets: list[str] | str) -> None:
-    found = outline.denoisers(resolved.model_path)
+    denoisers = outline.denoisers(resolved.model_path)
     source = resolved.tree.source(("model", "lora", "targets"))
-    for name, denoiser in found.items():
+    for name, denoiser in denoisers.items():
         refuse_untargeted(name, denoiser, targets, source.place)
-    if found and source.by != "plugin":  # a plugin's suggestion may cover several models of one architecture
-        refuse_unmatched(found, targets, source.place)
+    if denoisers and source.by != "plugin":  # targets of a plugin may be for several models of one architecture
+        refuse_unmatched(denoisers, targets, source.place)

@@ -1,4 +1,4 @@
-"""Sampling with a run's weights: no optimizer, no trackers, no rewards."""
+"""Sampling with the weights of a run, without optimizer, trackers and rewards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from omni_rl.storage.run_folder import RunDirectory
 
 @contextlib.contextmanager
 def open_sampler(resolved: Resolved, directory: RunDirectory | None) -> Iterator[Engine]:
-    """The run's engine with the weights that validation looks at; policy version 0. Without a directory: the base.
+    """The run's engine with the weights of the newest checkpoint (the EMA if there is one), as policy version 0.
+
+    ``directory`` None: with the weights of the base model.
 
     Raises:
         CheckpointError: the run has no checkpoint, or one that does not fit its configuration.
@@ -43,7 +45,7 @@ def open_sampler(resolved: Resolved, directory: RunDirectory | None) -> Iterator
 def _load_newest(model: LoadedModel, resolved: Resolved, directory: RunDirectory) -> None:
     path = newest(directory)
     fingerprint = checkpoint.fingerprint(resolved.model_path)
-    checkpoint.load_state(path, model.architecture, fingerprint)  # both files verified
+    checkpoint.load_state(path, model.architecture, fingerprint)  # verifies both files
     kept = checkpoint.load_group(path, "ema" if resolved.config.train.ema is not None else "policy")
     for name, parameter in model.parameters().items():
         if name not in kept or kept[name].shape != parameter.shape:

@@ -1,19 +1,19 @@
-"""A resolved run as data for another process, and back."""
+"""Convert a resolved run to data for another process, and back."""
 
 from __future__ import annotations
 
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.contracts.spec import LocalFile, RunSpec
+from omni_rl.contracts.spec import RunSpec
 from omni_rl.errors import PluginError
 from omni_rl.plugins.contract import LAYER_OF_KIND
 from omni_rl.plugins.runspec import CORE_HOOKS, check_versions, read_file, resolve_part
 
 _RESOLVED_HERE: dict[str, Resolved] = {}
-"""By specification: what this process resolved itself still knows file and line of every key."""
+"""Runs that this process resolved, by their specification. They know the file and line of every key, for errors."""
 
 
 def spec_of(resolved: Resolved) -> RunSpec:
-    """What carries the run's hooks, its local files, and every value."""
+    """The specification of a run: its plugins with hooks, its local files, and its configuration."""
     parts = tuple(
         resolve_part(
             resolved.registry,
@@ -23,24 +23,24 @@ def spec_of(resolved: Resolved) -> RunSpec:
             options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
         )
         for chosen in resolved.chosen()
-        if chosen.kind in LAYER_OF_KIND and LAYER_OF_KIND[chosen.kind] != "observer"  # observers watch the driver
+        if chosen.kind in LAYER_OF_KIND and LAYER_OF_KIND[chosen.kind] != "observer"  # observers run in the driver only
     )
     files = tuple(read_file(str(module.__file__)) for module in resolved.local)
     return RunSpec(core=CORE_HOOKS, parts=parts, files=files, config=resolved.config.model_dump(mode="json"))
 
 
 def remember(resolved: Resolved) -> RunSpec:
-    """The specification of a run that this process may be asked to run itself."""
+    """The specification of a run; :func:`resolved_of` then returns this same run in this process."""
     spec = spec_of(resolved)
     _RESOLVED_HERE[spec.to_json()] = resolved
     return spec
 
 
 def resolved_of(spec: RunSpec) -> Resolved:
-    """The run of a specification, in whatever process this is.
+    """The run of a specification, in any process.
 
     Raises:
-        PluginError: another version of omni-rl or of a plugin is installed here, or a local file is not what it was.
+        PluginError: another version of omni-rl or of a plugin is installed here, or a local file has changed.
         UserError: as ``resolve``.
     """
     known = _RESOLVED_HERE.pop(spec.to_json(), None)
@@ -48,13 +48,9 @@ def resolved_of(spec: RunSpec) -> Resolved:
         return known
     check_versions(spec)
     for file in spec.files:
-        _check_file(file)
+        if read_file(file.path).sha256 != file.sha256:
+            raise PluginError(
+                f"The local plugin {file.path} is not the file that the run was started with.",
+                "Start the run again from its configuration.",
+            )
     return resolve(spec.config)
-
-
-def _check_file(file: LocalFile) -> None:
-    if read_file(file.path).sha256 != file.sha256:
-        raise PluginError(
-            f"The local plugin {file.path} is not the file that the run was started with.",
-            "Start the run again from its configuration.",
-        )

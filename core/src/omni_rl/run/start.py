@@ -1,7 +1,7 @@
 """The three ways to start a run: ``train``, ``resume`` and ``check``.
 
-Each resolves the configuration and hands the run's specification to the launcher, with the dotted name of the function
-below that does the work wherever the launcher lets it run.
+Each resolves the configuration and passes the run's specification to the launcher, together with the name of a function
+``*_here`` of this module. The launcher calls that function, in this or in another process.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Run:
     """A finished run.
 
     Attributes:
-        directory: what it wrote.
+        directory: the run directory.
         state: completed iterations and weight syncs.
-        interrupted: Ctrl-C ended it early, after saving.
+        interrupted: Ctrl-C ended it early, after a checkpoint.
         metrics: one row per iteration, as in ``metrics.jsonl``.
-        gate: the gate's rows, empty when it was off.
-        last_validation: the latest validation; None where the run ran in another process.
-        model: the trained model in memory; None where the run ran in another process.
+        gate: the gate's rows; empty if the gate was off.
+        last_validation: the latest validation; None if the run was in another process.
+        model: the trained model in memory; None if the run was in another process.
     """
 
     directory: RunDirectory
@@ -66,17 +66,17 @@ class Run:
 
     @property
     def samples(self) -> list[Sample]:
-        """The latest validation's samples."""
+        """The samples of the latest validation; empty if there is none."""
         return self.last_validation.samples if self.last_validation else []
 
     def to_json(self) -> dict[str, Any]:
-        """What another process needs to read the run from its directory."""
+        """JSON data from which another process reads the run from its directory."""
         state = {"iteration": self.state.iteration, "policy_version": self.state.policy_version}
         return {"directory": str(self.directory.path), "state": state, "interrupted": self.interrupted}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Run:
-        """The run as its directory tells it."""
+        """Read the run from its directory; the inverse of :meth:`to_json`, without validation and model."""
         directory = RunDirectory.open(data["directory"])
         return _run(directory, Finished(State(**data["state"]), data["interrupted"]))
 
@@ -85,14 +85,14 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
     """Train from a configuration file or mapping; returns the finished run.
 
     Args:
-        config: a YAML file, or nested data in its place.
-        overrides: ``key.sub=value``.
-        run_dir: must be new or empty; default ``runs/<name>-<time>``.
+        config: a YAML file, or the same data as nested mappings.
+        overrides: texts ``section.key=value``, which replace values of the configuration.
+        run_dir: a new or empty folder; default ``runs/<name>-<time>``.
         show: print progress.
 
     Raises:
-        UserError: something in the configuration, the plugins, the data or the rewards has to be mended first.
-        GateError: the gate refused the run. RunError: the run failed. Both are RuntimeErrors.
+        UserError: an error in the configuration, the plugins, the data or the rewards.
+        GateError: a check of the gate failed. RunError: the run failed. Both are RuntimeErrors.
     """
     resolved = resolve(config, overrides)
     stem = Path(config).stem if isinstance(config, (str, Path)) else "run"
@@ -116,14 +116,14 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
 
 
 def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = False) -> Run:
-    """Go on with an interrupted run from its newest checkpoint; the result equals an uninterrupted run's.
+    """Continue an interrupted run from its newest checkpoint; the result is the same as without the interruption.
 
-    ``overrides`` stay in force for the next resume. They may raise ``train.iterations`` of a finished run; changing
-    anything that shapes samples or updates makes the continuation a different run, and is the caller's decision: the
-    gate then judges it again.
+    ``overrides`` are saved in the run directory, so they also apply to the next resume. They may raise
+    ``train.iterations`` of a finished run. Overrides that change samples or updates are allowed: the gate then checks
+    the run again.
 
     Raises:
-        CheckpointError: no run, no checkpoint, or one that is damaged or belongs to another model.
+        CheckpointError: there is no run or no checkpoint, or the checkpoint is damaged or belongs to another model.
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
@@ -140,12 +140,12 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
         if changed:
             artifacts.write_gate(directory, _pass_gate(parts, progress, state))
         directory.write_config(dump(resolved))
-        progress.note(f"going on after iteration {state.iteration}")
+        progress.note(f"continuing after iteration {state.iteration}")
         return _finish(parts, _recorder(parts, directory, progress), state)
 
 
 def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
-    """The gate alone: build the run, draw a few samples, judge them; writes nothing."""
+    """Run only the gate: build the run, draw a few samples and check them. Writes nothing, and returns the rows."""
     answer = _launch(resolve(config, overrides), check_here)
     return answer if isinstance(answer, Verdicts) else Verdicts.from_json(answer)
 
@@ -185,7 +185,7 @@ def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
 
 
 def _changes_samples(new: Resolved, old: Resolved) -> bool:
-    """Whether more than the run's length, validations and trackers changed."""
+    """Whether the configurations differ in more than length, validation, trackers, gate, launcher and checkpoints."""
     before, after = (each.config.model_dump(mode="json") for each in (old, new))
     for data in (before, after):
         for section in ("validation", "tracker", "gate", "launcher"):
@@ -196,28 +196,23 @@ def _changes_samples(new: Resolved, old: Resolved) -> bool:
 
 
 def _finish(parts: Assembly, recorder: Recorder, state: State) -> Run:
-    """The loop, with the run's observers around it and the report after it."""
+    """Run the loop, notify the observers of its start and end, and write the report."""
     error: BaseException | None = None
     finished = Finished(state, False)
     recorder.start(state)
     try:
         with recorder.progress:
             finished = run_loop(parts, recorder, state)
-        if recorder.last_validation is not None:  # absent when a resumed run is interrupted before its first
+        if recorder.last_validation is not None:  # None if a resumed run is interrupted before its first validation
             artifacts.write_report(recorder.directory, _report(parts, recorder.last_validation, finished.state))
     except BaseException as raised:
         error = raised
         if isinstance(raised, UserError) and not recorder.directory.metrics():
-            _remove_unused(recorder.directory)
+            shutil.rmtree(recorder.directory.path)  # nothing to go on from; the mended run may have the same directory
         raise
     finally:
         recorder.end(finished.state, error)
     return _run(recorder.directory, finished, recorder.last_validation, parts.model)
-
-
-def _remove_unused(directory: RunDirectory) -> None:
-    """There is nothing to go on from, and the mended run may have the same directory."""
-    shutil.rmtree(directory.path)
 
 
 def _report(parts: Assembly, after: Validated, state: State) -> artifacts.Report:
@@ -238,7 +233,7 @@ def _run(
 
 @contextlib.contextmanager
 def _assembled(resolved: Resolved) -> Iterator[Assembly]:
-    """The run's parts, released at the end; an error of the run itself is the one that is raised."""
+    """The run's parts, closed at the end. If the run raises, errors of closing are ignored."""
     threads = torch.get_num_threads()
     parts = assemble(resolved)
     try:

@@ -1,4 +1,4 @@
-"""Saving and restoring a run: its weights, its state, and what its parts keep for themselves."""
+"""Save and restore a run: weights, progress, and the state of its parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omni_rl.storage.run_folder import RunDirectory
 
 
 def save(parts: Assembly, directory: RunDirectory, state: State) -> Path:
-    """Write a checkpoint of everything needed to go on exactly."""
+    """Write a checkpoint with everything that an exact resume needs; returns its folder."""
     tensors, backend = parts.backend.state()
     kept = {
         "iteration": state.iteration,
@@ -31,10 +31,10 @@ def save(parts: Assembly, directory: RunDirectory, state: State) -> Path:
 
 
 def restore(parts: Assembly, directory: RunDirectory) -> State:
-    """Load the directory's newest checkpoint; metrics that were written after it are forgotten.
+    """Load the newest checkpoint of the directory; metrics of later iterations are deleted.
 
     Raises:
-        CheckpointError: there is none, or it does not fit.
+        CheckpointError: there is no checkpoint, or it does not fit the run.
     """
     path = newest(directory)
     tensors, kept = checkpoint.load(path, parts.model.architecture, parts.fingerprint)
@@ -49,21 +49,21 @@ def restore(parts: Assembly, directory: RunDirectory) -> State:
 
 
 def newest(directory: RunDirectory) -> Path:
-    """The newest complete checkpoint; CheckpointError when there is none."""
+    """The folder of the newest complete checkpoint; CheckpointError if there is none."""
     path = checkpoint.latest(directory)
     if path is None:
-        raise CheckpointError(f"{directory.path} holds no checkpoint", "start again with omni-rl train")
+        raise CheckpointError(f"{directory.path} has no checkpoint", "start again with omni-rl train")
     return path
 
 
 def _tracker_names(parts: Assembly) -> list[str]:
-    """The trackers' names, told apart by number where one is used twice."""
+    """The trackers' names; a name that is used again gets a number."""
     names = [chosen.key for chosen in parts.resolved.trackers]
     return [f"{name}-{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def _restore_trackers(trackers: Sequence[Tracker], names: Sequence[str], kept: Any) -> None:
-    """By name: trackers may have been added, removed or put into another order. Contract 1 kept a list."""
+    """Restore by name, because trackers may be added, removed or reordered. With contract 1, ``kept`` was a list."""
     by_name = kept if isinstance(kept, dict) else dict(zip(names, kept, strict=False))
     for name, tracker in zip(names, trackers, strict=True):
         tracker.restore(by_name.get(name, {}))

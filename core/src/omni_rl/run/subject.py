@@ -1,4 +1,4 @@
-"""The gate's view of a run."""
+"""The parts of a run that the gate checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omni_rl.sampling.plan_requests import rollout_requests
 
 
 def subject_of(parts: Assembly, state: State) -> Subject:
-    """What the gate judges, at the state that the run is in."""
+    """The parts that the gate checks, at the run's current state."""
     return Subject(
         config=parts.config,
         model=parts.model,

@@ -1,4 +1,4 @@
-"""Held-out scores before, during and after training: noise 0, own steps and arguments, equal noise every time."""
+"""Validation: rewards on held-out prompts, without SDE noise, and with the same initial noise every time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from omni_rl.contracts.events import State
 from omni_rl.errors import RewardError
-from omni_rl.reporting import reward_figures
 from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.reporting.health import reward_figures
 from omni_rl.reporting.validated import SHOWN, Validated
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.collect import collect, without_trajectory
@@ -20,9 +20,9 @@ from omni_rl.sampling.plan_requests import validation_requests
 
 
 def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = None) -> Validated:
-    """Sample and score the validation prompts with the current weights (the average's, when one is kept).
+    """Sample and score the validation prompts with the trained weights, or with their EMA if the run has one.
 
-    ``changes`` override arguments of the pipeline.
+    ``changes`` replace arguments of the pipeline.
     """
     config, rewards = parts.config, parts.validation_rewards
     requests = validation_requests(config, parts.validation_rows, state.policy_version, changes)

@@ -1,4 +1,4 @@
-"""Weights on their way from the backend to the engine, and which copy of them samples when."""
+"""Send weights from the backend to the engine, and choose the copy of the weights that samples."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from omni_rl.errors import RunError
 
 
 def give_weights(backend: Backend, engine: Engine, version: int, copy: Copy) -> SyncReport:
-    """Let the engine draw with a copy of the weights, under this policy version."""
+    """Send a copy of the weights to the engine, which then samples with it as this policy version."""
     form = engine.takes_weights
     return engine.sync(version, iter(()) if form == "none" else backend.weights(copy, form))
 
 
 def sync_weights(backend: Backend, engine: Engine, version: int, copy: Copy) -> None:
-    """:func:`give_weights`, and check the receipt: every weight landed, under the new version.
+    """:func:`give_weights`, and check the engine's report: it has every weight and the new version.
 
     Raises:
-        RunError: one did not.
+        RunError: a weight is missing, or the version is wrong.
     """
     with in_place(backend, copy):
         report = give_weights(backend, engine, version, copy)
     missing = set(backend.weight_names(engine.takes_weights)) - report.landed.keys()
     if missing or report.policy_version != version:
-        what = f"{len(missing)} weights did not reach it, e.g. {min(missing)}" if missing else "it kept an old version"
-        raise RunError(f"the engine did not take policy version {version}: {what}")
+        reported = f"it reports version {report.policy_version}"
+        what = f"{len(missing)} weights did not reach it, e.g. {min(missing)}" if missing else reported
+        raise RunError(f"the engine does not have policy version {version}: {what}")
 
 
 def in_place(backend: Backend, copy: Copy) -> contextlib.AbstractContextManager[None]:
-    """The backend's model holds that copy, for an engine that samples from it."""
+    """A context in which the backend's model has that copy, for an engine that samples with this model."""
     return contextlib.nullcontext() if copy == "trained" else backend.policy.weights(copy)
 
 
 @contextlib.contextmanager
 def trained_weights(backend: Backend, engine: Engine, version: int, samples_with: Copy) -> Iterator[None]:
-    """The engine draws with the trained weights meanwhile, whatever copy rollouts are drawn with."""
+    """A context in which the engine samples with the trained weights, even if rollouts use another copy."""
     if samples_with == "trained":
         yield
         return
@@ -51,7 +52,7 @@ def trained_weights(backend: Backend, engine: Engine, version: int, samples_with
 
 @contextlib.contextmanager
 def evaluated(backend: Backend, engine: Engine, version: int, samples_with: Copy, averaged: bool) -> Iterator[None]:
-    """The weights that validation looks at, in backend and engine: the average if there is one, else the trained."""
+    """A context in which backend and engine have the weights of validation: EMA if ``averaged``, else the trained."""
     copy: Copy = "ema" if averaged else "trained"
     if copy == samples_with:
         yield

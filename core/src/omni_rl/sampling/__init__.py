@@ -1,1 +1,1 @@
-"""Sampling: request planning, the one denoising loop, and the embedded engine."""
+"""Sampling: planning of requests, the denoising loop, and the engine ``diffusers`` in this process."""

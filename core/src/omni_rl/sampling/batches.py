@@ -1,4 +1,4 @@
-"""Which requests may be drawn in one batch."""
+"""Decides which requests can be sampled in one batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omni_rl.data.media_files import form as media_form
 
 
 def form(request: Request) -> Hashable:
-    """Equal for requests that can be drawn in one batch."""
+    """A key that is equal for requests that can be sampled in one batch."""
     has_negative = request.negative_prompt is not None
     alike = (request.steps, request.window.size, request.sde, frozen(request.call), media_form(request.media))
     return has_negative, *alike

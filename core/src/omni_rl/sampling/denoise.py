@@ -1,8 +1,8 @@
-"""The one denoising loop, as stepwise phases: core's defaults for the rollout hooks.
+"""The denoising loop in four phases: core's defaults of the rollout hooks.
 
-``prepare_encode`` -> (``denoise_step`` -> ``step_scheduler``) x steps -> ``post_decode``. Whole-request sampling
-(``diffuse``) is these phases in a loop; continuous batching is the same phases with several states in flight. Nothing
-else in omni-rl steps a latent.
+``prepare_encode`` -> (``denoise_step`` -> ``step_scheduler``) x steps -> ``post_decode``. ``diffuse`` runs these phases
+in a loop; an engine with continuous batching runs the same phases with several states at once. omni-rl has no other
+denoising loop.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn, randn_rows
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 
 MASK = "mask/"
-"""How ``prepare_condition`` marks a stream's mask among the conditioning."""
+"""Prefix of masks among the tensors that ``prepare_condition`` returns."""
 
 
 @dataclass
 class Recording:
-    """What the window keeps; T is the window's size, equal for all rows of a state.
+    """The stored steps of the SDE window; T is the window's size, equal for all rows of a state.
 
     Attributes:
-        start: (B,) int64, the step at which each row's window opens.
+        start: (B,) int64, the first step of each row's window.
         latents: per stream (B, T + 1, ...) fp32.
-        log_probs: (B, T) fp32. timesteps: (B, T) fp32. sigmas: (B, T + 1) fp32.
+        log_probs: (B, T) fp32.
+        timesteps: (B, T) fp32.
+        sigmas: per stream (B, T + 1) fp32.
     """
 
     start: torch.Tensor
@@ -48,7 +50,7 @@ class Recording:
 
 @hookimpl
 def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample]:
-    """The phases in a loop; what samples of a group have in common is computed once."""
+    """Run the four phases. If a group shares x_T, its steps before the window are computed once for the group."""
     state = model.hooks.prepare_encode(model=model, requests=sharing(requests))
     while not state.done:
         if len(state.requests) < len(requests) and state.step == min(r.window.start for r in requests):
@@ -59,16 +61,16 @@ def diffuse(model: LoadedModel, requests: Sequence[Request]) -> Sequence[Sample]
 
 
 def sharing(requests: Sequence[Request]) -> list[Request]:
-    """One request of each group whose samples share their initial noise, while there is a step before their windows."""
+    """One request per group with a shared x_T; all requests if a window starts at step 0."""
     if min(r.window.start for r in requests) == 0:
         return list(requests)
     return list({(r.uid, r.initial_key): r for r in reversed(requests)}.values())[::-1]
 
 
 def fork(state: DenoiseState, requests: Sequence[Request]) -> DenoiseState:
-    """``state`` at the same step, with a row for each of ``requests``, whose windows have yet to begin."""
-    places = {(r.uid, r.initial_key): i for i, r in enumerate(state.requests)}
-    rows = torch.tensor([places[r.uid, r.initial_key] for r in requests])
+    """``state`` at the same step, with one row for each of ``requests``; no window may have started."""
+    row_of = {(r.uid, r.initial_key): i for i, r in enumerate(state.requests)}
+    rows = torch.tensor([row_of[r.uid, r.initial_key] for r in requests])
 
     def spread(tensors: Mapping[str, torch.Tensor]) -> Tensors:
         return {n: v[rows.to(v.device)] for n, v in tensors.items()}
@@ -83,9 +85,9 @@ def fork(state: DenoiseState, requests: Sequence[Request]) -> DenoiseState:
 
 @hookimpl
 def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseState:
-    """Encode once, take the schedule, draw x_T from the requests' keys."""
+    """Encode the prompts and media, set the schedule, and draw x_T from the requests' keys."""
     first = requests[0]
-    assert all(r.steps == first.steps and r.call == first.call for r in requests), "a state's rows share a schedule"
+    assert all(r.steps == first.steps and r.call == first.call for r in requests), "rows of a state share a schedule"
     conditioning, tokens = encode(model, requests)
     condition = on_device(model, model.hooks.prepare_condition(model=model, requests=requests, call=first.call))
     masks = {n.removeprefix(MASK): v.bool() for n, v in condition.items() if n.startswith(MASK)}
@@ -105,10 +107,10 @@ def begin(
     tables: Mapping[str, SigmaTable],
     device: torch.device,
 ) -> DenoiseState:
-    """A state at x_T, drawn from the requests' keys, with nothing of a model in it yet.
+    """A state at x_T, drawn from the requests' keys, without conditioning.
 
     Args:
-        shapes: per stream, the latents of one sample.
+        shapes: per stream, the shape of one sample's latents.
     """
     keys = [r.initial_key for r in requests]
     x = {name: randn_rows(keys, name, INITIAL, shape).to(device) for name, shape in shapes.items()}
@@ -116,9 +118,9 @@ def begin(
 
 
 def _empty_recording(requests: Sequence[Request], x: Streams, tables: Mapping[str, SigmaTable]) -> Recording:
-    """Room for the window; its first state is x_T until a later one enters the window."""
+    """Memory for the steps of the window. The first latents are x_T; :func:`_record` replaces them."""
     sizes = {r.window.size for r in requests}
-    assert len(sizes) == 1, "the rows of a state record equally many steps"
+    assert len(sizes) == 1, "rows of a state have windows of equal size"
     size, rows = sizes.pop(), len(requests)
     start = torch.tensor([r.window.start for r in requests])
     index = start[:, None] + torch.arange(size + 1)  # (B, T + 1)
@@ -131,7 +133,7 @@ def _empty_recording(requests: Sequence[Request], x: Streams, tables: Mapping[st
 
 @hookimpl
 def denoise_step(model: LoadedModel, states: Sequence[DenoiseState]) -> Sequence[Streams]:
-    """Velocities of each state at its own step."""
+    """The velocities of each state at its current step."""
     velocities = []
     for state in states:
         t = state.table.timesteps[state.step].expand(len(state.requests)).to(model.device)  # (B,)
@@ -146,10 +148,10 @@ def denoise_step(model: LoadedModel, states: Sequence[DenoiseState]) -> Sequence
 
 @hookimpl
 def step_scheduler(model: LoadedModel, state: DenoiseState, velocity: Streams) -> bool:
-    """Sample x' given x for every row: noise inside a row's window, the plain ODE step outside."""
+    """Sample the next latents of every row: with noise inside the row's window, by an ODE step outside."""
     i, requests = state.step, state.requests
     inside = torch.tensor([i in r.window for r in requests])
-    # float64, as the replay's: eta must be the same number on both sides to the last bit.
+    # float64, as in replay: eta must be the same number to the last bit
     level = torch.tensor([r.sde.noise_level for r in requests], dtype=torch.float64) * inside  # (B,)
     kind = requests[0].sde
     steps = {name: _transition(state, name, velocity[name], level) for name, x in state.x.items()}
@@ -176,7 +178,7 @@ def _sampled(state: DenoiseState, stream: str, step: Transition) -> torch.Tensor
 def noise_of(
     requests: Sequence[Request], stream: str, shape: Sequence[int], steps: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """(B, *shape) fp32 on the CPU: each request's noise at its step in ``steps``, by default its window's first."""
+    """Noise (B, *shape) fp32 on the CPU, each row at its step in ``steps``; default: the first step of its window."""
     at = [r.window.start for r in requests] if steps is None else steps
     return torch.stack([randn(draw_seed(r.key, stream, i), shape) for r, i in zip(requests, at, strict=True)])
 
@@ -200,7 +202,7 @@ def _record(state: DenoiseState, inside: torch.Tensor, following: Streams, log_p
 
 @hookimpl
 def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample]:
-    """Decode, quantise, and package one trajectory per request."""
+    """Decode and quantise the media, and build one trajectory per request."""
     call = state.requests[0].call
     decoded = model.hooks.decode_latents(model=model, latents=state.x, conditioning=state.conditioning, call=call)
     media = {kind: quantise(kind, value) for kind, value in decoded.items()}
@@ -209,7 +211,7 @@ def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample]:
 
 
 def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
-    """The trajectories of a finished state, batch size (B,), on the CPU; ``media`` (B, ...) by kind."""
+    """The trajectories (B,) of a finished state, on the CPU; ``media`` (B, ...) by kind."""
     kept: Recording = state.recorded
     rows = len(state.requests)
     latents = {n: {"all": x, "final": state.x[n]} for n, x in kept.latents.items()}
@@ -235,20 +237,20 @@ def recorded(state: DenoiseState, media: Tensors) -> TensorDict:
 
 
 def _draws(requests: Sequence[Request], stream: str) -> torch.Tensor:
-    """(B, T) int64, the seeds of the noise in each row's window."""
+    """Seeds (B, T) int64 of the noise in each row's window."""
     seeds = [[draw_seed(r.key, stream, i) for i in range(r.window.start, r.window.stop)] for r in requests]
     return torch.tensor(seeds, dtype=torch.int64).view(len(requests), requests[0].window.size)
 
 
 def _schedule(state: DenoiseState) -> Tensors:
-    """The whole table, (B, steps) and (B, steps + 1)."""
+    """Timesteps (B, steps) and sigmas (B, steps + 1) of the whole schedule."""
     rows = len(state.requests)
     return {"timesteps": state.table.timesteps.expand(rows, -1), "sigmas": state.table.sigmas.expand(rows, -1)}
 
 
 @hookimpl
 def build_scheduler(model: LoadedModel, table: SigmaTable) -> FlowMatchSDEDiscreteScheduler:
-    """The public SDE scheduler with exactly this table."""
+    """The SDE scheduler with exactly this table."""
     scheduler: FlowMatchSDEDiscreteScheduler = FlowMatchSDEDiscreteScheduler()
     scheduler.set_table(table.timesteps, table.sigmas)
     return scheduler

@@ -1,4 +1,4 @@
-"""The default engine: samples in this process through core's loop."""
+"""The default engine ``diffusers``: samples in this process with core's denoising loop."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from omni_rl.sampling.plan_requests import VALIDATION
 
 
 class EmbeddedEngine:
-    """Samples lazily: ``completed`` denoises one batch at a time, so that rewards work while the next one runs.
+    """``completed`` samples one batch at a time, so rewards run while the next batch is sampled.
 
-    Where the backend's model lies in this process, it samples from these very weights, and a sync moves nothing.
-    Elsewhere it is a replica: it loads a model of its own and takes weights.
+    If the backend's model is in this process, the engine samples with it, and a sync copies nothing. Otherwise the
+    engine loads its own model, a replica, and a sync copies the weights.
     """
 
     honours = ENGINE_HOOKS
@@ -45,11 +45,11 @@ class EmbeddedEngine:
             make_trainable(self._model, lora, context.config.run_seed)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue requests in batches that share their schedule, their sizes and their window's size."""
+        """Queue requests in batches with equal steps, sizes and window sizes."""
         size = self._batch_size(requests)
         self._encode(requests, size)
-        for places in by_form(requests, form):
-            alike = [requests[i] for i in places]
+        for indices in by_form(requests, form):
+            alike = [requests[i] for i in indices]
             self._waiting.extend(alike[i : i + size] for i in range(0, len(alike), size))
 
     def _batch_size(self, requests: Sequence[Request]) -> int:
@@ -57,32 +57,32 @@ class EmbeddedEngine:
         return own or self._config.rollout.batch_size
 
     def _encode(self, requests: Sequence[Request], size: int) -> None:
-        """Encode a submission's prompts together; a retry finds them as they were, at the same width."""
-        asked = {(r.key, r.prompt, r.negative_prompt, frozen(r.call), frozen(r.media)) for r in requests}
-        if asked <= self._encoded:
+        """Encode the prompts of all requests together. A retry uses the same encodings, with the same padding."""
+        keys = {(r.key, r.prompt, r.negative_prompt, frozen(r.call), frozen(r.media)) for r in requests}
+        if keys <= self._encoded:
             return
         if not self._waiting:
             forget(self._model)
             self._encoded.clear()
         with torch.no_grad():
             encode_ahead(self._model, requests, size)
-        self._encoded |= asked
+        self._encoded |= keys
 
     def completed(self) -> Iterator[Sample]:
-        """Denoise batch after batch."""
+        """Sample the queued batches, one after the other."""
         while self._waiting:
             requests = self._waiting.popleft()
             with torch.no_grad():
                 yield from self._hooks.diffuse(model=self._model, requests=requests)
 
     def sync(self, policy_version: int, weights: Weights) -> SyncReport:
-        """Copy the weights into the replica; nothing to copy where they are the backend's own."""
+        """Copy the weights into the replica; copies nothing if the model is the backend's."""
         if self.takes_weights == "none":
             return SyncReport(policy_version, {name: name for name in self._model.parameters()})
         return SyncReport(policy_version, model_weights.load(self._model, weights))
 
     def close(self) -> None:
-        """Drop what was not sampled."""
+        """Delete all queued requests."""
         self._waiting.clear()
 
 

@@ -1,5 +1,5 @@
-"""Which samples an iteration and a validation ask for. Everything here is a function of the configuration, the seed and
-the iteration's number, so that a resumed run asks for exactly what an uninterrupted one would have.
+"""The requests of an iteration and of a validation. They depend only on the configuration, the seed and the number of
+the iteration, so a resumed run makes exactly the same requests.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import Any
 
 from omni_rl.contracts.call import call_of_row
 from omni_rl.contracts.prompts import PromptRow, PromptSet
-from omni_rl.contracts.requests import NO_STEPS, Request, Sde
+from omni_rl.contracts.requests import Request, Sde
 from omni_rl.contracts.schema import Config
 from omni_rl.schedulers.types import NoiseKey
 
 SHARED = -1
-"""The sample number in the key of an x_T that a whole group shares."""
+"""The sample number in the key of an x_T that all samples of a group share."""
 VALIDATION = "validation"
 """The purpose in the keys of validation samples."""
 
@@ -25,31 +25,14 @@ def rollout_requests(
     """``rollout.prompts`` groups of ``rollout.group_size`` requests, group by group."""
     rollout, seed = config.rollout, config.run_seed
     rows = prompts.for_iteration(iteration, rollout.prompts, seed, config.data.shuffle)
+    calls, sde = [rollout.call], Sde(**rollout.sde.model_dump())
     requests = []
     for index, (_, row) in enumerate(rows):
         window = hooks.sde_window(iteration=iteration, group=index, steps=rollout.steps, seed=seed)
-        uid = iteration * rollout.prompts + index
-        negative, call = call_of_row(row.call, rollout.call)
-        for member in range(rollout.group_size):
-            key = NoiseKey(seed, "rollout", iteration, index, member)
-            shared = NoiseKey(seed, "rollout", iteration, index, SHARED)
-            requests.append(
-                Request(
-                    uid=uid,
-                    sample_id=uid * rollout.group_size + member,
-                    prompt=row.prompt,
-                    negative_prompt=negative,
-                    metadata=row.metadata,
-                    key=key,
-                    initial_key=shared if rollout.share_initial_noise else key,
-                    steps=rollout.steps,
-                    window=window,
-                    sde=Sde(**rollout.sde.model_dump()),
-                    call=call,
-                    media=row.media,
-                    policy_version=policy_version,
-                )
-            )
+        keys = [NoiseKey(seed, "rollout", iteration, index, member) for member in range(rollout.group_size)]
+        shared = NoiseKey(seed, "rollout", iteration, index, SHARED) if rollout.share_initial_noise else None
+        alike = {"steps": rollout.steps, "window": window, "sde": sde, "policy_version": policy_version}
+        requests += _group(iteration * rollout.prompts + index, row, calls, keys, shared, **alike)
     return requests
 
 
@@ -60,34 +43,45 @@ def validation_requests(
     changes: Mapping[str, Any] | None = None,
     each: int | None = None,
 ) -> list[Request]:
-    """Every prompt ``each`` (validation.samples_per_prompt) times, without noise injection, keyed by its place.
+    """``each`` requests per prompt (default ``validation.samples_per_prompt``), without SDE noise.
 
-    The keys hold ``validation.seed`` and nothing of the run, so that two runs are compared on equal noise. ``changes``
-    override the call's arguments (guidance off, for instance); like those of ``validation.call``, they override the
-    arguments of rows (``data.call``), too.
+    The noise keys consist of ``validation.seed`` and the indices of prompt and sample, so that different runs are
+    compared on equal noise. ``changes`` replace arguments of the pipeline, e.g. to switch guidance off;
+    like those of ``validation.call``, they also replace arguments of the row (``data.call``).
     """
     validation = config.validation
-    each = each or validation.samples_per_prompt
+    calls = [config.rollout.call, validation.call, changes or {}]
+    steps, sde = validation.steps or config.rollout.steps, Sde(noise_level=0.0)
     requests = []
     for index, row in enumerate(rows):
-        negative, call = call_of_row(row.call, config.rollout.call, validation.call, changes or {})
-        for member in range(each):
-            key = NoiseKey(validation.seed, VALIDATION, 0, index, member)
-            requests.append(
-                Request(
-                    uid=index,
-                    sample_id=index * each + member,
-                    prompt=row.prompt,
-                    negative_prompt=negative,
-                    metadata=row.metadata,
-                    key=key,
-                    initial_key=key,
-                    steps=validation.steps or config.rollout.steps,
-                    window=NO_STEPS,
-                    sde=Sde(noise_level=0.0),
-                    call=call,
-                    media=row.media,
-                    policy_version=policy_version,
-                )
-            )
+        members = range(each or validation.samples_per_prompt)
+        keys = [NoiseKey(validation.seed, VALIDATION, 0, index, member) for member in members]
+        requests += _group(index, row, calls, keys, steps=steps, sde=sde, policy_version=policy_version)
     return requests
+
+
+def _group(
+    uid: int,
+    row: PromptRow,
+    calls: Sequence[Mapping[str, Any]],
+    keys: Sequence[NoiseKey],
+    shared: NoiseKey | None = None,
+    **alike: Any,
+) -> list[Request]:
+    """A request of the prompt for each key; ``shared`` is the key of the x_T that they share, if they do."""
+    negative, call = call_of_row(row.call, *calls)
+    return [
+        Request(
+            uid=uid,
+            sample_id=uid * len(keys) + member,
+            prompt=row.prompt,
+            negative_prompt=negative,
+            metadata=row.metadata,
+            key=key,
+            initial_key=shared or key,
+            call=call,
+            media=row.media,
+            **alike,
+        )
+        for member, key in enumerate(keys)
+    ]

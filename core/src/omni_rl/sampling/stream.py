@@ -1,4 +1,4 @@
-"""Samples of an engine as they finish: retried, checked, and collected by group."""
+"""Read an engine's samples as they finish: retry failed requests, check identities, and collect groups."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError
 
 RETRIES = 2
-"""How often a request that the engine failed is asked for again, with the same keys and therefore the same draws."""
+"""How often a failed request is repeated, with the same keys and therefore the same noise."""
 
 
 def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Sample]]:
-    """Whole groups, as they become complete; failed requests are retried, then returned without a trajectory."""
+    """Yield each group when it is complete. Requests that fail even after retries give samples without trajectory.
+
+    Raises:
+        RunError: the engine returned a wrong sample, or lost a request.
+    """
     expected = Counter(request.uid for request in requests)
     arrived: dict[int, list[Sample]] = defaultdict(list)
     for sample in _with_retries(engine, requests):
@@ -26,14 +30,14 @@ def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[lis
 
 
 def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sample]:
-    asked = list(requests)
+    open_requests = list(requests)
     for last in [False] * RETRIES + [True]:
-        engine.submit(asked)
-        outstanding = {request.sample_id for request in asked}
+        engine.submit(open_requests)
+        outstanding = {request.sample_id for request in open_requests}
         failed = []
         for sample in engine.completed():
             if sample.request.sample_id not in outstanding:
-                raise RunError(f"the engine returned sample {sample.request.sample_id} twice or unasked")
+                raise RunError(f"the engine returned sample {sample.request.sample_id} twice or without a request")
             outstanding.remove(sample.request.sample_id)
             if sample.error is None or last:
                 _check_identity(sample)
@@ -41,14 +45,15 @@ def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sampl
             else:
                 failed.append(sample.request)
         if outstanding:
-            raise RunError(f"the engine lost {len(outstanding)} of {len(asked)} requests, e.g. {min(outstanding)}")
+            lost = f"{len(outstanding)} of {len(open_requests)} requests, e.g. sample {min(outstanding)}"
+            raise RunError(f"the engine lost {lost}")
         if not failed:
             return
-        asked = failed
+        open_requests = failed
 
 
 def _check_identity(sample: Sample) -> None:
-    """An engine that hands over another request's trajectory, or one of an old policy, must not be trained on."""
+    """Raise RunError if the trajectory belongs to another request or to another policy version."""
     if sample.trajectory is None:
         return
     for name in ("uid", "sample_id", "policy_version"):

@@ -28,7 +28,7 @@ from omni_rl.errors import UserError, did_you_mean
 from omni_rl.schedulers.types import LogProbType, SdeType
 
 NEARLY_ONE = 0.9989
-"""If the first sigma of a table is above this value, ``sde`` uses 1 - sigma' in place of 1 - sigma in the first step."""
+"""If the first sigma of a table is larger, ``sde`` uses 1 - sigma' in place of 1 - sigma in the first step."""
 
 Masks = Mapping[str, torch.Tensor | None]
 """Per stream, as in :class:`Transition`; in a stream without an entry, all elements count."""

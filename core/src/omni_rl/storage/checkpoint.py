@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -100,7 +101,7 @@ def load_state(path: Path, architecture: str | None = None, model_fingerprint: s
 
 
 def load_group(path: Path, group: str) -> Tensors:
-    """One group of tensors, as :func:`select`. Reads only this group and verifies nothing.
+    """One group of tensors, by their names inside the group. Reads only this group and verifies nothing.
 
     Raises CheckpointError when the checkpoint has no such group.
     """
@@ -113,15 +114,9 @@ def load_group(path: Path, group: str) -> Tensors:
     return members
 
 
-def flatten(groups: Mapping[str, Tensors]) -> Tensors:
+def flatten(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
     """``{"policy": {"w": t}}`` to ``{"policy/w": t}``."""
     return {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
-
-
-def select(tensors: Tensors, group: str) -> Tensors:
-    """One group of flattened tensors, with the names inside the group; empty when there is none."""
-    prefix = f"{group}/"
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def fingerprint(model_folder: Path) -> str:

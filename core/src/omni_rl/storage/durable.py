@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
 from safetensors import SafetensorError
 
 from omni_rl.errors import RunError
@@ -43,36 +44,6 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
-    """Yield a hidden folder to fill. When the context ends, the folder is synced and renamed to ``final``.
-
-    An existing folder ``final`` is deleted only after that. If the context raises, the new folder is deleted. The next
-    call removes what a killed process left.
-    """
-    temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            sync(path)
-        _exchange(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _exchange(new: Path, final: Path) -> None:
-    """Rename ``new`` to ``final``, and delete the folder that had this name before."""
-    replaced = final.with_name(f".{final.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():
-        os.replace(final, replaced)
-    os.replace(new, final)
-    sync(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-@contextmanager
 def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume RUN_DIRECTORY") -> Iterator[None]:
     """Turn a failure to write ``needed`` bytes to ``path`` into a RunError; ``then`` is the hint for a full disk."""
     try:
@@ -84,11 +55,11 @@ def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume 
 def _explain(path: Path, needed: int, error: Exception, then: str) -> str:
     number = _errno(error)
     reason = str(error) if number is None else os.strerror(number)
-    text = f"cannot write {path}: {reason}; it needs {readable(needed)} ({needed} bytes)"
+    text = f"cannot write {path}: {reason}; it needs {decimal(needed)} ({needed} bytes)"
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return text
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
-    return f"{text} and {readable(free)} are free\n  free some disk space, then {then}"
+    return f"{text} and {decimal(free)} are free\n  free some disk space, then {then}"
 
 
 def _errno(error: Exception) -> int | None:
@@ -97,13 +68,3 @@ def _errno(error: Exception) -> int | None:
         return error.errno
     match = re.search(r"os error (\d+)", str(error))
     return int(match[1]) if match else None
-
-
-def readable(size: int) -> str:
-    """A number of bytes as text: ``12.3 MB``."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

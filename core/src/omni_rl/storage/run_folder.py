@@ -84,16 +84,6 @@ class RunDirectory:
         write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
         return path
 
-    def read_json(self, name: str) -> Any:
-        """Read a file of :meth:`write_json`; CheckpointError when it is missing or damaged."""
-        path = self.path / name
-        try:
-            return json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read: {error}", "the run may be damaged, or written by an older omni-rl"
-            ) from error
-
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Append the row of one iteration; ``row["iteration"]`` counts from 1. The row is on disk when this returns.
 

@@ -1,1 +1,1 @@
-"""Training: the ``torch`` backend and the policy that algorithms see."""
+"""Training: the ``torch`` backend, and the policy that algorithms use."""

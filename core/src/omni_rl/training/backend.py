@@ -1,4 +1,4 @@
-"""The ``torch`` backend: AdamW over fp32 masters in one process."""
+"""The ``torch`` backend: AdamW on fp32 master weights in one process."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
 from omni_rl.parallel.agreement import total
+from omni_rl.storage import checkpoint
 from omni_rl.training.offload import optimizer_state_on
 from omni_rl.training.policy import TorchPolicy
 
 VARIANTS = 64
-"""How many forms of a block may be compiled: with and without gradient, LoRA and masks, at several batch sizes."""
+"""Limit of compiled variants of a block: with and without gradient, LoRA and masks, for several batch sizes."""
 
 PATIENCE = 3
-"""So many updates in a row may have a gradient that is not finite: they are skipped, then the run stops."""
+"""Updates with a gradient that is not finite are skipped; after this number of them in a row, the run stops."""
 
 FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
-"""The replay error: after the first update the policy has moved, and the figure would measure that instead."""
+"""Metrics of the iteration's first update only. The replay error has a meaning only before the policy changes."""
 
 
 class TorchBackend:
-    """Trains on one iteration's batch: inner epochs x mini-batches x (micro-batches x stored steps).
+    """Trains on one iteration's batch: inner epochs x mini-batches x (micro-batches x training steps).
 
-    Losses are averaged over all samples and steps of a mini-batch, so the micro-batch size changes memory and nothing
-    else. Mini-batches are whole prompts in rollout order.
+    Losses are averaged over all samples and steps of a mini-batch, so the micro-batch size changes only the memory. A
+    mini-batch consists of whole groups, in the order of the rollout.
     """
 
     def __init__(self, context: Context) -> None:
@@ -65,12 +66,12 @@ class TorchBackend:
             weight_decay=train.weight_decay,
         )
         self.updates = 0
-        self._skipped = 0  # in a row
+        self._skipped = 0  # updates skipped in a row
         _prepare_modules(self.model, train)
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
-        """All updates of one iteration; metrics are means over updates, prefixed ``actor/``."""
-        if len(batch):  # none where every group is flat and flat groups are left out
+        """All updates of one iteration with a batch (N,). Metrics ``actor/*`` are means over the updates."""
+        if len(batch):  # 0 if skip_flat_groups has removed all groups
             batch = batches.change(batch, lambda rows: self._prepared(rows, iteration))
         mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
         parts = mini_batches * self._config.inner_epochs
@@ -102,7 +103,7 @@ class TorchBackend:
         finite = math.isfinite(norm)
         if finite:
             self._step(lr)
-        self._mind_skipped(iteration, finite)
+        self._count_skipped(iteration, finite)
         if finite:
             self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
         return {**meter.means(terms), "grad_norm": norm, "lr": lr, "skipped_updates": float(not finite)}
@@ -119,8 +120,8 @@ class TorchBackend:
         self.updates += 1
         self._average_weights()
 
-    def _mind_skipped(self, iteration: int, finite: bool) -> None:
-        """One gradient that is not finite would make every weight so.
+    def _count_skipped(self, iteration: int, finite: bool) -> None:
+        """Count updates that are skipped because a gradient that is not finite would make all weights not finite.
 
         Raises:
             RunError: ``PATIENCE`` updates in a row were skipped.
@@ -129,7 +130,7 @@ class TorchBackend:
         if self._skipped >= PATIENCE:
             raise RunError(
                 f"{PATIENCE} updates in a row, the last in iteration {iteration}, had a gradient that is not finite; "
-                "the weights are those before. Lower train.lr, or look at the losses in metrics.jsonl"
+                "they were skipped. Lower train.lr, or look at the losses in metrics.jsonl"
             )
 
     def _learning_rate(self) -> float:
@@ -145,7 +146,7 @@ class TorchBackend:
             average[name].lerp_(parameter.detach(), 1 - ema.decay)
 
     def weights(self, copy: Copy, form: Form) -> Weights:
-        """One weight after the other, while the model holds that copy."""
+        """Yield the weights of a copy; until the iterator ends, the model has this copy."""
         with nullcontext() if copy == "trained" else self.policy.weights(copy):
             yield from model_weights.weights(self.model, form)
 
@@ -154,20 +155,18 @@ class TorchBackend:
         return model_weights.weight_names(self.model, form)
 
     def close(self) -> None:
-        """Nothing is held beyond this process's memory."""
+        """Releases nothing: the backend holds only memory of this process."""
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """``policy/<name>``, each named copy, and ``optimizer/<name>/<key>``; plus the number of updates."""
-        tensors = {f"policy/{n}": p.detach() for n, p in self._parameters.items()}
-        for copy, values in self._named.items():
-            tensors |= {f"{copy}/{n}": v for n, v in values.items()}
+        """Tensors ``policy/<name>``, ``<copy>/<name>`` and ``optimizer/<name>/<key>``, and the number of updates."""
+        tensors = {name: target.detach() for name, target in self._targets().items()}
         for name, parameter in self._parameters.items():
             state = self._optimizer.state.get(parameter, {})
             tensors |= {f"optimizer/{name}/{key}": value.detach() for key, value in state.items()}
         return {n: t.cpu().contiguous() for n, t in tensors.items()}, {"updates": self.updates}
 
     def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
-        """Restore exactly; every tensor must fit, and none may be left over."""
+        """Restore exactly. Raises CheckpointError if a tensor is missing, has another shape, or is not used."""
         unused = set(tensors)
         for name, target in self._targets().items():
             _fits(name, tensors, target)
@@ -181,15 +180,12 @@ class TorchBackend:
                 unused -= mine
         if unused:
             raise CheckpointError(
-                f"the checkpoint holds {len(unused)} tensors this run has no place for: {min(unused)}"
+                f"the checkpoint has {len(unused)} tensors that this run does not use, e.g. {min(unused)}"
             )
         self.updates = int(extra["updates"])
 
     def _targets(self) -> Tensors:
-        targets: Tensors = {f"policy/{n}": p for n, p in self._parameters.items()}
-        for copy, values in self._named.items():
-            targets |= {f"{copy}/{n}": v for n, v in values.items()}
-        return targets
+        return checkpoint.flatten({"policy": self._parameters, **self._named})
 
     def _restored(self, name: str, value: torch.Tensor) -> torch.Tensor:
         on_cpu = name.endswith("/step") or self._config.offload
@@ -197,7 +193,7 @@ class TorchBackend:
 
 
 class _Meter:
-    """Sums of per-sample figures over micro-batches and steps; ``*_max`` figures take the maximum."""
+    """Sums per-sample metrics over micro-batches and steps; takes the maximum of metrics ``*_max``."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
@@ -214,7 +210,7 @@ class _Meter:
 
 
 def _terms(batch: TensorDict) -> float:
-    """What the summed losses of a mini-batch are divided by: its rows and steps, or their weights."""
+    """The divisor of a mini-batch's summed loss: its rows times steps, or the sum of ``loss_weights``."""
     steps = range(trajectory.steps_of(batch))
     if "loss_weights" not in batch.keys():
         return len(batch) * len(steps)
@@ -222,7 +218,7 @@ def _terms(batch: TensorDict) -> float:
 
 
 def _loss_weights(batch: TensorDict, steps: Sequence[int], loss: torch.Tensor) -> torch.Tensor:
-    """(B, S) beside ``loss`` (B, S)."""
+    """The weights (B, S) of ``loss`` (B, S); a scalar 1 if the batch has no weights."""
     return (
         trajectory.columns(batch, "loss_weights", steps).to(loss)
         if "loss_weights" in batch.keys()
@@ -231,7 +227,7 @@ def _loss_weights(batch: TensorDict, steps: Sequence[int], loss: torch.Tensor) -
 
 
 def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Their product, and 0 where the weight is: what is left out need not be finite."""
+    """``values * weights``, and 0 where the weight is 0, even if the value is not finite there."""
     return torch.where(weights != 0, values * weights, 0)
 
 
@@ -240,15 +236,15 @@ def _figures(batch: TensorDict) -> Tensors:
 
 
 def _kept_copies(context: Context) -> list[str]:
-    """The copies that the algorithm uses, and the average when it is configured.
+    """Names of the copies of the weights that the algorithm uses, and ``ema`` if it is configured.
 
     Raises:
-        ConfigError: the algorithm uses the average, and none is configured.
+        ConfigError: the algorithm uses the EMA, but ``train.ema`` is not set.
     """
     wanted = set(context.traits.keeps)
     if "ema" in wanted and context.config.train.ema is None:
         name = context.config.algorithm.name
-        raise ConfigError(f"{name}, as configured, compares with the average of the weights", "set train.ema.decay")
+        raise ConfigError(f"{name} with these options needs the moving average of the weights", "set train.ema.decay")
     return sorted(wanted | {"ema"} if context.config.train.ema is not None else wanted)
 
 
@@ -262,7 +258,10 @@ def _prepare_modules(model: LoadedModel, train: Train) -> None:
 
 
 def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:
-    """Split (N,) rows into mini-batches of whole groups; groups are neighbours, the last mini-batch may be smaller."""
+    """Split (N,) rows into mini-batches of ``prompts`` whole groups; the last mini-batch may be smaller.
+
+    The rows of a group must be consecutive.
+    """
     uid = batch["uid"]
     starts = [0, *(int(i) for i in (uid[1:] != uid[:-1]).nonzero().flatten() + 1), len(uid)]
     size = prompts or len(starts)
@@ -272,12 +271,12 @@ def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:
 
 
 def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
-    found = tensors.get(name)
-    if found is None or found.shape != target.shape:
-        has = "nothing" if found is None else f"shape {tuple(found.shape)}"
+    stored = tensors.get(name)
+    if stored is None or stored.shape != target.shape:
+        has = "no tensor" if stored is None else f"shape {tuple(stored.shape)}"
         raise CheckpointError(
             f"the checkpoint has {has} for {name!r}, this run needs shape {tuple(target.shape)}",
-            "resume with the configuration (model, lora, ema) that wrote it",
+            "resume with the configuration (model, lora, ema) of the original run",
         )
 
 

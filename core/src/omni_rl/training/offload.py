@@ -1,4 +1,4 @@
-"""Optimizer state that lives on the CPU between updates."""
+"""Keeps the optimizer state on the CPU between updates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def optimizer_state_on(optimizer: torch.optim.Optimizer, device: torch.device, offload: bool) -> Iterator[None]:
-    """Bring optimizer state to ``device`` for one update and send it back, when ``offload`` asks for it."""
+    """If ``offload``, move the optimizer state to ``device`` inside the context, and back to the CPU afterwards."""
     if offload:
         _move(optimizer, device)
     try:

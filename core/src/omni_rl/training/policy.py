@@ -1,4 +1,4 @@
-"""The trained model as algorithms see it, and the defaults of the two training hooks."""
+"""The policy that algorithms use, and the defaults of the hooks that replay stored steps."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 
 
 class TorchPolicy:
-    """``omni_rl.contracts.interfaces.Policy`` over a model in this process.
+    """``omni_rl.contracts.interfaces.Policy`` for a model in this process.
 
-    ``named`` holds alternative values of the trainable parameters (``reference``, ``ema``, ``old``), each by canonical
-    name; ``weights(name)`` swaps them in without copying.
+    ``named`` holds copies of the trainable parameters (``reference``, ``ema``, ``old``), each by canonical name;
+    ``weights(name)`` puts a copy into the model without copying data.
     """
 
     def __init__(self, model: LoadedModel, hooks: Any, config: Config) -> None:
@@ -46,7 +46,7 @@ class TorchPolicy:
         call: Mapping[str, Any] | None = None,
         step: torch.Tensor | None = None,
     ) -> Streams:
-        """Velocity; see :class:`omni_rl.contracts.interfaces.Policy`."""
+        """Velocity (B, ...) fp32 per stream; see :class:`omni_rl.contracts.interfaces.Policy`."""
         call = self.call if call is None else call
         with self.model.compute():
             velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call, step=step)
@@ -54,11 +54,11 @@ class TorchPolicy:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model."""
         return self.model.device
 
     def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor, step: torch.Tensor | None = None) -> Streams:
-        """Velocity under a batch's conditioning; see :class:`omni_rl.contracts.interfaces.Policy`."""
+        """Velocity with the conditioning of a batch; see :class:`omni_rl.contracts.interfaces.Policy`."""
         conditioning = {name: value.to(self.device) for name, value in trajectory.conditioning_of(batch).items()}
         return self.predict(x, t, conditioning, call_of(batch, self.call), step)
 
@@ -80,7 +80,7 @@ class TorchPolicy:
         ]
 
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
-        """Figures of every stored step; see :class:`omni_rl.contracts.interfaces.Policy`."""
+        """Apply ``measure`` to every stored step; see :class:`omni_rl.contracts.interfaces.Policy`."""
         steps = range(batch["timesteps"].shape[1])
 
         def all_steps(part: TensorDict) -> Tensors:
@@ -92,20 +92,24 @@ class TorchPolicy:
 
     @contextlib.contextmanager
     def weights(self, name: str) -> Iterator[None]:
-        """Swap named weights in; gradients are off inside, and the trained weights are back afterwards."""
+        """A context in which the model has the copy ``name``, without gradients; restores the trained weights.
+
+        Raises:
+            ConfigError: the run does not keep this copy.
+        """
         if name not in self.named:
             raise ConfigError(
-                f"this run keeps no {name!r} weights", "full fine-tuning keeps a reference only if it is used"
+                f"this run keeps no {name!r} weights", "add it to the algorithm's trait `keeps`, or set train.ema"
             )
         current = {n: p.data for n, p in self.parameters.items()}
-        self._place(self.named[name])
+        self._assign(self.named[name])
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._place(current)
+            self._assign(current)
 
-    def _place(self, values: Tensors) -> None:
+    def _assign(self, values: Tensors) -> None:
         for name, parameter in self.parameters.items():
             parameter.data = values[name]
 
@@ -124,7 +128,7 @@ def call_of(batch: TensorDict, call: Mapping[str, Any]) -> dict[str, Any]:
 
 @hookimpl
 def prepare_model_inputs(policy: TorchPolicy, batch: TensorDict, steps: Sequence[int]) -> Mapping[str, Any]:
-    """x, t, schedule index and conditioning of S stored steps, (B * S, ...) on the policy's device, step by step."""
+    """Arguments of ``policy.predict`` for S stored steps: (B * S, ...) on the policy's device, first step first."""
     device = policy.model.device
     latents = [trajectory.latents(batch, step) for step in steps]
     x = {name: torch.cat([each[name] for each in latents]).to(device) for name in latents[0]}
@@ -138,31 +142,31 @@ def prepare_model_inputs(policy: TorchPolicy, batch: TensorDict, steps: Sequence
 def forward_and_sample_previous_step(
     policy: TorchPolicy, batch: TensorDict, model_inputs: Mapping[str, Any], steps: Sequence[int]
 ) -> tuple[torch.Tensor, Streams, Streams, torch.Tensor]:
-    """Velocities in one forward, then each step's transition and the log-prob of what was stored."""
+    """Compute all velocities in one forward, then each step's transition and the log-prob of the stored latents."""
     velocity = policy.predict(**model_inputs)
     parts = [
         {n: v[place * len(batch) : (place + 1) * len(batch)] for n, v in velocity.items()}
         for place in range(len(steps))
     ]
-    moves = [
+    transitions = [
         {n: _transition_at(policy, batch, step, n, v) for n, v in part.items()}
         for step, part in zip(steps, parts, strict=True)
     ]
     masks = {n: m.to(policy.model.device) for n, m in trajectory.masks_of(batch).items()}
     log_probs = [
-        joint_log_prob(move, next_latents(policy, batch, step), masks, policy.sde.log_prob)
-        for step, move in zip(steps, moves, strict=True)
+        joint_log_prob(each, next_latents(policy, batch, step), masks, policy.sde.log_prob)
+        for step, each in zip(steps, transitions, strict=True)
     ]
     means, stds = (
-        {n: torch.stack([getattr(move[n], field) for move in moves], dim=1) for n in velocity}
+        {n: torch.stack([getattr(each[n], field) for each in transitions], dim=1) for n in velocity}
         for field in ("mean", "std_dev_t")
     )
-    sqrt_dt = torch.stack([next(iter(move.values())).sqrt_dt for move in moves], dim=1)
+    sqrt_dt = torch.stack([next(iter(each.values())).sqrt_dt for each in transitions], dim=1)
     return torch.stack(log_probs, dim=1), means, stds, sqrt_dt
 
 
 def next_latents(policy: TorchPolicy, batch: TensorDict, step: int) -> Streams:
-    """Stored latents after ``step``, per stream, (B, ...) fp32 on the policy's device."""
+    """Stored latents after training step ``step``: (B, ...) fp32 per stream, on the policy's device."""
     return {n: value.to(policy.model.device) for n, value in trajectory.latents(batch, step, ahead=1).items()}
 
 

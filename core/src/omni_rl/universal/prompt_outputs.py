@@ -99,10 +99,7 @@ def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str,
         "generator": capture.throwaway_generator(),
         **capture.one_step(call, needs_of(model).least_steps),
     }
-    with (
-        capture.leave_at_denoiser(model.denoisers),
-        capture.recording_method(model.pipe, "encode_prompt") as calls,
-    ):
+    with capture.leave_at_denoiser(model.denoisers), capture.recording_method(model.pipe, "encode_prompt") as calls:
         capture.run_call(model.pipe, scheduler_stand_ins.never_stepped(model.pipe.scheduler), **arguments)
     return calls
 

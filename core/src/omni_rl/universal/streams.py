@@ -137,11 +137,7 @@ def _as_drawn(stepped: Sequence[Shape], drawn: Sequence[Shape]) -> list[Shape]:
 
 
 def _maps(
-    run_step: RunStep,
-    parameters: Sequence[str],
-    stepped: Sequence[Shape],
-    drawn: Sequence[Shape],
-    device: torch.device,
+    run_step: RunStep, parameters: Sequence[str], stepped: Sequence[Shape], drawn: Sequence[Shape], device: torch.device
 ) -> list[AffineMap]:
     """From every argument, in the shape in which it is stepped or else in the one in which it is drawn."""
 

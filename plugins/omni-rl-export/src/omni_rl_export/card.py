@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
-from omni_rl import reporting
-from omni_rl.contracts.call import INDEX
+from omni_rl.contracts.call import INDEX, effective_call
 from omni_rl.reporting import artifacts
+from omni_rl.reporting.curves import stderr_name
 from omni_rl.reporting.exhibits import Exhibit
+from omni_rl.reporting.image_grids import before_after
+from omni_rl_export.curves import write_curves
 from omni_rl_export.source import Source
 from omni_rl_export.verify import Verified
 
@@ -39,7 +41,7 @@ def write_card(
     """
     origin = source.origin
     history = [row for row in artifacts.history(source.directory) if row["iteration"] <= source.iteration]
-    reporting.write_curves(folder / "curves.svg", history)
+    write_curves(folder / "curves.svg", history)
     if exhibits:
         _before_after(folder / "before_after.png", source, exhibits)
     config = yaml.safe_dump(without_paths(source.resolved.config.model_dump(mode="json")), sort_keys=False)
@@ -70,7 +72,7 @@ def without_paths(value: Any) -> Any:
 def _before_after(path: Path, source: Source, exhibits: Sequence[Exhibit]) -> None:
     first, _ = artifacts.before(source.directory)
     pictures = [first[e.request.sample_id] for e in exhibits]
-    reporting.before_after(pictures, [e.image for e in exhibits], [e.request.prompt for e in exhibits]).save(path)
+    before_after(pictures, [e.image for e in exhibits], [e.request.prompt for e in exhibits]).save(path)
 
 
 def _front_matter(model: Mapping[str, Any], *, adapter: bool) -> str:
@@ -99,7 +101,8 @@ def _title(source: Source, model: Mapping[str, Any], *, adapter: bool) -> str:
 def _usage(source: Source, model: Mapping[str, Any], dtype: str, lora: Sequence[dict[str, Any]], video: bool) -> str:
     """Code that runs as it stands, but for what stands in a folder of the reader's."""
     config = source.resolved.config
-    call = {"num_inference_steps": config.validation.steps or config.rollout.steps, **source.resolved.validation_call()}
+    call = effective_call(config.rollout.call, config.validation.call)
+    call = {"num_inference_steps": config.validation.steps or config.rollout.steps, **call}
     words = ", ".join(f"{name}={_python(value)}" for name, value in call.items())
     base = json.dumps(model["name"] if model["hub"] else f"path/to/{model['name']}")
     revision = f', revision="{model["commit"]}"' if model["hub"] else ""
@@ -143,7 +146,7 @@ def _results(history: Sequence[Mapping[str, float]], pictures: bool) -> str:
 
 
 def _figure(row: Mapping[str, float], name: str) -> str:
-    error = row.get(reporting.stderr_name(name))
+    error = row.get(stderr_name(name))
     return f"{row[name]:.3f}" if error is None else f"{row[name]:.3f} ± {error:.3f}"
 
 

@@ -13,8 +13,9 @@ import torch
 from omni_rl._version import __version__
 from omni_rl.errors import UserError
 from omni_rl.reporting.exhibits import Exhibit
-from omni_rl.storage.durable import new_folder, writing
+from omni_rl.storage.durable import writing
 from omni_rl_export.card import write_card
+from omni_rl_export.folders import new_folder
 from omni_rl_export.samples import write_samples
 from omni_rl_export.source import Source, open_source
 from omni_rl_export.verify import Verified, verify

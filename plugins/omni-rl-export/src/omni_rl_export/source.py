@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,8 +90,19 @@ def open_source(run: str | Path, overrides: Sequence[str], iteration: int | None
     resolved = resolve(directory.config_file, overrides)
     folder = _newest(directory) if iteration is None else _of_iteration(directory, iteration)
     state = checkpoint.load_state(folder, resolved.architecture)
-    origin = directory.read_json(FILE)
+    origin = _origin(directory)
     return Source(directory, resolved, origin, folder, state, weights or _validated(resolved))
+
+
+def _origin(directory: RunDirectory) -> dict[str, Any]:
+    """The run's provenance; CheckpointError when it is missing or damaged."""
+    path = directory.path / FILE
+    try:
+        origin: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        hint = "the run may be damaged, or written by an older omni-rl"
+        raise CheckpointError(f"{path} cannot be read: {error}", hint) from error
+    return origin
 
 
 def _validated(resolved: Resolved) -> str:

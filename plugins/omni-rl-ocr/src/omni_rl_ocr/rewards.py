@@ -20,8 +20,7 @@ class TargetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     column: str | None = Field(
-        default=None,
-        description="metadata column with the target text; null: the prompt's first double-quoted part",
+        default=None, description="metadata column with the target text; null: the prompt's first double-quoted part"
     )
     use_confidence: bool = Field(
         default=False,

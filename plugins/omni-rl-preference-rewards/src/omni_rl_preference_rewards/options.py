@@ -29,8 +29,7 @@ class PromptOptions(ImageOptions):
     """Options of the rewards that read the prompt."""
 
     long_prompts: LongPrompts = Field(
-        "error",
-        description="for a prompt with more tokens than the model reads: 'error', or 'truncate' it",
+        "error", description="for a prompt with more tokens than the model reads: 'error', or 'truncate' it"
     )
 
 

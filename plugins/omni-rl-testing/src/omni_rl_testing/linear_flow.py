@@ -26,12 +26,7 @@ class LinearFlow:
     """
 
     def __init__(
-        self,
-        theta: Sequence[float],
-        reference: Sequence[float] = (0.0, 0.0),
-        *,
-        eta: float = 0.7,
-        sde: SdeType = "sde",
+        self, theta: Sequence[float], reference: Sequence[float] = (0.0, 0.0), *, eta: float = 0.7, sde: SdeType = "sde"
     ) -> None:
         self.theta = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
         self.device = torch.device("cpu")

@@ -24,15 +24,7 @@ from omni_rl_tiny.build import Sizes, assemble
 from omni_rl_tiny.measure import score_pipeline, score_style, to_tensor
 from omni_rl_tiny.signs import CLEAN, FAULTY, HEIGHT, HELD_OUT, TRAINED, WIDTH, Style, draw_signs, prompt_for
 
-_PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "pillow",
-    "rapidocr",
-)
+_PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow", "rapidocr")
 _BATCH = 64
 _WARM_UP = 50  # iterations
 _DECAY = 0.4  # share of a stage over which the learning rate falls to zero

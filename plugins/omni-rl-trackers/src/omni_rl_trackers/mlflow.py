@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from omni_rl.errors import PluginError
-from omni_rl.reporting import grid
-from omni_rl.reporting.tracker import Tracker
+from omni_rl.reporting.image_grids import grid
+from omni_rl_trackers.base import Tracker
 from omni_rl_trackers.optional import optional
 
 URI = "MLFLOW_TRACKING_URI"

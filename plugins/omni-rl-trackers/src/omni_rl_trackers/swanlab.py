@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from omni_rl.reporting.tracker import Tracker
+from omni_rl_trackers.base import Tracker
 from omni_rl_trackers.optional import optional
 
 NO_LIVE_OUTPUT = {"terminal": {"proxy_type": "none"}}  # a live bar is no log

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from omni_rl.reporting.tracker import Tracker
+from omni_rl_trackers.base import Tracker
 from omni_rl_trackers.optional import optional
 
 

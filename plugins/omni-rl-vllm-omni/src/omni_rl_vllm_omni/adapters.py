@@ -16,11 +16,7 @@ A, B = ADAPTER_SIDES
 
 
 def activate(
-    manager: Any,
-    pipeline: Pipeline,
-    landings: dict[str, Landing],
-    tensors: Mapping[str, torch.Tensor],
-    rank: int,
+    manager: Any, pipeline: Pipeline, landings: dict[str, Landing], tensors: Mapping[str, torch.Tensor], rank: int
 ) -> dict[str, str]:
     """Put adapters in place of the previous ones and read them back; answers where each tensor landed.
 

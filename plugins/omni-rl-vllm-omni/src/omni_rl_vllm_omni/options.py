@@ -13,8 +13,7 @@ class VllmOmniConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     step_execution: Literal["auto", "required", "off"] = Field(
-        default="auto",
-        description="continuous batching, one denoising step at a time: if possible, always, or never",
+        default="auto", description="continuous batching, one denoising step at a time: if possible, always, or never"
     )
     max_num_seqs: PositiveInt = Field(default=8, description="samples under way together")
     max_wait_ms: float = Field(default=100.0, ge=0, description="how long a batch of whole requests waits to fill up")

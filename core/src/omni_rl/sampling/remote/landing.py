@@ -1,7 +1,8 @@
-"""Find where each weight lands in the pipeline of an engine that has its own model.
+"""Find the parameter that holds each weight in the pipeline of an engine with its own implementation of the model.
 
-Canonical names are diffusers': ``<component>.<parameter>``. Engines fuse some weights (``to_q``, ``to_k``, ``to_v``
-into ``to_qkv``) and rename others, so a known number is loaded under each name, and then looked up.
+Canonical names are those of diffusers: ``<component>.<parameter>``. Engines fuse some weights (``to_q``, ``to_k``,
+``to_v`` into ``to_qkv``) and rename others. So a different number is loaded for each name, and then searched for in the
+engine's parameters.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import torch
 from torch import nn
 
 DIGITS = 200
-"""Numbers are written in digits below this: bfloat16 holds whole numbers up to 256."""
+"""Base of the two digits in which numbers are loaded: bfloat16 holds whole numbers up to 256 exactly."""
 
 
 class Pipeline(Protocol):
     """The methods of an engine's pipeline that are used here."""
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load by canonical name. What it returns differs between pipelines."""
+        """Load weights by canonical name. The result differs between pipelines and is not used."""
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The pipeline's own parameters."""
 
     def get_parameter(self, target: str) -> nn.Parameter:
-        """One of them by name."""
+        """The parameter with this name."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,26 @@ class Landing:
         return f"{self.parameter}[{self.first}:{self.last}]"
 
     def value(self, pipeline: Pipeline) -> torch.Tensor:
-        """The values that these rows have now."""
+        """The current values of these rows."""
         return pipeline.get_parameter(self.parameter).data[self.first : self.last]
 
     def is_whole(self, pipeline: Pipeline) -> bool:
-        """Whether the weight has the parameter to itself."""
+        """Whether the weight fills the whole parameter."""
         return self.last - self.first == len(pipeline.get_parameter(self.parameter))
 
 
 def locate(pipeline: Pipeline, shapes: Mapping[str, Sequence[int]]) -> dict[str, Landing]:
-    """Where weights of these names and shapes land. The pipeline's own values are restored, also after an error.
+    """For each weight name (with its shape), the pipeline's parameter that holds it.
+
+    The pipeline's own values are restored, also after an error.
 
     Raises:
-        ValueError: one of them lands nowhere.
+        ValueError: no parameter holds one of the weights.
     """
     landings: dict[str, Landing] = {}
     for block in {_block(name): None for name in shapes}:
-        # What is fused or renamed stays in its block, or outside of all: looking everywhere would copy all weights.
+        # Fused and renamed weights stay in their block, or outside all blocks. A search in all parameters would need a
+        # copy of all weights.
         near = {n: p.data for n, p in pipeline.named_parameters() if _block(n) in (block, "")}
         kept = {n: value.clone() for n, value in near.items()}
         try:
@@ -74,7 +78,7 @@ def locate(pipeline: Pipeline, shapes: Mapping[str, Sequence[int]]) -> dict[str,
 def _landings(
     pipeline: Pipeline, near: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, Landing]:
-    """Load every weight filled with its own number, in two digits that any precision holds exactly; look them up."""
+    """Load each weight filled with its number, digit by digit (exact in every precision); search for the numbers."""
     codes = {name: torch.zeros(_rows(value), dtype=torch.int64) for name, value in near.items()}
     device, dtype = next((v.device, v.dtype) for v in near.values())
     for unit in (DIGITS, 1):
@@ -83,7 +87,7 @@ def _landings(
         digits = {name: number // unit % DIGITS for number, name in enumerate(shapes, 1)}
         weights = ((n, torch.full(tuple(s), digits[n] + 1, device=device, dtype=dtype)) for n, s in shapes.items())
         pipeline.load_weights(weights)
-        for name, value in near.items():  # rows that nothing was loaded into hold 0, and their code is below 0
+        for name, value in near.items():  # rows without a loaded weight are 0, and their code is negative
             codes[name] += unit * (value.reshape(_rows(value), -1)[:, 0].cpu().long() - 1)
     names, landings = list(shapes), {}
     for parameter, code in codes.items():
@@ -98,7 +102,7 @@ def _rows(value: torch.Tensor) -> int:
 
 
 def _block(name: str) -> str:
-    """The repeated block that a parameter belongs to; "" outside of all."""
+    """The name of the repeated block that contains a parameter; "" if it is in no block."""
     parts = name.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     return "" if number is None else ".".join(parts[: number + 1])

@@ -1,6 +1,7 @@
-"""Requests made ready for a sampler in another process: everything that it must not work out for itself.
+"""Prepare requests for an engine in another process.
 
-Text and schedule are settled where the trainer is, by the run's own hooks, and travel with each request (ADR 7).
+The driver computes text embeddings, latent shapes and schedules with the run's own hooks, and sends them with each
+request (ADR 7), so that the engine does not compute them differently.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ Tables = Mapping[str, SigmaTable]
 
 @dataclass(frozen=True)
 class Asked:
-    """One sample to draw, without its text.
+    """One sample to draw, without text embeddings.
 
     Attributes:
-        request: as submitted.
-        shapes: per stream, the latents of one sample.
+        request: the request that was submitted.
+        shapes: per stream, the shape of one sample's latents.
         tables: the exact schedule of each stream.
     """
 
@@ -37,7 +38,7 @@ class Asked:
     tables: Mapping[str, SigmaTable]
 
     def to_json(self) -> str:
-        """One line; fp32 numbers read back exactly."""
+        """One line of JSON; fp32 numbers are read back exactly."""
         tables = {n: {"timesteps": t.timesteps.tolist(), "sigmas": t.sigmas.tolist()} for n, t in self.tables.items()}
         return json.dumps({"request": self.request.to_json(), "shapes": self.shapes, "tables": tables})
 
@@ -60,12 +61,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One sample to draw, with its text.
+    """One sample to draw, with text embeddings.
 
     Attributes:
-        asked: request, shapes, schedule.
-        conditioning: (1, ...) by name, fp32 or integer, on the model's device.
-        tokens: (1, L) by name, on the CPU; empty where the model's plugin names none.
+        asked: request, shapes and schedules.
+        conditioning: tensors (1, ...) by name, fp32 or integer, on the model's device.
+        tokens: token ids and masks (1, L) by name, on the CPU; empty if the pipeline encodes text itself.
     """
 
     asked: Asked
@@ -74,16 +75,16 @@ class Prepared:
 
 
 def prepare(model: LoadedModel, hooks: Any, requests: Sequence[Request]) -> list[Prepared]:
-    """In the order of the requests; what samples of one prompt share is worked out once."""
+    """Prepare requests, in order. Shapes and schedules are computed once per prompt and its arguments."""
     shared: dict[object, tuple[Shapes, Tables]] = {}
-    found = []
+    prepared = []
     for request in requests:
         conditioning, tokens = encode(model, [request])
-        alike = (request.prompt, request.negative_prompt, request.steps, frozen(request.call))
-        if alike not in shared:
-            shared[alike] = _plan(model, hooks, request, conditioning)
-        found.append(Prepared(Asked(request, *shared[alike]), conditioning, tokens))
-    return found
+        key = (request.prompt, request.negative_prompt, request.steps, frozen(request.call))
+        if key not in shared:
+            shared[key] = _plan(model, hooks, request, conditioning)
+        prepared.append(Prepared(Asked(request, *shared[key]), conditioning, tokens))
+    return prepared
 
 
 def _plan(model: LoadedModel, hooks: Any, request: Request, conditioning: Tensors) -> tuple[Shapes, Tables]:

@@ -1,4 +1,4 @@
-"""Tee children's stderr and keep its tail; it often alone says why one died."""
+"""Copy the stderr of child processes and keep its last lines: often only they say why a process died."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 _EXCEPTION = re.compile(r"\b(\w*(?:Error|Exception)): (.+)")
 _CONSEQUENCES = {"EOFError", "BrokenPipeError"}
-"""Raised in processes that waited for the one that failed."""
+"""Exceptions of processes that waited for the process that failed."""
 
 
 class StderrTee:
-    """Copies the stderr of processes started under :meth:`recording` to this one's, and keeps the last lines."""
+    """Records the stderr of processes that are started inside :meth:`recording`, and still writes it to stderr."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=1000)
@@ -24,7 +24,7 @@ class StderrTee:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Record this process for the length of the context, and processes started in it for as long as they live."""
+        """Record this process until the context ends, and processes started inside it until they end."""
         sys.stderr.flush()
         real, (read, write) = os.dup(2), os.pipe()
         os.dup2(write, 2)
@@ -46,9 +46,9 @@ class StderrTee:
                 stderr.flush()
 
     def reason(self) -> str | None:
-        """The last exception written that is not a consequence of another process's failure; None if there is none."""
+        """The last recorded exception that is not a consequence of another process's failure; None if there is none."""
         assert self._thread is not None, "nothing was recorded"
-        self._thread.join(timeout=2)  # what is still in the pipe
+        self._thread.join(timeout=2)  # until the rest of the pipe is read
         exceptions = [match for line in list(self._lines) if (match := _EXCEPTION.search(line))]
         causes = [match.group(0) for match in exceptions if match.group(1) not in _CONSEQUENCES]
         return causes[-1].strip() if causes else None

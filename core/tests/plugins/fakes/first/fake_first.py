@@ -2,10 +2,7 @@
 
 import omni_rl.randomness
 from omni_rl import hookimpl
-from omni_rl.types import (
-    Policy,
-    Streams,
-)
+from omni_rl.types import Policy, Streams
 
 
 @hookimpl

@@ -7,6 +7,7 @@ The fixtures of a suite come from a class that the distribution names under the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,7 +19,7 @@ from omni_rl.config import fields
 from omni_rl.config.chosen import Chosen, with_options
 from omni_rl.config.layers import SetBy, Tree
 from omni_rl.config.overrides import Override, apply, parse_override
-from omni_rl.config.paths import Files, architecture_of
+from omni_rl.config.paths import Files, architecture_of, is_family
 from omni_rl.config.yaml_file import KeyPath
 from omni_rl.contracts import schema
 from omni_rl.errors import ConfigError, ModelError, PluginError, UserError, did_you_mean
@@ -218,7 +219,7 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
     folder = _folder(offer, given.folders)
     declared = entry if folder is None else None
     if offer.kind == "models" and folder is None and declared is None:
-        folder = _files().of_a_family(offer.key)
+        folder = _of_a_family(offer.key)
     if declared is not None and given.overrides:
         what = f"{offer.distribution} brings the fixtures of its own for {offer.key}, which no override reaches"
         raise ConfigError(what, "leave the overrides out, or choose something else with --key")
@@ -230,6 +231,16 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
         model=folder,
         call=(tree.get(("rollout",)) or {}).get("call", {}),
     )
+
+
+def _of_a_family(member: str) -> Path | None:
+    """The folder of the member ``member`` in any family of shipped checkpoints; None when there is none."""
+    files = _files()
+    for key in files.registry.keys("checkpoints"):
+        with contextlib.suppress(UserError):
+            if is_family(files.registry.get("checkpoints", key)[0]):
+                return files.checkpoint(f"{key}/{member}")
+    return None
 
 
 def _tree(offer: Offer, given: Given) -> Tree:

@@ -18,15 +18,7 @@ from diffusers import DiffusionPipeline
 
 from omni_rl_tiny.pipelines.calls import CALLS, Call
 
-__all__ = [
-    "BUILDERS",
-    "CALLS",
-    "FROM_PICTURES",
-    "VARIANTS",
-    "build",
-    "built_once",
-    "call_of",
-]
+__all__ = ["BUILDERS", "CALLS", "FROM_PICTURES", "VARIANTS", "build", "built_once", "call_of"]
 
 Builder = Callable[[], DiffusionPipeline]
 

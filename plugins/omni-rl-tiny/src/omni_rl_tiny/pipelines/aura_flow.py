@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import (
-    AuraFlowPipeline,
-    AuraFlowTransformer2DModel,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-)
+from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from omni_rl_tiny.pipelines.autoencoders import image_vae
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, umt5_encoder

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import (
-    BriaFibo2Pipeline,
-    BriaFibo2Transformer2DModel,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-)
+from diffusers import BriaFibo2Pipeline, BriaFibo2Transformer2DModel, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from omni_rl_tiny.pipelines.flux2 import flux2_vae
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, qwen3_vl_for_generation

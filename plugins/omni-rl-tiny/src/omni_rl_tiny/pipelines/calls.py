@@ -22,12 +22,7 @@ CALLS: dict[str, Call] = {
     "ChromaPipeline": {**_SMALL, **_CFG, **_SHORT},
     "Lumina2Pipeline": {"height": 32, "width": 32, **_CFG, "max_sequence_length": 48, "system_prompt": "a"},
     "AuraFlowPipeline": {"height": 32, "width": 32, **_CFG, **_SHORT},
-    "Flux2Pipeline": {
-        **_SMALL,
-        "guidance_scale": 4.0,
-        "max_sequence_length": 512,
-        "text_encoder_out_layers": [1, 2],
-    },
+    "Flux2Pipeline": {**_SMALL, "guidance_scale": 4.0, "max_sequence_length": 512, "text_encoder_out_layers": [1, 2]},
     "LTXPipeline": {**_CLIP, "height": 32, "width": 32, **_CFG, **_SHORT},
     "LTX2Pipeline": {**_CLIP, "height": 32, "width": 32, **_CFG, **_SHORT, "spatio_temporal_guidance_blocks": [1]},
     "HunyuanVideoPipeline": {

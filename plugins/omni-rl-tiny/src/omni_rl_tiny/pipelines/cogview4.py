@@ -29,9 +29,5 @@ def cogview4() -> DiffusionPipeline:
         base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
     )
     return CogView4Pipeline(
-        tokenizer=tokenizer,
-        text_encoder=glm(tokenizer),
-        vae=image_vae(),
-        transformer=transformer,
-        scheduler=scheduler,
+        tokenizer=tokenizer, text_encoder=glm(tokenizer), vae=image_vae(), transformer=transformer, scheduler=scheduler
     )

@@ -52,10 +52,7 @@ def _qwen_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLProcessor:
         "max_pixels": 56 * 56,
     }
     return Qwen2VLProcessor(
-        Qwen2VLImageProcessor(**pictures),
-        tokenizer,
-        Qwen2VLVideoProcessor(**pictures),
-        chat_template="{{ messages }}",
+        Qwen2VLImageProcessor(**pictures), tokenizer, Qwen2VLVideoProcessor(**pictures), chat_template="{{ messages }}"
     )
 
 

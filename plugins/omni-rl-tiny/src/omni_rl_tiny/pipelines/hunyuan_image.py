@@ -20,11 +20,7 @@ from omni_rl_tiny.pipelines.tokenizers import qwen_tokenizer
 def hunyuan_image() -> DiffusionPipeline:
     """Guidance by a component of its own, two text encoders of which one reads what stands in quotation marks."""
     tokenizer, bytes_tokenizer = qwen_tokenizer(), ByT5Tokenizer()
-    transformer = HunyuanImageTransformer2DModel(
-        **SIZES,
-        text_embed_2_dim=WIDTH,
-        rope_axes_dim=(8, 8),
-    )
+    transformer = HunyuanImageTransformer2DModel(**SIZES, text_embed_2_dim=WIDTH, rope_axes_dim=(8, 8))
     vae = AutoencoderKLHunyuanImage(
         in_channels=3,
         out_channels=3,

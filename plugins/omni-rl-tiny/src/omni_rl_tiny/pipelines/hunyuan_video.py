@@ -29,21 +29,14 @@ SIZES = {
 
 def video_vae() -> AutoencoderKLHunyuanVideo:
     return AutoencoderKLHunyuanVideo(
-        latent_channels=4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
     )
 
 
 def hunyuan_video() -> DiffusionPipeline:
     """Video, true CFG beside a guidance embedding, a template that is cropped, masked text."""
     tokenizer, clip = llama_tokenizer(), clip_tokenizer()
-    transformer = HunyuanVideoTransformer3DModel(
-        **SIZES,
-        pooled_projection_dim=WIDTH,
-        rope_axes_dim=(4, 6, 6),
-    )
+    transformer = HunyuanVideoTransformer3DModel(**SIZES, pooled_projection_dim=WIDTH, rope_axes_dim=(4, 6, 6))
     return HunyuanVideoPipeline(
         text_encoder=llama(tokenizer, layers=4),
         tokenizer=tokenizer,

@@ -44,9 +44,5 @@ def ltx() -> DiffusionPipeline:
         use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, shift_terminal=0.1
     )
     return LTXPipeline(
-        scheduler=scheduler,
-        vae=vae,
-        text_encoder=t5_encoder(tokenizer),
-        tokenizer=tokenizer,
-        transformer=transformer,
+        scheduler=scheduler, vae=vae, text_encoder=t5_encoder(tokenizer), tokenizer=tokenizer, transformer=transformer
     )

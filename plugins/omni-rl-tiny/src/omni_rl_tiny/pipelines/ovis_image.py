@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import (
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    OvisImagePipeline,
-    OvisImageTransformer2DModel,
-)
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, OvisImagePipeline, OvisImageTransformer2DModel
 
 from omni_rl_tiny.pipelines.autoencoders import image_vae
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, qwen3

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import (
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-)
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, QwenImagePipeline, QwenImageTransformer2DModel
 
 from omni_rl_tiny.pipelines.autoencoders import qwen_image_vae
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, qwen_vl
@@ -37,9 +32,5 @@ def qwen_image(halvings: int = 1) -> DiffusionPipeline:
         use_dynamic_shifting=True,
     )
     return QwenImagePipeline(
-        scheduler=scheduler,
-        vae=vae,
-        text_encoder=qwen_vl(tokenizer),
-        tokenizer=tokenizer,
-        transformer=transformer,
+        scheduler=scheduler, vae=vae, text_encoder=qwen_vl(tokenizer), tokenizer=tokenizer, transformer=transformer
     )

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import (
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    SanaVideoPipeline,
-    SanaVideoTransformer3DModel,
-)
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
 
 from omni_rl_tiny.pipelines.autoencoders import wan_vae
 from omni_rl_tiny.pipelines.text_encoders import WIDTH, gemma2

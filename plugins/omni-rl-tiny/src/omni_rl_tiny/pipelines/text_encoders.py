@@ -62,14 +62,7 @@ def clip_config(tokenizer: CLIPTokenizerFast, **changes: Any) -> CLIPTextConfig:
 
 
 def _t5_sizes(tokenizer: PreTrainedTokenizerBase, width: int) -> dict[str, int]:
-    return {
-        "vocab_size": len(tokenizer),
-        "d_model": width,
-        "d_kv": 8,
-        "d_ff": 37,
-        "num_layers": 2,
-        "num_heads": 4,
-    }
+    return {"vocab_size": len(tokenizer), "d_model": width, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
 
 
 def t5_encoder(tokenizer: PreTrainedTokenizerBase, width: int = WIDTH) -> T5EncoderModel:

@@ -23,12 +23,7 @@ SIZES = {
 
 
 def _wan_transformer() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        **SIZES,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-    )
+    return WanTransformer3DModel(patch_size=(1, 2, 2), **SIZES, cross_attn_norm=True, qk_norm="rms_norm_across_heads")
 
 
 def wan(**components: object) -> DiffusionPipeline:

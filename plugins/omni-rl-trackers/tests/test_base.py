@@ -16,8 +16,8 @@ from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Sample
 from omni_rl.plugins.manager import Hooks, Layer, build_manager
-from omni_rl.reporting.tracker import Tracker
 from omni_rl.schedulers.types import NoiseKey
+from omni_rl_trackers.base import Tracker
 
 CONFIG = Config.model_validate(
     {"model": {"path": "tiny"}, "algorithm": {"name": "flow_grpo"}, "reward": "ocr", "data": {"path": "p.txt"}}

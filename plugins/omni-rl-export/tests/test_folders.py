@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.storage.durable import new_folder
+from omni_rl_export.folders import new_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -49,7 +49,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path):
     script = (
         "import os, pathlib, signal, sys\n"
-        "from omni_rl.storage.durable import new_folder\n"
+        "from omni_rl_export.folders import new_folder\n"
         "with new_folder(pathlib.Path(sys.argv[1])) as folder:\n"
         "    (folder / 'half').write_text('')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -1,0 +1,15 @@
+from omni_rl.model.guidance import NEGATIVE as NEGATIVE
+from omni_rl.model.guidance import Velocity as Velocity
+from omni_rl.model.guidance import classifier_free as classifier_free
+from omni_rl.model.guidance import negative as negative
+from omni_rl.model.guidance import positive as positive
+from omni_rl.model.limits import latent_frames as latent_frames
+from omni_rl.model.limits import patches as patches
+from omni_rl.model.limits import refuse_cut as refuse_cut
+from omni_rl.universal.batching import in_groups as in_groups
+from omni_rl.universal.batching import take as take
+from omni_rl.universal.hooks import conditioning_from_media as conditioning_from_media
+from omni_rl.universal.media_conditioning import encoder_answers as encoder_answers
+from omni_rl.universal.media_conditioning import is_stand_in as is_stand_in
+from omni_rl.universal.media_conditioning import latent_modes as latent_modes
+from omni_rl.universal.media_conditioning import standardised_latents as standardised_latents

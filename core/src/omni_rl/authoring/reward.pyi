@@ -1,0 +1,1 @@
+from omni_rl.model.loading import pick_device as pick_device

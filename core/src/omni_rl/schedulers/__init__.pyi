@@ -1,0 +1,12 @@
+from omni_rl.schedulers.randomness import draw_seed as draw_seed
+from omni_rl.schedulers.randomness import randn as randn
+from omni_rl.schedulers.randomness import randn_rows as randn_rows
+from omni_rl.schedulers.randomness import seed_of as seed_of
+from omni_rl.schedulers.scheduler import FlowMatchSDEDiscreteScheduler as FlowMatchSDEDiscreteScheduler
+from omni_rl.schedulers.scheduler import FlowMatchSDEDiscreteSchedulerOutput as FlowMatchSDEDiscreteSchedulerOutput
+from omni_rl.schedulers.transition import Transition as Transition
+from omni_rl.schedulers.transition import joint_kl as joint_kl
+from omni_rl.schedulers.transition import joint_log_prob as joint_log_prob
+from omni_rl.schedulers.types import LogProbType as LogProbType
+from omni_rl.schedulers.types import NoiseKey as NoiseKey
+from omni_rl.schedulers.types import SdeType as SdeType
