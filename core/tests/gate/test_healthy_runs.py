@@ -23,10 +23,10 @@ JUDGED = {
     "schedule",
     "text",
     "own loop",
-    "clip range",
-    "windows",
+    "timesteps",
     "replay",
     "clip range",
+    "windows",
     "transition",
     "sensitivity",
     "encoders",
@@ -135,7 +135,7 @@ def test_an_algorithm_that_stores_no_steps(judged):
     rows = judged(fault=fault)
     assert {n for n, r in rows.items() if r.verdict == "fail"} == set()
     assert rows["replay"].detail == "this algorithm stores no log-probs"
-    assert {"clip range", "transition", "sensitivity", "encoders"} & rows.keys() == set()
+    assert {"clip range", "windows", "transition", "sensitivity", "encoders"} & rows.keys() == set()
     assert rows["gradient"].verdict == rows["weights"].verdict == rows["own loop"].verdict == "ok"
 
 
