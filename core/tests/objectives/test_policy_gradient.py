@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from omni_rl.contracts import batches
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.requests import Window
 from omni_rl.objectives.divergence import divergence
@@ -136,6 +137,24 @@ def drawn_elsewhere(level: float = 0.1):
     off = torch.randn(batch["log_probs"].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batch["log_probs"] = batch["log_probs"] + level * off
     return batch
+
+
+@pytest.mark.parametrize("means", [False, True])
+def test_batch_wide_statistics_see_all_sizes(means):
+    """Rows of 3 and of 7 elements: the mean over both is 1, as in numpy, and no size's own mean is."""
+    sizes = [LinearFlow(SAMPLED_BY, eta=ETA).rollout(10, SIGMAS, elements=elements) for elements in (3, 7)]
+    for number, rows in enumerate(sizes):
+        rows["uid"] = torch.full((10,), number)
+        rows["log_probs"] = rows["log_probs"] + 0.2 * number - torch.linspace(-0.1, 0.1, 10)[:, None]
+    batch = batches.stacked([row for rows in sizes for row in rows.unbind(0)])
+    options = Correction(cap=5.0, normalise=True)
+    found = corrected(LinearFlow(SAMPLED_BY, eta=ETA), batch, "recomputed", options, alone, means)
+    weights = np.exp((found["old_log_probs"] - batch["log_probs"]).numpy())
+    np.testing.assert_allclose(found["importance"], weights / weights.mean(), rtol=1e-5)
+    assert abs(float(found["importance"][:10].mean()) - 1) > 0.05
+    if means:
+        shapes = {tuple(row["old_means", "x"].shape) for row in found.unbind(0)}
+        assert shapes == {(3, 3), (3, 7)} or shapes == {(2, 3), (2, 7)}
 
 
 @pytest.mark.parametrize("level", ["step", "trajectory"])

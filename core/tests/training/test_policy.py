@@ -17,7 +17,7 @@ def parts() -> Assembly:
 
 def batch_with(**call: list[float]) -> TensorDict:
     rows = len(next(iter(call.values())))
-    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in call.items()}
+    values = {name: torch.tensor(value) for name, value in call.items()}
     return TensorDict({"call": values}, batch_size=[rows])
 
 

@@ -78,4 +78,6 @@ def change(batch: TensorDict, work: Callable[[TensorDict], TensorDict]) -> Tenso
     for index, uid in enumerate(batch["uid"].tolist()):
         first.setdefault(uid, index)
     rows = [row for part in changed for row in part.unbind(0)]
+    if not rows:
+        return changed[0]
     return TensorDict.lazy_stack(sorted(rows, key=lambda row: first[int(row["uid"])]))  # type: ignore[no-any-return]

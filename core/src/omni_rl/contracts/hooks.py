@@ -329,7 +329,9 @@ def prepare_actor_batch(
     """Change the iteration's batch before its first update. The default returns it unchanged.
 
     ``batch`` (N,) holds whole groups, this rank's share: the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,).
-    The result may have fewer rows, even none, or other rows (pairs); rows of one ``uid`` stay together. The number of
+    Samples of several sizes (``data.call``) are a lazy stack: entries of one shape are read as usual, and
+    ``contracts.batches.change`` applies a function to the rows of each size. The result may have fewer rows, even none,
+    or other rows (pairs); rows of one ``uid`` stay together. The number of
     training steps is the second dimension of ``timesteps`` (N, T); a forward-process algorithm sets its own.
     ``total(values)`` sums a tensor over all ranks, for statistics of the whole batch; every rank must call it equally
     often. Optional entries of the result:
@@ -338,8 +340,7 @@ def prepare_actor_batch(
     * ``loss_weights`` (N, T) fp32: the loss of a mini-batch is the weighted mean over its rows and stored steps;
     * ``metrics/<name>`` (N,): values to log, averaged over rows; without a slash in the name, as ``actor/<name>``.
 
-    Runs in the trainer, once per iteration, or once per sample size if there are several. Since 1.0; ``policy`` and the
-    optional entries since 1.1; ``total`` since 2.0.
+    Runs in the trainer, once per iteration. Since 1.0; ``policy``, optional entries since 1.1; ``total`` since 2.0.
     """
 
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from tensordict import TensorDict
 
-from omni_rl.contracts import trajectory
+from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.requests import NO_STEPS, Window
@@ -53,8 +53,10 @@ class ForwardOptions(BaseModel):
         """The batch with T noise levels per row: adds ``timesteps`` (N, T), ``noise_levels`` (N, T) and the seeds
         ``noise/<stream>`` (N, T), and removes the entries of the SDE window.
         """
-        if not len(batch):
-            return batch
+        return batches.change(batch, lambda rows: self._noised(rows, iteration, seed)) if len(batch) else batch
+
+    def _noised(self, batch: TensorDict, iteration: int, seed: int) -> TensorDict:
+        """The same for rows of one size."""
         rows = [seed_of(seed, "forward", iteration, int(i)) for i in batch["sample_id"]]
         table = batch["schedule"]
         count = self.levels_per_sample or table["timesteps"].shape[1]

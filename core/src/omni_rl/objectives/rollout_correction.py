@@ -22,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from tensordict import TensorDict
 
+from omni_rl.contracts import batches
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.types import Tensors
 
@@ -71,11 +72,7 @@ def corrected(
     """
     if old_log_probs == "rollout":
         return batch
-    batch = batch.clone(recurse=False)
-    replayed = policy.map_steps(batch, partial(_replayed, policy, means))
-    batch["old_log_probs"] = replayed.pop("log_probs")
-    if means:
-        batch["old_means"] = TensorDict(replayed, batch.batch_size)
+    batch = batches.change(batch, lambda rows: _with_old(policy, rows, means))
     difference = (batch["old_log_probs"] - batch["log_probs"]).double()  # (N, T)
     weights = (difference.sum(1, keepdim=True) if _whole(correction) else difference).exp().expand_as(difference)
     kept = torch.ones_like(weights)
@@ -105,6 +102,16 @@ def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correctio
         return capped
     summed, count = total(torch.stack([capped.sum(), kept.sum()]))
     return capped / (summed / count) if count > 0 else capped
+
+
+def _with_old(policy: Policy, rows: TensorDict, means: bool) -> TensorDict:
+    """Rows of one size with ``old_log_probs`` and, if asked for, ``old_means``."""
+    rows = rows.clone(recurse=False)
+    replayed = policy.map_steps(rows, partial(_replayed, policy, means))
+    rows["old_log_probs"] = replayed.pop("log_probs")
+    if means:
+        rows["old_means"] = TensorDict(replayed, rows.batch_size)
+    return rows
 
 
 def _replayed(policy: Policy, means: bool, part: TensorDict, steps: Sequence[int]) -> Tensors:

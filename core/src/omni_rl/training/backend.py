@@ -72,7 +72,7 @@ class TorchBackend:
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration with a batch (N,). Metrics ``actor/*`` are means over the updates."""
         if len(batch):  # 0 if skip_flat_groups has removed all groups
-            batch = batches.change(batch, lambda rows: self._prepared(rows, iteration))
+            batch = self._prepared(batch, iteration)
         mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
         parts = mini_batches * self._config.inner_epochs
         rows = [self._one_update(part, iteration, n == len(parts)) for n, part in enumerate(parts, 1)]
@@ -83,10 +83,12 @@ class TorchBackend:
         figures |= {"updates": len(rows), "skipped_updates": sum(r["skipped_updates"] for r in rows)}
         return {k if "/" in k else f"actor/{k}": v for k, v in figures.items()}
 
-    def _prepared(self, rows: TensorDict, iteration: int) -> TensorDict:
+    def _prepared(self, batch: TensorDict, iteration: int) -> TensorDict:
         prepare = self._hooks.prepare_actor_batch
-        batch: TensorDict = prepare(policy=self.policy, batch=rows, iteration=iteration, seed=self._seed, total=total)
-        return batch
+        prepared: TensorDict = prepare(
+            policy=self.policy, batch=batch, iteration=iteration, seed=self._seed, total=total
+        )
+        return prepared
 
     def _one_update(self, batch: TensorDict, iteration: int, last: bool) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)

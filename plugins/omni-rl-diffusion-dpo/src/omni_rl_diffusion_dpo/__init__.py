@@ -23,6 +23,7 @@ from tensordict import TensorDict
 from torch.nn.functional import logsigmoid, relu
 
 from omni_rl import hookimpl
+from omni_rl.contracts import batches
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import LossOutput
@@ -107,4 +108,4 @@ class DiffusionDPO(PairLoss):
         return AlgorithmTraits(keeps=frozenset({self._reference}), sde=())
 
     def _pairs(self, batch: TensorDict) -> TensorDict:
-        return paired(batch, self.config.pairs_per_group)
+        return batches.change(batch, lambda rows: paired(rows, self.config.pairs_per_group))
