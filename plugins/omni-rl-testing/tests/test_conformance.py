@@ -97,7 +97,7 @@ def test_a_faulty_reward_is_told_what_is_wrong_and_what_to_mend(install):
     order = failed["order does not matter"]
     assert "row: (found, expected)" in order.reason
     assert "assert {0: (" in order.reason
-    assert "Mend ``score``" in order.purpose
+    assert "Fix ``score``" in order.purpose
     assert "self.assert_same" in order.trace
 
 

@@ -1,4 +1,4 @@
-"""The commands ``omni-rl conformance`` and ``omni-rl new``; what imports torch or pytest is imported when they run."""
+"""The commands ``omni-rl conformance`` and ``omni-rl new``. They import torch and pytest only when they run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def conformance(
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="show failures as pytest does")] = False,
 ) -> None:
-    """Run the contract suites on an installed plugin and report: what its tests inherit, without its tests.
+    """Run the contract suites on an installed plugin and print a report. The plugin's own tests are not needed.
 
-    Everything that the package offers is tested; --kind and --key choose. --kind, --key and --model may be repeated.
-    A model needs a pipeline folder: --model, or one that the package brings, or the tiny random one of its architecture
-    that omni-rl-tiny has. Everything else runs on a toy.
+    All plugins of the package are tested; --kind and --key select some. --kind, --key and --model may be repeated. A
+    model plugin needs a pipeline folder: --model, or one that the package has, or the tiny random pipeline of its
+    architecture in omni-rl-tiny. All other kinds are tested with a toy pipeline.
 
-    Exit status: 0 when all is well, 1 when a check failed, 2 when a suite could not run. Needs omni-rl[testing].
+    Exit status: 0 if all checks passed, 1 if a check failed, 2 if a suite could not run. Needs omni-rl[testing].
     """
     from omni_rl_testing.conformance.printing import print_report
 
@@ -45,9 +45,9 @@ def new(
     name: Annotated[str, typer.Argument(help="lower-case words joined by -, without omni-rl-: sharp-edges")],
     output: Annotated[Path, typer.Option("--output", "-o", help="existing folder to write the package in")] = Path(),
 ) -> None:
-    """Start a plugin: a package omni-rl-NAME with a working example, its tests and a README that says what to edit.
+    """Create a plugin package omni-rl-NAME with a working example, its tests and a README that says what to edit.
 
-    As generated it passes its tests, ruff, mypy and `omni-rl conformance`. Needs omni-rl[new].
+    The new package passes its tests, ruff, mypy and `omni-rl conformance` without changes. Needs omni-rl[new].
     """
     from omni_rl_testing.new_plugin import new_plugin
 

@@ -1,4 +1,4 @@
-"""``omni-rl conformance``: a line for every check, and for a failure what it means and which hook to mend."""
+"""Output of ``omni-rl conformance``: one line per check; for a failure also its purpose and the hook to fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_LINES = 12
 
 
 class Printer:
-    """Prints checks as they end, under a heading for each offer."""
+    """Prints checks as they end, under a heading for each plugin."""
 
     def __init__(self, trace: bool) -> None:
         self.checks: list[Check] = []
@@ -52,14 +52,14 @@ class Printer:
 
     @property
     def code(self) -> int:
-        """1 when a check failed, 2 when a suite lacked something that the caller can give, else 0."""
+        """1 if a check failed, 2 if a suite needs an argument that the caller did not give, otherwise 0."""
         if any(check.verdict == "FAILED" for check in self.checks):
             return 1
         return 2 if any(check.unproven for check in self.checks) else 0
 
 
 def print_report(distribution: str, *, trace: bool, **selection: Any) -> int:
-    """Print the report and answer the exit status; ``selection`` as in :func:`subjects`.
+    """Print the report and return the exit status; ``selection`` as in :func:`subjects`.
 
     Raises:
         UserError: pytest is not installed, or as :func:`subjects`.

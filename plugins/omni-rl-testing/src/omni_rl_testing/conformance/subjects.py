@@ -1,8 +1,7 @@
-"""What a distribution offers that a suite can test, and what each suite is given.
+"""Find the plugins of a distribution that have a contract suite, and the fixtures of each suite.
 
-The fixtures of a suite come from a class that the distribution names under the entry-point group
-``omni_rl.conformance`` (the offer's key = a class that inherits the suite of its kind), else from
-:mod:`omni_rl_testing.offered`.
+The fixtures come from a class of the distribution, named in the entry-point group ``omni_rl.conformance`` under the
+plugin's key; it inherits the suite of the kind. Without such a class they come from :mod:`omni_rl_testing.offered`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,9 @@ from omni_rl.plugins.probe import problem
 
 
 class Section(NamedTuple):
-    """Where a configuration holds the options of a kind: its path, its schema, and the field that names the plugin."""
+    """Where a configuration has the options of a kind: the section's path and schema, and the key with the plugin's
+    name.
+    """
 
     path: KeyPath
     model: type[schema.PluginSection]
@@ -61,16 +62,16 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Subject:
-    """One offer under test.
+    """One plugin under test.
 
     Attributes:
-        offer: the entry point.
-        problem: why it cannot be used at all; None when it can.
-        missing: what its suite cannot run without, and how to give it; None when nothing is missing.
-        unsuited: why no suite applies to it; None when one does.
-        chosen: what the entry point names, with its options.
-        declared: names the distribution's own class, which inherits the suite; None for the default fixtures.
-        model: a pipeline folder for the suite; None when none was given and no checkpoint that is shipped suits.
+        offer: its entry point.
+        problem: why it cannot be used; None if it can.
+        missing: what the suite needs from the caller, and how to give it; None if nothing.
+        unsuited: why no suite applies to it; None if one does.
+        chosen: the object of the entry point, with its options.
+        declared: the distribution's own class that inherits the suite; None for the default fixtures.
+        model: a pipeline folder for the suite; None if none was given and no shipped checkpoint fits.
         call: arguments for the pipeline's ``__call__``.
     """
 
@@ -89,7 +90,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Given:
-    """What the caller gave: pipeline folders by architecture, and overrides."""
+    """The caller's arguments: pipeline folders by architecture, and overrides."""
 
     folders: Mapping[str, Path]
     overrides: Sequence[Override]
@@ -103,17 +104,17 @@ def subjects(
     models: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> list[Subject]:
-    """Everything that an installed distribution offers, imported.
+    """Import all plugins of an installed distribution.
 
     Args:
-        distribution: its name, in any spelling that pip takes.
-        kinds: words such as ``reward``; empty for all.
-        keys: entry-point names; empty for all.
+        distribution: its name, in any spelling that pip accepts.
+        kinds: words such as ``reward``; empty: all kinds.
+        keys: entry-point names; empty: all.
         models: pipeline folders or names of shipped checkpoints.
         overrides: ``section.key=value``, options of the plugin as in a configuration, and ``rollout.call.key=value``.
 
     Raises:
-        UserError: nothing of that name is installed or offered, or an argument cannot be used.
+        UserError: there is no such distribution or plugin, or an argument cannot be used.
     """
     plugin = _installed(distribution)
     check_contract(plugin)
@@ -181,7 +182,7 @@ def _folders(models: Sequence[str]) -> dict[str, Path]:
 
 
 def _check_folders(folders: Mapping[str, Path], selected: Sequence[Offer]) -> None:
-    """Refuse a pipeline that no suite would run."""
+    """Raise ModelError for a pipeline folder that no suite would use."""
     if any(offer.kind == "engines" for offer in selected):
         return
     for architecture, folder in folders.items():
@@ -195,7 +196,9 @@ def _files() -> Files:
 
 
 def _check_overrides(overrides: Sequence[Override], kinds: set[str], distribution: str) -> None:
-    """Refuse what no suite would look at: a silent override would prove something else than was asked."""
+    """Raise ConfigError for an override that no suite would use, because the report would not test what the caller
+    wants.
+    """
     sections = {str(SECTIONS[kind].path[0]): SECTIONS[kind] for kind in SECTIONS if kind in kinds}
     for override in overrides:
         if override.path[:2] == ("rollout", "call") and kinds & {"models", "engines"}:
@@ -233,7 +236,7 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
 
 
 def _tree(offer: Offer, given: Given) -> Tree:
-    """The sections that overrides may reach into, of a configuration that names the offer."""
+    """The sections of a configuration with this plugin that overrides may change."""
     section, tree = SECTIONS[offer.kind], Tree(SetBy("offer", offer.source))
     named = {section.name: offer.key}
     tree.overlay({str(section.path[0]): [named] if section.path[1:] else named}, lambda _: tree.source(()))
@@ -243,10 +246,10 @@ def _tree(offer: Offer, given: Given) -> Tree:
 
 
 def _chosen(offer: Offer, tree: Tree, given: Given) -> tuple[Chosen, str | None]:
-    """The plugin with its options, and which it lacks.
+    """The plugin with its options, and the name of a required option that is missing.
 
     Raises:
-        ConfigError: an override is none of its options.
+        ConfigError: an override is not one of its options.
     """
     section = SECTIONS[offer.kind]
     bare = Chosen(offer.kind, offer.key, load(offer), offer.source)
@@ -259,7 +262,7 @@ def _chosen(offer: Offer, tree: Tree, given: Given) -> tuple[Chosen, str | None]
 
 
 def _folder(offer: Offer, folders: Mapping[str, Path]) -> Path | None:
-    """A model is tried on its own architecture, an engine on whatever was given, everything else on the toy."""
+    """The folder for a suite: of its architecture for a model, the caller's for an engine, none for other kinds."""
     if offer.kind == "models":
         return folders.get(offer.key)
     return next(iter(folders.values()), None) if offer.kind == "engines" else None
