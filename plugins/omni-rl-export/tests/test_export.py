@@ -203,9 +203,9 @@ def test_what_is_no_export_is_never_replaced(run: Path, tmp_path: Path) -> None:
     thesis.mkdir()
     (thesis / "README.md").write_text("years of work")
     (thesis / "config.yaml").write_text("")
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         export_run(run, thesis, Wanted(force=True))
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         export_run(run, run, Wanted(force=True))
     assert len(list(thesis.iterdir())) == 2
 
@@ -229,9 +229,9 @@ def test_there_must_be_a_checkpoint(run: Path) -> None:
     with pytest.raises(CheckpointError, match="it holds those of: 1, 2"):
         export_run(run, wanted=Wanted(iteration=7))
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(CheckpointError, match="holds no checkpoint to export"):
+    with pytest.raises(CheckpointError, match="has no checkpoint to export"):
         export_run(run)
-    with pytest.raises(CheckpointError, match="holds no checkpoint of iteration 2"):
+    with pytest.raises(CheckpointError, match="has no checkpoint of iteration 2"):
         export_run(run, wanted=Wanted(iteration=2))
 
 
