@@ -93,9 +93,7 @@ def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype)
     for name, tensors in found.items():
         denoiser = _load(base, name, dtype)
         _place(denoiser, tensors, source.lora)
-        denoiser.register_to_config(
-            _name_or_path=source.resolved.architecture
-        )  # otherwise the folder on this disk
+        denoiser.register_to_config(_name_or_path=source.resolved.architecture)  # otherwise the folder on this disk
         denoiser.save_pretrained(folder / name, safe_serialization=True)
 
 

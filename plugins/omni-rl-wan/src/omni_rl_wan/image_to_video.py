@@ -72,9 +72,7 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Map
     transformer = model.pipe.transformer
     sees_one = transformer and transformer.config.image_dim and not transformer.config.pos_embed_seq_len
     if sees_one and "last_image" in requests[0].media:
-        raise DataError(
-            "data.media: this Wan takes no last_image", "leave it out, or use Wan2.1-FLF2V or Wan 2.2"
-        )
+        raise DataError("data.media: this Wan takes no last_image", "leave it out, or use Wan2.1-FLF2V or Wan 2.2")
     kept: Tensors = conditioning_from_media(model, requests)
     if kept and model.pipe.config.expand_timesteps:
         frames = wan.latent_shape(model, call)[1]
