@@ -108,9 +108,9 @@ class AlgorithmContract:
         Fix ``compute_advantages``: the standard deviation of one sample is 0 (ddof 0), and the divisor needs an
         epsilon.
         """
-        found = advantages(parts, [0.3, 0.1, 0.9, 0.4], [7, 1, 1, 1])
-        assert found[0] == 0
-        assert found[1:].any()
+        result = advantages(parts, [0.3, 0.1, 0.9, 0.4], [7, 1, 1, 1])
+        assert result[0] == 0
+        assert result[1:].any()
 
     def test_advantages_are_finite_and_in_the_order_of_the_rewards(self, parts: Assembly) -> None:
         """Also for large and for nearly equal rewards; a better sample never gets less than a worse sample of its
@@ -119,11 +119,11 @@ class AlgorithmContract:
         Fix ``compute_advantages``: fp32, an epsilon added to the standard deviation, clipping that keeps the order.
         """
         for rewards in ([0.0, 1e6, -1e6, 3.0], [1.0, 1.0 + 1e-6, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]):
-            found = advantages(parts, rewards, [0] * 4)
-            assert found.dtype == torch.float32
-            assert found.isfinite().all()
-            ranked = found[torch.tensor(rewards).argsort(stable=True)]
-            assert (ranked.diff() >= 0).all(), (rewards, found)
+            result = advantages(parts, rewards, [0] * 4)
+            assert result.dtype == torch.float32
+            assert result.isfinite().all()
+            ranked = result[torch.tensor(rewards).argsort(stable=True)]
+            assert (ranked.diff() >= 0).all(), (rewards, result)
 
     def test_advantages_follow_their_samples(self, parts: Assembly) -> None:
         """Samples may come in any order.
@@ -175,7 +175,7 @@ class AlgorithmContract:
         """
         batch = parts.batch()
         if "rejected" in batch.keys():
-            pytest.skip("it learns from pairs, which no reward judges")
+            pytest.skip("the algorithm learns from pairs, without rewards")
         turned = parts.rewarded(batch, -batch["rewards"])
         there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
         assert there.any()
@@ -189,7 +189,7 @@ class AlgorithmContract:
         """
         batch = parts.batch()
         if "rejected" not in batch.keys():
-            pytest.skip("it learns from rewards; no pairs are given to it")
+            pytest.skip("the algorithm learns from rewards, without pairs")
         turned = batch.clone()
         turned["latents"], turned["rejected"] = batch["rejected"], batch["latents"]
         there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
@@ -246,7 +246,7 @@ class AlgorithmContract:
 def assembled(algorithm: object, model: LoadedModel, steps: int, **options: Any) -> Assembly:
     """The parts of a run with two prompts; ``options`` of the section ``train``."""
     sizes = {"steps": steps, "group_size": GROUP_SIZE}
-    train = {"micro_batch_size": 4, "weight_decay": 0.0, **options}  # nothing but the loss moves a weight
+    train = {"micro_batch_size": 4, "weight_decay": 0.0, **options}  # only the loss changes weights
     parts = assemble(model, algorithm=algorithm, prompts=("a", "b"), rollout=sizes, train=train)
     parts.nudge()
     return parts
@@ -254,7 +254,7 @@ def assembled(algorithm: object, model: LoadedModel, steps: int, **options: Any)
 
 def updated(algorithm: object, model: LoadedModel, steps: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient norms (5,) and changes of all weights (P,) over five iterations with micro-batches of ``size``."""
-    # With an epsilon of the gradients' own size Adam does not blow rounding up where a gradient is nearly 0.
+    # With an epsilon of the gradients' size, Adam does not amplify rounding of gradients that are almost 0.
     parts = assembled(
         algorithm, model, steps, micro_batch_size=size, mini_batch_prompts=1, inner_epochs=2, lr=1e-2, eps=1e-2
     )
@@ -272,11 +272,11 @@ def window(parts: Assembly, iteration: int, group: int, seed: int) -> Window:
 def advantages(parts: Assembly, rewards: list[float], uid: list[int]) -> torch.Tensor:
     """The result (N,) fp32 of the algorithm's hook."""
     values = torch.tensor(rewards)
-    found = parts.hooks.compute_advantages(
+    result = parts.hooks.compute_advantages(
         rewards=values, uid=torch.tensor(uid), components={"reward": values}, weights={"reward": 1.0}
     )
-    assert found.shape == values.shape
-    return found  # type: ignore[no-any-return]
+    assert result.shape == values.shape
+    return result  # type: ignore[no-any-return]
 
 
 def prepared(parts: Assembly, batch: TensorDict) -> TensorDict:

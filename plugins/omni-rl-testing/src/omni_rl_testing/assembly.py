@@ -34,7 +34,7 @@ from omni_rl.training.backend import TorchBackend
 from omni_rl_testing.toy import PolicyGradient
 
 PROMPTS = ("a sign that says hello", "a", "describe the image of a world with 9 signs")
-"""Of different length, so that they are padded beside each other."""
+"""Prompts of different length, so that a batch needs padding."""
 
 STEP = 0.02
 
@@ -112,13 +112,13 @@ def paired(batch: TensorDict, shift: int) -> TensorDict:
     chosen, and the sample ``shift`` rows later is rejected.
     """
     drawn = {"advantages", "draws", "log_probs", "loss_weights", "order", "rewards", "sigmas", "timesteps"}
-    found = batch.exclude(*drawn)
+    pairs = batch.exclude(*drawn)
     finals = {stream: stored["final"] for stream, stored in batch["latents"].items()}
     for entry, places in (("latents", 0), ("rejected", -shift)):
         values = {stream: {"final": final.roll(places, 0)} for stream, final in finals.items()}
-        found[entry] = TensorDict(values, batch.batch_size)
-    found["uid"] = batch["sample_id"]  # a pair is a group of its own
-    return found
+        pairs[entry] = TensorDict(values, batch.batch_size)
+    pairs["uid"] = batch["sample_id"]  # each pair is its own group
+    return pairs
 
 
 def assemble(
@@ -148,10 +148,10 @@ def assemble(
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
     config = _config(layers, model.architecture, len(prompts), sections)
     hooks = Hooks(build_manager(layers))
-    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # core's phases, for a sampling process
+    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # for an engine in another process
     options = getattr(algorithm, "config", None)
     context = Context(config, None, _loader(model), hooks, spec, hooks.traits(config=options))
-    trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
+    trainer = backend(context)  # first, because it adds LoRA to the model that the engine samples with
     sampler = engine(replace(context, shared_model=trainer.model))
     files = media or [{}] * len(prompts)
     rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])

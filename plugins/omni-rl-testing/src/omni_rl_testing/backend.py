@@ -136,7 +136,7 @@ class BackendContract:
         """
         parts = train()
         if form == "adapter" and parts.config.model.lora is None:
-            pytest.skip("no adapter trains")
+            pytest.skip("no LoRA is trained")
         copies: tuple[Copy, ...] = ("trained", "reference")
         for copy in copies:
             sent = list(parts.backend.weights(copy, form))
@@ -234,8 +234,8 @@ def trainer(backend: Callable[[Context], Backend], make_model: Callable[[], Load
 
 def weights(parts: Assembly) -> Tensors:
     """A copy of every parameter of every module, by name."""
-    found = ((f"{c}.{n}", p) for c, module in parts.model.modules.items() for n, p in module.named_parameters())
-    return {name: parameter.detach().clone() for name, parameter in found}
+    parameters = ((f"{c}.{n}", p) for c, module in parts.model.modules.items() for n, p in module.named_parameters())
+    return {name: parameter.detach().clone() for name, parameter in parameters}
 
 
 def trained(parts: Assembly) -> tuple[dict[str, float], torch.Tensor]:

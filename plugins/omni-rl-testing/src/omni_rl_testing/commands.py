@@ -14,13 +14,13 @@ def conformance(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="options of the plugin, as in a configuration: reward.detect=true, rollout.call.height=64",
+            help="options of the plugin as in a configuration, e.g. reward.detect=true, rollout.call.height=64",
         ),
     ] = None,
     kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine, backend")] = None,
-    key: Annotated[list[str] | None, typer.Option(help="what a configuration calls it, e.g. ocr")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="its name in a configuration, e.g. ocr")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint for models and engines")
+        list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint, for models and engines")
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="show failures as pytest does")] = False,
 ) -> None:
@@ -34,8 +34,8 @@ def conformance(
     """
     from omni_rl_testing.conformance.printing import print_report
 
-    given = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
-    code = print_report(distribution, trace=trace, **given)
+    selection = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
+    code = print_report(distribution, trace=trace, **selection)
     if code:
         raise typer.Exit(code)
 

@@ -83,10 +83,10 @@ class EngineContract:
 
         Fix ``completed``: return the submitted request with its ``uid`` and ``sample_id``.
         """
-        asked = [replace(request, uid=request.uid + 40, policy_version=7) for request in parts.requests()]
+        requests = [replace(request, uid=request.uid + 40, policy_version=7) for request in parts.requests()]
         parts.sync(7)
-        by_id = {request.sample_id: request for request in asked}
-        for sample in parts.draw(asked):
+        by_id = {request.sample_id: request for request in requests}
+        for sample in parts.draw(requests):
             assert sample.request == by_id[sample.request.sample_id]
             for name in ("uid", "sample_id", "policy_version"):
                 assert int(found(sample)[name]) == getattr(sample.request, name)

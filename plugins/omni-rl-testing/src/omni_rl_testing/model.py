@@ -114,7 +114,7 @@ class ModelContract:
         _, state = own_loop(parts.subject, oracle.requests, noise=False)
         own = oracle.conditioning
         if not own.keys() & state.conditioning.keys():
-            pytest.skip("the plugin keeps text in a form of its own, of which the loop without noise is the judge")
+            pytest.skip("the plugin stores text in its own format; the check without noise tests it")
         ours = {n: _as_wide(state.conditioning[n], v) for n, v in own.items() if n in state.conditioning}
         self.assert_close(ours, own, self.rounding)
 
@@ -262,7 +262,7 @@ class ModelContract:
         Fix ``tokenize``: tokenize without truncation, count the tokens, and raise DataError over the limit.
         """
         if not parts.hooks.tokenize(model=parts.model, prompts=["a"], call={}):
-            pytest.skip("the pipeline tokenises by itself")
+            pytest.skip("the pipeline tokenizes, not the plugin")
         with pytest.raises(DataError):
             parts.hooks.tokenize(model=parts.model, prompts=["a", " ".join(["sign"] * 20_000)], call={})
 
@@ -284,7 +284,7 @@ class ModelContract:
 
 
 def _as_wide(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Without the padding of longer prompts, whose media keep them out of the oracle's batch."""
+    """Remove the padding of longer prompts: with media, the oracle's batch has only one prompt."""
     return found if found.ndim < 2 or found[:, own.shape[1] :].any() else found[:, : own.shape[1]]
 
 

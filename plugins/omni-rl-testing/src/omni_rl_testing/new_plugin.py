@@ -39,7 +39,7 @@ def new_plugin(kind: str, name: str, output: Path) -> Path:
     if not output.is_dir():
         raise UserError(f"{output} is not a folder", f"mkdir -p {output}")
     if folder.exists():
-        raise UserError(f"{folder} exists already", "choose another name, or remove it")
+        raise UserError(f"{folder} exists already", "choose another name, or delete the folder")
     return Path(_bake({"kind": kind, "name": name}, output))
 
 

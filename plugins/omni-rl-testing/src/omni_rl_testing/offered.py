@@ -37,10 +37,10 @@ from omni_rl_testing.reward import RewardContract
 from omni_rl_testing.toy import toy_model
 
 SMALL = {"height": 32, "width": 64, "num_frames": 9}
-"""Sizes that every architecture known to diffusers can draw, of those arguments that a pipeline takes."""
+"""Sizes that every diffusers pipeline can generate; arguments that a pipeline does not have are left out."""
 
 CALL = "call.json"
-"""A file in a pipeline's folder that tells better ones."""
+"""A file in a pipeline's folder with better values."""
 
 SIGN = (128, 64)
 FRAMES, FRAME_RATE = 5, 8.0
@@ -181,14 +181,14 @@ def _suite(subject: Subject) -> type:
     if subject.declared is None:
         return OFFERED[subject.offer.kind]
     contract = CONTRACTS[subject.offer.kind]
-    found = load(replace(subject.offer, target=subject.declared.value))
-    if not (inspect.isclass(found) and issubclass(found, contract)):
+    suite = load(replace(subject.offer, target=subject.declared.value))
+    if not (inspect.isclass(suite) and issubclass(suite, contract)):
         raise PluginError(
-            f"{subject.offer.source}: {CONFORMANCE_GROUP} names {subject.declared.value} for the {subject}, which is no"
-            " suite of its kind",
+            f"{subject.offer.source}: {CONFORMANCE_GROUP} names {subject.declared.value} for the {subject}, which is"
+            " not a suite of this kind",
             f"name a class that inherits {contract.__module__}.{contract.__name__}",
         )
-    return found
+    return suite
 
 
 def signs() -> RewardBatch:

@@ -45,8 +45,8 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
         self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor]:
         """Return the velocity in a tuple, as diffusers transformers do with ``return_dict=False``."""
-        said = self.time(timestep[:, None] / 1000) + self.text(encoder_hidden_states.mean(1))  # (B, 8)
-        hidden = torch.tanh(self.inside(hidden_states.movedim(1, -1)) + said[:, None, None])  # (B, 4, 4, 8)
+        condition = self.time(timestep[:, None] / 1000) + self.text(encoder_hidden_states.mean(1))  # (B, 8)
+        hidden = torch.tanh(self.inside(hidden_states.movedim(1, -1)) + condition[:, None, None])  # (B, 4, 4, 8)
         return (self.outside(hidden).movedim(-1, 1),)
 
 

@@ -12,9 +12,9 @@ from omni_rl_testing.conformance.subjects import Subject, subjects
 
 INDENT = " " * 11
 PYTESTS_HINT = "Use -v to get more diff"
-"""At the end of what an assertion says; here there is no -v."""
+"""pytest's last line of an assertion; `omni-rl conformance` has no option -v."""
 MOST_LINES = 12
-"""Of a reason; ``--trace`` shows everything."""
+"""Maximum number of lines of a reason; ``--trace`` shows all."""
 
 
 class Printer:
@@ -45,7 +45,7 @@ class Printer:
     def summary(self, source: str) -> str:
         """``omni-rl-ocr 0.1.0 conforms: 20 ok, 2 skipped``."""
         counts = Counter(check.verdict for check in self.checks)
-        how = {0: "conforms", 1: "does not conform", 2: "is not proven"}[self.code]
+        how = {0: "conforms", 1: "does not conform", 2: "was not tested completely"}[self.code]
         figures = ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict])
         untried = [str(check.subject) for check in self.checks if check.name == SUITE]
         return f"\n{source} {how}: {figures}" + (f"; no suite ran for {', '.join(untried)}" if untried else "")
@@ -67,11 +67,11 @@ def print_report(distribution: str, *, trace: bool, **selection: Any) -> int:
     from omni_rl.cli.arguments import quiet
 
     require_pytest()
-    found: Sequence[Subject] = subjects(distribution, **selection)
+    selected: Sequence[Subject] = subjects(distribution, **selection)
     quiet()
     printer = Printer(trace)
-    run(found, printer)
-    print(printer.summary(found[0].offer.source))
+    run(selected, printer)
+    print(printer.summary(selected[0].offer.source))
     return printer.code
 
 

@@ -22,10 +22,10 @@ Verdict = Literal["ok", "FAILED", "skipped"]
 
 SUITES = "omni_rl_testing.offered"
 WITHOUT = ("cacheprovider", "terminal", "unraisableexception")
-"""Parts of pytest itself: it would leave a folder, print, and collect all garbage, which takes longer than a suite."""
+"""Plugins of pytest that are switched off: they write a folder, print, or take more time than a suite."""
 IMPORTS = "it can be imported, and its hooks are those of the contract"
 SUITE = "its suite"
-NOT_MADE = "The check did not begin, because what it tests could not be made; --trace shows where."
+NOT_MADE = "The check did not start, because a fixture failed; --trace shows where."
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _run_suite(subject: Subject, report: Report) -> None:
 
     session = _Session(subject, report)
     with tempfile.TemporaryDirectory() as folder, _alone():
-        settings = Path(folder, "pytest.ini")  # the user's own settings, in a folder above, are not the suite's
+        settings = Path(folder, "pytest.ini")  # otherwise pytest would use settings of a parent folder
         settings.write_text("[pytest]\n")
         options = [f"--config-file={settings}", f"--rootdir={folder}", f"--basetemp={folder}/tmp", "--noconftest"]
         without = [f"-pno:{name}" for name in WITHOUT]
@@ -129,7 +129,7 @@ class _Session:
 
         from omni_rl_testing import show_compared_values
 
-        show_compared_values()  # the distribution may have imported the package before pytest started
+        show_compared_values()  # the distribution may have imported this package before pytest started
         from omni_rl_testing.offered import module_of
 
         module: pytest.Module = pytest.Module.from_parent(parent, path=module_path)
@@ -146,14 +146,14 @@ class _Session:
             self.report(self._check(report))
 
     def _check(self, report: pytest.TestReport) -> Check:
-        given = dict(report.user_properties)
+        properties = dict(report.user_properties)
         if report.passed:
-            return Check(self.subject, str(given["name"]), "ok")
+            return Check(self.subject, str(properties["name"]), "ok")
         reason = _reason(report)
         verdict: Verdict = "skipped" if report.skipped else "FAILED"
         trace = "" if report.skipped else report.longreprtext
-        purpose = str(given["purpose"]) if report.when == "call" else NOT_MADE
-        return Check(self.subject, str(given["name"]), verdict, reason, purpose, trace)
+        purpose = str(properties["purpose"]) if report.when == "call" else NOT_MADE
+        return Check(self.subject, str(properties["name"]), verdict, reason, purpose, trace)
 
     def pytest_itemcollected(self, item: pytest.Function) -> None:
         """Store the check's name and purpose for its report."""

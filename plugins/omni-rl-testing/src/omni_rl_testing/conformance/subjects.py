@@ -130,10 +130,10 @@ def subjects(
 
 
 def _installed(distribution: str) -> metadata.Distribution:
-    found = {normal(each.name): each for each in distributions()}
-    plugin = found.get(normal(distribution))
+    installed = {normal(each.name): each for each in distributions()}
+    plugin = installed.get(normal(distribution))
     if plugin is None:
-        raise _not_installed(distribution, list(found))
+        raise _not_installed(distribution, list(installed))
     if is_hidden(plugin.name):
         raise PluginError(f"{plugin.name} is hidden by {DISABLE}", f"unset {DISABLE}")
     return plugin
@@ -145,8 +145,8 @@ def _not_installed(distribution: str, installed: Sequence[str]) -> PluginError:
         return PluginError(f"{distribution} is not installed", f"pip install {normal(distribution)}")
     near = did_you_mean(normal(distribution), installed)
     return PluginError(
-        f"no installed distribution {distribution!r} offers anything to omni-rl.{near}",
-        f"installed: {', '.join(installed)}. A package in development: pip install -e FOLDER",
+        f"no installed distribution {distribution!r} has plugins for omni-rl.{near}",
+        f"installed: {', '.join(installed)}. for a package in development: pip install -e FOLDER",
     )
 
 
@@ -161,11 +161,11 @@ def _selected(plugin: metadata.Distribution, kinds: Sequence[str], keys: Sequenc
         if key not in {offer.key for offer in offered}:
             near = did_you_mean(key, [offer.key for offer in offered])
             raise UserError(f"{plugin.name} offers no {key!r}.{near}", f"it offers {_listed(offered)}")
-    found = [o for o in offered if (not kinds or KINDS[o.kind].word in kinds) and (not keys or o.key in keys)]
-    if not found:
+    selected = [o for o in offered if (not kinds or KINDS[o.kind].word in kinds) and (not keys or o.key in keys)]
+    if not selected:
         wanted = " or ".join(kinds) or "thing"
         raise UserError(f"{plugin.name} offers no such {wanted}", f"it offers {_listed(offered) or 'nothing'}")
-    return found
+    return selected
 
 
 def _listed(offered: Sequence[Offer]) -> str:
@@ -177,8 +177,8 @@ def _listed(offered: Sequence[Offer]) -> str:
 
 def _folders(models: Sequence[str]) -> dict[str, Path]:
     """Pipeline folders by architecture."""
-    found = [_files().model(name, hub=False) for name in models]
-    return {architecture_of(folder): folder for folder in found}
+    folders = [_files().model(name, hub=False) for name in models]
+    return {architecture_of(folder): folder for folder in folders}
 
 
 def _check_folders(folders: Mapping[str, Path], selected: Sequence[Offer]) -> None:
@@ -187,8 +187,8 @@ def _check_folders(folders: Mapping[str, Path], selected: Sequence[Offer]) -> No
         return
     for architecture, folder in folders.items():
         if architecture not in {offer.key for offer in selected if offer.kind == "models"}:
-            what = f"--model {folder} is a {architecture}, and what is tested here is {_listed(selected)}"
-            raise ModelError(what, "give a pipeline of a model that is tested, or leave --model out")
+            what = f"--model {folder} is a {architecture}, but the tested plugins are {_listed(selected)}"
+            raise ModelError(what, "give a pipeline of a tested model, or omit --model")
 
 
 def _files() -> Files:
@@ -206,9 +206,9 @@ def _check_overrides(overrides: Sequence[Override], kinds: set[str], distributio
         section = sections.get(str(override.path[0]))
         if section is None or len(override.path) < 2:
             hint = " or ".join(f"{name}.OPTION=VALUE" for name in sections) or "none applies here"
-            raise ConfigError(f"{override.place} sets no option of what {distribution} offers", f"options: {hint}")
+            raise ConfigError(f"{override.place} is not an option of a plugin of {distribution}", f"options: {hint}")
         if override.path[1] in fields.names(section.model):
-            raise ConfigError(f"{override.place}: the suite itself decides this", "give options of the plugin alone")
+            raise ConfigError(f"{override.place}: the suite itself sets this", "give only options of the plugin")
 
 
 def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> Subject:
@@ -223,8 +223,8 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
     if offer.kind == "models" and folder is None and declared is None:
         folder = _files().of_a_family(offer.key)
     if declared is not None and given.overrides:
-        what = f"{offer.distribution} brings the fixtures of its own for {offer.key}, which no override reaches"
-        raise ConfigError(what, "leave the overrides out, or choose something else with --key")
+        what = f"{offer.distribution} has its own fixtures for {offer.key}, which use no overrides"
+        raise ConfigError(what, "omit the overrides, or select another plugin with --key")
     return Subject(
         offer,
         missing=lacking or _missing_model(offer, folder, entry),
@@ -255,7 +255,7 @@ def _chosen(offer: Offer, tree: Tree, given: Given) -> tuple[Chosen, str | None]
     bare = Chosen(offer.kind, offer.key, load(offer), offer.source)
     chosen, errors = with_options(bare, section.model, section.path, tree, _files())
     if errors and any(override.path[0] == section.path[0] for override in given.overrides):
-        hint = f"if it is meant for another offer of {offer.distribution}: --key KEY"
+        hint = f"if it is for another plugin of {offer.distribution}: --key KEY"
         raise ConfigError("\n".join(error.what for error in errors), hint)
     hint = f"  give it with omni-rl conformance {offer.distribution} {section.path[0]}.OPTION=VALUE"
     return chosen or bare, "\n".join([*(error.what for error in errors), hint]) if errors else None
@@ -272,7 +272,7 @@ def _missing_model(offer: Offer, folder: Path | None, entry: metadata.EntryPoint
     if offer.kind != "models" or folder or entry:
         return None
     return (
-        f"the suite needs a {offer.key} to run, small and with random weights if you like\n"
-        f"  --model FOLDER, as save_pretrained writes it; a package brings its own with the entry point"
-        f" {CONFORMANCE_GROUP};\n  for many architectures there is one in omni-rl-tiny: pip install omni-rl-tiny"
+        f"the suite needs a {offer.key}; it may be small and have random weights\n"
+        f"  --model FOLDER, written by save_pretrained; a package can have its own, with the entry point"
+        f" {CONFORMANCE_GROUP};\n  omni-rl-tiny has one for many architectures: pip install omni-rl-tiny"
     )
