@@ -130,7 +130,7 @@ def test_the_card(run: Path) -> None:
         provenance["data"]["training"]["sha256"],
         "rank 2, alpha 6",
         "jpeg_compressibility (weight 1)",
-        "the average of the weights after 2 iterations",
+        "the moving average of the weights after 2 iterations",
         'negative_prompt="hello"',
         "It was not run on export.",
     ):
@@ -226,7 +226,7 @@ def test_a_failure_half_way_leaves_what_was_there(
 
 
 def test_there_must_be_a_checkpoint(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="it holds those of: 1, 2"):
+    with pytest.raises(CheckpointError, match="it has those of: 1, 2"):
         export_run(run, wanted=Wanted(iteration=7))
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match="has no checkpoint to export"):
@@ -254,7 +254,7 @@ def test_damaged_pictures_are_named(run: Path) -> None:
 
 
 def test_weights_that_the_run_does_not_keep(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="it holds: ema, policy"):
+    with pytest.raises(CheckpointError, match="it has: ema, policy"):
         export_run(run, wanted=Wanted(weights="old", verify=False))
 
 
