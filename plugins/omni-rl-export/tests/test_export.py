@@ -132,7 +132,7 @@ def test_the_card(run: Path) -> None:
         "jpeg_compressibility (weight 1)",
         "the moving average of the weights after 2 iterations",
         'negative_prompt="hello"',
-        "It was not run on export.",
+        "The export did not run it.",
     ):
         assert figure in body
     shown = [word for word in ("curves.svg", "before_after.png") if f"({word})" in body and (folder / word).is_file()]
