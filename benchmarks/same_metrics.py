@@ -3,7 +3,8 @@
     python benchmarks/same_metrics.py OLD_PYTHON [--seeds 5] [--work FOLDER] [--json FILE]
 
 OLD_PYTHON is the interpreter of an environment with the older omni-rl and the quickstart's plugins installed. Durations
-(``time/...``) are left out; new keys are allowed. A run that is already complete in FOLDER is not run again.
+(``time/...``, ``perf/samples_per_s``) are left out; new keys are allowed. A run that is complete in FOLDER is not run
+again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-TIME = "time/"
+TIMES = ("time/", "perf/samples_per_s")
 
 
 def rows(python: str, seed: int, run: Path) -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, A
         (before["iteration"], key, before[key], after.get(key))
         for before, after in zip(old, new, strict=True)
         for key in before
-        if not key.startswith(TIME)
+        if not key.startswith(TIMES)
     ]
     different = [(iteration, key, was, now) for iteration, key, was, now in pairs if json.dumps(was) != json.dumps(now)]
     added = sorted(set().union(*new) - set().union(*old))

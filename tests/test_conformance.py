@@ -74,6 +74,6 @@ def test_a_failure_shows_values_reason_and_advice(
     failed = outcome.out.partition("FAILED   order does not matter\n")[2]
     assert "row: (found, expected)" in failed
     assert "Left contains 6 more items" in failed
-    assert "Scores follow their samples through a permutation of the batch." in failed
-    assert "Mend ``score``" in failed
+    assert "Scores follow their samples if the batch is reordered." in failed
+    assert "Fix ``score``" in failed
     assert "omni-rl-faulty 1.0 does not conform: 8 ok, 2 FAILED" in outcome.out

@@ -115,7 +115,7 @@ def test_a_lora_of_the_shipped_model(call: Callable[..., Any], checkout: Path, t
     assert np.abs(pictures.astype(int) - before(tmp_path / "run")).max() > 20
     done = call("export", "run", "--output", "out")
     assert done.code == 0, done.err
-    assert "6 pictures by plain diffusers differ from the run's by at most " in done.out
+    assert "6 images by plain diffusers differ from the run's by at most " in done.out
     assert done.out.splitlines()[-1] == "out"
     assert gap(drawn_outside(code_of(tmp_path / "out" / "README.md", tmp_path / "out"), tmp_path), pictures) <= 1 / 255
 
@@ -123,7 +123,7 @@ def test_a_lora_of_the_shipped_model(call: Callable[..., Any], checkout: Path, t
     words = [sys.executable, "-c", WITHOUT_OMNI_RL, str(script), "--base", str(tiny_qwen_signs()), "--device", "cpu"]
     alone = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert alone.returncode == 0, alone.stderr
-    assert re.fullmatch(r"6 pictures: largest difference [01]/255, mean 0\.\d{3}/255", alone.stdout.splitlines()[-1])
+    assert re.fullmatch(r"6 images: largest difference [01]/255, mean 0\.\d{3}/255", alone.stdout.splitlines()[-1])
 
 
 def test_a_full_fine_tuning_of_the_shipped_model_with_an_average(

@@ -22,8 +22,8 @@ PAGE = ROOT / "docs/compatibility.md"
 
 HEAD = """# What runs with what
 
-Written by `python tools/compatibility.py` from the plugins' answers to the hook `traits` with their default options;
-`omni-rl check` refuses all other combinations. Models are not in the table, because every algorithm runs with every
+Written by `python tools/compatibility.py` from the results of the hook `traits` with default options;
+`omni-rl check` rejects all other combinations. Models are not in the table, because every algorithm runs with every
 model (`tests/test_every_pair.py`). Algorithms on the forward process learn from finished samples, which are drawn
 without SDE noise, so they do not depend on the SDE type (n/a).
 """

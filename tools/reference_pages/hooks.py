@@ -21,7 +21,7 @@ Written by `python tools/reference.py` from `omni_rl.contracts.hooks`, contract 
 
 {rules}
 
-The snippets below take this for granted:
+The examples below need these imports:
 
 ```python
 from __future__ import annotations
@@ -32,12 +32,12 @@ from omni_rl import hookimpl
 from omni_rl.contracts.types import LossOutput
 ```
 
-*Answered by* is who answers when no plugin does. *Called by* is who asks, besides the gate and the contract suites. An
-engine in other processes need not call every hook; it declares which it does, and `omni-rl check` refuses a run that
-overrides another one.
+*Default* is the implementation that is used if no plugin implements the hook. *Called by* lists the callers, without
+the gate and the contract suites. An engine in other processes may call only some hooks; it declares which ones, and
+`omni-rl check` fails if a plugin of the run overrides another one.
 """
 SILENT = ("gate", "testing")
-"""Packages whose calls of hooks are not listed: they ask what the run asks."""
+"""Packages whose calls of hooks are not listed: they call the same hooks as a run."""
 WIDTH = 120
 """Of a line; ``ruff format`` looks at the page as well."""
 
@@ -65,9 +65,9 @@ def groups() -> dict[str, list[Spec]]:
 
 
 def _index() -> str:
-    rows = ["| hook | runs in | since | answers that count |", "|---|---|---|---|"]
+    rows = ["| hook | runs in | since | results that are used |", "|---|---|---|---|"]
     for spec in SPECS.values():
-        kept = "the most specific" if spec.firstresult else "all" if not spec.observes else "none: it observes"
+        kept = "the strongest layer's" if spec.firstresult else "all" if not spec.observes else "none"
         rows.append(f"| [`{spec.name}`](#{spec.name}) | {runs_in(spec)} | {since(spec)} | {kept} |")
     return "\n".join(rows) + "\n"
 
@@ -93,11 +93,11 @@ def _doc(spec: Spec) -> str:
 def _section(spec: Spec, calls: list[str]) -> str:
     facts = []
     if answer := getattr(core_hooks, spec.name, None):
-        facts.append(f"Answered by `{qualified_name(answer)}`.")
+        facts.append(f"Default: `{qualified_name(answer)}`.")
     if calls:
         facts.append(f"Called by {', '.join(f'`{call}`' for call in calls)}.")
     if spec.name in ENGINE_HOOKS:
-        facts.append("An engine declares whether it honours this hook.")
+        facts.append("An engine declares whether it calls this hook.")
     parts = [f"### {spec.name}", f"```python\n{signature(spec)}\n```", markdown(_doc(spec)), " ".join(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

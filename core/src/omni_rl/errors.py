@@ -53,13 +53,13 @@ class RunError(RuntimeError):
 
 
 class GateError(RunError):
-    """The gate refused to start the run; the message names the failing rows."""
+    """A check of the gate failed; the message has one sentence per failed row."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``word``, or None when nothing is close."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

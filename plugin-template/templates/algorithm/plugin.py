@@ -4,8 +4,8 @@ Williams, "Simple statistical gradient-following algorithms" (1992), on the Gaus
 
     A = r - mean_group(r),        L = -A log p_theta(x' | x)
 
-Assumption: every update is on-policy, because nothing corrects for weights that have moved since the rollout. Keep
-``train.inner_epochs`` at 1 and leave ``train.mini_batch_prompts`` empty.
+Assumption: every update is on-policy, because the loss does not correct for weights that changed since the rollout.
+Keep ``train.inner_epochs`` at 1 and do not set ``train.mini_batch_prompts``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tensordict import TensorDict
 
 
 class Reinforce:
-    """The algorithm's hooks; what is not here keeps core's default."""
+    """The algorithm's hooks; for all others core's defaults are used."""
 
     class Config(BaseModel):
-        """Options beside ``name: {{ cookiecutter.key }}`` in the section ``algorithm``."""
+        """Options in the section ``algorithm`` with ``name: {{ cookiecutter.key }}``."""
 
         model_config = ConfigDict(extra="forbid")
 
@@ -35,13 +35,13 @@ class Reinforce:
 
     @hookimpl
     def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
-        """(N,) fp32: how much better than the mean of its group."""
+        """Advantages (N,) fp32: reward minus the mean of its group."""
         limit = self.config.advantage_clip
         return group_advantages(rewards, uid, std="none").clamp(-limit, limit)
 
     @hookimpl
     def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
-        """(B, S) losses of S stored steps; core averages over samples and steps."""
+        """Losses (B, S) of B samples at S steps; core averages over samples and steps."""
         log_prob = torch.stack([now.log_prob for now in policy.evaluate(batch, steps)], dim=1)  # (B, S)
         advantages = batch["advantages"].to(log_prob.device)[:, None]  # (B, 1)
         return LossOutput(-advantages * log_prob, {"log_prob": log_prob.detach()})

@@ -8,7 +8,7 @@ from {{ cookiecutter.module }} import Reinforce
 
 
 class TestReinforce(AlgorithmContract):
-    """What every algorithm must do; the tests are inherited."""
+    """The inherited contract tests."""
 
     @pytest.fixture
     def algorithm(self) -> Reinforce:

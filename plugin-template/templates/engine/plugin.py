@@ -1,12 +1,12 @@
-"""The engine ``{{ cookiecutter.key }}``: samples from a replica of the model, on a device of its own if you like.
+"""The engine ``{{ cookiecutter.key }}``: samples with a replica of the model, on any device.
 
-The trainer keeps its weights and the replica has its own, so a sync really moves them. Several batches are under way
-at once (continuous batching): each turn of the loop takes one step of every batch, a finished one makes room for the
-next, and rewards work while the others go on.
+The replica has its own weights, so a sync copies the trainer's weights. Several batches are computed at the same time
+(continuous batching): each pass of the loop computes one step of every batch, the next batch starts when one has
+finished, and rewards run during the other batches.
 
-What of the model's hooks an engine calls, it calls through ``context.hooks``: the phases ``prepare_encode``,
-``denoise_step``, ``step_scheduler`` and ``post_decode`` hold core's only denoising loop, and with it draws, schedule,
-log-probs and trajectory. Replace :class:`Replica` by what you sample with.
+The engine calls model hooks through ``context.hooks``. The phases ``prepare_encode``, ``denoise_step``,
+``step_scheduler`` and ``post_decode`` are core's denoising loop, which computes noise, schedule, log-probs and
+trajectories. Replace :class:`Replica` by your sampler.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class ReplicaEngine:
-    """Draws ``rollout.batch_size`` samples together, ``batches`` such batches in turn."""
+    """Samples up to ``batches`` batches of ``rollout.batch_size`` samples at the same time."""
 
     class Config(BaseModel):
-        """Options beside ``engine: {{ cookiecutter.key }}`` in the section ``rollout``."""
+        """Options in the section ``rollout`` with ``engine: {{ cookiecutter.key }}``."""
 
         model_config = ConfigDict(extra="forbid")
 
-        replica_device: str | None = Field(default=None, description="where it computes; null for the trainer's device")
-        batches: PositiveInt = Field(default=2, description="batches under way at once")
+        replica_device: str | None = Field(default=None, description="its device; null: the trainer's device")
+        batches: PositiveInt = Field(default=2, description="batches computed at the same time")
 
-    honours = ENGINE_HOOKS - {"diffuse"}  # the loop is here; a run that overrides it is refused
+    honours = ENGINE_HOOKS - {"diffuse"}  # this class has its own loop, so a run must not override it
 
-    supplies: frozenset[str] = frozenset()  # the model is the pipeline's own, not another implementation of it
-    notices: Sequence[str] = ()  # sentences about what it does otherwise than asked, for `omni-rl check`
+    supplies: frozenset[str] = frozenset()  # the model is the diffusers pipeline, not another implementation
+    notices: Sequence[str] = ()  # sentences for `omni-rl check` about settings that it does not follow
 
     def __init__(self, context: Context) -> None:
         options = context.options or self.Config()
@@ -55,7 +55,7 @@ class ReplicaEngine:
         self._version = 0
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Encode the prompts of a submission together, at one width, and queue it."""
+        """Encode the prompts together, padded to one length, and queue the requests."""
         if not self._waiting:
             forget(self._replica.model)
         with torch.no_grad():
@@ -63,28 +63,28 @@ class ReplicaEngine:
         self._waiting.extend(requests)
 
     def completed(self) -> Iterator[Sample]:
-        """Samples, as their batches end."""
-        under_way: list[DenoiseState] = []
-        while self._waiting or under_way:
-            while self._waiting and len(under_way) < self._batches:
-                under_way.append(self._begin(self._next_batch()))
-            self._step(under_way)
-            for state in [each for each in under_way if each.done]:
-                under_way.remove(state)
+        """Yield the samples of each batch when it is finished."""
+        running: list[DenoiseState] = []
+        while self._waiting or running:
+            while self._waiting and len(running) < self._batches:
+                running.append(self._begin(self._next_batch()))
+            self._step(running)
+            for state in [each for each in running if each.done]:
+                running.remove(state)
                 yield from self._finish(state)
 
     def sync(self, policy_version: int, weights: Weights) -> SyncReport:
-        """Copy every weight; the receipt says where each one is now."""
+        """Copy every weight; the report says which parameter holds it."""
         landed = self._replica.load(weights)
         self._version = policy_version
         return SyncReport(policy_version, landed)
 
     def close(self) -> None:
-        """Drop what was not sampled. End processes and free memory here."""
+        """Delete waiting requests. End processes and free memory here."""
         self._waiting.clear()
 
     def _next_batch(self) -> list[Request]:
-        """Neighbours of one form: schedule, arguments, sizes and the size of their window."""
+        """The next requests with equal schedule, arguments, sizes and window size."""
         batch = [self._waiting.popleft()]
         while self._waiting and len(batch) < self._batch_size and form(self._waiting[0]) == form(batch[0]):
             batch.append(self._waiting.popleft())
@@ -97,14 +97,14 @@ class ReplicaEngine:
 
     @torch.no_grad()
     def _step(self, states: Sequence[DenoiseState]) -> None:
-        """One denoising step of every state, wherever each one stands."""
+        """Compute the next denoising step of every state."""
         velocities = self._hooks.denoise_step(model=self._replica.model, states=states)
         for state, velocity in zip(states, velocities, strict=True):
             self._hooks.step_scheduler(model=self._replica.model, state=state, velocity=velocity)
 
     @torch.no_grad()
     def _finish(self, state: DenoiseState) -> Sequence[Sample]:
-        """Say the version that they were drawn with: a sync that went missing then stops the run."""
+        """Decode, and store the policy version of the last sync: if a sync is missing, the run then stops."""
         samples: Sequence[Sample] = self._hooks.post_decode(model=self._replica.model, state=state)
         for sample in samples:
             if sample.trajectory is not None:
@@ -113,7 +113,7 @@ class ReplicaEngine:
 
 
 class Replica:
-    """The pipeline once more, with weights of its own."""
+    """A second copy of the pipeline, with its own weights."""
 
     def __init__(self, context: Context, device: str | None) -> None:
         loaded = context.load_model()
@@ -125,5 +125,5 @@ class Replica:
         make_trainable(self.model, context.config.model.lora, context.config.run_seed)
 
     def load(self, weights: Weights) -> dict[str, str]:
-        """Copy weights by canonical name; answers where each one landed."""
+        """Copy weights by canonical name; returns the place of each weight."""
         return {name: f"replica on {self.device}: {place}" for name, place in load(self.model, weights).items()}

@@ -14,7 +14,7 @@ from {{ cookiecutter.module }} import ReplicaEngine
 
 
 class TestReplicaEngine(EngineContract):
-    """What every engine must do; the tests are inherited."""
+    """The inherited contract tests."""
 
     @pytest.fixture
     def engine(self) -> type[ReplicaEngine]:
@@ -29,12 +29,12 @@ def parts() -> Iterator[Assembly]:
 
 
 def drawn(parts: Assembly) -> torch.Tensor:
-    """(N, C, H, W) final latents."""
+    """Final latents (N, C, H, W)."""
     return torch.stack([found(sample)["latents", "x", "final"] for sample in parts.draw(parts.requests())])
 
 
 def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Assembly) -> None:
-    """The replica's weights are its own: an engine that shares the trainer's would change at once."""
+    """The replica has its own weights; samples of an engine with the trainer's weights would change at once."""
     parts.sync(0)
     before = drawn(parts)
     parts.nudge()
@@ -48,8 +48,8 @@ def test_samples_say_which_sync_they_follow(parts: Assembly) -> None:
     assert [int(found(sample)["policy_version"]) for sample in parts.draw(parts.requests())] == [5] * 6
 
 
-def test_batches_are_under_way_together(parts: Assembly, count_calls: Callable[[str], list[int]]) -> None:
-    """Six samples in batches of two, two batches at once: four turns for the first four samples, four for the rest."""
+def test_batches_run_together(parts: Assembly, count_calls: Callable[[str], list[int]]) -> None:
+    """Six samples in batches of two, two batches at a time: four passes for four samples, four passes for the rest."""
     together = count_calls("denoise_step")
     drawn(parts)
     assert together == [2] * 4 + [1] * 4
@@ -57,12 +57,12 @@ def test_batches_are_under_way_together(parts: Assembly, count_calls: Callable[[
 
 @pytest.fixture
 def count_calls(parts: Assembly, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
-    """``count_calls(hook)``: how many states each later call of the hook was given."""
+    """``count_calls(hook)``: the number of states in each later call of the hook."""
 
     def watch(hook: str) -> list[int]:
         seen: list[int] = []
         answer = getattr(parts.hooks, hook)
-        monkeypatch.setattr(parts.hooks, hook, lambda **given: seen.append(len(given["states"])) or answer(**given))
+        monkeypatch.setattr(parts.hooks, hook, lambda **kwargs: seen.append(len(kwargs["states"])) or answer(**kwargs))
         return seen
 
     return watch

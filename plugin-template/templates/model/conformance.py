@@ -1,4 +1,4 @@
-"""What the suite of models needs: a tiny random pipeline. The tests and `omni-rl conformance` use it.
+"""Fixtures of the contract suite for models: a tiny random pipeline. The tests and `omni-rl conformance` use it.
 
 Nothing else imports this module, which needs `omni-rl[testing]`.
 """
@@ -20,7 +20,7 @@ import {{ cookiecutter.module }}
 
 
 class AuraFlow(ModelContract):
-    """The fixtures; what every model must do is inherited."""
+    """The fixtures of the inherited contract tests."""
 
     @pytest.fixture(scope="module")
     @classmethod
@@ -37,12 +37,12 @@ class AuraFlow(ModelContract):
     @pytest.fixture(scope="module")
     @classmethod
     def pipeline_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """As `save_pretrained` writes it."""
+        """A pipeline folder, written by `save_pretrained`."""
         return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 def save_tiny(folder: Path) -> Path:
-    """Write the pipeline, the same one at every call, and answer its folder."""
+    """Write the pipeline, always the same one, and return its folder."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     AuraFlowPipeline(
@@ -56,7 +56,7 @@ def save_tiny(folder: Path) -> Path:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character; every architecture's tokenizer class is replaced by the general one."""
+    """One token per character. A general tokenizer class replaces the architecture's own."""
     vocabulary = ["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz0123456789 "]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")

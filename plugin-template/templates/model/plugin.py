@@ -1,7 +1,7 @@
-"""``AuraFlowPipeline``: the velocity, stated once for rollout and training.
+"""``AuraFlowPipeline``: the velocity for rollout and training.
 
-Follows ``diffusers.AuraFlowPipeline``, to which the tests hold it. Without this package the universal adapter asks that
-pipeline for every velocity; a plugin is worth writing where it is faster, or adds what the pipeline cannot express.
+It follows ``diffusers.AuraFlowPipeline``, and the tests compare it with that pipeline. Without this package, the
+universal adapter computes every velocity with that pipeline. Write a plugin if it is faster, or adds a feature.
 """
 
 from __future__ import annotations

@@ -9,15 +9,15 @@ from {{ cookiecutter.module }}.conformance import AuraFlow
 
 
 class TestAuraFlow(AuraFlow):
-    """What every model must do, on a tiny random pipeline; the tests are inherited."""
+    """The inherited contract tests, with a tiny random pipeline."""
 
     def test_guidance_adds_a_multiple_of_the_difference(self, parts: Assembly) -> None:
-        """v_neg + g (v_pos - v_neg); g = 1 is the prompt alone."""
+        """v_neg + g (v_pos - v_neg); g = 1 uses only the prompt."""
         x, t, conditioning = point(parts.model)
         swapped = {"prompt_embeds": conditioning["negative_prompt_embeds"]}
         with torch.no_grad():
             positive, negative = (
-                predict(parts.model, x, t, given, {"guidance_scale": 1.0})["x"] for given in (conditioning, swapped)
+                predict(parts.model, x, t, text, {"guidance_scale": 1.0})["x"] for text in (conditioning, swapped)
             )
             guided = predict(parts.model, x, t, conditioning, {"guidance_scale": 4.0})["x"]
         torch.testing.assert_close(guided, negative + 4.0 * (positive - negative))

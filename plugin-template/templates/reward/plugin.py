@@ -1,10 +1,10 @@
-"""The reward ``{{ cookiecutter.key }}``: how colourful a picture is.
+"""The reward ``{{ cookiecutter.key }}``: how colourful an image is.
 
 Hasler and Suesstrunk, "Measuring colourfulness in natural images" (2003): with rg = R - G and yb = (R + G) / 2 - B,
 
     M = sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2)
 
-over the pixels of a picture with values in 0..255. People call 15 slightly, 45 averagely and 109 extremely colourful.
+over the pixels of an image with values in 0..255. 15 is slightly, 45 averagely, 109 extremely colourful.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 
 class Colourfulness:
-    """Colourfulness / ``scale``; 0 for greys."""
+    """Colourfulness divided by ``scale``; 0 for grey images."""
 
     class Config(BaseModel):
-        """Options beside ``name: {{ cookiecutter.key }}`` in the section ``reward``."""
+        """Options in the section ``reward`` with ``name: {{ cookiecutter.key }}``."""
 
         model_config = ConfigDict(extra="forbid")
 
-        scale: PositiveFloat = Field(default=109.0, description="the colourfulness that scores 1")
+        scale: PositiveFloat = Field(default=109.0, description="colourfulness with the score 1")
 
     scope: ClassVar[Literal["sample", "group"]] = "sample"
 
@@ -34,21 +34,21 @@ class Colourfulness:
         self.config = config
 
     def score(self, batch: RewardBatch) -> Scores:
-        """One score per picture. Answer None for a sample that cannot be scored; it then counts as missing."""
-        return [colourfulness(_picture(media)) / self.config.scale for media in batch.media]
+        """One score per image. Return None for a sample that cannot be scored; it is then left out of training."""
+        return [colourfulness(_image(media)) / self.config.scale for media in batch.media]
 
 
-def colourfulness(picture: np.ndarray) -> float:
-    """M of the module's docstring, for uint8 (H, W, 3)."""
-    red, green, blue = np.moveaxis(picture.astype(np.float64), -1, 0)  # each (H, W)
+def colourfulness(image: np.ndarray) -> float:
+    """M of the module's docstring, for an image (H, W, 3) uint8."""
+    red, green, blue = np.moveaxis(image.astype(np.float64), -1, 0)  # each (H, W)
     rg, yb = red - green, (red + green) / 2 - blue
     return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
 
 
-def _picture(media: Mapping[str, Media]) -> np.ndarray:
+def _image(media: Mapping[str, Media]) -> np.ndarray:
     if "image" not in media:
         raise RewardError(
             f"the reward '{{ cookiecutter.key }}' scores images, and this sample has {', '.join(media)}",
-            "remove it from `reward`, or train a model that draws images",
+            "remove it from `reward`, or train a model that generates images",
         )
     return media["image"].data

@@ -10,7 +10,7 @@ from {{ cookiecutter.module }} import Colourfulness, colourfulness
 
 
 class TestColourfulness(RewardContract):
-    """What every reward must do; the tests are inherited."""
+    """The inherited contract tests."""
 
     @pytest.fixture
     def reward(self) -> Colourfulness:
@@ -19,8 +19,8 @@ class TestColourfulness(RewardContract):
     @pytest.fixture
     def samples(self) -> RewardBatch:
         rng = np.random.default_rng(0)
-        pictures = [rng.integers(0, top, (8, 8, 3), np.uint8) for top in (255, 60, 160, 100)]
-        media = [{"image": Media("image", picture)} for picture in pictures]
+        images = [rng.integers(0, top, (8, 8, 3), np.uint8) for top in (255, 60, 160, 100)]
+        media = [{"image": Media("image", image)} for image in images]
         return RewardBatch(media, ["a card"] * 4, [{} for _ in media], [0, 0, 1, 1])
 
 
@@ -30,22 +30,22 @@ def test_grey_has_no_colour() -> None:
 
 def test_half_red_half_blue() -> None:
     """rg is 255 or 0 (mean and deviation 127.5); yb is 127.5 or -255 (mean -63.75, deviation 191.25)."""
-    picture = np.zeros((2, 4, 3), np.uint8)
-    picture[:, :2, 0] = 255
-    picture[:, 2:, 2] = 255
+    image = np.zeros((2, 4, 3), np.uint8)
+    image[:, :2, 0] = 255
+    image[:, 2:, 2] = 255
     expected = (127.5**2 + 191.25**2) ** 0.5 + 0.3 * (127.5**2 + 63.75**2) ** 0.5
-    assert colourfulness(picture) == pytest.approx(expected)
+    assert colourfulness(image) == pytest.approx(expected)
 
 
 def test_scale_is_what_scores_one() -> None:
-    picture = np.zeros((2, 2, 3), np.uint8)
-    picture[..., 0] = 100
-    batch = RewardBatch([{"image": Media("image", picture)}], ["a card"], [{}], [0])
-    config = Colourfulness.Config(scale=colourfulness(picture))
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[..., 0] = 100
+    batch = RewardBatch([{"image": Media("image", image)}], ["a card"], [{}], [0])
+    config = Colourfulness.Config(scale=colourfulness(image))
     assert Colourfulness(config).score(batch) == [pytest.approx(1)]
 
 
-def test_sound_is_refused() -> None:
+def test_audio_is_an_error() -> None:
     batch = RewardBatch([{"audio": Media("audio", np.zeros((1, 8), np.float32), 16000)}], ["a bell"], [{}], [0])
     with pytest.raises(RewardError, match="scores images, and this sample has audio"):
         Colourfulness(Colourfulness.Config()).score(batch)

@@ -125,9 +125,9 @@ def test_the_card(run: Path) -> None:
         provenance["data"]["training"]["sha256"],
         "rank 2, alpha 6",
         "jpeg_compressibility (weight 1)",
-        "the average of the weights after 2 iterations",
+        "the moving average of the weights after 2 iterations",
         'negative_prompt="hello"',
-        "It was not run on export.",
+        "The export did not run it.",
     ):
         assert figure in body
     shown = [word for word in ("curves.svg", "before_after.png") if f"({word})" in body and (folder / word).is_file()]
@@ -198,9 +198,9 @@ def test_what_is_no_export_is_never_replaced(run: Path, tmp_path: Path) -> None:
     thesis.mkdir()
     (thesis / "README.md").write_text("years of work")
     (thesis / "config.yaml").write_text("")
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         export_run(run, thesis, Wanted(force=True))
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         export_run(run, run, Wanted(force=True))
     assert len(list(thesis.iterdir())) == 2
 
@@ -221,12 +221,12 @@ def test_a_failure_half_way_leaves_what_was_there(
 
 
 def test_there_must_be_a_checkpoint(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="it holds those of: 1, 2"):
+    with pytest.raises(CheckpointError, match="it has those of: 1, 2"):
         export_run(run, wanted=Wanted(iteration=7))
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(CheckpointError, match="holds no checkpoint to export"):
+    with pytest.raises(CheckpointError, match="has no checkpoint to export"):
         export_run(run)
-    with pytest.raises(CheckpointError, match="holds no checkpoint of iteration 2"):
+    with pytest.raises(CheckpointError, match="has no checkpoint of iteration 2"):
         export_run(run, wanted=Wanted(iteration=2))
 
 

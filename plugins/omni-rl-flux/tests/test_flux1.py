@@ -88,9 +88,9 @@ def test_another_model_is_not(parts, point, seen, monkeypatch):
     assert seen[0]["guidance"] is None
 
 
-def test_places_are_upstreams(parts):
+def test_positions_are_the_pipelines(parts):
     own = parts.model.pipe._prepare_latent_image_ids(1, 4, 6, torch.device("cpu"), torch.float32)
-    assert torch.equal(flux1._places(0, 4, 6), own)
+    assert torch.equal(flux1._positions(0, 4, 6), own)
 
 
 def test_what_it_does_not_know_is_the_pipelines_own(parts, point):

@@ -68,7 +68,7 @@ WRONG = {
     ),
     "itself": (
         {"include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1, "position": ["above", 1]}]},
-        "include.1.position refers to entry 1, which does not come before it",
+        "include.1.position refers to entry 1, which is not an earlier entry",
     ),
     "colour of what must not be there": (
         {"exclude": [{"class": "dog", "count": 1, "color": "red"}]},

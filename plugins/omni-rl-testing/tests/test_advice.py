@@ -1,4 +1,4 @@
-"""Every check of every suite says why it is there and what to mend: `omni-rl conformance` shows it when it fails."""
+"""Every check of every suite says why it is there and what to fix: `omni-rl conformance` shows it when it fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKS = [getattr(c, name) for c in CONTRACTS for name in dir(c) if name.startsw
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__qualname__)
-def test_a_check_says_why_it_is_there_and_what_to_mend(check):
+def test_a_check_says_why_it_is_there_and_what_to_fix(check):
     why, *advice = inspect.cleandoc(check.__doc__).split("\n\n")
     assert why.endswith(".")
-    assert [text for text in advice if text.startswith("Mend ")]
+    assert [text for text in advice if text.startswith("Fix ")]

@@ -97,7 +97,7 @@ def test_a_faulty_reward_is_told_what_is_wrong_and_what_to_mend(install):
     order = failed["order does not matter"]
     assert "row: (found, expected)" in order.reason
     assert "assert {0: (" in order.reason
-    assert "Mend ``score``" in order.purpose
+    assert "Fix ``score``" in order.purpose
     assert "self.assert_same" in order.trace
 
 
@@ -163,10 +163,10 @@ def test_an_option_that_is_needed_is_asked_for_and_taken(install):
     [
         ("reward.facter=2", r"Did you mean 'factor'"),
         ("reward.factor=fast", "a number"),
-        ("reward.weight=2", "the suite itself decides"),
-        ("algorithm.lr=2", r"sets no option of what omni-rl-other offers\n.*reward.OPTION=VALUE"),
-        ("rollout.call.height=2", "sets no option"),
-        ("factor=2", "sets no option"),
+        ("reward.weight=2", "the suite itself sets"),
+        ("algorithm.lr=2", r"is not an option of a plugin of omni-rl-other\n.*reward.OPTION=VALUE"),
+        ("rollout.call.height=2", "is not an option"),
+        ("factor=2", "is not an option"),
     ],
 )
 def test_an_override_that_no_suite_looks_at_is_refused(install, override, says):
@@ -212,7 +212,7 @@ def test_a_model_runs_on_the_shipped_pipeline_of_its_architecture(install, tmp_p
 def test_a_pipeline_of_another_architecture_is_refused(install, tmp_path):
     install("", models={"FluxPipeline": ""})
     (tmp_path / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
-    with pytest.raises(ModelError, match="is a SanaPipeline, and what is tested here is the model FluxPipeline"):
+    with pytest.raises(ModelError, match="is a SanaPipeline, but the tested plugins are the model FluxPipeline"):
         subjects("omni-rl-other", models=[str(tmp_path)])
 
 
@@ -245,7 +245,7 @@ def test_a_distribution_may_bring_its_fixtures(install):
 
 def test_an_override_does_not_pass_by_fixtures_of_its_own(install):
     install(DECLARED, rewards={"bright": "JpegCompressibility"}, conformance={"bright": "Suite"})
-    with pytest.raises(ConfigError, match="brings the fixtures of its own for bright"):
+    with pytest.raises(ConfigError, match="has its own fixtures for bright"):
         subjects("omni-rl-other", overrides=["reward.quality=30"])
 
 

@@ -61,7 +61,7 @@ def test_a_worker_that_always_dies_ends_the_run(pair, monkeypatch):
     next(coming)
     for worker in workers():
         worker.kill()
-    with pytest.raises(RunError, match="vLLM-Omni ended 1 times in one rollout"):
+    with pytest.raises(RunError, match="vLLM-Omni failed 1 times in one rollout"):
         list(coming)
     parts.engine._restart()
 

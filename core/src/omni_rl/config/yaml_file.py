@@ -184,7 +184,7 @@ def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, Location]]:
 
 
 def _broken(error: yaml.MarkedYAMLError, reader: _Reader) -> ConfigError:
-    """PyYAML's error, at the line to mend: if a bracket is never closed, the line of the opening bracket."""
+    """PyYAML's error with the line to fix: if a bracket is never closed, the line of the opening bracket."""
     marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
     mark = next((mark for mark in marks if _line(reader.lines, mark).strip()), marks[0])
     why = ", ".join(part for part in (error.context, error.problem) if part)

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: the gate's table, validations, pictures, the report."""
+"""Writes the results of a run for users: the gate's rows, validations, images, the report."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory
 
 COLUMNS = 8
-"""Pictures in a row of a grid."""
+"""Images per row of a grid."""
 
 PLAYED = 8
-"""Clips written at each validation."""
+"""Number of videos that each validation writes."""
 
 
 def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
@@ -39,9 +39,9 @@ def read_gate(directory: RunDirectory) -> list[Row]:
 
 
 def write_validation(directory: RunDirectory, validated: Validated) -> None:
-    """A line of ``validation.jsonl``, a grid in ``images/``, and the grid's pictures exactly as drawn.
+    """Write a line of ``validation.jsonl``, a grid in ``images/``, and the grid's images without loss.
 
-    Of the first validation all pictures are kept, for the report.
+    All images of the first validation are stored, for the report.
     """
     rows = [row for row in validations(directory) if row["iteration"] < validated.iteration]
     rows.append({"iteration": validated.iteration, **validated.row()})
@@ -57,9 +57,9 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
 
 
 def _write_videos(directory: RunDirectory, validated: Validated) -> None:
-    """``videos/<iteration>-<sample>.mp4`` of the first samples, where they are clips and PyAV is installed."""
+    """Write ``videos/validation-<iteration>-<sample>.mp4`` for the first video samples, if PyAV is installed."""
     drawn = [(i, s.trajectory) for i, s in enumerate(validated.samples[:PLAYED]) if s.trajectory is not None]
-    clips = {i: media for i, found in drawn if "video" in (media := media_of(dict(found["media"].items())))}
+    clips = {i: media for i, row in drawn if "video" in (media := media_of(dict(row["media"].items())))}
     if not clips or not video_files.available():
         return
     directory.videos.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def history(directory: RunDirectory) -> list[dict[str, float]]:
 
 
 def before(directory: RunDirectory) -> tuple[np.ndarray, torch.Tensor]:
-    """The first validation's pictures, (N, H, W, 3) uint8 by ``sample_id``, and their rewards (N,)."""
+    """The images (N, H, W, 3) uint8 of the first validation in the order of ``sample_id``, and their rewards (N,)."""
     kept = load_file(_before_file(directory))
     return kept["images"].numpy(), kept["rewards"]
 

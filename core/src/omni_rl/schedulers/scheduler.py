@@ -67,15 +67,15 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
         Raises:
             ModelError: this class does not know a key, or the model does not predict a velocity.
         """
-        given = {**config_dict, **kwargs}
-        prediction = given.get("prediction_type", "flow_prediction")
+        settings = {**config_dict, **kwargs}
+        prediction = settings.get("prediction_type", "flow_prediction")
         if prediction != "flow_prediction":
             raise ModelError(f"prediction_type {prediction!r} is not flow matching: the model must predict a velocity")
         known = {*inspect.signature(cls).parameters, "prediction_type"}
-        unknown = sorted(key for key in given if key not in known and not key.startswith("_"))
+        unknown = sorted(key for key in settings if key not in known and not key.startswith("_"))
         if unknown:
             raise ModelError(
-                f"{cls.__name__} does not know these settings of {given.get('_class_name', 'the config')}, "
+                f"{cls.__name__} does not know these settings of {settings.get('_class_name', 'the config')}, "
                 f"without which its sigma table would differ: {', '.join(unknown)}",
                 f"build {cls.__name__}() and copy the other scheduler's table with set_table(timesteps, sigmas)",
             )

@@ -66,13 +66,13 @@ def _decode_once(
     model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any], **generator: Any
 ) -> Tensors:
     final = [x.to(model.dtype) for x in latents.values()]  # what decoders of this precision take
-    given = latent_arguments(model, latents, conditioning, call)
+    arguments = latent_arguments(model, latents, conditioning, call)
 
     def outputs(denoisers: Mapping[str, nn.Module]) -> Any:
         step = OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, final=final)
         with capture.denoisers_silenced(denoisers), model.encoders_on_device(), model.compute():
             try:
-                return ask(model, step, conditioning, call, **given, **generator, output_type="pt")
+                return ask(model, step, conditioning, call, **arguments, **generator, output_type="pt")
             except torch.OutOfMemoryError:
                 raise
             except (ModelError, *NOT_TAKEN):

@@ -89,8 +89,8 @@ def _input_of_vae(model: LoadedModel, latents: torch.Tensor, row: Tensors, call:
     """(1, ...) what ``vae.decode`` is called with when the final latents are ``latents`` (1, ...)."""
     vae = _CatchingVae(model.pipe.vae)
     step = OneStep(model.pipe.scheduler, torch.tensor(1000.0), streams=None, final=[latents])
-    given = latent_arguments(model, {"x": latents}, row, call)
+    arguments = latent_arguments(model, {"x": latents}, row, call)
     with capture.replaced(model.pipe, vae=vae), capture.denoisers_silenced(model.denoisers):
-        ask(model, step, row, call, **given, output_type="pt")
+        ask(model, step, row, call, **arguments, output_type="pt")
     assert vae.latents is not None, "pipelines decode with their vae"
     return vae.latents.float()

@@ -33,7 +33,7 @@ from omni_rl.objectives.policy_gradient import clipped
 
 
 class AWMConfig(AdvantageOptions, ForwardOptions):
-    """Options beside ``algorithm.name: awm``."""
+    """Options in the section ``algorithm`` with ``name: awm``."""
 
     clip_range: PositiveFloat = Field(1e-2, description="c: ratios are clipped to [1 - c, 1 + c]")
     weighting: Literal["uniform", "t", "t2", "huber", "ghuber"] = Field("ghuber", description="weight of the error")

@@ -30,7 +30,7 @@ from omni_rl.schedulers.randomness import seed_of
 
 
 class DanceGRPOConfig(ClippedOptions, RandomWindow):
-    """Options beside ``algorithm.name: dance_grpo``."""
+    """Options in the section ``algorithm`` with ``name: dance_grpo``."""
 
     std: StdScope = Field("group", description="divide by the standard deviation of the group, of all, or by none")
     timestep_fraction: Annotated[float, Field(gt=0, le=1)] = Field(

@@ -8,7 +8,7 @@ from omni_rl.objectives.forward_process import ForwardOptions, Levels
 
 
 class OfflineDiffusionDPOConfig(ForwardOptions):
-    """Options beside ``algorithm.name: diffusion_dpo_offline``."""
+    """Options in the section ``algorithm`` with ``name: diffusion_dpo_offline``."""
 
     beta: PositiveFloat = Field(2000.0, description="b: scale of the implicit rewards")
     positive: NonNegativeFloat = Field(
@@ -21,6 +21,6 @@ class OfflineDiffusionDPOConfig(ForwardOptions):
 
 
 class DiffusionDPOConfig(OfflineDiffusionDPOConfig):
-    """Options beside ``algorithm.name: diffusion_dpo``."""
+    """Options in the section ``algorithm`` with ``name: diffusion_dpo``."""
 
     pairs_per_group: PositiveInt = Field(1, description="pairs per group: best and worst, second best and second worst")

@@ -11,7 +11,7 @@ from omni_rl.objectives.forward_process import ForwardOptions
 
 
 class DiffusionNFTConfig(AdvantageOptions, ForwardOptions):
-    """Options beside ``algorithm.name: diffusion_nft``; ``advantage_clip`` is M."""
+    """Options in the section ``algorithm`` with ``name: diffusion_nft``; ``advantage_clip`` is M."""
 
     advantage_clip: PositiveFloat = Field(5.0, description="M: advantages are clipped to [-M, M]")
     beta: PositiveFloat = Field(0.1, description="b: distance of v+ and v- from the old policy's velocity")

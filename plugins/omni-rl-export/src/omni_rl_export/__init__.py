@@ -1,4 +1,4 @@
-"""``omni-rl export``: a run's weights for plain diffusers, with a model card, held to the run's own images."""
+"""``omni-rl export``: a run's weights for plain diffusers, with a model card, compared with the run's own images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: ``README.md`` with the front matter of a model hub, and the files that it shows."""
+"""The model card: ``README.md`` with the metadata of a model hub, and the files that it shows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def write_card(
     exhibits: Sequence[Exhibit],
     verified: Verified | None,
 ) -> None:
-    """``README.md``, ``config.yaml``, ``curves.svg`` and, where there are pictures, ``before_after.png``.
+    """Write ``README.md``, ``config.yaml``, ``curves.svg`` and, if there are images, ``before_after.png``.
 
     Args:
-        folder: of the export.
-        dtype: name of the torch type of the weights.
-        lora: arguments for each call of ``load_lora_weights``; none for a pipeline folder.
-        exhibits: pictures of these very weights.
-        verified: None when the export was not held to the run's pictures.
+        folder: the export folder.
+        dtype: name of the torch dtype of the weights.
+        lora: arguments of each call of ``load_lora_weights``; empty for a pipeline folder.
+        exhibits: validation samples of these weights.
+        verified: None if the export was not compared with the run's images.
     """
     origin = source.origin
     history = [row for row in artifacts.history(source.directory) if row["iteration"] <= source.iteration]
@@ -53,13 +53,15 @@ def write_card(
         _results(history, pictures=bool(exhibits)),
         _reproduction(verified, bool(exhibits), _other_scheduler(source)),
         _origin(source, origin, dtype),
-        f"## Configuration\n\nEvery effective value; paths are cut to their names.\n\n```yaml\n{config}```",
+        f"## Configuration\n\nAll effective values; only the last part of paths is shown.\n\n```yaml\n{config}```",
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def without_paths(value: Any) -> Any:
-    """Nested data in which every absolute path is cut to its last part: a card is for other machines."""
+    """Nested data in which absolute paths are shortened to their last part, because a card is read on other
+    machines.
+    """
     if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -90,7 +92,7 @@ def _title(source: Source, model: Mapping[str, Any], *, adapter: bool) -> str:
     pipeline = f"diffusers' `{model['architecture']}`"
     what = f"A {adapters} for {pipeline}" if adapter else f"A pipeline folder of {pipeline}, {merged}"
     rewards = ", ".join(f"{r.label or r.name} (weight {r.weight:g})" for r in config.reward)
-    weights = "the average of the weights" if source.weights == "ema" else f"the weights `{source.weights}`"
+    weights = "the moving average of the weights" if source.weights == "ema" else f"the weights `{source.weights}`"
     return (
         f"# {model['name'].rpartition('/')[2]}, trained with {config.algorithm.name}\n\n"
         f"{what}: {weights} after {source.iteration} iterations of {config.algorithm.name} with omni-rl.\n\n"
@@ -99,7 +101,7 @@ def _title(source: Source, model: Mapping[str, Any], *, adapter: bool) -> str:
 
 
 def _usage(source: Source, model: Mapping[str, Any], dtype: str, lora: Sequence[dict[str, Any]], video: bool) -> str:
-    """Code that runs as it stands, but for what stands in a folder of the reader's."""
+    """Example code, complete except for paths to files of the reader."""
     config = source.resolved.config
     call = effective_call(config.rollout.call, config.validation.call)
     call = {"num_inference_steps": config.validation.steps or config.rollout.steps, **call}
@@ -127,12 +129,12 @@ def _usage(source: Source, model: Mapping[str, Any], dtype: str, lora: Sequence[
 
 
 def _python(value: Any) -> str:
-    """A literal; texts in the quotes of the code around it."""
+    """A Python literal, with the quotes of the code around it."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _results(history: Sequence[Mapping[str, float]], pictures: bool) -> str:
-    """Held-out rewards of the first validation and the last one; the curves; the pictures."""
+    """Validation rewards of the first and the last validation, the curves, and the images."""
     validated = [row for row in history if "val/reward/mean" in row]
     names = [name for name in validated[0] if name.startswith("val/reward/") and name.endswith("/mean")]
     rows = [
@@ -152,20 +154,20 @@ def _figure(row: Mapping[str, float], name: str) -> str:
 
 def _reproduction(verified: Verified | None, pictures: bool, other: str | None) -> str:
     if not pictures:
-        text = "No validation of the run looked at these weights: there is nothing to compare them with."
+        text = "No validation of the run sampled with these weights, so there are no images to compare with."
     else:
-        again = "`python reproduce.py` draws the pictures in `samples/` again and compares them."
-        text = f"{again} " + (f"When this was exported: {verified}." if verified else "It was not run on export.")
+        again = "`python reproduce.py` draws the images in `samples/` again and compares them."
+        text = f"{again} " + (f"Result during the export: {verified}." if verified else "The export did not run it.")
     if other:
         text += (
             f"\n\nThe run took Euler steps, and so does `reproduce.py`. The code under Use leaves the pipeline its own"
-            f" `{other}`, which steps otherwise: its pictures resemble these without being equal to them."
+            f" `{other}`, which computes other steps: its images are similar to these, but not equal."
         )
     return f"## Reproduction\n\n{text}"
 
 
 def _other_scheduler(source: Source) -> str | None:
-    """Class of the pipeline's scheduler if it takes other steps than the run did, as ``reproduce.py`` tells it."""
+    """The class of the pipeline's scheduler if its steps differ from the run's Euler steps."""
     folder = source.resolved.model_path
     name = str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["scheduler"][1])
     config = folder / "scheduler" / "scheduler_config.json"

@@ -1,4 +1,4 @@
-"""The ``omni-rl export`` command; what imports torch is imported when it runs."""
+"""The ``omni-rl export`` command. It imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def export(
     ] = None,
     checkpoint: Annotated[int | None, typer.Option(min=1, help="its iteration; default: the newest")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="policy, ema, ...; default: ema if the run kept an average, else policy")
+        str | None, typer.Option(help="policy, ema, ...; default: ema if the run has it, else policy")
     ] = None,
     layout: Annotated[
         Literal["lora", "pipeline"] | None,
         typer.Option("--format", help="default: lora if the run trained adapters; pipeline merges them"),
     ] = None,
     dtype: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="default: the run's precision")] = None,
-    verify: Annotated[bool, typer.Option(help="draw the validation pictures again with plain diffusers")] = True,
+    verify: Annotated[bool, typer.Option(help="draw the validation images again with plain diffusers")] = True,
     force: Annotated[bool, typer.Option("--force", help="replace an earlier export")] = False,
 ) -> None:
     """Write a run's weights for plain diffusers, with a model card."""

@@ -1,4 +1,4 @@
-"""``omni-rl export``: a run's weights for plain diffusers, with a model card, held to the run's own pictures."""
+"""``omni-rl export``: a run's weights for plain diffusers, with a model card, compared with the run's own images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from omni_rl_export.verify import Verified, verify
 from omni_rl_export.weights import write_lora, write_pipeline
 
 SHEET = "omni-rl.json"
-"""What was exported, for programs; a folder that holds it is an export."""
+"""File with the export's data as JSON; a folder with this file is an export."""
 
 Format = Literal["lora", "pipeline"]
 Precision = Literal["fp32", "bf16"]
@@ -35,11 +35,11 @@ class Wanted:
     """What to export.
 
     Attributes:
-        iteration: of the checkpoint; None is the newest.
-        weights: ``policy``, ``ema`` or another copy that the run keeps; None is what validation looked at.
-        format: None is ``lora`` for a run that trained adapters, else ``pipeline``.
-        dtype: of the exported weights; None is the run's precision.
-        verify: reload the export in plain diffusers and draw the run's validation pictures.
+        iteration: the iteration of the checkpoint; None: the newest.
+        weights: ``policy``, ``ema`` or another copy that the run keeps; None: the weights that validation sampled with.
+        format: None: ``lora`` for a run that trained LoRA, otherwise ``pipeline``.
+        dtype: of the exported weights; None: the run's precision.
+        verify: load the export in plain diffusers and draw the run's validation images again.
         force: replace an earlier export.
     """
 
@@ -58,16 +58,17 @@ def export_run(
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write the export of ``run`` and return its folder: whole and verified, or not at all.
+    """Write the export of ``run`` and return its folder. After an error, no folder is left.
 
     Args:
-        output: new, empty, or with ``wanted.force`` an earlier export; default ``export`` inside the run.
-        overrides: ``key.sub=value``, for a model or data that lies elsewhere by now.
-        say: is told what takes long and what the comparison found.
+        output: a new or empty folder, or with ``wanted.force`` an earlier export; default: ``export`` in the run
+            directory.
+        overrides: ``section.key=value``, for a model or data that has been moved.
+        say: called with messages: before long work, and with the result of the comparison.
 
     Raises:
-        UserError: there is nothing to export as asked, or ``output`` is taken.
-        RunError: plain diffusers does not draw the run's pictures from it, or the disk is full.
+        UserError: the run does not have the requested weights, or ``output`` exists.
+        RunError: plain diffusers does not draw the run's images, or the disk is full.
     """
     wanted = wanted or Wanted()
     output = output or Path(run) / "export"
@@ -75,8 +76,8 @@ def export_run(
     _check_free(output, wanted.force)
     exhibits = source.exhibits()
     if wanted.verify and not exhibits:
-        what = f"no validation looked at the weights {source.weights!r} of iteration {source.iteration}"
-        raise UserError(f"{what}, so there are no pictures to hold the export to", "skip this with --no-verify")
+        what = f"no validation sampled with the weights {source.weights!r} of iteration {source.iteration}"
+        raise UserError(f"{what}, so there are no images to compare with", "skip the comparison with --no-verify")
     size = (source.checkpoint / "tensors.safetensors").stat().st_size
     with writing(output, size, then="export again"), new_folder(output) as folder:
         _fill(folder, source, wanted, exhibits, say)
@@ -102,7 +103,7 @@ def _fill(
     verified: Verified | None = None
     if wanted.verify:
         assert base is not None
-        say(f"drawing {len(exhibits)} validation pictures with plain diffusers (--no-verify skips this)")
+        say(f"drawing {len(exhibits)} validation images with plain diffusers (--no-verify skips this)")
         verified = verify(folder, base, source, exhibits, dtype)
         say(str(verified))
     write_card(folder, source, dtype=dtype, lora=lora, exhibits=exhibits, verified=verified)
@@ -119,10 +120,10 @@ def _fill(
 
 
 def _check_free(output: Path, force: bool) -> None:
-    """Only an export may be replaced, and only when that is asked for."""
+    """Raise UserError unless ``output`` is new or empty, or an earlier export with ``force``."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / SHEET).is_file():
-        raise UserError(f"{output} exists and is no export", "give another folder with --output")
+        raise UserError(f"{output} exists and is not an export", "give another folder with --output")
     if not force:
         raise UserError(f"{output} exists", "replace it with --force, or give another folder with --output")

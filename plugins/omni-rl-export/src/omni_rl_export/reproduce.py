@@ -1,8 +1,8 @@
-"""Draw the validation pictures of this folder again with plain diffusers, and compare them with the run's.
+"""Draw the validation images of this folder again with plain diffusers, and compare them with the run's.
 
     python reproduce.py [--base FOLDER_OR_HUB_ID] [--device cuda] [--json]
 
-``samples/`` holds the run's pictures, their prompts and arguments, and the noise that each one started from.
+``samples/`` has the run's images, their prompts and arguments, and the initial noise of each.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SAMPLES = HERE / "samples"
 
 
 class RunsSchedule(FlowMatchEulerDiscreteScheduler):
-    """Euler steps over the run's own table, for a pipeline whose scheduler steps otherwise than the run did.
+    """Euler steps with the run's own timesteps and sigmas, for a pipeline whose scheduler does other steps.
 
     Attributes:
-        table: the timesteps and the sigmas, one more, of the sample to come.
+        table: timesteps and sigmas (one more) of the next sample.
     """
 
     table: tuple[list[float], list[float]]
@@ -46,7 +46,7 @@ class RunsSchedule(FlowMatchEulerDiscreteScheduler):
 
 
 def pipeline(base: str, sheet: dict[str, Any], device: str, offload: bool) -> DiffusionPipeline:
-    """The exported pipeline, or the base with the exported adapters."""
+    """The exported pipeline, or the base model with the exported LoRA."""
     pipe = DiffusionPipeline.from_pretrained(base, dtype=getattr(torch, sheet["dtype"]), use_safetensors=True)
     for arguments in sheet["lora"]:
         pipe.load_lora_weights(HERE, **arguments)
@@ -62,14 +62,14 @@ def pipeline(base: str, sheet: dict[str, Any], device: str, offload: bool) -> Di
 
 
 def draw(pipe: DiffusionPipeline, sample: dict[str, Any]) -> np.ndarray:
-    """(H, W, 3) uint8; of a video, four frames side by side, as the run shows them."""
+    """An image (H, W, 3) uint8; for a video, four frames side by side, as in the run's report."""
     if isinstance(pipe.scheduler, RunsSchedule):
         pipe.scheduler.table = sample["timesteps"], sample["sigmas"]
     noise = load_file(SAMPLES / sample["noise"])
     media = {argument: opened(files) for argument, files in sample["media"].items()}
     given = {**sample["call"], **media, **noise, "output_type": "np", "return_dict": False}
     if media:
-        given["generator"] = torch.manual_seed(0)  # by it some take a sample of what a picture's encoder answers
+        given["generator"] = torch.manual_seed(0)  # some pipelines sample the image encoder's distribution
     medium = np.asarray(pipe(**given)[0][0])
     if sample["video"]:
         chosen = np.linspace(0, len(medium) - 1, min(len(medium), 4)).round().astype(int)
@@ -78,12 +78,12 @@ def draw(pipe: DiffusionPipeline, sample: dict[str, Any]) -> np.ndarray:
 
 
 def opened(files: str | list[str]) -> Any:
-    """A picture, or a list of them."""
+    """An image, or a list of images."""
     return [Image.open(SAMPLES / file) for file in files] if isinstance(files, list) else Image.open(SAMPLES / files)
 
 
 def compare(pipe: DiffusionPipeline, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The largest and the mean absolute difference over all pictures, in levels of 0 to 255."""
+    """The largest and the mean absolute difference over all images, in levels of 0 to 255."""
     kept = [np.asarray(Image.open(SAMPLES / sample["picture"]), dtype=np.int16) for sample in samples]
     gaps = [np.abs(draw(pipe, sample) - picture) for sample, picture in zip(samples, kept, strict=True)]
     largest, mean = max(gap.max() for gap in gaps), np.mean([gap.mean() for gap in gaps])
@@ -91,19 +91,19 @@ def compare(pipe: DiffusionPipeline, samples: list[dict[str, Any]]) -> dict[str,
 
 
 def main() -> None:
-    """Print what the comparison finds."""
+    """Run the comparison and print its result."""
     sheet = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base", default=sheet["base"], help="the model that the adapters were trained on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--offload", action="store_true", help="keep on the GPU only what computes")
+    parser.add_argument("--offload", action="store_true", help="keep components on the CPU while they are not used")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     base = str(HERE) if not sheet["lora"] else given.base
     if base is None:
-        parser.error("--base is needed: the adapters were trained on a model that is in no hub")
+        parser.error("--base is needed: the adapters were trained on a model that is not on a hub")
     found = compare(pipeline(base, sheet, given.device, given.offload), sheet["samples"])
-    text = "{pictures} pictures: largest difference {largest}/255, mean {mean:.3f}/255".format(**found)
+    text = "{pictures} images: largest difference {largest}/255, mean {mean:.3f}/255".format(**found)
     print(json.dumps(found) if given.json else text)
 
 

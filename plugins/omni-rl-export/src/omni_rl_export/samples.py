@@ -1,4 +1,6 @@
-"""``samples/`` of an export: the run's own pictures, and what plain diffusers needs to draw them again."""
+"""Writes ``samples/`` of an export: the run's validation images, and the data with which plain diffusers draws them
+again.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,14 @@ from omni_rl_export import reproduce
 def write_samples(
     folder: Path, exhibits: Sequence[Exhibit], *, dtype: str, lora: Sequence[dict[str, Any]], base: str | None
 ) -> None:
-    """``samples/`` and ``reproduce.py``, which reads it.
+    """Write ``samples/``, and ``reproduce.py``, which reads it.
 
     Args:
-        folder: of the export.
-        exhibits: at least one.
-        dtype: name of the torch type to draw in.
-        lora: arguments for each call of ``load_lora_weights``; none for a pipeline folder.
-        base: a hub id; None for a model that is in no hub.
+        folder: the export folder.
+        exhibits: one or more validation samples.
+        dtype: name of the torch dtype for sampling.
+        lora: arguments of each call of ``load_lora_weights``; empty for a pipeline folder.
+        base: a hub id; None for a model that is not on a hub.
     """
     samples = folder / "samples"
     samples.mkdir()
@@ -52,7 +54,7 @@ def _write(samples: Path, name: str, exhibit: Exhibit) -> dict[str, Any]:
 
 
 def _write_media(samples: Path, name: str, exhibit: Exhibit) -> dict[str, str | list[str]]:
-    """Copies of what the sample was conditioned on: argument -> file, or files."""
+    """Copy the media that the sample was conditioned on: pipeline argument -> file, or files."""
 
     def kept(picture: Image.Image, place: str) -> str:
         picture.save(samples / f"{name}-{place}.png")
@@ -67,7 +69,7 @@ def _write_media(samples: Path, name: str, exhibit: Exhibit) -> dict[str, str | 
 
 
 def call_of(exhibit: Exhibit) -> dict[str, Any]:
-    """What the pipeline is called with, but for the noise."""
+    """The arguments of the pipeline's call, without the noise."""
     request = exhibit.request
     negative = {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
     return {"prompt": request.prompt, **negative, "num_inference_steps": request.steps, **request.call}

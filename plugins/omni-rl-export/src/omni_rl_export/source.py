@@ -1,4 +1,4 @@
-"""What is exported: one set of weights from one checkpoint of a run, and what the run knows about it."""
+"""The weights to export: one copy of the weights from one checkpoint, and the run's data about it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Source:
     Attributes:
         directory, resolved: the run and its configuration.
         origin: its ``omni_rl.reporting.provenance``.
-        checkpoint: the folder they are read from.
+        checkpoint: the folder with the weights.
         state: the checkpoint's state.
-        weights: which of its weights: ``policy``, ``ema``, or another copy that the algorithm keeps.
+        weights: the copy: ``policy``, ``ema``, or another copy that the algorithm keeps.
     """
 
     directory: RunDirectory
@@ -42,16 +42,16 @@ class Source:
 
     @property
     def iteration(self) -> int:
-        """Completed iterations."""
+        """Number of completed iterations."""
         return int(self.state["iteration"])
 
     @property
     def lora(self) -> Lora | None:
-        """The adapters that the run trained; None when it trained the whole denoiser."""
+        """The LoRA settings of the run; None if it trained the whole denoiser."""
         return self.resolved.config.model.lora
 
     def tensors(self) -> dict[str, Tensors]:
-        """By denoiser, by diffusers' names; adapters as PEFT saves them."""
+        """Tensors by denoiser and diffusers name; LoRA tensors as PEFT saves them."""
         found: dict[str, Tensors] = defaultdict(dict)
         for name, tensor in checkpoint.load_group(self.checkpoint, self.weights).items():
             component, _, rest = plain_name(name).partition(".")
@@ -59,17 +59,17 @@ class Source:
         return dict(found)
 
     def exhibits(self) -> list[Exhibit]:
-        """The pictures that a validation drew with these very weights; empty when there was none."""
+        """The validation samples that were drawn with exactly these weights; empty if there are none."""
         if self.weights != _validated(self.resolved):
             return []
         return exhibits.read(self.directory, self.iteration)
 
     def base(self) -> Path:
-        """The folder of the model that the run started from; a model hub's snapshot is completed first.
+        """The folder of the run's base model; missing files of a hub model are downloaded first.
 
         Raises:
-            ModelError: the hub does not hand it out.
-            CheckpointError: the folder holds another model by now.
+            ModelError: the hub does not provide the model.
+            CheckpointError: the folder now has another model.
         """
         model = self.resolved.config.model
         folder = _download(model.path, self.origin["model"]["commit"]) if model.hub else self.resolved.model_path
@@ -80,11 +80,11 @@ class Source:
 
 
 def open_source(run: str | Path, overrides: Sequence[str], iteration: int | None, weights: str | None) -> Source:
-    """The newest checkpoint, or that of ``iteration``; by default the weights that validation looked at.
+    """Open the newest checkpoint, or that of ``iteration``; default weights: those that validation sampled with.
 
     Raises:
-        CheckpointError: no run, no such checkpoint or weights, or the checkpoint is damaged.
-        UserError: the run's model or plugins are not here any more.
+        CheckpointError: there is no such run, checkpoint or copy of the weights, or the checkpoint is damaged.
+        UserError: the run's model or plugins are no longer available.
     """
     directory = RunDirectory.open(run)
     resolved = resolve(directory.config_file, overrides)
@@ -114,7 +114,7 @@ def _newest(directory: RunDirectory) -> Path:
     found = checkpoint.latest(directory)
     if found is None:
         hint = "a run saves at its end, on Ctrl-C, and every train.checkpoint_every iterations"
-        raise CheckpointError(f"{directory.path} holds no checkpoint to export", hint)
+        raise CheckpointError(f"{directory.path} has no checkpoint to export", hint)
     return found
 
 
@@ -122,8 +122,8 @@ def _of_iteration(directory: RunDirectory, iteration: int) -> Path:
     folder = directory.checkpoints / f"iteration-{iteration:06d}"
     if not folder.is_dir():
         kept = sorted(int(path.name.rpartition("-")[2]) for path in directory.checkpoints.glob("iteration-??????"))
-        what = f"{directory.path} holds no checkpoint of iteration {iteration}"
-        raise CheckpointError(what, f"it holds those of: {', '.join(map(str, kept)) or 'none'}")
+        what = f"{directory.path} has no checkpoint of iteration {iteration}"
+        raise CheckpointError(what, f"it has those of: {', '.join(map(str, kept)) or 'none'}")
     return folder
 
 
@@ -134,4 +134,4 @@ def _download(name: str, commit: str) -> Path:
         return Path(DiffusionPipeline.download(name, revision=commit, use_safetensors=True))
     except (OSError, ValueError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{name} at commit {commit} cannot be had from the hub: {why}", "try again later") from error
+        raise ModelError(f"{name} at commit {commit} cannot be downloaded: {why}", "try again later") from error

@@ -1,4 +1,6 @@
-"""Whether plain diffusers draws the run's validation pictures from an export: ``reproduce.py``, in its own process."""
+"""Checks that plain diffusers draws the run's validation images from an export: runs ``reproduce.py`` in its own
+process.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +23,24 @@ from omni_rl.storage.run_folder import RunDirectory
 from omni_rl_export.source import Source
 
 LIMIT = 1
-"""Levels of 0 to 255: fp32 sums in another order may round a colour the other way, and no more."""
+"""Largest allowed difference in levels of 0 to 255: fp32 sums in another order may change rounding by one level."""
 
 TELLING = 1.0
-"""Levels by which training must have moved the pictures on average, for a comparison that rounding blurs to tell."""
+"""If rounding is large, images are compared only if training changed them by at least this on average (0 to 255)."""
 
-_ANYWAY = "to write the export all the same, give --no-verify"
+_ANYWAY = "to write the export anyway, use --no-verify"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What the comparison found, in levels of 0 to 255.
+    """The result of the comparison, in levels of 0 to 255.
 
     Attributes:
-        pictures: how many were compared.
-        largest, mean: absolute differences between plain diffusers' pictures and the run's.
-        limit: of ``largest``; None where rounding alone may exceed it (bf16, another engine, another device).
-        training: mean absolute difference between the run's pictures before training and those compared with.
+        pictures: number of compared images.
+        largest, mean: absolute differences between the images of plain diffusers and those of the run.
+        limit: largest allowed value of ``largest``; None if rounding alone may exceed it (bf16, another engine or
+            device).
+        training: mean absolute difference between the run's images before training and the compared images.
     """
 
     pictures: int
@@ -47,15 +50,15 @@ class Verified:
     training: float
 
     def __str__(self) -> str:
-        found = f"{self.pictures} pictures by plain diffusers differ from the run's by at most {self.largest}/255"
-        return f"{found}, {self.mean:.3f}/255 on average (training moved them by {self.training:.3f}/255)"
+        found = f"{self.pictures} images by plain diffusers differ from the run's by at most {self.largest}/255"
+        return f"{found}, {self.mean:.3f}/255 on average (training changed them by {self.training:.3f}/255)"
 
 
 def verify(folder: Path, base: Path, source: Source, exhibits: Sequence[Exhibit], dtype: str) -> Verified:
-    """Reload ``folder``, whose weights are of ``dtype``, and compare.
+    """Load ``folder``, with weights in ``dtype``, in plain diffusers, and compare images.
 
     Raises:
-        RunError: plain diffusers does not draw the run's pictures, or fails.
+        RunError: plain diffusers does not draw the run's images, or fails.
     """
     config, device = source.resolved.config, _device(source.resolved.config.device)
     arguments = ["--json", "--base", str(base), "--device", str(device)]
@@ -63,7 +66,7 @@ def verify(folder: Path, base: Path, source: Source, exhibits: Sequence[Exhibit]
     command = [sys.executable, "-P", str(folder / "reproduce.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        why = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunError(f"plain diffusers cannot draw with this export: {why}\n  {_ANYWAY}")
     measured = json.loads(done.stdout.splitlines()[-1])
     limit = LIMIT if dtype == "float32" and _alike(source, device) else None
@@ -73,7 +76,7 @@ def verify(folder: Path, base: Path, source: Source, exhibits: Sequence[Exhibit]
 
 
 def _device(wanted: str) -> torch.device:
-    """The run's, or the CPU where there is no such device."""
+    """The device of the run, or the CPU if it is not available."""
     try:
         return pick_device(wanted)
     except ConfigError:
@@ -81,7 +84,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _alike(source: Source, device: torch.device) -> bool:
-    """Whether the run sampled as diffusers does here, but for the order of fp32 sums."""
+    """Whether the run sampled in the same way as diffusers does here, except for the order of fp32 sums."""
     config = source.resolved.config
     same_device = source.origin["device"] == device_name(device)
     return config.precision == "fp32" and config.rollout.engine == "diffusers" and same_device
@@ -97,4 +100,4 @@ def _judge(found: Verified) -> None:
     if found.limit is not None and found.largest > found.limit:
         raise RunError(f"the export does not reproduce the run: {found}\n  {_ANYWAY}")
     if found.limit is None and found.training > TELLING and found.mean >= found.training:
-        raise RunError(f"the export is no nearer to the run than the untrained model: {found}\n  {_ANYWAY}")
+        raise RunError(f"the export is not closer to the run than the untrained model: {found}\n  {_ANYWAY}")

@@ -1,4 +1,4 @@
-"""Weights in the layouts of plain diffusers: a LoRA for ``load_lora_weights``, or a pipeline folder."""
+"""Writes weights in the formats of plain diffusers: a LoRA for ``load_lora_weights``, or a pipeline folder."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from omni_rl.model.weights import ADAPTER_SIDES
 from omni_rl_export.source import Source
 
 SECOND = "transformer_2"
-"""The second expert, into which ``load_lora_weights`` loads a file of its own."""
+"""The second expert; ``load_lora_weights`` loads its LoRA from a separate file."""
 
 _PICKLED = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack")
 
 
 def write_lora(folder: Path, source: Source, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """One file a denoiser, by diffusers' own ``save_lora_weights``; rank and alpha stand in its header.
+    """Write one file per denoiser with diffusers' own ``save_lora_weights``; its header has rank and alpha.
 
     Returns:
-        The arguments of each call of ``load_lora_weights`` that loads them.
+        The arguments of each call of ``load_lora_weights`` that loads the files.
 
     Raises:
-        UserError: the run trained no adapter, or diffusers cannot load adapters into this pipeline.
+        UserError: the run trained no LoRA, or diffusers cannot load a LoRA into this pipeline.
     """
     if source.lora is None:
-        raise UserError("this run trained the whole denoiser: there is no adapter", "export it with --format pipeline")
+        raise UserError("this run trained the whole denoiser, so there is no LoRA", "export it with --format pipeline")
     found, calls = source.tensors(), []
     pipeline = _loader(source.resolved.architecture, list(found))
     for name, tensors in found.items():
@@ -44,7 +44,7 @@ def write_lora(folder: Path, source: Source, dtype: torch.dtype) -> list[dict[st
         pipeline.save_lora_weights(
             folder,
             weight_name=file,
-            # the file of a second expert is told apart by its name, not by the prefix inside
+            # a second expert's file is identified by its name, not by tensor names
             **{f"{_first(pipeline)}_lora_layers": {n: t.to(dtype).contiguous() for n, t in tensors.items()}},
             **{f"{_first(pipeline)}_lora_adapter_metadata": _metadata(source.lora, tensors)},
         )
@@ -53,7 +53,7 @@ def write_lora(folder: Path, source: Source, dtype: torch.dtype) -> list[dict[st
 
 
 def _loader(architecture: str, denoisers: list[str]) -> Any:
-    """The pipeline's class, which loads adapters into every one of these denoisers."""
+    """The pipeline's class, if it can load a LoRA into each of these denoisers."""
     pipeline: Any = getattr(diffusers, architecture, None)
     hint = "export the merged weights with --format pipeline"
     if not hasattr(pipeline, "load_lora_weights"):
@@ -71,16 +71,18 @@ def _first(pipeline: Any) -> str:
 
 
 def _metadata(lora: Lora, tensors: Tensors) -> dict[str, Any]:
-    """What diffusers builds the adapter from. No more than that: PEFT refuses fields of another release."""
+    """The LoRA settings that diffusers needs. Other fields are left out, because PEFT rejects fields of other
+    releases.
+    """
     modules = sorted({name.partition(".lora_")[0] for name in tensors})
     return {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": modules}
 
 
 def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype) -> None:
-    """The base's folder with the run's denoisers; adapters are merged in fp32. What was not trained is copied.
+    """Copy the base model's folder and replace its denoisers by the run's; LoRA is merged in fp32.
 
     Raises:
-        CheckpointError: the checkpoint keeps no such weights. ModelError: the base cannot be loaded.
+        CheckpointError: the checkpoint has no such weights. ModelError: the base model cannot be loaded.
     """
     found = source.tensors()
     index = json.loads((base / INDEX).read_text(encoding="utf-8"))
@@ -91,7 +93,7 @@ def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype)
     for name, tensors in found.items():
         denoiser = _load(base, name, dtype)
         _place(denoiser, tensors, source.lora)
-        denoiser.register_to_config(_name_or_path=source.resolved.architecture)  # else the folder on this disk
+        denoiser.register_to_config(_name_or_path=source.resolved.architecture)  # otherwise the folder on this disk
         denoiser.save_pretrained(folder / name, safe_serialization=True)
 
 
@@ -112,7 +114,7 @@ def _place(denoiser: torch.nn.Module, tensors: Tensors, lora: Lora | None) -> No
 
 
 def _merged(parameters: Mapping[str, torch.Tensor], tensors: Tensors, lora: Lora) -> Iterator[tuple[str, torch.Tensor]]:
-    """W + alpha / rank * B A, in fp32, by the name of W."""
+    """Merged weights W + alpha / rank * B A, in fp32, by the name of W."""
     side_a, side_b = ADAPTER_SIDES
     for name in [n.removesuffix(side_b) for n in tensors if n.endswith(side_b)]:
         delta = tensors[name + side_b].float() @ tensors[name + side_a].float()

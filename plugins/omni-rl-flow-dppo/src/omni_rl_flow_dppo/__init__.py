@@ -26,7 +26,7 @@ from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 
 
 class FlowDPPOConfig(PolicyGradientOptions, RandomWindow):
-    """Options beside ``algorithm.name: flow_dppo``."""
+    """Options in the section ``algorithm`` with ``name: flow_dppo``."""
 
     advantage_clip: PositiveFloat | None = Field(None, description="advantages are clipped to [-a, a]; null: no clip")
     threshold: PositiveFloat = Field(1e-5, description="largest divergence from the old policy that may still grow")

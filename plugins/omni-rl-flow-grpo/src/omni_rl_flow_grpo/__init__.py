@@ -18,7 +18,7 @@ from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 
 
 class FlowGRPOConfig(ClippedOptions, RandomWindow):
-    """Options beside ``algorithm.name: flow_grpo``."""
+    """Options in the section ``algorithm`` with ``name: flow_grpo``."""
 
 
 class FlowGRPO(RandomlyPlaced, PolicyGradient):

@@ -1,1 +1,1 @@
-"""FLUX for omni-rl: one module for each pipeline of diffusers."""
+"""FLUX for omni-rl: one module per diffusers pipeline."""

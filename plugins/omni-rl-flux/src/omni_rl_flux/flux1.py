@@ -1,7 +1,7 @@
-"""FLUX.1 (``FluxPipeline``): the velocity, stated once for rollout and training.
+"""FLUX.1 (``FluxPipeline``): the velocity for rollout and training.
 
-Follows ``diffusers.FluxPipeline``; the tests hold it to that pipeline. Latents are packed (B, tokens, 4 C), one token
-per 2 x 2 latent patch. Schedule, embeddings and decoding are core's defaults: the pipeline's own, asked once.
+It follows ``diffusers.FluxPipeline``, and the tests compare it with that pipeline. Latents are packed (B, tokens, 4 C),
+one token per 2 x 2 latent patch. Core's defaults take schedule, embeddings and decoding from the pipeline.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 
 HONOURED = {"height", "width", "guidance_scale", "true_cfg_scale", "max_sequence_length"}
-"""With any other argument the pipeline itself is asked for the velocity."""
+"""If the call has any other argument, the velocity is computed by the pipeline itself."""
 
 BESIDE = "beside"
-"""Among the conditioning of :func:`guided_velocity`: packed latents of a picture."""
+"""Key of the packed latents of an input image in the conditioning of :func:`guided_velocity`."""
 
 
 @hookimpl
@@ -38,10 +38,11 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
-    """Leaves the encoding to the pipeline, but for what its T5 would cut; CLIP gives no more than a summary.
+    """Raise an error for a prompt that T5 would cut; otherwise the pipeline encodes it. CLIP gives only a summary,
+    which may be cut.
 
     Raises:
-        DataError: T5 does not read all of a prompt.
+        DataError: a prompt is longer than T5's limit.
     """
     texts, limit = [*prompts, *(negative_prompts or ())], model.argument(call, "max_sequence_length")
     ids = model.pipe.tokenizer_2(texts, verbose=False).input_ids
@@ -49,14 +50,14 @@ def encode_prompt(
 
 
 def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
-    """Latent patches (rows, columns) of the picture."""
+    """Latent patches (rows, columns) of the image."""
     pipe = model.pipe
     return patches(call, default=pipe.default_sample_size * pipe.vae_scale_factor, patch=pipe.vae_scale_factor * 2)
 
 
 @hookimpl
 def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Packed latents: (tokens, 4 C).
+    """Shape of packed latents: (tokens, 4 C).
 
     Raises:
         ConfigError: the pipeline would round the size.
@@ -69,7 +70,7 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity; classifier-free guidance where ``true_cfg_scale`` and a negative prompt ask for it."""
+    """Velocity; with classifier-free guidance if there is a negative prompt and ``true_cfg_scale`` is above 1."""
     if call.keys() - HONOURED:
         return None
     return guided_velocity(model, x, t, conditioning, call, [_grid(model, call)])
@@ -83,15 +84,15 @@ def guided_velocity(
     call: Mapping[str, Any],
     grids: Sequence[tuple[int, int]],
 ) -> Streams:
-    """(B, tokens, 4 C) of x (B, tokens, 4 C) at t (B,).
+    """Velocity (B, tokens, 4 C) of x (B, tokens, 4 C) at t (B,).
 
     Args:
-        conditioning: the prompts' embeddings, and under :data:`BESIDE` tokens (B, more tokens, 4 C) that the denoiser
-            sees behind the sample's and nobody steps.
-        grids: rows and columns of latent patches, of the sample and then of the picture beside it.
+        conditioning: the prompts' embeddings, and under :data:`BESIDE` input-image tokens (B, more tokens, 4 C), which
+            follow the sample's tokens in the denoiser's input and are not denoised.
+        grids: rows and columns of latent patches, of the sample and then of the input image.
     """
     transformer = model.pipe.transformer
-    places = torch.cat([_places(picture, *grid) for picture, grid in enumerate(grids)]).to(model.device)
+    positions = torch.cat([_positions(image, *grid) for image, grid in enumerate(grids)]).to(model.device)
     strength = model.argument(call, "guidance_scale") if transformer.config.guidance_embeds else None
 
     def velocity(x: Streams, t: torch.Tensor, text: Tensors) -> Streams:
@@ -104,8 +105,8 @@ def guided_velocity(
             guidance=None if strength is None else torch.full_like(t, strength),
             pooled_projections=text["pooled_prompt_embeds"].to(latents.dtype),
             encoder_hidden_states=embeds,
-            txt_ids=places.new_zeros(embeds.shape[1], 3),
-            img_ids=places,
+            txt_ids=positions.new_zeros(embeds.shape[1], 3),
+            img_ids=positions,
             return_dict=False,
         )
         return {"x": output[:, : x["x"].shape[1]]}
@@ -115,7 +116,7 @@ def guided_velocity(
     return classifier_free(velocity, x, t, conditioning, scale, on)
 
 
-def _places(picture: int, rows: int, columns: int) -> torch.Tensor:
-    """(tokens, 3) fp32: the picture's number (0 is the sample), row and column of every token."""
-    place = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in (rows, columns)))
-    return torch.nn.functional.pad(place, (1, 0), value=picture)
+def _positions(image: int, rows: int, columns: int) -> torch.Tensor:
+    """Positions (tokens, 3) fp32: the image's number (0 is the sample), row and column of every token."""
+    position = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in (rows, columns)))
+    return torch.nn.functional.pad(position, (1, 0), value=image)

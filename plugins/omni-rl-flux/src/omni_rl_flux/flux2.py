@@ -1,8 +1,9 @@
-"""FLUX.2 (``Flux2Pipeline``, ``Flux2KleinPipeline``) from text: the velocity, stated once for rollout and training.
+"""FLUX.2 (``Flux2Pipeline``, ``Flux2KleinPipeline``) from text: the velocity for rollout and training.
 
-Follows these pipelines of diffusers; the tests hold it to them. Latents are packed (B, tokens, C), one token per 2 x 2
-latent patch. FLUX.2 is told its guidance; Klein has classifier-free guidance against the empty prompt, unless it is
-distilled. Schedule, shapes, embeddings and decoding are core's defaults: the pipeline's own, asked once.
+It follows these diffusers pipelines, and the tests compare it with them. Latents are packed (B, tokens, C), one token
+per 2 x 2 latent patch. FLUX.2 takes the guidance scale as an input. Klein uses classifier-free guidance with the empty
+prompt, except for distilled checkpoints. Core's defaults take schedule, shapes, embeddings and decoding from the
+pipeline.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "text_encoder_out_layers"}
-"""With any other argument, and of pictures, the pipeline itself is asked for the velocity."""
+"""If the call has any other argument, or input images, the velocity is computed by the pipeline itself."""
 
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """Steps and guidance of the pipelines; LoRA on the attention projections, in single blocks with their MLP."""
+    """Steps and guidance of the pipelines; LoRA on the attention projections, in single blocks also on their MLP."""
     targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
     return {
         "rollout": {"call": {"guidance_scale": 4.0}},
@@ -35,10 +36,10 @@ def defaults() -> Mapping[str, Any]:
 
 @hookimpl
 def encode_prompt(model: LoadedModel, prompts: Sequence[str], call: Mapping[str, Any]) -> None:
-    """Leaves the encoding to the pipeline, but for what it would cut.
+    """Raise an error for a prompt that would be cut; otherwise the pipeline encodes it.
 
     Raises:
-        DataError: the text encoder does not read all of a prompt with its template.
+        DataError: a prompt with its template is longer than the text encoder's limit.
     """
     if model.architecture == "Flux2KleinPipeline":
         chats = [[{"role": "user", "content": text}] for text in prompts]
@@ -52,7 +53,7 @@ def encode_prompt(model: LoadedModel, prompts: Sequence[str], call: Mapping[str,
 
 
 def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
-    """Latent patches (rows, columns) of the picture."""
+    """Latent patches (rows, columns) of the image."""
     pipe = model.pipe
     return patches(call, default=pipe.default_sample_size * pipe.vae_scale_factor, patch=pipe.vae_scale_factor * 2)
 
@@ -65,13 +66,13 @@ def _is_edit(conditioning: Tensors, call: Mapping[str, Any]) -> bool:
 def prepare_latents(
     model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]
 ) -> dict[str, tuple[int, ...]] | None:
-    """Packed latents: (tokens, C).
+    """Shape of packed latents: (tokens, C).
 
     Raises:
         ConfigError: the pipeline would round the size.
     """
     if _is_edit(conditioning, call):
-        return None  # whose size the picture takes
+        return None  # the image gets the size of its input image
     rows, columns = _grid(model, call)
     return {"x": (rows * columns, model.pipe.transformer.config.in_channels)}
 
@@ -80,13 +81,13 @@ def prepare_latents(
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity, with the guidance that the pipeline has."""
+    """Velocity with the pipeline's kind of guidance."""
     if call.keys() - HONOURED or _is_edit(conditioning, call):
         return None
     pipe, scale = model.pipe, model.argument(call, "guidance_scale")
     klein = model.architecture == "Flux2KleinPipeline"
     zero, *grid = (torch.arange(n) for n in (1, *_grid(model, call)))
-    places = torch.cartesian_prod(zero, *grid, zero).to(model.device)  # (tokens, 4): picture, row, column, 0
+    positions = torch.cartesian_prod(zero, *grid, zero).to(model.device)  # (tokens, 4): image, row, column, 0
 
     def velocity(x: Streams, t: torch.Tensor, text: Tensors) -> Streams:
         latents = x["x"].to(model.input_dtype)
@@ -98,7 +99,7 @@ def predict(
             guidance=None if klein else torch.full_like(t, scale),
             encoder_hidden_states=embeds,
             txt_ids=torch.nn.functional.pad(order[:, None], (3, 0)),  # (L, 4): 0, 0, 0, position
-            img_ids=places,
+            img_ids=positions,
             return_dict=False,
         )
         return {"x": output}

@@ -1,8 +1,8 @@
-"""FLUX.1 Kontext (``FluxKontextPipeline``): FLUX.1 beside a picture that is to be edited, or from text alone.
+"""FLUX.1 Kontext (``FluxKontextPipeline``): the velocity of FLUX.1 with an image to edit, or from text alone.
 
-Follows ``diffusers.FluxKontextPipeline``; the tests hold it to that pipeline. The picture's latents are packed like the
-sample's and stand behind its tokens, numbered 1 where the sample is 0. The picture's encoding, schedule, embeddings and
-decoding are core's defaults: the pipeline's own, asked once a prompt.
+It follows ``diffusers.FluxKontextPipeline``, and the tests compare it with that pipeline. The image's latents are
+packed like the sample's and follow its tokens, with image number 1 instead of 0. Core's defaults take the image's
+encoding, schedule, embeddings and decoding from the pipeline.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omni_rl.errors import ConfigError
 from omni_rl_flux import flux1
 
 HONOURED = flux1.HONOURED | {"max_area", "_auto_resize"}
-"""With any other argument the pipeline itself is asked for the velocity."""
+"""If the call has any other argument, the velocity is computed by the pipeline itself."""
 
 
 @hookimpl
@@ -33,20 +33,20 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
-    """As FLUX.1: the pipeline's, but for what its T5 would cut.
+    """Raise an error for a prompt that T5 would cut; otherwise the pipeline encodes it.
 
     Raises:
-        DataError: T5 does not read all of a prompt.
+        DataError: a prompt is longer than T5's limit.
     """
     flux1.encode_prompt(model, prompts, negative_prompts, call)
 
 
 @hookimpl
 def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Packed latents: (tokens, 4 C).
+    """Shape of packed latents: (tokens, 4 C).
 
     Raises:
-        ConfigError: the pipeline would draw another size than the one asked for.
+        ConfigError: the pipeline would change the size.
     """
     rows, columns = _grid(model, call)
     return {"x": (rows * columns, model.pipe.transformer.config.in_channels)}
@@ -56,20 +56,20 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity as FLUX.1's, of a batch whose pictures have equal sizes or that has none."""
+    """Velocity, computed as for FLUX.1. The images of a batch have equal sizes, or the batch has none."""
     if call.keys() - HONOURED:
         return None
     text = {n: v for n, v in conditioning.items() if not is_stand_in(n)}
-    grids, pictures = [_grid(model, call)], latent_modes(conditioning, "vae")  # (B, C, h, w)
-    if pictures:
-        (picture,) = pictures
-        grids.append((picture.shape[2] // 2, picture.shape[3] // 2))
-        text[flux1.BESIDE] = _packed(model, picture)
+    grids, images = [_grid(model, call)], latent_modes(conditioning, "vae")  # (B, C, h, w)
+    if images:
+        (image,) = images
+        grids.append((image.shape[2] // 2, image.shape[3] // 2))
+        text[flux1.BESIDE] = _packed(model, image)
     return flux1.guided_velocity(model, x, t, text, call, grids)
 
 
 def _packed(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
-    """(B, tokens, 4 C) in the denoiser's scale, one token per 2 x 2 patch."""
+    """Packed latents (B, tokens, 4 C) in the denoiser's scale, one token per 2 x 2 patch."""
     config = model.pipe.vae.config
     scaled = (latents - config.shift_factor) * config.scaling_factor
     return model.pipe._pack_latents(scaled, *scaled.shape)  # type: ignore[no-any-return]
@@ -78,7 +78,8 @@ def _packed(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
 def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
     """Latent patches (rows, columns) of the sample.
 
-    The pipeline keeps the shape that it is asked for and changes the size to ``max_area`` pixels, in whole patches.
+    The pipeline keeps the aspect ratio of the configured size and changes the size to ``max_area`` pixels, in whole
+    patches.
     """
     patch, default = model.pipe.vae_scale_factor * 2, model.pipe.default_sample_size * model.pipe.vae_scale_factor
     height, width = (call.get(name) or default for name in ("height", "width"))

@@ -1,7 +1,8 @@
-"""Prompts of GenEval (arXiv 2310.11513): which objects a picture should hold, how many, in which colour, and where.
+"""Prompts of GenEval (arXiv 2310.11513): each says which objects an image should have, their number, colour and
+position.
 
-The layout is that of ``evaluation_metadata.jsonl`` in https://github.com/djghosh13/geneval, in which Flow-GRPO keeps
-its training prompts too; every scene is one line:
+The format is that of ``evaluation_metadata.jsonl`` in https://github.com/djghosh13/geneval; Flow-GRPO uses it for its
+training prompts too. Every line is one scene::
 
     {"tag": "position", "prompt": "a photo of a cat above a dog",
      "include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1, "position": ["above", 0]}]}
@@ -32,14 +33,14 @@ class Excluded(BaseModel):
 
 
 class Included(Excluded):
-    """At least ``count`` objects of a class; ``position`` is relative to an earlier entry, by its index."""
+    """At least ``count`` objects of a class; ``position`` is relative to an earlier entry, given by its index."""
 
     color: Name | None = None
     position: tuple[Literal["left of", "right of", "above", "below"], Index] | None = None
 
 
 class Scene(BaseModel):
-    """The columns beside the prompt that an evaluation reads."""
+    """The columns other than the prompt, which an evaluation reads."""
 
     tag: Name
     include: list[Included] = Field(min_length=1)
@@ -47,10 +48,10 @@ class Scene(BaseModel):
 
 
 def read_geneval(path: Path, prompt_column: str) -> list[PromptRow]:
-    """``geneval``: one scene a line, kept as the rows' metadata (``tag``, ``include``, ``exclude``).
+    """Read the format ``geneval``: one scene per line; ``tag``, ``include`` and ``exclude`` become the row's metadata.
 
     Raises:
-        DataError: naming file and line, as ``jsonl``, and for a scene that cannot be evaluated.
+        DataError: with file and line, for the errors of ``jsonl`` and for a scene that cannot be evaluated.
     """
     return [_checked(where, row) for where, row in placed_rows(path, prompt_column)]
 
@@ -65,6 +66,6 @@ def _checked(where: str, row: PromptRow) -> PromptRow:
         raise DataError(f"{where}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}", hint) from None
     for place, entry in enumerate(scene.include):
         if entry.position is not None and entry.position[1] >= place:
-            what = f"include.{place}.position refers to entry {entry.position[1]}, which does not come before it"
-            raise DataError(f"{where}: {what}", "entries count from 0")
+            what = f"include.{place}.position refers to entry {entry.position[1]}, which is not an earlier entry"
+            raise DataError(f"{where}: {what}", "entries are counted from 0")
     return row

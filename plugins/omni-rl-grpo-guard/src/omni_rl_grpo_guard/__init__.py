@@ -25,7 +25,7 @@ from omni_rl.objectives.windows import RandomlyPlaced, RandomWindow
 
 
 class GRPOGuardConfig(ClippedOptions, RandomWindow):
-    """Options beside ``algorithm.name: grpo_guard``."""
+    """Options in the section ``algorithm`` with ``name: grpo_guard``."""
 
 
 class GRPOGuard(RandomlyPlaced, PolicyGradient):

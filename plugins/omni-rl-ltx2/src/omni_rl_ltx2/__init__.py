@@ -1,8 +1,9 @@
-"""LTX-2 (``LTX2Pipeline``), video with sound from text: the velocity, stated once for rollout and training.
+"""LTX-2 (``LTX2Pipeline``), video with audio from text: the velocity for rollout and training.
 
-Follows ``diffusers.LTX2Pipeline``; the tests hold it to that pipeline. Latents are packed, one token per place of the
-autoencoders' grids: ``x`` (B, F h w, C) and ``audio`` (B, L, C). What the connectors make of the text is computed once
-and kept in place of the text encoder's hidden states, all 49 of which the pipeline passes through them in every call.
+It follows ``diffusers.LTX2Pipeline``, and the tests compare it with that pipeline. Latents are packed, one token per
+position of the autoencoders' grids: ``x`` (B, F h w, C) and ``audio`` (B, L, C). The outputs of the connectors are
+computed once per prompt and stored, instead of all 49 hidden states of the text encoder, which the pipeline passes
+through the connectors in every call.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ from omni_rl_ltx2.media import decoded, sizes_of
 HONOURED = {"height", "width", "num_frames", "frame_rate", "max_sequence_length", "use_cross_timestep"} | {
     "spatio_temporal_guidance_blocks", *STRENGTHS, *(f"audio_{name}" for name in STRENGTHS)
 }  # fmt: skip
-"""With any other argument the pipeline itself is asked, from the text to the media."""
+"""If the call has any other argument, the pipeline itself computes everything, from text to media."""
 
 
 def _honours(call: Mapping[str, Any]) -> bool:
-    """Some checkpoints choose their number of frames; without blocks to perturb the pipeline may refuse the call."""
+    """Whether this module can compute the call. Some checkpoints choose the number of frames themselves, and without
+    blocks to perturb the pipeline may reject the call.
+    """
     chosen = call.get("num_frames") and call.get("spatio_temporal_guidance_blocks", True)
     return bool(chosen) and not call.keys() - HONOURED
 
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """Size, steps and negative prompt of the published inference code, whose guidance is the pipeline's own default;
-    LoRA on the projections of all attentions and MLPs, those between picture and sound included.
+    """Size, steps and negative prompt of the published inference code; guidance is the pipeline's default. LoRA on the
+    projections of all attention layers and MLPs, also those between video and audio.
     """
     call = {"height": 512, "width": 768, "num_frames": 121, "frame_rate": 24.0, "negative_prompt": NEGATIVE_PROMPT}
     mlp = [f"{stream}ff.net.{layer}" for stream in ("", "audio_") for layer in ("0.proj", "2")]
@@ -51,10 +54,10 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> Tensors | None:
-    """The connectors' answers: ``video_text`` (B, L, D), ``audio_text`` (B, L, D'), ``text_mask`` (B, L).
+    """Outputs of the connectors: ``video_text`` (B, L, D), ``audio_text`` (B, L, D'), ``text_mask`` (B, L).
 
     Raises:
-        DataError: the text encoder does not read all of a prompt.
+        DataError: a prompt is longer than the text encoder's limit.
     """
     texts, limit = {"": list(prompts)}, model.argument(call, "max_sequence_length")
     if "guidance_scale" in switched_on(strengths_of(model, call)):
@@ -78,7 +81,7 @@ def _connected(model: LoadedModel, texts: list[str], limit: int) -> Tensors:
 
 @hookimpl
 def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """(F h w, C) and (L, C).
+    """Shapes (F h w, C) and (L, C).
 
     Raises:
         ConfigError: see ``omni_rl_ltx2.media.sizes_of``.
@@ -93,7 +96,7 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 def set_timesteps(
     model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]], call: Mapping[str, Any]
 ) -> Mapping[str, SigmaTable] | None:
-    """Of the pipeline's scheduler, whose shift depends on the number of the picture's tokens."""
+    """Schedules of the pipeline's scheduler, whose shift depends on the number of video tokens."""
     if not _honours(call):
         return None
     scheduler = copy.deepcopy(model.pipe.scheduler)
@@ -107,7 +110,7 @@ def set_timesteps(
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity with every kind of guidance that is on."""
+    """Velocity with all kinds of guidance that are on."""
     if not _honours(call):
         return None
     strengths, text = strengths_of(model, call), positive(conditioning)
@@ -128,5 +131,5 @@ def predict(
 
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, call: Mapping[str, Any]) -> Tensors | None:
-    """``video`` (B, F, 3, H, W) and ``audio`` (B, C, S)."""
+    """Decode to ``video`` (B, F, 3, H, W) and ``audio`` (B, C, S)."""
     return decoded(model, latents, call) if _honours(call) else None

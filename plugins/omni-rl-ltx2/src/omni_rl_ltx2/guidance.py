@@ -1,6 +1,4 @@
-"""The transformer of LTX-2, and its kinds of guidance: how strong each is for either stream, and what they make of
-velocities.
-"""
+"""The guidance of LTX-2: the strength of each kind per stream, and guided velocities."""
 
 from __future__ import annotations
 
@@ -15,28 +13,29 @@ from omni_rl.contracts.types import Streams, Tensors
 from omni_rl_ltx2.media import sizes_of
 
 OFF = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
-"""Where each kind of guidance is off: from the negative prompt, perturbed attention (STG), and isolated streams."""
+"""The strength at which each kind of guidance is off: CFG, perturbed attention (STG), and isolated streams."""
 
 STRENGTHS = (*OFF, "guidance_rescale")
-"""Each for the picture, and with ``audio_`` before it for the sound."""
+"""Guidance strengths of the video; those of the audio have the prefix ``audio_``."""
 
 
 def strengths_of(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """By stream; for sound None and 0 mean the picture's, as upstream."""
-    picture = {name: model.argument(call, name) for name in STRENGTHS}
-    return {"x": picture, "audio": {n: model.argument(call, f"audio_{n}") or own for n, own in picture.items()}}
+    """Guidance strengths by stream and kind; for audio, None and 0 mean the value of the video, as in the pipeline."""
+    video = {name: model.argument(call, name) for name in STRENGTHS}
+    return {"x": video, "audio": {n: model.argument(call, f"audio_{n}") or own for n, own in video.items()}}
 
 
 def switched_on(strengths: Mapping[str, Mapping[str, float]]) -> set[str]:
-    """Kinds of guidance that either stream has; the other one's strength then counts too, below its ``OFF`` as well."""
+    """The kinds of guidance that are on for at least one stream. Such a kind is then applied to both streams."""
     return {name for name, off in OFF.items() if any(each[name] > off for each in strengths.values())}
 
 
 def guided(
     x: torch.Tensor, sigma: torch.Tensor, strengths: Mapping[str, float], own: torch.Tensor, others: Tensors
 ) -> torch.Tensor:
-    """Velocity (B, tokens, C), led away from ``others`` as upstream does it: by predicted data, x - sigma v, rescaled
-    to its deviation under the prompt. In upstream's order, because what is rounded here is divided by sigma (B, 1, 1).
+    """Guided velocity (B, tokens, C). As in the pipeline, guidance moves the predicted data x - sigma v away from those
+    of ``others`` and rescales them to their standard deviation with the prompt. The order of operations is the
+    pipeline's, because rounding errors are divided by sigma (B, 1, 1).
     """
     data = led = x - own * sigma
     for kind, velocity in others.items():
@@ -49,14 +48,14 @@ def guided(
 def velocities(
     model: LoadedModel, x: Streams, t: torch.Tensor, text: Tensors, call: Mapping[str, Any], **how: Any
 ) -> list[Streams]:
-    """From one call, for every text of (n B, ...) in turn."""
+    """Velocities for several texts (n B, ...) in one call of the denoiser, one result per text."""
     times = len(text["text_mask"]) // len(t)
-    picture, sound = (x[name].to(model.input_dtype).repeat(times, 1, 1) for name in ("x", "audio"))
+    video, audio = (x[name].to(model.input_dtype).repeat(times, 1, 1) for name in ("x", "audio"))
     outputs = model.pipe.transformer(
-        hidden_states=picture,
-        audio_hidden_states=sound,
-        encoder_hidden_states=text["video_text"].to(picture.dtype),
-        audio_encoder_hidden_states=text["audio_text"].to(picture.dtype),
+        hidden_states=video,
+        audio_hidden_states=audio,
+        encoder_hidden_states=text["video_text"].to(video.dtype),
+        audio_encoder_hidden_states=text["audio_text"].to(video.dtype),
         timestep=t.repeat(times),
         sigma=t.repeat(times),
         encoder_attention_mask=text["text_mask"],

@@ -1,4 +1,4 @@
-"""Sizes of the latents of LTX-2, and the media that they are decoded to."""
+"""Sizes of the latents of LTX-2, and their decoding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from omni_rl.contracts.types import Streams, Tensors
 
 
 def sizes_of(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, int]:
-    """Latent places as the transformer takes them: frames, height, width, length of the sound.
+    """Latent sizes as arguments of the transformer: frames, height, width, length of the audio.
 
     Raises:
-        ConfigError: the pipeline would refuse the size or round the number of frames.
+        ConfigError: the pipeline would reject the size, or round the number of frames.
     """
     pipe, frames = model.pipe, call["num_frames"]
     size = {name: model.argument(call, name) for name in ("height", "width")}
@@ -31,7 +31,7 @@ def sizes_of(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, int]:
 
 
 def decoded(model: LoadedModel, latents: Streams, call: Mapping[str, Any]) -> Tensors:
-    """``video`` (B, F, 3, H, W) and ``audio`` (B, C, S)."""
+    """Decode to ``video`` (B, F, 3, H, W) and ``audio`` (B, C, S)."""
     pipe, vae, (*places, _) = model.pipe, model.pipe.vae, sizes_of(model, call).values()
     with model.encoders_on_device():
         grid = latents["x"].unflatten(1, places).movedim(-1, 1)

@@ -27,7 +27,7 @@ from omni_rl.schedulers.randomness import seed_of
 
 
 class MixGRPOConfig(ClippedOptions, WindowOptions):
-    """Options beside ``algorithm.name: mix_grpo``."""
+    """Options in the section ``algorithm`` with ``name: mix_grpo``."""
 
     window_size: PositiveInt = Field(2, description="SDE steps per sample")
     order: Literal["progressive", "random"] = Field("progressive", description="movement of the window")

@@ -1,8 +1,8 @@
 """Qwen-Image-Edit (``QwenImageEditPlusPipeline``, 2509 and later): the velocity of an edit, in batches.
 
-Follows ``diffusers.QwenImageEditPlusPipeline``, which takes one sample a call; the tests hold it to that pipeline. The
-pictures' latents are packed like the sample's and stand behind its tokens. Text (read beside the pictures), the
-pictures' encoding, schedule and decoding are core's defaults: the pipeline's own, asked once a prompt.
+It follows ``diffusers.QwenImageEditPlusPipeline``, which takes one sample per call; the tests compare it with that
+pipeline. The images' latents are packed like the sample's and follow its tokens. Core's defaults take text (encoded
+together with the images), the images' encoding, schedule and decoding from the pipeline, once per prompt.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import DataError
 
 HONOURED = {"height", "width", "true_cfg_scale", "guidance_scale", "max_sequence_length"}
-"""With any other argument the pipeline itself is asked for the velocity."""
+"""If the call has any other argument, the velocity is computed by the pipeline itself."""
 
 AREA = 1024 * 1024
-"""Pixels of a sample whose size nobody gives; its shape is the last picture's, as upstream."""
+"""Pixels of a sample without a configured size; its aspect ratio is that of the last image, as in the pipeline."""
 
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """As Qwen-Image: no guidance unless asked for, LoRA on the projections of both branches."""
+    """As Qwen-Image: guidance is off by default, LoRA on the projections of both branches."""
     found: Mapping[str, Any] = qwen_image.defaults()
     return found
 
@@ -38,24 +38,24 @@ def defaults() -> Mapping[str, Any]:
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity with true CFG, of a batch whose pictures have equal sizes.
+    """Velocity with true CFG; the images of a batch have equal sizes.
 
     Raises:
-        DataError: there is no picture to edit.
+        DataError: there is no image to edit.
     """
     if call.keys() - HONOURED:
         return None
     vae = model.pipe.vae
-    pictures = [standardised_latents(m, vae) for m in latent_modes(conditioning, "vae")]  # (B, C, 1, h, w)
-    if not pictures:
-        raise DataError("Qwen-Image-Edit edits pictures, and there are none", "data.media: {image: COLUMN}")
-    grids = [(1, *_grid(model, conditioning, call)), *((1, p.shape[3] // 2, p.shape[4] // 2) for p in pictures)]
-    tokens = torch.cat([_packed(model, p) for p in pictures], dim=1)  # (B, tokens of all pictures, 4 C)
+    images = [standardised_latents(m, vae) for m in latent_modes(conditioning, "vae")]  # (B, C, 1, h, w)
+    if not images:
+        raise DataError("Qwen-Image-Edit needs an image to edit, and there is none", "data.media: {image: COLUMN}")
+    grids = [(1, *_grid(model, conditioning, call)), *((1, p.shape[3] // 2, p.shape[4] // 2) for p in images)]
+    tokens = torch.cat([_packed(model, p) for p in images], dim=1)  # (B, tokens of all images, 4 C)
     return {"x": qwen_image.guided_velocity(model, x["x"], grids, t, conditioning, call, beside=tokens)}
 
 
 def _packed(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
-    """(B, tokens, 4 C), one token per 2 x 2 patch."""
+    """Packed latents (B, tokens, 4 C), one token per 2 x 2 patch."""
     rows, channels, _, height, width = latents.shape
     return model.pipe._pack_latents(latents, rows, channels, height, width)  # type: ignore[no-any-return]
 

@@ -1,7 +1,8 @@
-"""Qwen-Image (``QwenImagePipeline``): the model's maths, stated once for rollout and training.
+"""Qwen-Image (``QwenImagePipeline``): prompts, velocity and decoding for rollout and training.
 
-Follows ``diffusers.QwenImagePipeline`` (template, prefix dropping, true CFG with norm preservation, latent packing);
-the tests hold it to that pipeline. Latents are packed (B, tokens, 4 C), one token per 2 x 2 latent patch.
+It follows ``diffusers.QwenImagePipeline`` (template, removal of its prefix, true CFG with preserved norm, latent
+packing), and the tests compare it with that pipeline. Latents are packed (B, tokens, 4 C), one token per 2 x 2 latent
+patch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KEPT_TOKENS = 512  # of these by upstream's __call__, unless its max_sequence_le
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """No guidance unless asked for; LoRA on the attention and MLP projections of both branches."""
+    """Guidance is off by default; LoRA on the attention and MLP projections of both branches."""
     attention = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
     mlps = ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"]
     return {"rollout": {"call": {"true_cfg_scale": 1.0}}, "model": {"lora": {"targets": attention + mlps}}}
@@ -33,7 +34,7 @@ def defaults() -> Mapping[str, Any]:
 
 @hookimpl
 def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors:
-    """Templated prompts, prefix included: ``prompt_ids`` and ``prompt_ids_mask`` (B, L) int64."""
+    """Prompts in the template, with its prefix: ``prompt_ids`` and ``prompt_ids_mask`` (B, L) int64."""
     pipe, prefix = model.pipe, model.pipe.prompt_template_encode_start_idx
     texts = [pipe.prompt_template_encode.format(prompt) for prompt in prompts]
     tokens = pipe.tokenizer(texts, padding=True, return_tensors="pt")
@@ -48,10 +49,11 @@ def tokenize(model: LoadedModel, prompts: Sequence[str]) -> Tensors:
 
 @hookimpl
 def encode_prompt(model: LoadedModel, tokens: Tensors, call: Mapping[str, Any]) -> Tensors:
-    """Last hidden states without the template's prefix: ``prompt_embeds`` (B, L, D) and mask, padded on the right.
+    """Last hidden states without the template's prefix: ``prompt_embeds`` (B, L, D) and mask (B, L), padded on the
+    right.
 
     Raises:
-        DataError: upstream would cut one of the prompts.
+        DataError: the pipeline would cut a prompt.
     """
     ids, mask = tokens["prompt_ids"].to(model.device), tokens["prompt_ids_mask"].to(model.device)
     prefix = model.pipe.prompt_template_encode_start_idx
@@ -70,21 +72,21 @@ def encode_prompt(model: LoadedModel, tokens: Tensors, call: Mapping[str, Any]) 
 
 
 def _grid(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int]:
-    """Latent patches (rows, columns) of the picture."""
+    """Latent patches (rows, columns) of the image."""
     pipe = model.pipe
     return patches(call, default=pipe.default_sample_size * pipe.vae_scale_factor, patch=pipe.vae_scale_factor * 2)
 
 
 @hookimpl
 def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Packed latents: (tokens, 4 C)."""
+    """Shape of packed latents: (tokens, 4 C)."""
     rows, columns = _grid(model, call)
     return {"x": (rows * columns, model.pipe.transformer.config.in_channels)}
 
 
 @hookimpl
 def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[int]]) -> dict[str, SigmaTable]:
-    """The pipeline's scheduler, shifted by the number of tokens."""
+    """The schedule of the pipeline's scheduler, shifted by the number of tokens."""
     scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
     config = scheduler.config
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
@@ -96,7 +98,7 @@ def set_timesteps(model: LoadedModel, steps: int, shapes: Mapping[str, Sequence[
 
 @hookimpl
 def predict(model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]) -> Streams:
-    """Velocity; with true CFG the guided velocity keeps the norm of the conditional one, token by token."""
+    """Velocity; with true CFG, the guided velocity of each token keeps the norm of the conditional one."""
     return {"x": guided_velocity(model, x["x"], [(1, *_grid(model, call))], t, conditioning, call)}
 
 
@@ -109,11 +111,11 @@ def guided_velocity(
     call: Mapping[str, Any],
     beside: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(B, tokens, 4 C) of x (B, tokens, 4 C).
+    """Velocity (B, tokens, 4 C) of x (B, tokens, 4 C).
 
     Args:
-        grids: frames, rows and columns of latent patches, of the sample and of every picture ``beside`` it.
-        beside: (B, more tokens, 4 C) that the denoiser sees and nobody steps.
+        grids: frames, rows and columns of latent patches, of the sample and of every image in ``beside``.
+        beside: input-image tokens (B, more tokens, 4 C), which follow the sample's tokens and are not denoised.
     """
     latents = (x if beside is None else torch.cat([x, beside], dim=1)).to(model.input_dtype)
 
@@ -155,7 +157,7 @@ def _guidance(model: LoadedModel, call: Mapping[str, Any], rows: int) -> torch.T
 
 @hookimpl
 def decode_latents(model: LoadedModel, latents: Streams, call: Mapping[str, Any]) -> Tensors:
-    """VAE decoding to ``image`` (B, 3, H, W) in [0, 1]."""
+    """Decode to ``image`` (B, 3, H, W) in [0, 1]."""
     pipe, config = model.pipe, model.pipe.vae.config
     rows, columns = _grid(model, call)
     patch = pipe.vae_scale_factor * 2

@@ -1,7 +1,7 @@
-"""Stable Diffusion 3 and 3.5 (``StableDiffusion3Pipeline``): the velocity, stated once for rollout and training.
+"""Stable Diffusion 3 and 3.5 (``StableDiffusion3Pipeline``): the velocity for rollout and training.
 
-Follows ``diffusers.StableDiffusion3Pipeline``; the tests hold it to that pipeline. Latents are (B, C, h, w). Schedule,
-shapes, embeddings and decoding are core's defaults: the pipeline's own, asked once.
+It follows ``diffusers.StableDiffusion3Pipeline``, and the tests compare it with that pipeline. Latents are (B, C, h,
+w). Core's defaults take schedule, shapes, embeddings and decoding from the pipeline.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length", "clip_skip", "mu"}
-"""With any other argument the pipeline itself is asked for the velocity."""
+"""If the call has any other argument, the velocity is computed by the pipeline itself."""
 
 
 @hookimpl
@@ -36,12 +36,14 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
-    """Leaves the encoding to the pipeline, but for what its longest encoder would cut.
+    """Raise an error for a prompt that even the encoder with the highest limit would cut; otherwise the pipeline
+    encodes it.
 
-    The two CLIPs read the first 77 tokens and T5 up to ``max_sequence_length``: a longer prompt than CLIP's is usual.
+    The two CLIPs read the first 77 tokens, T5 up to ``max_sequence_length``. Prompts longer than CLIP's limit are
+    normal.
 
     Raises:
-        DataError: no encoder reads all of a prompt.
+        DataError: a prompt is longer than the limit of every encoder.
     """
     texts, pipe = [*prompts, *(negative_prompts or ())], model.pipe
     if pipe.text_encoder_3 is None:
@@ -59,7 +61,7 @@ def predict(
     """Velocity with classifier-free guidance.
 
     Raises:
-        ConfigError: skip-layer guidance is asked for.
+        ConfigError: the call uses skip-layer guidance.
     """
     if call.get("skip_guidance_layers"):
         what = "rollout.call.skip_guidance_layers: it depends on the number of the step, which replay does not know"

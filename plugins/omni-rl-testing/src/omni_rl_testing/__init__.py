@@ -1,6 +1,7 @@
-"""Contract suites: a plugin's tests are fixtures and inheritance.
+"""Contract suites: the tests of a plugin inherit a suite and supply fixtures.
 
-One module per kind of plugin. Inherit its suite in a test module of your own and supply the fixtures that it names::
+There is one module per kind of plugin. Inherit its suite in your own test module, and supply the fixtures that it
+names::
 
     from omni_rl_testing.reward import RewardContract
 
@@ -19,9 +20,9 @@ import sys
 
 
 def show_compared_values() -> None:
-    """Let a failing suite show the values it compared, as a test of the plugin's own would.
+    """Let failing checks of the suites show the compared values, as tests of a test module do.
 
-    pytest rewrites the assertions of modules that are imported after this, and after it has started itself.
+    pytest rewrites the assertions only of modules that are imported after this call, and only if it has started before.
     """
     import pytest
 

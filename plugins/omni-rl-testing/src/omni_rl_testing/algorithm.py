@@ -1,4 +1,4 @@
-"""The contract of algorithms, as tests. See :class:`AlgorithmContract`."""
+"""Contract tests of algorithms. See :class:`AlgorithmContract`."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ GROUP_SIZE = 3
 
 
 class AlgorithmContract:
-    """What a run relies on. Inherit it and supply one fixture.
+    """Checks that a run can use an algorithm. Inherit it and supply one fixture.
 
-    ``algorithm``: the instance under test, built from its ``Config``.
-    One that learns from pairs (``offline``) is given samples of the toy, each preferred over another one.
+    ``algorithm``: the instance under test, built from its ``Config``. An ``offline`` algorithm, which learns from
+    pairs, gets samples of the toy pipeline as chosen and rejected media.
 
-    ``model``: what it trains; override it for an algorithm that needs more than a velocity. By default the toy
-    pipeline of :mod:`omni_rl_testing.toy`, sampled and trained by core's own engine and backend.
+    ``model`` (optional): the model to train, for an algorithm that needs more than a velocity; default: the toy
+    pipeline of :mod:`omni_rl_testing.toy`. Core's own engine and backend sample and train it.
 
     Attributes:
-        steps: denoising steps of a sample; raise it when the algorithm's window does not fit.
+        steps: denoising steps per sample; raise it if the algorithm's window does not fit.
     """
 
     steps: ClassVar[int] = 10
 
     @pytest.fixture
     def model(self) -> LoadedModel:
-        """A fresh toy."""
+        """A new toy pipeline."""
         return toy_model()
 
     @pytest.fixture
     def parts(self, algorithm: object, model: LoadedModel) -> Assembly:
-        """A run's parts around the algorithm, weights off their initial values."""
+        """The parts of a run with the algorithm; the weights differ from their initial values."""
         return assembled(algorithm, model, self.steps)
 
     def test_options_are_strict_described_and_its_own(self, algorithm: object) -> None:
-        """A misspelt option is an error, ``omni-rl config --explain`` describes each, none hides a key of core's.
+        """An unknown option is an error, ``omni-rl config --explain`` describes every option, and none has the name of
+        a key of core.
 
-        Mend ``Config``: ``extra="forbid"``, a ``Field`` with a description for every option, no name that core uses.
+        Fix ``Config``: ``extra="forbid"``, a ``Field`` with a description for every option, no name that core uses.
         """
         options = getattr(algorithm, "Config", None)
         if options is None:
@@ -62,9 +63,9 @@ class AlgorithmContract:
     # -------------------------------------------------------------------------------------------------------- window
 
     def test_window_is_a_function_of_its_arguments(self, parts: Assembly) -> None:
-        """A resumed run asks again, in another process and another order, and must get the same windows.
+        """A resumed run calls it again, in another process and another order, and must get the same windows.
 
-        Mend ``sde_window``: keep nothing between calls, and draw from ``seed_of(seed, "window", ...)``.
+        Fix ``sde_window``: store nothing between calls, and draw from ``seed_of(seed, "window", ...)``.
         """
         places = [(iteration, group, seed) for iteration in range(3) for group in range(3) for seed in (0, 1)]
         first = [window(parts, *place) for place in places]
@@ -72,17 +73,18 @@ class AlgorithmContract:
         assert first == again[::-1]
 
     def test_window_lies_inside_the_steps(self, parts: Assembly) -> None:
-        """A window that ends beyond the last step would store what was never sampled.
+        """A window must end at the last step or before, because later steps are not sampled.
 
-        Mend ``sde_window``: it may stop at ``steps`` at the latest. A window longer than the suite's: raise ``steps``.
+        Fix ``sde_window``: ``stop`` is at most ``steps``. If the window needs more steps than the suite has, raise
+        ``steps``.
         """
         windows = [window(parts, iteration, group, 0) for iteration in range(5) for group in range(5)]
         assert [each for each in windows if each.stop > parts.config.rollout.steps] == []
 
     def test_a_group_shares_its_window_and_an_iteration_its_size(self, parts: Assembly) -> None:
-        """Samples that are compared with each other took their noise in the same steps; all rows stack into a batch.
+        """Samples that are compared have their noise in the same steps, and all rows can be stacked to one batch.
 
-        Mend ``sde_window``: where it opens may depend on iteration and group, its size on neither.
+        Fix ``sde_window``: its start may depend on iteration and group, its size must not.
         """
         requests = parts.requests()
         assert len({(request.uid, request.window) for request in requests}) == len({r.uid for r in requests})
@@ -94,37 +96,39 @@ class AlgorithmContract:
         "rewards", [[0.1] * 6, [0.1, 0.7, 0.1, 0.7, 0.1, 0.7]], ids=["all equal", "equal in each group"]
     )
     def test_equal_rewards_teach_nothing(self, parts: Assembly, rewards: list[float]) -> None:
-        """Exactly 0 for a group without differences; groups are told apart by ``uid`` and need not be neighbours.
+        """A group with equal rewards gets exactly 0. Groups are identified by ``uid``; their rows may be in any order.
 
-        Mend ``compute_advantages``: subtract the mean of the rows of equal ``uid`` before anything is divided.
+        Fix ``compute_advantages``: subtract the mean of the rows with equal ``uid`` before any division.
         """
         assert not advantages(parts, rewards, [5, 2, 5, 2, 5, 2]).any()
 
     def test_a_group_of_one_teaches_nothing(self, parts: Assembly) -> None:
-        """Exactly 0, not NaN, for a sample whose fellows have no reward.
+        """A group with one sample, because the others have no reward, gets exactly 0, not NaN.
 
-        Mend ``compute_advantages``: the deviation of one sample is 0 (ddof 0), and the divisor needs an epsilon.
+        Fix ``compute_advantages``: the standard deviation of one sample is 0 (ddof 0), and the divisor needs an
+        epsilon.
         """
-        found = advantages(parts, [0.3, 0.1, 0.9, 0.4], [7, 1, 1, 1])
-        assert found[0] == 0
-        assert found[1:].any()
+        result = advantages(parts, [0.3, 0.1, 0.9, 0.4], [7, 1, 1, 1])
+        assert result[0] == 0
+        assert result[1:].any()
 
     def test_advantages_are_finite_and_in_the_order_of_the_rewards(self, parts: Assembly) -> None:
-        """Large and nearly equal rewards included; a better sample never gets less than a worse one of its group.
+        """Also for large and for nearly equal rewards; a better sample never gets less than a worse sample of its
+        group.
 
-        Mend ``compute_advantages``: fp32, an epsilon beside the deviation, clipping that keeps the order.
+        Fix ``compute_advantages``: fp32, an epsilon added to the standard deviation, clipping that keeps the order.
         """
         for rewards in ([0.0, 1e6, -1e6, 3.0], [1.0, 1.0 + 1e-6, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]):
-            found = advantages(parts, rewards, [0] * 4)
-            assert found.dtype == torch.float32
-            assert found.isfinite().all()
-            ranked = found[torch.tensor(rewards).argsort(stable=True)]
-            assert (ranked.diff() >= 0).all(), (rewards, found)
+            result = advantages(parts, rewards, [0] * 4)
+            assert result.dtype == torch.float32
+            assert result.isfinite().all()
+            ranked = result[torch.tensor(rewards).argsort(stable=True)]
+            assert (ranked.diff() >= 0).all(), (rewards, result)
 
     def test_advantages_follow_their_samples(self, parts: Assembly) -> None:
-        """Samples finish in any order.
+        """Samples may come in any order.
 
-        Mend ``compute_advantages``: answer in the order of ``rewards``, whatever groups were gathered in between.
+        Fix ``compute_advantages``: return advantages in the order of ``rewards``.
         """
         rewards, uid = [0.1, 0.9, 0.4, 0.6, 0.8, 0.2], [0, 0, 0, 1, 1, 1]
         order = [4, 0, 3, 5, 2, 1]
@@ -134,9 +138,9 @@ class AlgorithmContract:
     # ---------------------------------------------------------------------------------------------------------- loss
 
     def test_one_loss_per_sample(self, parts: Assembly) -> None:
-        """(B, 1) with a gradient, figures (B, 1) without one, and a batch that is left as it was.
+        """The loss is (B, 1) with a gradient, metrics are (B, 1) without gradient, and the batch is not changed.
 
-        Mend ``compute_loss``: do not average over the batch, detach the metrics, write nothing into ``batch``.
+        Fix ``compute_loss``: do not average over the batch, detach the metrics, and do not write into ``batch``.
         """
         batch = prepared(parts, parts.batch())
         before = batch.clone()
@@ -150,9 +154,9 @@ class AlgorithmContract:
         assert bool((batch == before).all())
 
     def test_steps_may_come_together(self, parts: Assembly) -> None:
-        """All stored steps in one call give what one call for each gives.
+        """One call with all steps gives the same result as one call per step.
 
-        Mend ``compute_loss``: column i of ``loss`` belongs to ``steps[i]``.
+        Fix ``compute_loss``: column i of ``loss`` belongs to ``steps[i]``.
         """
         batch = prepared(parts, parts.batch())
         steps, policy = range(trajectory.steps_of(batch)), parts.backend.policy
@@ -164,27 +168,28 @@ class AlgorithmContract:
         torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
 
     def test_rewards_steer_the_gradient(self, parts: Assembly) -> None:
-        """A loss that no reward can change trains on nothing, however healthy its curve looks.
+        """Other rewards give another gradient; otherwise the loss may look healthy, but nothing is learned.
 
-        Mend ``compute_loss``, which reads ``batch["advantages"]``, or ``prepare_actor_batch``, which makes something
-        of it.
+        Fix ``compute_loss``, which must use ``batch["advantages"]``, or ``prepare_actor_batch``, which may transform
+        them.
         """
         batch = parts.batch()
         if "rejected" in batch.keys():
-            pytest.skip("it learns from pairs, which no reward judges")
+            pytest.skip("the algorithm learns from pairs, without rewards")
         turned = parts.rewarded(batch, -batch["rewards"])
         there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
         assert there.any()
         assert (there - back).norm() > 1e-3 * there.norm()
 
     def test_preferences_steer_the_gradient(self, parts: Assembly) -> None:
-        """Preferring the other one of every pair must pull elsewhere.
+        """Exchanging chosen and rejected media in every pair changes the gradient.
 
-        Mend ``compute_loss``, which tells ``batch["latents"]``, preferred, from ``batch["rejected"]``.
+        Fix ``compute_loss``: ``batch["latents"]`` are those of the chosen media, ``batch["rejected"]`` those of the
+        rejected.
         """
         batch = parts.batch()
         if "rejected" not in batch.keys():
-            pytest.skip("it learns from rewards; no pairs are given to it")
+            pytest.skip("the algorithm learns from rewards, without pairs")
         turned = batch.clone()
         turned["latents"], turned["rejected"] = batch["rejected"], batch["latents"]
         there, back = gradient(parts, batch, GROUP_SIZE), gradient(parts, turned, GROUP_SIZE)
@@ -192,9 +197,9 @@ class AlgorithmContract:
         assert (there - back).norm() > 1e-3 * there.norm()
 
     def test_the_first_update_is_on_policy(self, parts: Assembly) -> None:
-        """The ratio of unchanged weights is 1 to the bit: replay is the rollout's own arithmetic.
+        """With unchanged weights the ratio is exactly 1, because replay computes the same as the rollout.
 
-        Mend ``compute_loss``: the ratio is exp(``policy.evaluate(batch, step).log_prob`` - ``batch["log_probs"][:,
+        Fix ``compute_loss``: the ratio is exp(``policy.evaluate(batch, [step])[0].log_prob`` - ``batch["log_probs"][:,
         step]``).
         """
         batch = prepared(parts, parts.batch())
@@ -204,9 +209,9 @@ class AlgorithmContract:
         assert output.metrics["ratio_mean"].tolist() == [[1.0]] * len(batch)
 
     def test_micro_batches_do_not_matter(self, parts: Assembly) -> None:
-        """A sample's loss depends on its own row: memory decides the micro-batch size, and nothing else may.
+        """The loss of a sample depends only on its own row, because users choose the micro-batch size by memory.
 
-        Mend ``compute_loss``: means and normalisations over rows belong into ``compute_advantages`` or
+        Fix ``compute_loss``: move means and normalisations over rows to ``compute_advantages`` or
         ``prepare_actor_batch``.
         """
         batch = parts.batch()
@@ -215,10 +220,10 @@ class AlgorithmContract:
             torch.testing.assert_close(gradient(parts, batch, size), whole, rtol=1e-4, atol=float(1e-5 * whole.norm()))
 
     def test_micro_batches_give_the_same_updates(self, algorithm: object, model: LoadedModel) -> None:
-        """Over five iterations, several updates in each: gradient norms and weights agree to 1e-5.
+        """Over five iterations with several updates each, gradient norms and weights agree to 1e-5.
 
-        Mend ``compute_loss``, as above, or ``after_update``, if what it keeps depends on how often ``compute_loss``
-        ran.
+        Fix ``compute_loss``, as above, or ``after_update``, if its state depends on the number of calls of
+        ``compute_loss``.
         """
         sizes = {size: updated(algorithm, copy.deepcopy(model), self.steps, size) for size in (1, 4, 64)}
         norms, weights = sizes[64]
@@ -227,9 +232,10 @@ class AlgorithmContract:
             assert (other_weights - weights).norm() <= 1e-5 * weights.norm()
 
     def test_an_iteration_trains(self, parts: Assembly) -> None:
-        """Sampling, rewards and updates through core's own engine and backend; every figure is finite.
+        """One iteration of sampling, rewards and updates with core's engine and backend changes weights; all metrics
+        are finite.
 
-        Mend ``compute_loss`` or ``prepare_actor_batch``: no gradient reached a weight, or a figure is NaN.
+        Fix ``compute_loss`` or ``prepare_actor_batch``: no weight gets a gradient, or a metric is NaN.
         """
         before = copy.deepcopy(parts.model.parameters())
         figures = [parts.backend.update(parts.batch(seed), seed) for seed in range(2)]
@@ -238,9 +244,9 @@ class AlgorithmContract:
 
 
 def assembled(algorithm: object, model: LoadedModel, steps: int, **options: Any) -> Assembly:
-    """The parts of a run of two prompts; ``options`` of the section ``train``."""
+    """The parts of a run with two prompts; ``options`` of the section ``train``."""
     sizes = {"steps": steps, "group_size": GROUP_SIZE}
-    train = {"micro_batch_size": 4, "weight_decay": 0.0, **options}  # nothing but the loss moves a weight
+    train = {"micro_batch_size": 4, "weight_decay": 0.0, **options}  # only the loss changes weights
     parts = assemble(model, algorithm=algorithm, prompts=("a", "b"), rollout=sizes, train=train)
     parts.nudge()
     return parts
@@ -248,7 +254,7 @@ def assembled(algorithm: object, model: LoadedModel, steps: int, **options: Any)
 
 def updated(algorithm: object, model: LoadedModel, steps: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient norms (5,) and changes of all weights (P,) over five iterations with micro-batches of ``size``."""
-    # With an epsilon of the gradients' own size Adam does not blow rounding up where a gradient is nearly 0.
+    # With an epsilon of the gradients' size, Adam does not amplify rounding of gradients that are almost 0.
     parts = assembled(
         algorithm, model, steps, micro_batch_size=size, mini_batch_prompts=1, inner_epochs=2, lr=1e-2, eps=1e-2
     )
@@ -258,23 +264,23 @@ def updated(algorithm: object, model: LoadedModel, steps: int, size: int) -> tup
 
 
 def window(parts: Assembly, iteration: int, group: int, seed: int) -> Window:
-    """The algorithm's answer, or core's."""
+    """The window of the algorithm, or core's default."""
     steps = parts.config.rollout.steps
     return parts.hooks.sde_window(iteration=iteration, group=group, steps=steps, seed=seed)  # type: ignore[no-any-return]
 
 
 def advantages(parts: Assembly, rewards: list[float], uid: list[int]) -> torch.Tensor:
-    """(N,) fp32 from the algorithm's hook."""
+    """The result (N,) fp32 of the algorithm's hook."""
     values = torch.tensor(rewards)
-    found = parts.hooks.compute_advantages(
+    result = parts.hooks.compute_advantages(
         rewards=values, uid=torch.tensor(uid), components={"reward": values}, weights={"reward": 1.0}
     )
-    assert found.shape == values.shape
-    return found  # type: ignore[no-any-return]
+    assert result.shape == values.shape
+    return result  # type: ignore[no-any-return]
 
 
 def prepared(parts: Assembly, batch: TensorDict) -> TensorDict:
-    """The batch as the backend would train on it."""
+    """The batch after ``prepare_actor_batch``."""
     policy = parts.backend.policy
     return parts.hooks.prepare_actor_batch(policy=policy, batch=batch, iteration=0, seed=0, total=lambda values: values)  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""Model, hooks, engine and backend of a run, without its data, rewards and directory: what the suites put together."""
+"""Builds model, hooks, engine and backend of a run for the suites, without data files, rewards and run directory."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from omni_rl.training.backend import TorchBackend
 from omni_rl_testing.toy import PolicyGradient
 
 PROMPTS = ("a sign that says hello", "a", "describe the image of a world with 9 signs")
-"""Of different length, so that they are padded beside each other."""
+"""Prompts of different length, so that a batch needs padding."""
 
 STEP = 0.02
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts, under the names that they bear in a run."""
+    """The parts of a run, with the same names as in a run."""
 
     config: Config
     model: LoadedModel
@@ -55,7 +55,7 @@ class Assembly:
 
     @property
     def subject(self) -> Trainer:
-        """What the gate's rows about sampling, replay and weights read."""
+        """The parts that the gate's checks of sampling, replay and weights read."""
         return Trainer(
             model=self.model,
             hooks=self.hooks,
@@ -68,24 +68,24 @@ class Assembly:
         )
 
     def sync(self, policy_version: int | None = None) -> SyncReport:
-        """Give the engine the trained weights, by default under the assembly's own policy version."""
+        """Send the trained weights to the engine, by default with the assembly's own policy version."""
         version = self.policy_version if policy_version is None else policy_version
         form = self.engine.takes_weights
         weights = iter(()) if form == "none" else self.backend.weights("trained", form)
         return self.engine.sync(version, weights)
 
     def requests(self, iteration: int = 0) -> list[Request]:
-        """What one iteration asks for: ``rollout.group_size`` samples of every prompt."""
+        """The requests of one iteration: ``rollout.group_size`` samples of every prompt."""
         return rollout_requests(self.config, self.hooks, self.prompts, iteration, self.policy_version)
 
     def draw(self, requests: Sequence[Request]) -> list[Sample]:
-        """The requests' samples, in the order of their ``sample_id``."""
+        """The samples of the requests, in the order of their ``sample_id``."""
         self.engine.submit(requests)
         return sorted(self.engine.completed(), key=lambda sample: sample.request.sample_id)
 
     def batch(self, seed: int = 0) -> TensorDict:
-        """One iteration's batch, ready for the backend, with rewards drawn from ``seed``; for an algorithm that learns
-        from pairs, every sample preferred over another one.
+        """One iteration's batch for the backend, with rewards drawn from ``seed``. For an algorithm that learns from
+        pairs, each sample is chosen and another one is rejected.
         """
         batch = trajectory.collate(self.draw(self.requests()))
         if self.context.traits.offline:
@@ -93,7 +93,7 @@ class Assembly:
         return self.rewarded(batch, randn(seed_of("rewards", seed), [len(batch)]))
 
     def rewarded(self, batch: TensorDict, rewards: torch.Tensor) -> TensorDict:
-        """A copy of ``batch`` with ``rewards`` (N,) and the advantages that the algorithm makes of them."""
+        """A copy of ``batch`` with ``rewards`` (N,) and the algorithm's advantages."""
         batch = batch.clone()
         batch["rewards"] = rewards
         batch["advantages"] = self.hooks.compute_advantages(
@@ -102,24 +102,23 @@ class Assembly:
         return batch
 
     def nudge(self, seed: int = 0) -> None:
-        """Move every trainable weight by a fixed random step: adapters start at 0, where half of them do nothing."""
+        """Change every trainable weight by a fixed random step: LoRA starts with B = 0, where A has no effect."""
         for name, parameter in self.model.parameters().items():
             parameter.data = parameter.data + STEP * randn(seed_of("nudge", seed, name), parameter.shape)
 
 
 def paired(batch: TensorDict, shift: int) -> TensorDict:
-    """(N,) pairs as an offline algorithm's experience source makes them of files: each of N samples is preferred over
-    the one
-    that stands ``shift`` places behind it.
+    """N pairs from N samples, as the experience source of an offline algorithm makes them from files: sample i is
+    chosen, and the sample ``shift`` rows later is rejected.
     """
     drawn = {"advantages", "draws", "log_probs", "loss_weights", "order", "rewards", "sigmas", "timesteps"}
-    found = batch.exclude(*drawn)
+    pairs = batch.exclude(*drawn)
     finals = {stream: stored["final"] for stream, stored in batch["latents"].items()}
     for entry, places in (("latents", 0), ("rejected", -shift)):
         values = {stream: {"final": final.roll(places, 0)} for stream, final in finals.items()}
-        found[entry] = TensorDict(values, batch.batch_size)
-    found["uid"] = batch["sample_id"]  # a pair is a group of its own
-    return found
+        pairs[entry] = TensorDict(values, batch.batch_size)
+    pairs["uid"] = batch["sample_id"]  # each pair is its own group
+    return pairs
 
 
 def assemble(
@@ -134,14 +133,14 @@ def assemble(
     engine: Callable[[Context], Engine] = EmbeddedEngine,
     **sections: dict[str, Any],
 ) -> Assembly:
-    """Put a run's parts together.
+    """Build the parts of a run.
 
     Args:
-        model: as loaded; ``backend`` chooses what trains in it.
-        plugin: the model plugin; None leaves every hook to the universal adapter.
-        algorithm: the algorithm's instance; by default the policy gradient of :mod:`omni_rl_testing.toy`.
-        media: the files of each prompt, as ``Request.media``.
-        sections: the configuration, over the plugins' defaults and this module's.
+        model: a loaded model; ``backend`` makes some of its weights trainable.
+        plugin: the model plugin; None uses the universal adapter for all hooks.
+        algorithm: the algorithm's instance; default: the policy gradient of :mod:`omni_rl_testing.toy`.
+        media: the files of each prompt, as in ``Request.media``.
+        sections: the configuration; it replaces defaults of the plugins and of this module.
     """
     algorithm = PolicyGradient() if algorithm is None else algorithm
     layers = [Layer("core", core_hooks, "omni-rl"), Layer("algorithm", algorithm, type(algorithm).__name__)]
@@ -149,10 +148,10 @@ def assemble(
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
     config = _config(layers, model.architecture, len(prompts), sections)
     hooks = Hooks(build_manager(layers))
-    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # core's phases, for a sampling process
+    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # for an engine in another process
     options = getattr(algorithm, "config", None)
     context = Context(config, None, _loader(model), hooks, spec, hooks.traits(config=options))
-    trainer = backend(context)  # first: it puts adapters into the model that the engine samples from
+    trainer = backend(context)  # first, because it adds LoRA to the model that the engine samples with
     sampler = engine(replace(context, shared_model=trainer.model))
     files = media or [{}] * len(prompts)
     rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
@@ -162,7 +161,7 @@ def assemble(
 
 
 def _loader(model: LoadedModel) -> Callable[[], LoadedModel]:
-    """The model itself for the backend, which asks first, and equal ones for whoever loads another."""
+    """A loader that returns the model itself in its first call (for the backend) and equal copies later."""
     untouched = copy.deepcopy(model)
     first = iter([model])
     return lambda: next(first, None) or copy.deepcopy(untouched)
@@ -191,7 +190,7 @@ def _base(prompts: int) -> dict[str, Any]:
 
 
 def drawn(parts: Assembly) -> Probe:
-    """Samples of every prompt."""
+    """Draw samples of every prompt."""
     requests = parts.requests()
     samples = parts.draw(requests)
     return Probe(requests, samples, trajectory.collate(samples), spare=[])

@@ -1,4 +1,4 @@
-"""The contract of backends, as tests. See :class:`BackendContract`."""
+"""Contract tests of backends. See :class:`BackendContract`."""
 
 from __future__ import annotations
 
@@ -24,34 +24,37 @@ Train = Callable[..., Assembly]
 
 
 class BackendContract:
-    """What a run relies on. Inherit it and supply one fixture; every test runs with adapters and on the full model.
+    """Checks that a run can use a backend. Inherit it and supply one fixture. Every test runs with LoRA and with the
+    full model.
 
-    ``backend``: what the entry point names: called with a :class:`Context`, it answers a backend that trains
+    ``backend``: the object of the entry point. Called with a :class:`Context`, it returns a backend that trains
     ``context.model``.
-    ``make_model``: a function that answers a fresh, equal model at every call; by default the toy pipeline.
+
+    ``make_model`` (optional): a function that returns a new model with equal weights in every call; default: the toy
+    pipeline.
 
     Attributes:
-        tolerance: relative difference between micro-batch sizes that still counts as none.
+        tolerance: largest allowed relative difference between micro-batch sizes.
     """
 
     tolerance: ClassVar[float] = 1e-5
 
     @pytest.fixture
     def make_model(self) -> Callable[[], LoadedModel]:
-        """The toy."""
+        """Make the toy pipeline."""
         return toy_model
 
     @pytest.fixture(params=["lora", "full"])
     def train(self, request: pytest.FixtureRequest, backend: Callable[[Context], Backend], make_model: Any) -> Train:
-        """``train(lr=..., ...)``: fresh parts around the backend with these options of the section ``train``."""
+        """``train(lr=..., ...)`` returns a new assembly with the backend and these options of the section ``train``."""
         return trainer(backend, make_model, request.param == "lora")
 
     # ---------------------------------------------------------------------------------------------------- what moves
 
     def test_an_update_moves_what_trains_and_nothing_else(self, train: Train) -> None:
-        """Every trained tensor with a gradient moves; frozen weights, encoders and decoders keep their bits.
+        """Every trained tensor with a gradient changes; frozen weights, encoders and decoders do not change by a bit.
 
-        Mend ``update``: the optimizer holds ``model.parameters()``, all of them and only them.
+        Fix ``update``: the optimizer must hold exactly the parameters of ``model.parameters()``.
         """
         parts = train()
         parts.nudge()
@@ -61,9 +64,10 @@ class BackendContract:
         assert moved == set(parts.model.parameters())
 
     def test_a_learning_rate_of_zero_moves_nothing(self, train: Train) -> None:
-        """Weight decay, momentum and averages included: the control run of every experiment.
+        """With lr 0, weight decay, momentum and moving averages change nothing either. Experiments use this as control
+        run.
 
-        Mend ``update``: weight decay is decoupled and scaled by the learning rate.
+        Fix ``update``: weight decay is decoupled and scaled by the learning rate.
         """
         parts = train(lr=0.0, weight_decay=0.1)
         before = weights(parts)
@@ -71,9 +75,9 @@ class BackendContract:
         assert_equal(weights(parts), before)
 
     def test_the_policy_is_what_is_sampled(self, train: Train) -> None:
-        """After an update the policy replays samples that are drawn from the moved weights.
+        """After an update, the policy replays samples of the updated weights exactly.
 
-        Mend ``policy``: it evaluates the very weights that ``update`` moved.
+        Fix ``policy``: it must evaluate the same weights that ``update`` changes.
         """
         parts = train()
         parts.backend.update(parts.batch(), 0)
@@ -85,9 +89,9 @@ class BackendContract:
     # ------------------------------------------------------------------------------------------------------ geometry
 
     def test_micro_batches_do_not_matter(self, train: Train) -> None:
-        """Equal gradient norms and weights for any micro-batch size, also after a second pass over the samples.
+        """Gradient norms and weights are equal for every micro-batch size, also after a second pass over the samples.
 
-        Mend ``update``: divide by the mini-batch's samples and steps, not by the micro-batch's, and clip once at the
+        Fix ``update``: divide by the samples and steps of the mini-batch, not of the micro-batch, and clip once at the
         end.
         """
         reference = trained(train(micro_batch_size=6, inner_epochs=2, max_grad_norm=1e-3))
@@ -98,9 +102,10 @@ class BackendContract:
             assert (change - reference[1]).norm() <= self.tolerance * reference[1].norm()
 
     def test_an_update_takes_whole_prompts(self, train: Train) -> None:
-        """Three prompts, two an update, two passes: four optimizer steps, counted over the whole run.
+        """With three prompts, two prompts per update and two passes there are four updates, counted over the whole run.
 
-        Mend ``update``: ``train.mini_batch_prompts`` prompts to an optimizer step, ``after_update`` after each.
+        Fix ``update``: use ``train.mini_batch_prompts`` prompts per optimizer update, and call ``after_update`` after
+        each.
         """
         parts = train(mini_batch_prompts=2, inner_epochs=2)
         algorithm = parts.algorithm
@@ -110,9 +115,9 @@ class BackendContract:
         assert algorithm.updates == list(range(1, 9))
 
     def test_figures_are_finite_means_over_samples(self, train: Train) -> None:
-        """``actor/<name>`` of an algorithm's figure is its mean over samples and steps, whatever the micro-batches.
+        """``actor/<name>`` is the mean of an algorithm's metric over samples and steps, for every micro-batch size.
 
-        Mend ``update``: weight the figures of a micro-batch by its rows.
+        Fix ``update``: weight the metrics of a micro-batch by its number of rows.
         """
         parts = train(micro_batch_size=4, lr=0.0)
         batch = parts.batch()
@@ -125,13 +130,13 @@ class BackendContract:
 
     @pytest.mark.parametrize("form", ["merged", "adapter"])
     def test_weights_are_handed_out_by_name(self, train: Train, form: Form) -> None:
-        """An engine elsewhere gets every weight once, in fp32, under the name that ``weight_names`` announces.
+        """An engine in another process gets every weight once, in fp32, with the name that ``weight_names`` returns.
 
-        Mend ``weights`` or ``weight_names``: both list the same names in the same order, whatever the copy.
+        Fix ``weights`` or ``weight_names``: both return the same names in the same order, for every copy.
         """
         parts = train()
         if form == "adapter" and parts.config.model.lora is None:
-            pytest.skip("no adapter trains")
+            pytest.skip("no LoRA is trained")
         copies: tuple[Copy, ...] = ("trained", "reference")
         for copy in copies:
             sent = list(parts.backend.weights(copy, form))
@@ -139,9 +144,9 @@ class BackendContract:
             assert {value.dtype for _, value in sent} == {torch.float32}
 
     def test_a_copy_is_handed_out_as_it_was_kept(self, train: Train) -> None:
-        """The initial weights stay what they were, and asking for them changes none that train.
+        """The copy of the initial weights does not change, and reading it does not change the trained weights.
 
-        Mend ``weights``: yield the copy's values, and leave the trained ones in place afterwards.
+        Fix ``weights``: yield the copy's values, and restore the trained weights afterwards.
         """
         parts = train()
         first = {name: value.clone() for name, value in parts.backend.weights("trained", "merged")}
@@ -156,9 +161,10 @@ class BackendContract:
     # --------------------------------------------------------------------------------------------------------- state
 
     def test_state_goes_on_exactly(self, train: Train) -> None:
-        """Loaded into a fresh backend whose weights differ, the state continues bit for bit: weights and figures.
+        """A new backend with other weights that loads the state continues bit for bit, in weights and metrics.
 
-        Mend ``state`` and ``load_state``: weights, optimizer, averages, schedule and counters, copied when loaded.
+        Fix ``state`` and ``load_state``: save weights, optimizer, averages, schedule and counters; copy tensors when
+        loading.
         """
         options = {"ema": {"decay": 0.5, "every": 2}, "warmup": 3}
         parts, other = train(**options), train(**options)
@@ -174,9 +180,9 @@ class BackendContract:
         assert_equal(loaded, written)  # a file's tensors may be mapped into memory
 
     def test_state_is_plain_data(self, train: Train) -> None:
-        """What safetensors and JSON can write, and what another run can tell apart.
+        """The state can be written as safetensors and JSON, and its tensor names are unique.
 
-        Mend ``state``: contiguous tensors on the CPU, everything else in the mapping for JSON.
+        Fix ``state``: contiguous tensors on the CPU; everything else in the mapping for JSON.
         """
         parts = train()
         parts.backend.update(parts.batch(), 0)
@@ -185,9 +191,10 @@ class BackendContract:
         assert json.loads(json.dumps(extra)) == extra
 
     def test_what_does_not_fit_is_refused(self, train: Train) -> None:
-        """A tensor that is missing, misshapen or left over means another configuration wrote the checkpoint.
+        """A tensor that is missing, has another shape or is unknown means that the checkpoint belongs to another
+        configuration.
 
-        Mend ``load_state``: compare names and shapes first, and raise CheckpointError with the name.
+        Fix ``load_state``: compare names and shapes first, and raise CheckpointError with the name.
         """
         parts = train()
         parts.backend.update(parts.batch(), 0)
@@ -199,9 +206,9 @@ class BackendContract:
                 train().backend.load_state(wrong, extra)
 
     def test_named_weights_come_and_go(self, train: Train) -> None:
-        """Within ``weights(name)`` the policy is another one; afterwards the trained bits are back.
+        """Inside ``weights(name)`` the policy uses that copy; afterwards the trained weights are back, bit for bit.
 
-        Mend ``policy.weights``: swap values in under no_grad, and put the trained bits back.
+        Fix ``policy.weights``: exchange the values under no_grad, and restore the trained weights.
         """
         parts = train()
         parts.nudge()
@@ -227,12 +234,12 @@ def trainer(backend: Callable[[Context], Backend], make_model: Callable[[], Load
 
 def weights(parts: Assembly) -> Tensors:
     """A copy of every parameter of every module, by name."""
-    found = ((f"{c}.{n}", p) for c, module in parts.model.modules.items() for n, p in module.named_parameters())
-    return {name: parameter.detach().clone() for name, parameter in found}
+    parameters = ((f"{c}.{n}", p) for c, module in parts.model.modules.items() for n, p in module.named_parameters())
+    return {name: parameter.detach().clone() for name, parameter in parameters}
 
 
 def trained(parts: Assembly) -> tuple[dict[str, float], torch.Tensor]:
-    """Figures of one iteration's updates, and the change (P,) of what trains."""
+    """Metrics of one iteration's updates, and the change (P,) of the trained parameters."""
     parts.nudge()
     before = {name: parameter.detach().clone() for name, parameter in parts.model.parameters().items()}
     figures = parts.backend.update(parts.batch(), 0)
@@ -241,6 +248,6 @@ def trained(parts: Assembly) -> tuple[dict[str, float], torch.Tensor]:
 
 
 def assert_equal(found: Tensors, expected: Tensors) -> None:
-    """Fail unless both hold the same tensors, bit for bit."""
+    """Fail unless both mappings have the same tensors, bit for bit."""
     assert found.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []

@@ -1,4 +1,4 @@
-"""The commands ``omni-rl conformance`` and ``omni-rl new``; what imports torch or pytest is imported when they run."""
+"""The commands ``omni-rl conformance`` and ``omni-rl new``. They import torch and pytest only when they run."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ def conformance(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="options of the plugin, as in a configuration: reward.detect=true, rollout.call.height=64",
+            help="options of the plugin as in a configuration, e.g. reward.detect=true, rollout.call.height=64",
         ),
     ] = None,
     kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine, backend")] = None,
-    key: Annotated[list[str] | None, typer.Option(help="what a configuration calls it, e.g. ocr")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="its name in a configuration, e.g. ocr")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint for models and engines")
+        list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint, for models and engines")
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="show failures as pytest does")] = False,
 ) -> None:
-    """Run the contract suites on an installed plugin and report: what its tests inherit, without its tests.
+    """Run the contract suites on an installed plugin and print a report. The plugin's own tests are not needed.
 
-    Everything that the package offers is tested; --kind and --key choose. --kind, --key and --model may be repeated.
-    A model needs a pipeline folder: --model, or one that the package brings, or the tiny random one of its architecture
-    that omni-rl-tiny has. Everything else runs on a toy.
+    All plugins of the package are tested; --kind and --key select some. --kind, --key and --model may be repeated. A
+    model plugin needs a pipeline folder: --model, or one that the package has, or the tiny random pipeline of its
+    architecture in omni-rl-tiny. All other kinds are tested with a toy pipeline.
 
-    Exit status: 0 when all is well, 1 when a check failed, 2 when a suite could not run. Needs omni-rl[testing].
+    Exit status: 0 if all checks passed, 1 if a check failed, 2 if a suite could not run. Needs omni-rl[testing].
     """
     from omni_rl_testing.conformance.printing import print_report
 
-    given = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
-    code = print_report(distribution, trace=trace, **given)
+    selection = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
+    code = print_report(distribution, trace=trace, **selection)
     if code:
         raise typer.Exit(code)
 
@@ -45,9 +45,9 @@ def new(
     name: Annotated[str, typer.Argument(help="lower-case words joined by -, without omni-rl-: sharp-edges")],
     output: Annotated[Path, typer.Option("--output", "-o", help="existing folder to write the package in")] = Path(),
 ) -> None:
-    """Start a plugin: a package omni-rl-NAME with a working example, its tests and a README that says what to edit.
+    """Create a plugin package omni-rl-NAME with a working example, its tests and a README that says what to edit.
 
-    As generated it passes its tests, ruff, mypy and `omni-rl conformance`. Needs omni-rl[new].
+    The new package passes its tests, ruff, mypy and `omni-rl conformance` without changes. Needs omni-rl[new].
     """
     from omni_rl_testing.new_plugin import new_plugin
 

@@ -1,4 +1,4 @@
-"""The contract of rollout engines, as tests. See :class:`EngineContract`."""
+"""Contract tests of rollout engines. See :class:`EngineContract`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ from omni_rl_testing.trajectories import check_documented, found, noises, replay
 
 
 class EngineContract:
-    """What a run relies on. Inherit it and supply one fixture.
+    """Checks that a run can use an engine. Inherit it and supply one fixture.
 
-    ``engine``: what the entry point names: called with a :class:`Context`, it answers an engine.
-    ``make_model``: a function that answers the model to sample from; by default the toy pipeline, in this process.
+    ``engine``: the object of the entry point. Called with a :class:`Context`, it returns an engine.
+
+    Optional fixtures:
+
+    ``make_model``: a function that returns the model to sample from; default: the toy pipeline, in this process.
+
     ``call``: arguments for that pipeline.
 
     Attributes:
-        tolerance: of log-probs and latents against core's own arithmetic, relative to the largest value.
+        tolerance: largest allowed difference of log-probs and latents from core's own, relative to the largest value.
     """
 
     tolerance: ClassVar[float] = 1e-5
 
     @pytest.fixture
     def make_model(self) -> Callable[[], LoadedModel]:
-        """The toy."""
+        """Make the toy pipeline."""
         return toy_model
 
     @pytest.fixture
@@ -47,7 +51,7 @@ class EngineContract:
     def parts(
         self, engine: Callable[[Context], Engine], make_model: Callable[[], LoadedModel], call: dict[str, Any]
     ) -> Iterator[Assembly]:
-        """A run's parts around the engine, adapters off zero and synchronised; nine samples, at most four at a time."""
+        """The parts of a run with the engine: weights changed and synced, nine samples in batches of at most four."""
         parts = assembled(engine, make_model(), call)
         yield parts
         parts.engine.close()
@@ -55,16 +59,16 @@ class EngineContract:
     def test_hooks_that_it_honours_exist(self, parts: Assembly) -> None:
         """``honours`` decides whether a run that overrides a hook may use the engine.
 
-        Mend ``honours``: the hooks that the engine calls, out of ``omni_rl.contracts.context.ENGINE_HOOKS``.
+        Fix ``honours``: list the hooks that the engine calls, from ``omni_rl.contracts.context.ENGINE_HOOKS``.
         """
         assert parts.engine.honours <= ENGINE_HOOKS
 
     # ------------------------------------------------------------------------------------------------------ requests
 
     def test_every_request_comes_back_exactly_once(self, parts: Assembly) -> None:
-        """Whatever was submitted in how many portions, and nothing twice.
+        """Each submitted request gives one sample, in however many calls of ``submit``.
 
-        Mend ``submit`` (it adds to what is waiting) or ``completed`` (it ends when nothing is outstanding).
+        Fix ``submit`` (it adds to the queue) or ``completed`` (it ends when no request is left).
         """
         requests = parts.requests()
         parts.engine.submit(requests[:4])
@@ -75,31 +79,32 @@ class EngineContract:
         assert list(parts.engine.completed()) == []
 
     def test_samples_say_whose_they_are(self, parts: Assembly) -> None:
-        """A trajectory under another request's name would be trained on with that request's reward.
+        """A trajectory with the identity of another request would be trained with that request's reward.
 
-        Mend ``completed``: answer with the request as it was submitted, and with its ``uid`` and ``sample_id``.
+        Fix ``completed``: return the submitted request with its ``uid`` and ``sample_id``.
         """
-        asked = [replace(request, uid=request.uid + 40, policy_version=7) for request in parts.requests()]
+        requests = [replace(request, uid=request.uid + 40, policy_version=7) for request in parts.requests()]
         parts.sync(7)
-        by_id = {request.sample_id: request for request in asked}
-        for sample in parts.draw(asked):
+        by_id = {request.sample_id: request for request in requests}
+        for sample in parts.draw(requests):
             assert sample.request == by_id[sample.request.sample_id]
             for name in ("uid", "sample_id", "policy_version"):
                 assert int(found(sample)[name]) == getattr(sample.request, name)
 
     def test_a_request_without_a_window_is_sampled_too(self, parts: Assembly) -> None:
-        """Validation keeps no log-probs; its samples are those of the same key and weights all the same.
+        """Validation stores no log-probs; its samples still follow from key and weights.
 
-        Mend ``completed``: a window of size 0 means plain ODE steps and (0,) log-probs.
+        Fix ``completed``: a window of size 0 means only ODE steps, and log-probs of shape (0,).
         """
         samples = parts.draw([replace(request, window=NO_STEPS) for request in parts.requests()])
         assert {tuple(found(sample)["log_probs"].shape) for sample in samples} == {(0,)}
         assert all(found(sample)["latents", "x", "final"].any() for sample in samples)
 
     def test_trajectories_are_as_documented(self, parts: Assembly) -> None:
-        """Keys, shapes and dtypes of :mod:`omni_rl.contracts.trajectory`, on the CPU, finite; falling sigmas.
+        """Keys, shapes and dtypes are those of :mod:`omni_rl.contracts.trajectory`; tensors are on the CPU and finite,
+        sigmas decrease.
 
-        Mend ``completed``: ``omni_rl.sampling.denoise.recorded`` makes a trajectory of a finished state.
+        Fix ``completed``: ``omni_rl.authoring.engine.recorded`` builds the trajectories of a finished state.
         """
         for sample in parts.draw(parts.requests()):
             assert found(sample).batch_size == torch.Size([])
@@ -110,10 +115,9 @@ class EngineContract:
 
     @pytest.mark.parametrize("order", ["together", "reversed", "alone"])
     def test_draws_follow_their_keys(self, parts: Assembly, order: str) -> None:
-        """x_T and the noise of every step are those that the key names, in any batch and any order.
+        """x_T and the noise of every step are those of the request's keys, in any batch and any order.
 
-        Mend ``completed``: x_T from ``request.initial_key``, noise of step i from ``draw_seed(request.key, stream,
-        i)``.
+        Fix ``completed``: x_T from ``request.initial_key``, noise of step i from ``draw_seed(request.key, stream, i)``.
         """
         requests = parts.requests()
         portions = {"together": [requests], "reversed": [requests[::-1]], "alone": [[r] for r in requests]}[order]
@@ -128,9 +132,9 @@ class EngineContract:
             torch.testing.assert_close(taken, named, rtol=0, atol=100 * self.tolerance)
 
     def test_neighbours_do_not_matter(self, parts: Assembly) -> None:
-        """A sample drawn alone is the one drawn beside others, up to rounding.
+        """A sample is the same in a batch of one and in a larger batch, except for rounding.
 
-        Mend ``completed``: rows of a batch share nothing but the schedule; mask what is padding.
+        Fix ``completed``: rows of a batch may share only the schedule; mask the padding.
         """
         together = parts.draw(parts.requests())
         alone = [sample for request in parts.requests() for sample in parts.draw([request])]
@@ -139,9 +143,9 @@ class EngineContract:
                 self.assert_close(latents["final"], found(b)["latents", stream, "final"])
 
     def test_no_two_samples_are_alike(self, parts: Assembly) -> None:
-        """Members of a group share prompt and weights; only their draws tell them apart.
+        """Samples of a group have the same prompt and weights; only their noise differs.
 
-        Mend ``completed``: every member of a group has a key of its own.
+        Fix ``completed``: use the key of each request.
         """
         finals = [found(sample)["latents", "x", "final"] for sample in parts.draw(parts.requests())]
         alike = [(i, j) for i, a in enumerate(finals) for j, b in enumerate(finals[:i]) if (a - b).abs().max() < 1e-3]
@@ -150,18 +154,18 @@ class EngineContract:
     # ------------------------------------------------------------------------------------------------------- weights
 
     def test_sync_gives_a_receipt_for_every_weight(self, parts: Assembly) -> None:
-        """A weight that does not arrive trains for nothing.
+        """A weight that does not reach the engine is trained without effect on samples.
 
-        Mend ``sync``: report where each weight landed, under the name that it was sent by, and the version.
+        Fix ``sync``: report for each weight name the engine's parameter that holds it, and the new version.
         """
         report = parts.sync(3)
         assert report.policy_version == 3
         assert set(parts.backend.weight_names(parts.engine.takes_weights)) <= report.landed.keys()
 
     def test_sync_drains_the_weights(self, parts: Assembly) -> None:
-        """Handing them out may be a collective of many ranks, which all wait until the last one is taken.
+        """``weights`` may be a collective operation of many ranks, which all wait until it is consumed.
 
-        Mend ``sync``: read ``weights`` to its end before it returns.
+        Fix ``sync``: read ``weights`` to its end.
         """
         form = parts.engine.takes_weights
         weights = iter(()) if form == "none" else parts.backend.weights("trained", form)
@@ -171,7 +175,7 @@ class EngineContract:
     def test_samples_follow_the_weights(self, parts: Assembly) -> None:
         """After a sync, samples change, and their log-probs are those of the trainer's weights.
 
-        Mend ``sync``: what is sampled afterwards uses the trainer's weights, adapters included (scale alpha / rank).
+        Fix ``sync``: later samples must use the trainer's weights, with adapters (scale alpha / rank).
         """
         before = parts.draw(parts.requests())
         parts.nudge(seed=1)
@@ -182,21 +186,21 @@ class EngineContract:
         self.assert_close(replayed(parts, batch), batch["log_probs"])
 
     def test_closing_twice_is_closing(self, parts: Assembly) -> None:
-        """A run closes its engine on every way out, sometimes twice, requests waiting or not.
+        """A run may close its engine twice, with or without waiting requests.
 
-        Mend ``close``: let go of what is there, and drop what waits.
+        Fix ``close``: release all resources once, and delete waiting requests.
         """
         parts.engine.submit(parts.requests())
         parts.engine.close()
         parts.engine.close()
 
     def assert_close(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Fail unless ``a`` lies within ``tolerance`` of ``b``."""
+        """Fail unless ``a`` and ``b`` differ by at most ``tolerance``."""
         assert (a - b).abs().max() <= self.tolerance * b.abs().max()
 
 
 def assembled(engine: Callable[[Context], Engine], model: LoadedModel, call: dict[str, Any]) -> Assembly:
-    """The parts of a run of three prompts."""
+    """The parts of a run with three prompts."""
     rollout = {"steps": 5, "group_size": 3, "batch_size": 4, "call": call}
     parts = assemble(model, engine=engine, rollout=rollout, model={"lora": {"rank": 2, "alpha": 4.0}})
     parts.nudge()

@@ -1,4 +1,4 @@
-"""A flow of numbers with velocity a x + b, in float64: its densities, divergences and gradients are known in full."""
+"""A flow with the linear velocity a x + b in float64, whose densities, divergences and gradients are known exactly."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LinearFlow:
     """``omni_rl.contracts.interfaces.Policy`` with the weights ``theta`` = (a, b); every x is (B, elements) float64.
 
     Args:
-        theta, reference: (a, b), trained and kept as the reference.
-        eta, sde: of every step.
+        theta, reference: (a, b), the trained weights and the copy ``reference``.
+        eta, sde: noise level and SDE type of every step.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class LinearFlow:
         return {"x": self.theta[0] * x["x"] + self.theta[1]}
 
     def velocity(self, batch: TensorDict, x: Streams, t: torch.Tensor, step: torch.Tensor | None = None) -> Streams:
-        """Nothing conditions it."""
+        """As :meth:`predict`; there is no conditioning."""
         del batch, step
         return self.predict(x, t, {})
 
     def step(self, x: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> Transition:
-        """From x (B, elements), by sigmas (B,)."""
+        """The transition from x (B, elements) with sigmas (B,)."""
         return transition(x, self.predict({"x": x}, None, {})["x"], sigma, sigma_next, self._eta, self._sde)
 
     def evaluate(self, batch: TensorDict, steps: Sequence[int]) -> list[Evaluation]:
-        """Replay of stored steps."""
+        """Replay stored steps."""
         return [self._evaluated(batch, step) for step in steps]
 
     def _evaluated(self, batch: TensorDict, step: int) -> Evaluation:
@@ -66,13 +66,13 @@ class LinearFlow:
         return Evaluation(joint_log_prob(moved, {"x": following}, {}, "density"), moved)
 
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
-        """(N, T, ...) float64."""
+        """Apply ``measure`` to every stored step: (N, T, ...) float64."""
         with torch.no_grad():
             return measure(batch, range(batch["timesteps"].shape[1]))
 
     @contextmanager
     def weights(self, name: str) -> Iterator[None]:
-        """Other values of theta."""
+        """A context with another copy of theta."""
         trained = self.theta
         self.theta = self.named[name]["theta"]
         try:
@@ -82,7 +82,7 @@ class LinearFlow:
             self.theta = trained
 
     def rollout(self, rows: int, sigmas: Sequence[float], seed: int = 0, elements: int = 1) -> TensorDict:
-        """A batch of ``rows`` trajectories of ``elements`` independent numbers each, every step noisy."""
+        """A batch of ``rows`` trajectories with ``elements`` independent numbers each; every step has noise."""
         table = torch.tensor(sigmas, dtype=torch.float64).expand(rows, -1)
         seeds = torch.tensor([[seed_of(seed, row, i) for i in range(len(sigmas))] for row in range(rows)])
         noise = torch.stack([torch.stack([randn(s, [elements]) for s in row]) for row in seeds.tolist()]).double()
@@ -107,10 +107,11 @@ class LinearFlow:
 
 
 def assert_gradient(policy: LinearFlow, losses: torch.Tensor, expected: Callable[[torch.Tensor], Any]) -> None:
-    """The losses (B,) and their gradients by theta are those of ``expected(theta)``, by central differences in float64.
+    """Check losses (B,) and their gradients with respect to theta against ``expected``, by central differences in
+    float64.
 
     Args:
-        expected: theta (2,) to (B,), written without omni-rl and without gradients.
+        expected: maps theta (2,) to losses (B,), computed without omni-rl and without autograd.
     """
     theta = policy.theta.detach()
     wanted = torch.as_tensor(expected(theta), dtype=torch.float64)
@@ -125,5 +126,5 @@ _: type[Policy] = LinearFlow
 
 
 def only_step(output: LossOutput) -> LossOutput:
-    """(B,) of an output (B, 1): the loss and the figures of the one step that was asked for."""
+    """An output (B,) from one of shape (B, 1), i.e. of a single step."""
     return LossOutput(output.loss[:, 0], {name: values[:, 0] for name, values in output.metrics.items()})

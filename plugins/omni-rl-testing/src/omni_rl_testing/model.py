@@ -1,4 +1,4 @@
-"""The contract of model plugins, as tests. See :class:`ModelContract`."""
+"""Contract tests of model plugins. See :class:`ModelContract`."""
 
 from __future__ import annotations
 
@@ -38,18 +38,24 @@ LOUD = 10.0
 
 
 class ModelContract:
-    """What a run relies on. Inherit it and supply two fixtures, of scope ``module`` or wider.
+    """Checks that a run can use a model plugin. Inherit it and supply two fixtures of scope ``module`` or wider.
 
-    ``pipeline_folder``: a tiny random pipeline of the plugin's architecture, as ``save_pretrained`` writes it. Give
-    weights that are initialised to zero another value: a model that answers 0 would pass whatever the plugin does.
-    ``plugin``: the plugin's module; None tests the universal adapter on this pipeline.
-    ``call``: arguments for the pipeline's ``__call__`` besides the plugin's own defaults, small sizes above all.
-    ``prompts``: three or more, of different length.
-    ``media``: the files of each prompt, as ``Request.media``, of equal sizes.
+    ``pipeline_folder``: a tiny random pipeline of the plugin's architecture, written by ``save_pretrained``. Weights
+    that are initialised to zero need other values, because a model that always returns 0 passes with every plugin.
+
+    ``plugin``: the plugin's module; None tests the universal adapter with this pipeline.
+
+    Optional fixtures:
+
+    ``call``: arguments for the pipeline's ``__call__`` besides the plugin's defaults, above all small sizes.
+
+    ``prompts``: three or more prompts of different lengths.
+
+    ``media``: the files of each prompt, as in ``Request.media``, of equal sizes.
 
     Attributes:
-        rounding: largest difference between batch compositions, relative to the largest value.
-        loop_rounding: the same between core's loop and the pipeline's.
+        rounding: largest allowed difference between batch compositions, relative to the largest value.
+        loop_rounding: largest allowed difference between core's loop and the pipeline's, relative to the largest value.
     """
 
     rounding: ClassVar[float] = 1e-5
@@ -58,7 +64,7 @@ class ModelContract:
     @pytest.fixture(scope="module")
     @classmethod
     def call(cls) -> dict[str, Any]:
-        """Nothing besides the plugin's defaults."""
+        """No arguments besides the plugin's defaults."""
         return {}
 
     @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ class ModelContract:
     @pytest.fixture(scope="module")
     @classmethod
     def media(cls) -> Sequence[Media]:
-        """None: nothing but text."""
+        """No media: the pipeline is conditioned on text only."""
         return ()
 
     @pytest.fixture(scope="module")
@@ -83,39 +89,39 @@ class ModelContract:
         prompts: Sequence[str],
         media: Sequence[Media],
     ) -> Assembly:
-        """A run's parts on the CPU in fp32; adapters where the plugin puts them, moved off zero."""
+        """The parts of a run on the CPU in fp32, with LoRA at the plugin's targets, changed so that B is not 0."""
         return assembled(pipeline_folder, plugin, call, prompts, media)
 
     @pytest.fixture(scope="module")
     @classmethod
     def probe(cls, parts: Assembly) -> Probe:
-        """One iteration's samples."""
+        """The samples of one iteration."""
         return drawn(parts)
 
     @pytest.fixture(scope="module")
     @classmethod
     def oracle(cls, parts: Assembly, probe: Probe) -> Oracle:
-        """What the upstream pipeline says to the same prompts."""
+        """The diffusers pipeline's own results for the same prompts."""
         return Oracle(parts.subject, probe)
 
     # -------------------------------------------------------------------------------------------- the upstream pipeline
 
     def test_embeddings_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
-        """Another template, layer or padding trains a model that nobody deploys.
+        """With another template, layer or padding, a run would train a model that nobody uses.
 
-        Mend ``tokenize`` or ``encode_prompt``: compare with the pipeline's ``encode_prompt``, one prompt at a time.
+        Fix ``tokenize`` or ``encode_prompt``: compare with the pipeline's ``encode_prompt``, one prompt at a time.
         """
         _, state = own_loop(parts.subject, oracle.requests, noise=False)
         own = oracle.conditioning
         if not own.keys() & state.conditioning.keys():
-            pytest.skip("the plugin keeps text in a form of its own, of which the loop without noise is the judge")
+            pytest.skip("the plugin stores text in its own format; the check without noise tests it")
         ours = {n: _as_wide(state.conditioning[n], v) for n, v in own.items() if n in state.conditioning}
         self.assert_close(ours, own, self.rounding)
 
     def test_schedule_is_the_pipelines_own(self, probe: Probe, oracle: Oracle) -> None:
-        """Timesteps and sigmas to the bit: a shift that is dropped moves every log-prob.
+        """Timesteps and sigmas must be equal to the bit, because a missing shift changes every log-prob.
 
-        Mend ``set_timesteps``: call the pipeline's own scheduler as its ``__call__`` does, with its mu or shift.
+        Fix ``set_timesteps``: call the pipeline's own scheduler as its ``__call__`` does, with its mu or shift.
         """
         own = oracle.table
         assert len(own.timesteps) == oracle.requests[0].steps
@@ -125,9 +131,10 @@ class ModelContract:
             assert torch.equal(row["sigmas"], own.sigmas[start : stop + 1])
 
     def test_without_noise_samples_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
-        """The pipeline's own loop with Euler steps ends in the same latents: guidance, packing and sign agree.
+        """Without SDE noise, the pipeline's own loop with Euler steps gives the same latents, so guidance, packing and
+        sign are right.
 
-        Mend ``predict`` (sign, unit of t, guidance), ``prepare_latents`` (packing) or ``prepare_condition``.
+        Fix ``predict`` (sign, unit of t, guidance), ``prepare_latents`` (packing) or ``prepare_condition``.
         """
         start, state = own_loop(parts.subject, oracle.requests, noise=False)
         self.assert_close(state.x, oracle.beside(start, state), self.loop_rounding)
@@ -135,9 +142,9 @@ class ModelContract:
     def test_decoding_is_the_pipelines_own(
         self, parts: Assembly, probe: Probe, oracle: Oracle, call: Mapping[str, Any]
     ) -> None:
-        """Of the size asked for; pixels in [0, 1], sound in [-1, 1], from far-off latents too.
+        """Media have the requested size; pixels are in [0, 1] and audio in [-1, 1], also for latents with large values.
 
-        Mend ``decode_latents``: unpacking, the VAE's scale and shift, the clamp to the range of the medium.
+        Fix ``decode_latents``: unpacking, the VAE's scale and shift, clamping to the range of the medium.
         """
         batch, wanted = probe.batch[:2], probe.requests[0].call
         latents = {name: LOUD * value for name, value in final(batch).items()}
@@ -159,27 +166,27 @@ class ModelContract:
     # ----------------------------------------------------------------------------------------------- replay and batches
 
     def test_log_probs_replay_to_the_bit(self, parts: Assembly, probe: Probe) -> None:
-        """The trainer's log-prob of a stored step is the one that rollout stored: the ratio starts at exactly 1.
+        """The trainer's log-prob of a stored step equals the stored one, so the ratio starts at exactly 1.
 
-        Mend ``predict``: it must answer alike in rollout and replay. No state between calls, no dropout, no
+        Fix ``predict``: it must give equal results in rollout and replay. No state between calls, no dropout, no
         randomness.
         """
         assert torch.equal(replayed(parts, probe.batch), probe.batch["log_probs"])
 
     def test_replay_calls_no_encoder(self, parts: Assembly, probe: Probe) -> None:
-        """Text and images are encoded once per trajectory; a forward of them in every update doubles its cost.
+        """Text and images are encoded once per trajectory; encoding them again in every update would double its cost.
 
-        Mend ``predict``: take embeddings from ``conditioning``, which ``encode_prompt`` and ``prepare_condition`` fill
-        once.
+        Fix ``predict``: use the embeddings in ``conditioning``, which ``encode_prompt`` and ``prepare_condition``
+        return.
         """
         before = dict(parts.model.counts)
         replayed(parts, probe.batch)
         assert parts.model.counts == before
 
     def test_neighbours_do_not_matter(self, parts: Assembly, probe: Probe) -> None:
-        """A batch of n is n batches of one: padding and position ids of a longer neighbour change nothing.
+        """A batch of n samples equals n batches of one: padding and position ids of a longer prompt change nothing.
 
-        Mend ``encode_prompt`` (return a mask of what is padding) or ``predict`` (hand that mask to the denoiser).
+        Fix ``encode_prompt`` (return a mask of the padding) or ``predict`` (pass that mask to the denoiser).
         """
         requests = probe.requests[::GROUP_SIZE]  # one sample of each prompt: a batch holds several prompts
         alone = trajectory.collate([sample for request in requests for sample in parts.draw([request])])
@@ -188,9 +195,10 @@ class ModelContract:
         self.assert_close({"": together["log_probs"]}, {"": alone["log_probs"]}, self.rounding)
 
     def test_every_row_may_have_its_own_timestep(self, parts: Assembly, probe: Probe) -> None:
-        """Velocities at differing t, off the table too, are those of single calls.
+        """Velocities of rows at different t, also at t between the timesteps of the schedule, equal those of single
+        calls.
 
-        Mend ``predict``: t is (B,); give every row its own, and do not look t up in a table.
+        Fix ``predict``: t is (B,); use each row's own t, and do not look t up in a table.
         """
         batch, call, policy = probe.batch[:4], probe.requests[0].call, parts.backend.policy
         x, conditioning = final(batch), trajectory.conditioning_of(batch)
@@ -206,11 +214,13 @@ class ModelContract:
         assert all(v.isfinite().all() and v.any() for v in together.values())
 
     def test_velocities_are_the_pipelines_own(self, parts: Assembly, probe: Probe, oracle: Oracle) -> None:
-        """As the universal adapter finds them, at timesteps that differ from row to row, off the table too.
+        """Velocities equal those of the universal adapter, at timesteps that differ per row, also between those of the
+        schedule.
 
-        Compared by the data that they predict: where a pipeline guides data, it divides rounding by sigma.
+        The predicted data (x - sigma * velocity) are compared: a pipeline that applies guidance to data divides by
+        sigma, which makes rounding larger.
 
-        Mend ``predict``: guidance, its norm and the timestep's unit as in the pipeline's loop, whatever the timestep.
+        Fix ``predict``: guidance, its norm and the timestep's unit as in the pipeline's loop, for every timestep.
         """
         batch, t = probe.batch[:4], torch.tensor([311.0, 702.5, 12.5, 950.25])
         x, sigma = final(batch), t / parts.model.pipe.scheduler.config.num_train_timesteps
@@ -225,17 +235,19 @@ class ModelContract:
     # ------------------------------------------------------------------------------------------------- weights and text
 
     def test_weights_get_gradients_and_reach_samples(self, parts: Assembly, probe: Probe) -> None:
-        """Every adapter that matters learns, nothing frozen does, and samples follow the weights: the gate's rows.
-
-        Mend ``predict``: call the modules of ``model.pipe`` themselves, without ``no_grad``, copies or casts of
+        """Every adapter that the velocity depends on gets a gradient, no frozen weight does, and samples follow the
         weights.
+
+        Fix ``predict``: call the modules of ``model.pipe`` themselves, without ``no_grad`` and without copies or casts
+        of weights.
         """
         assert [f"{r.name}: {r.detail}" for r in weight_rows(parts.subject, probe) if r.verdict == "fail"] == []
 
     def test_suggested_lora_targets_exist(self, parts: Assembly, plugin: ModuleType | None) -> None:
-        """A target that names no module of the denoiser trains less than its author thinks.
+        """Every suggested target matches a module of the denoiser; otherwise fewer weights are trained than the author
+        expects.
 
-        Mend ``defaults``: suffixes of ``named_modules()`` of the denoiser, such as "to_q".
+        Fix ``defaults``: use suffixes of names in the denoiser's ``named_modules()``, such as "to_q".
         """
         suggested = defaults_of(Layer("model", plugin, "plugin"), parts.model.architecture) if plugin else {}
         targets = suggested.get("model", {}).get("lora", {}).get("targets", [])
@@ -244,19 +256,20 @@ class ModelContract:
         assert targets == "all-linear" or missing == []
 
     def test_a_prompt_that_is_too_long_is_refused(self, parts: Assembly) -> None:
-        """Words that are cut off cannot be rewarded; a plugin that tokenises raises DataError.
+        """A plugin that tokenizes raises DataError for a prompt over the limit, because words that are cut off have no
+        effect.
 
-        Mend ``tokenize``: tokenise without truncation, count, and raise DataError over the limit.
+        Fix ``tokenize``: tokenize without truncation, count the tokens, and raise DataError over the limit.
         """
         if not parts.hooks.tokenize(model=parts.model, prompts=["a"], call={}):
-            pytest.skip("the pipeline tokenises by itself")
+            pytest.skip("the pipeline tokenizes, not the plugin")
         with pytest.raises(DataError):
             parts.hooks.tokenize(model=parts.model, prompts=["a", " ".join(["sign"] * 20_000)], call={})
 
     def test_listing_plugins_imports_neither_torch_nor_the_plugin(self, plugin: ModuleType | None) -> None:
-        """``omni-rl plugins`` reads metadata.
+        """``omni-rl plugins`` reads only metadata.
 
-        Mend the package: nothing of it may be imported at start-up (``.pth`` files, ``sitecustomize``).
+        Fix the package: Python must not import it at start-up (``.pth`` files, ``sitecustomize``).
         """
         code = LISTING.format(["torch", *([plugin.__name__] if plugin else [])])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -264,24 +277,24 @@ class ModelContract:
         assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
     def assert_close(self, found: Streams, expected: Streams, tolerance: float) -> None:
-        """Fail unless the tensors agree, relative to the largest value of each."""
+        """Fail unless the tensors agree within ``tolerance``, relative to the largest value of each."""
         assert {n: v.shape for n, v in found.items()} == {n: v.shape for n, v in expected.items()}
         gaps = {n: float((found[n] - v).abs().max() / v.abs().max()) for n, v in expected.items()}
         assert max(gaps.values()) <= tolerance, gaps
 
 
 def _as_wide(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Without the padding of longer prompts, whose media keep them out of the oracle's batch."""
+    """Remove the padding of longer prompts: with media, the oracle's batch has only one prompt."""
     return found if found.ndim < 2 or found[:, own.shape[1] :].any() else found[:, : own.shape[1]]
 
 
 def _data(x: Streams, sigma: torch.Tensor, velocity: Streams) -> Streams:
-    """x - sigma v, for sigma (B,)."""
+    """The predicted data x - sigma * velocity, for sigma (B,)."""
     return {n: v - sigma.view(-1, *[1] * (v.ndim - 1)) * velocity[n] for n, v in x.items()}
 
 
 def _as_taken(model: LoadedModel, oracle: Oracle, requests: Sequence[Request], kept: Tensors) -> Tensors:
-    """Conditioning of these requests as the pipeline takes it: what the plugin keeps, unless that has another form."""
+    """Conditioning of the requests in the pipeline's format: the plugin's conditioning if it has that format."""
     if oracle.conditioning.keys() & kept.keys():
         return kept
     texts = [
@@ -300,7 +313,7 @@ def _as_taken(model: LoadedModel, oracle: Oracle, requests: Sequence[Request], k
 def assembled(
     folder: Path, plugin: object, call: dict[str, Any], prompts: Sequence[str], media: Sequence[Media] = ()
 ) -> Assembly:
-    """The parts of a run of the pipeline in ``folder``; a batch is the samples of one prompt."""
+    """The parts of a run with the pipeline in ``folder``; one batch holds the samples of one prompt."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
     rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}
     lora = {"lora": {"rank": 2, "alpha": 4.0}}

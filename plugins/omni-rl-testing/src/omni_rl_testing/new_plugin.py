@@ -1,6 +1,6 @@
-"""``omni-rl new KIND NAME``: a plugin that passes its contract suite as generated.
+"""``omni-rl new KIND NAME`` creates a plugin that passes its contract suite without changes.
 
-The template ships inside the wheel as ``omni_rl_testing/_template``, in a checkout a link to ``plugin-template``.
+The template is in the wheel as ``omni_rl_testing/_template``; in a checkout this is a link to ``plugin-template``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ PREFIX = "omni-rl-"
 
 
 def kinds() -> list[str]:
-    """The kinds of plugin that there is a template for."""
+    """The kinds of plugins that have a template."""
     return list(json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))["kind"])
 
 
 def new_plugin(kind: str, name: str, output: Path) -> Path:
-    """Write the package ``omni-rl-NAME`` under ``output`` and return its folder.
+    """Write the package ``omni-rl-NAME`` into ``output`` and return its folder.
 
     Args:
         kind: one of :func:`kinds`.
@@ -31,7 +31,7 @@ def new_plugin(kind: str, name: str, output: Path) -> Path:
         output: an existing folder.
 
     Raises:
-        UserError: the kind or the name cannot be used, the package exists already, or cookiecutter is not installed.
+        UserError: the kind or the name is not allowed, the package exists already, or cookiecutter is not installed.
     """
     _check_kind(kind)
     _check_name(kind, name)
@@ -39,7 +39,7 @@ def new_plugin(kind: str, name: str, output: Path) -> Path:
     if not output.is_dir():
         raise UserError(f"{output} is not a folder", f"mkdir -p {output}")
     if folder.exists():
-        raise UserError(f"{folder} exists already", "choose another name, or remove it")
+        raise UserError(f"{folder} exists already", "choose another name, or delete the folder")
     return Path(_bake({"kind": kind, "name": name}, output))
 
 

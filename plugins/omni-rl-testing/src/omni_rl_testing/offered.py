@@ -1,7 +1,7 @@
-"""The suites with fixtures for what a distribution offers: what ``omni-rl conformance`` runs.
+"""Contract suites with fixtures for any installed plugin; ``omni-rl conformance`` runs them.
 
-A plugin's own tests name its pieces; here they come from an entry point, built from the options that a configuration
-would give them. What the suite needs besides is the toy of :mod:`omni_rl_testing.toy`, or drawn pictures.
+In a plugin's own tests, the plugin is a fixture. Here it is loaded from its entry point, with options as in a
+configuration. The other fixtures are the toy pipeline of :mod:`omni_rl_testing.toy`, or drawn images.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from omni_rl_testing.reward import RewardContract
 from omni_rl_testing.toy import toy_model
 
 SMALL = {"height": 32, "width": 64, "num_frames": 9}
-"""Sizes that every architecture known to diffusers can draw, of those arguments that a pipeline takes."""
+"""Sizes that every diffusers pipeline can generate; arguments that a pipeline does not have are left out."""
 
 CALL = "call.json"
-"""A file in a pipeline's folder that tells better ones."""
+"""A file in a pipeline's folder with better values."""
 
 SIGN = (128, 64)
 FRAMES, FRAME_RATE = 5, 8.0
@@ -48,33 +48,33 @@ SAMPLE_RATE = 16_000.0
 
 
 class OfferedModel(ModelContract):
-    """With a pipeline folder that the caller gave."""
+    """Tests a model plugin with a pipeline folder of the caller."""
 
     subject: ClassVar[Subject]
 
     @pytest.fixture(scope="module")
     @classmethod
     def plugin(cls) -> object:
-        """The entry point's module, or an instance of its class."""
+        """The module of the entry point, or an instance of its class."""
         return _instance(cls.subject)
 
     @pytest.fixture(scope="module")
     @classmethod
     def pipeline_folder(cls) -> Path:
-        """As given."""
+        """The caller's pipeline folder."""
         assert cls.subject.model is not None
         return cls.subject.model
 
     @pytest.fixture(scope="module")
     @classmethod
     def call(cls) -> dict[str, Any]:
-        """Small sizes, where nothing else was asked for."""
+        """The caller's arguments; small sizes for the others."""
         return _call(cls.subject, cls.subject.offer.key)
 
     @pytest.fixture(scope="module")
     @classmethod
     def media(cls, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Media]:
-        """Drawn signs, where a picture is the pipeline's first argument, or one that it cannot do without."""
+        """Drawn signs if the pipeline's first argument is an image, or if the pipeline requires an image."""
         taken = _parameters(cls.subject.offer.key)
         first = [name for name in taken if name != "self"][:1] == ["image"]
         if "image" not in taken or not (first or taken["image"].default is inspect.Parameter.empty):
@@ -86,63 +86,63 @@ class OfferedModel(ModelContract):
 
 
 class OfferedAlgorithm(AlgorithmContract):
-    """On the toy."""
+    """Tests an algorithm with the toy pipeline."""
 
     subject: ClassVar[Subject]
 
     @pytest.fixture
     def algorithm(self) -> object:
-        """From its options."""
+        """An instance with the caller's options."""
         return _instance(self.subject)
 
 
 class OfferedReward(RewardContract):
-    """On drawn signs."""
+    """Tests a reward with drawn signs."""
 
     subject: ClassVar[Subject]
 
     @pytest.fixture
     def reward(self) -> Any:
-        """From its options."""
+        """An instance with the caller's options."""
         return _instance(self.subject)
 
     @pytest.fixture
     def samples(self) -> RewardBatch:
-        """Two groups of three."""
+        """Two groups of three samples."""
         return signs()
 
 
 class OfferedEngine(EngineContract):
-    """On the toy, or on a pipeline folder that the caller gave."""
+    """Tests an engine with the toy pipeline, or with a pipeline folder of the caller."""
 
     subject: ClassVar[Subject]
 
     @pytest.fixture
     def engine(self) -> Callable[[Context], Engine]:
-        """With its options."""
+        """The engine with the caller's options."""
         return _with_options(self.subject)
 
     @pytest.fixture
     def make_model(self) -> Callable[[], LoadedModel]:
-        """The toy, in this process, or the folder."""
+        """The toy pipeline in this process, or the pipeline of the folder."""
         folder = self.subject.model
         return toy_model if folder is None else lambda: _loaded(folder)
 
     @pytest.fixture
     def call(self) -> dict[str, Any]:
-        """Nothing for the toy, small sizes for a folder."""
+        """No arguments for the toy pipeline, small sizes for a folder."""
         folder = self.subject.model
         return dict(self.subject.call) if folder is None else _call(self.subject, _loaded(folder).architecture)
 
 
 class OfferedBackend(BackendContract):
-    """On the toy."""
+    """Tests a backend with the toy pipeline."""
 
     subject: ClassVar[Subject]
 
     @pytest.fixture
     def backend(self) -> Callable[[Context], Backend]:
-        """With its options."""
+        """The backend with the caller's options."""
         return _with_options(self.subject)
 
 
@@ -167,10 +167,10 @@ OFFERED: Mapping[str, type] = MappingProxyType(
 
 
 def module_of(subject: Subject) -> ModuleType:
-    """A module with the subject's suite in it, for pytest to collect.
+    """A module that contains the subject's suite, which pytest can collect.
 
     Raises:
-        PluginError: what the distribution declares is not a suite of the kind.
+        PluginError: the class that the distribution declares is not a suite of this kind.
     """
     module = ModuleType("conformance")
     module.__dict__["TestOffer"] = type("TestOffer", (_suite(subject),), {"subject": subject, "__module__": __name__})
@@ -181,18 +181,19 @@ def _suite(subject: Subject) -> type:
     if subject.declared is None:
         return OFFERED[subject.offer.kind]
     contract = CONTRACTS[subject.offer.kind]
-    found = load(replace(subject.offer, target=subject.declared.value))
-    if not (inspect.isclass(found) and issubclass(found, contract)):
+    suite = load(replace(subject.offer, target=subject.declared.value))
+    if not (inspect.isclass(suite) and issubclass(suite, contract)):
         raise PluginError(
-            f"{subject.offer.source}: {CONFORMANCE_GROUP} names {subject.declared.value} for the {subject}, which is no"
-            " suite of its kind",
+            f"{subject.offer.source}: {CONFORMANCE_GROUP} names {subject.declared.value} for the {subject}, which is"
+            " not a suite of this kind",
             f"name a class that inherits {contract.__module__}.{contract.__name__}",
         )
-    return found
+    return suite
 
 
 def signs() -> RewardBatch:
-    """Six samples in two groups, each with picture, video and sound: numbers, some of them those asked for.
+    """Six samples in two groups, each with image, video and audio. The images show numbers; some are those of the
+    prompt.
 
     They differ in brightness, colour, detail, motion and loudness. ``metadata`` has the number under ``text``.
     """
@@ -218,7 +219,7 @@ def _media(number: int, written: str, ground: str) -> dict[str, Drawn]:
 
 
 def _sign(text: str, ground: str, shift: int) -> np.ndarray:
-    """(H, W, 3) uint8, ``shift`` pixels off the middle."""
+    """An image (H, W, 3) uint8 with the text ``shift`` pixels right of the centre."""
     ink = "black" if ground in ("white", "orange") else "white"
     picture = Image.new("RGB", SIGN, ground)
     place = (SIGN[0] / 2 + shift, SIGN[1] / 2)
@@ -232,7 +233,7 @@ def _instance(subject: Subject) -> Any:
 
 
 def _with_options(subject: Subject) -> Callable[[Context], Any]:
-    """What the entry point names, called with the subject's options in its context."""
+    """The object of the entry point, called with a context that has the subject's options."""
     chosen = subject.chosen
     assert chosen is not None
     return lambda context: chosen.object(replace(context, options=chosen.options))
@@ -250,6 +251,6 @@ def _call(subject: Subject, architecture: str) -> dict[str, Any]:
 
 
 def _parameters(architecture: str) -> Mapping[str, inspect.Parameter]:
-    """Of ``__call__``; none where diffusers does not know the pipeline."""
+    """The parameters of the pipeline's ``__call__``; empty if diffusers does not know the pipeline."""
     pipeline = getattr(diffusers, architecture, None)
     return inspect.signature(pipeline.__call__).parameters if pipeline else {}

@@ -1,4 +1,4 @@
-"""The contract of rewards, as tests. See :class:`RewardContract`."""
+"""Contract tests of rewards. See :class:`RewardContract`."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ UNKNOWN_KEY = "no_reward_has_this_option"
 
 
 class RewardContract:
-    """What a run relies on. Inherit it and supply two fixtures.
+    """Checks that a run can use a reward. Inherit it and supply two fixtures.
 
     ``reward``: the reward under test, built from its ``Config``.
-    ``samples``: a :class:`RewardBatch` of at least four samples which the reward does not all score alike; for a
-    reward of scope ``group``, two groups or more, the samples of a group side by side.
+
+    ``samples``: a :class:`RewardBatch` of at least four samples with different scores. For a reward of scope ``group``:
+    at least two groups, each with consecutive samples.
 
     Attributes:
-        tolerance: largest difference between two scores of one sample that still counts as none. Raise it only for a
-            reward whose arithmetic depends on its batch (a network on a GPU), and by no more than that explains.
+        tolerance: largest allowed difference between two scores of one sample. Raise it only for a reward whose
+            rounding depends on its batch (a network on a GPU), and only as much as needed.
     """
 
     tolerance: ClassVar[float] = 1e-6
 
     def test_scope_is_sample_or_group(self, reward: Reward) -> None:
-        """``scope`` tells core how samples may be batched.
+        """``scope`` tells core how to batch samples.
 
-        Mend ``scope``: "sample", or "group" where a sample can only be judged beside its group.
+        Fix ``scope``: "sample", or "group" if a sample can only be scored together with its group.
         """
         assert reward.scope in ("sample", "group")
 
     def test_config_refuses_unknown_keys(self, reward: Reward) -> None:
-        """A misspelt option is an error, never a default.
+        """An unknown option must be an error.
 
-        Mend ``Config``: ``model_config = ConfigDict(extra="forbid")``.
+        Fix ``Config``: ``model_config = ConfigDict(extra="forbid")``.
         """
         with pytest.raises(ValidationError) as refused:
             reward.Config.model_validate({UNKNOWN_KEY: 1})
@@ -54,24 +55,25 @@ class RewardContract:
         )
 
     def test_options_do_not_shadow_the_section(self, reward: Reward) -> None:
-        """Options stand beside core's own keys of a reward section, so none may bear the name of one.
+        """Users write options next to core's own keys of a reward section, so no option may have the name of such a
+        key.
 
-        Mend ``Config``: rename the option.
+        Fix ``Config``: rename the option.
         """
         assert not set(reward.Config.model_fields) & set(RewardEntry.model_fields)
 
     def test_options_are_described(self, reward: Reward) -> None:
         """``omni-rl config --explain`` shows the description of every option.
 
-        Mend ``Config``: ``Field(..., description="what it does")``.
+        Fix ``Config``: ``Field(..., description="what it does")``.
         """
         fields = reward.Config.model_fields.items()
         assert [name for name, field in fields if not field.description] == []
 
     def test_one_finite_number_or_none_per_sample(self, reward: Reward, samples: RewardBatch) -> None:
-        """A missing score is None; NaN and infinity are neither numbers nor missing.
+        """A missing score is None; NaN and infinity are not allowed.
 
-        Mend ``score``: as many answers as samples; float() what is a tensor, None where there is no score.
+        Fix ``score``: return one value per sample, float() of tensors, and None for a sample that cannot be scored.
         """
         scores = scores_of(reward, samples)
         assert len(scores) == len(samples)
@@ -79,25 +81,26 @@ class RewardContract:
         assert wrong == {}
 
     def test_scores_differ(self, reward: Reward, samples: RewardBatch) -> None:
-        """A reward that scores everything alike teaches nothing, and would pass the tests below whatever it does.
+        """A reward with equal scores for all samples teaches nothing, and would pass all other tests.
 
-        Mend ``score``, or give the fixture ``samples`` something that the reward tells apart.
+        Fix ``score``, or give the fixture ``samples`` samples that the reward scores differently.
         """
         assert len({score for score in scores_of(reward, samples) if score is not None}) > 1
 
     def test_order_does_not_matter(self, reward: Reward, samples: RewardBatch) -> None:
-        """Scores follow their samples through a permutation of the batch.
+        """Scores follow their samples if the batch is reordered.
 
-        Mend ``score``: answer in the order of ``batch.media``.
+        Fix ``score``: return scores in the order of ``batch.media``.
         """
         order = list(reversed(range(len(samples))))
         expected = [scores_of(reward, samples)[row] for row in order]
         self.assert_same(scores_of(reward, take(samples, order)), expected)
 
     def test_the_rest_of_the_batch_does_not_matter(self, reward: Reward, samples: RewardBatch) -> None:
-        """A sample (a group, for scope ``group``) scored alone gets what it gets beside others.
+        """A sample (for scope ``group``: a group) gets the same score alone and in a larger batch.
 
-        Mend ``score``: no padding, mean or maximum over the batch, or ``scope = "group"`` if the group is what counts.
+        Fix ``score``: no padding, mean or maximum over the batch; use ``scope = "group"`` if scores depend on the
+        group.
         """
         together = scores_of(reward, samples)
         alone: list[float | None] = [None] * len(samples)
@@ -107,9 +110,9 @@ class RewardContract:
         self.assert_same(alone, together)
 
     def test_samples_are_left_alone(self, reward: Reward, samples: RewardBatch) -> None:
-        """The same media go to every reward of a run and into its report.
+        """``score`` must not change media, because every reward and the report use the same media.
 
-        Mend ``score``: copy what is changed.
+        Fix ``score``: copy media before changing them.
         """
         before = copy.deepcopy(samples)
         scores_of(reward, samples)
@@ -119,7 +122,7 @@ class RewardContract:
             assert all(np.array_equal(now[kind].data, then[kind].data) for kind in then)
 
     def assert_same(self, found: Scores, expected: Scores) -> None:
-        """Fail unless both lists agree within ``tolerance``, missing scores in the same places."""
+        """Fail unless both lists agree within ``tolerance`` and have missing scores at the same positions."""
         assert len(found) == len(expected)
         pairs = list(zip(found, expected, strict=True))
         different = {row: (a, b) for row, (a, b) in enumerate(pairs) if not self._agree(a, b)}
@@ -132,13 +135,13 @@ class RewardContract:
 
 
 def scores_of(reward: Reward, batch: RewardBatch) -> Scores:
-    """The scores of a batch, awaited when ``score`` is asynchronous."""
+    """The scores of a batch; also if ``score`` is asynchronous."""
     answer = reward.score(batch)
     return asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer
 
 
 def take(batch: RewardBatch, rows: Sequence[int]) -> RewardBatch:
-    """The samples ``rows`` of a batch, in that order."""
+    """The samples ``rows`` of a batch, in this order."""
     return RewardBatch(
         media=[batch.media[row] for row in rows],
         prompts=[batch.prompts[row] for row in rows],
@@ -156,7 +159,7 @@ def _is_finite_number(score: object) -> bool:
 
 
 def _parts(reward: Reward, batch: RewardBatch) -> list[list[int]]:
-    """The rows that may be scored apart from each other."""
+    """The rows of each part of the batch that can be scored separately."""
     rows = range(len(batch))
     if reward.scope == "sample":
         return [[row] for row in rows]

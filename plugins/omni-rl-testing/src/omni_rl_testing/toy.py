@@ -1,7 +1,7 @@
-"""The smallest pipeline that omni-rl trains, and the plainest algorithm: what the suites run where any model would do.
+"""A minimal pipeline and a simple algorithm for suites that can use any model.
 
-The pipeline is a real diffusers pipeline (147 parameters, 3 x 4 x 4 pictures) without text encoder and VAE; the
-universal adapter, the engine and the backend meet in it what they meet in a large one.
+The pipeline is a real diffusers pipeline (147 parameters, images of 3 x 4 x 4) without text encoder and VAE. Universal
+adapter, engine and backend use it like a large one.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class ToyDenoiser(ModelMixin, ConfigMixin):
     def forward(
         self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor]:
-        """Answer as diffusers' transformers do with ``return_dict=False``."""
-        said = self.time(timestep[:, None] / 1000) + self.text(encoder_hidden_states.mean(1))  # (B, 8)
-        hidden = torch.tanh(self.inside(hidden_states.movedim(1, -1)) + said[:, None, None])  # (B, 4, 4, 8)
+        """Return the velocity in a tuple, as diffusers transformers do with ``return_dict=False``."""
+        condition = self.time(timestep[:, None] / 1000) + self.text(encoder_hidden_states.mean(1))  # (B, 8)
+        hidden = torch.tanh(self.inside(hidden_states.movedim(1, -1)) + condition[:, None, None])  # (B, 4, 4, 8)
         return (self.outside(hidden).movedim(-1, 1),)
 
 
 class ToyPipeline(DiffusionPipeline):
-    """Embeddings are noise named by the prompt; pictures are the latents themselves."""
+    """Embeddings are noise drawn from the prompt; images are the latents themselves."""
 
     def __init__(self, transformer: ToyDenoiser, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
 
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
-        """(B, 2, 8) fp32."""
+        """Embeddings (B, 2, 8) fp32."""
         prompt_embeds = torch.stack([randn(seed_of(text), (TOKENS, WIDTH)) for text in prompt])
         return prompt_embeds
 
@@ -73,7 +73,7 @@ class ToyPipeline(DiffusionPipeline):
         output_type: str = "pt",
         return_dict: bool = False,
     ) -> tuple[torch.Tensor]:
-        """Denoise (B, 3, 4, 4) latents; ``pt`` answers them as pictures in [0, 1]."""
+        """Denoise latents (B, 3, 4, 4); with output type ``pt`` they are returned as images in [0, 1]."""
         if prompt_embeds is None:
             prompt_embeds = self.encode_prompt(prompt or [])
         if latents is None:
@@ -86,7 +86,7 @@ class ToyPipeline(DiffusionPipeline):
 
 
 def toy_model(seed: int = 0) -> LoadedModel:
-    """The toy in memory, weights drawn from ``seed``; nothing trains yet."""
+    """The toy pipeline with weights drawn from ``seed``; all weights are frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = ToyDenoiser()
@@ -96,7 +96,7 @@ def toy_model(seed: int = 0) -> LoadedModel:
 
 
 class PolicyGradient:
-    """REINFORCE with a group baseline; every other group's window opens one step later."""
+    """REINFORCE with a group baseline; in every second group the window starts one step later."""
 
     def __init__(self, uses_reference: bool = False) -> None:
         self._keeps: frozenset[Copy] = frozenset({"reference"} if uses_reference else ())
@@ -104,26 +104,26 @@ class PolicyGradient:
 
     @hookimpl
     def traits(self) -> AlgorithmTraits:
-        """The reference, if asked for."""
+        """Keeps the reference if ``uses_reference``."""
         return AlgorithmTraits(keeps=self._keeps)
 
     @hookimpl
     def sde_window(self, group: int, steps: int) -> Window:
-        """All steps but two."""
+        """A window of all steps but two."""
         return Window(group % 2, group % 2 + max(steps - 2, 1))
 
     @hookimpl
     def compute_advantages(self, rewards: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
-        """Reward less its group's mean, (N,) fp32."""
+        """Reward minus the mean of its group, (N,) fp32."""
         return group_advantages(rewards, uid, std="none")
 
     @hookimpl
     def compute_loss(self, policy: Policy, batch: TensorDict, steps: Sequence[int]) -> LossOutput:
-        """-A log p, and the log-prob as a figure."""
+        """Losses -A log p (B, S), with the log-prob as metric."""
         log_prob = torch.stack([now.log_prob for now in policy.evaluate(batch, steps)], dim=1)  # (B, S)
         return LossOutput(-batch["advantages"].to(log_prob)[:, None] * log_prob, {"log_prob": log_prob.detach()})
 
     @hookimpl
     def after_update(self, policy: Any, update: int) -> None:
-        """Note that an optimizer step was taken."""
+        """Count the update."""
         self.updates.append(update)

@@ -1,4 +1,4 @@
-"""What the suites read from trajectories."""
+"""Functions of the suites that read trajectories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEDIA = {"image": (torch.uint8, 3), "video": (torch.uint8, 4), "audio": (FLOAT, 
 
 
 def found(sample: Sample) -> TensorDict:
-    """The trajectory that a sound engine returns."""
+    """The sample's trajectory; fails if the engine returned an error."""
     assert sample.trajectory is not None, sample.error
     return sample.trajectory
 
@@ -29,7 +29,7 @@ def final(batch: TensorDict) -> Streams:
 
 
 def replayed(parts: Assembly, batch: TensorDict) -> torch.Tensor:
-    """(N, T) log-probs of the stored steps under the policy, in batches composed as the engine's."""
+    """Log-probs (N, T) of the stored steps, replayed in batches like the engine's."""
     steps = range(batch["timesteps"].shape[1])
     with torch.no_grad():
         rows = [
@@ -42,7 +42,7 @@ def replayed(parts: Assembly, batch: TensorDict) -> torch.Tensor:
 
 
 def noises(parts: Assembly, samples: Sequence[Sample]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Per stored step and stream: the noise in the stored latents by the policy's transition, and what keys name."""
+    """For each stored step and stream: the noise computed from the stored latents, and the noise from the keys."""
     batch = trajectory.collate(samples)
     for step in range(batch["timesteps"].shape[1]):
         with torch.no_grad():

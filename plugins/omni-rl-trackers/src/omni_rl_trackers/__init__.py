@@ -1,1 +1,1 @@
-"""Experiment trackers for omni-rl, one module each: TensorBoard, Weights & Biases, SwanLab, MLflow."""
+"""Experiment trackers for omni-rl, one module per tracker: TensorBoard, Weights & Biases, SwanLab, MLflow."""

@@ -21,18 +21,18 @@ from omni_rl_trackers.optional import optional
 
 URI = "MLFLOW_TRACKING_URI"
 HINT = (
-    "the key `tracking_uri` of the tracker names the store, e.g. sqlite:///mlflow.db or http://localhost:5000; "
-    "a resumed run continues in the store where it began"
+    "the tracker's option `tracking_uri` names the store, e.g. sqlite:///mlflow.db or http://localhost:5000; "
+    "a resumed run needs the store in which it was started"
 )
-PARAMS_AT_ONCE = 100  # what MLflow's servers accept
+PARAMS_AT_ONCE = 100  # the limit of MLflow's servers
 
 
 class MLflow(Tracker):
-    """An MLflow run. A resumed run continues the same one.
+    """An MLflow run. A resumed run continues it.
 
-    Metrics are logged over iterations; of an iteration that a resumed run logs again, MLflow shows the later values.
-    The configuration becomes parameters, and the artifact ``config.yaml``. Parameters cannot change in MLflow: of a
-    resumed run they are those it began with, and ``config.yaml`` is the newest.
+    The step is the iteration; if a resumed run logs an iteration again, MLflow shows the later values. The
+    configuration is logged as parameters and as the artifact ``config.yaml``. MLflow does not allow parameters to
+    change: for a resumed run they are the values at its start, and ``config.yaml`` has the newest values.
     """
 
     class Config(BaseModel):
@@ -43,7 +43,7 @@ class MLflow(Tracker):
         experiment: str = Field("omni-rl", description="experiment that the run appears in; created if it is missing")
         tracking_uri: str | None = Field(
             None,
-            description="server or database; null: the environment's MLFLOW_TRACKING_URI, else `RUN/mlflow.db` with "
+            description="server or database; null: the variable MLFLOW_TRACKING_URI, else `RUN/mlflow.db` with "
             "artifacts in `RUN/mlflow`",
         )
         images: NonNegativeInt = Field(16, description="images of each validation that are logged")
@@ -55,10 +55,10 @@ class MLflow(Tracker):
         self._client: Any = None
 
     def open(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Open the run, or continue the one whose id a checkpoint kept.
+        """Create an MLflow run, or continue the one whose id is in the checkpoint.
 
         Raises:
-            PluginError: the store cannot be opened, or does not hold the run that a checkpoint names.
+            PluginError: the store cannot be opened, or does not have the run of the checkpoint.
         """
         given = self.config.tracking_uri or os.environ.get(URI)
         here = directory.absolute()
@@ -77,12 +77,12 @@ class MLflow(Tracker):
         self._client.log_batch(self._id, metrics=[metric(_name(key), row[key], now, step) for key in row])
 
     def log_images(self, name: str, images: Sequence[np.ndarray], step: int, captions: Sequence[str] = ()) -> None:
-        """One image: the grid of all. MLflow's own images have no captions."""
+        """Log one image, the grid of all images: MLflow's own images have no captions."""
         sheet = np.asarray(grid(images, captions, columns=min(8, len(images))))
         self._client.log_image(self._id, sheet, key=name, step=step)
 
     def state(self) -> dict[str, Any]:
-        """The id of the run."""
+        """The id of the MLflow run."""
         return {"mlflow": self._id}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class MLflow(Tracker):
             self._client = None
 
     def _begin(self, name: str, artifacts: str | None, config: Mapping[str, Any]) -> None:
-        """Continue the run with the restored id, or create one, with its parameters."""
+        """Continue the run with the restored id, or create a run with its parameters."""
         if self._id is not None:
             self._client.update_run(self._id, status="RUNNING")
             return
@@ -113,12 +113,12 @@ class MLflow(Tracker):
 
 
 def _name(key: str) -> str:
-    """A key as MLflow accepts it: letters, digits and ``_-. :/``."""
+    """A key with characters that MLflow accepts: letters, digits and ``_-. :/``."""
     return re.sub(r"[^\w\-. :/]", "_", key)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Values by dotted key; what is no text is written as JSON."""
+    """Values by dotted key; values that are not text are written as JSON."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -12,10 +12,10 @@ def optional(module: str, tracker: str, install: str | None = None) -> Any:
     """Import a module that only this tracker needs.
 
     Args:
-        install: what pip has to install; default: the extra of omni-rl with the tracker's name.
+        install: the pip requirement; default: the extra of omni-rl with the tracker's name.
 
     Raises:
-        PluginError: the import failed; says how to install the package.
+        PluginError: the import failed; the error says how to install the package.
     """
     try:
         return importlib.import_module(module)

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from omni_rl_trackers.base import Tracker
 from omni_rl_trackers.optional import optional
 
-NO_LIVE_OUTPUT = {"terminal": {"proxy_type": "none"}}  # a live bar is no log
+NO_LIVE_OUTPUT = {"terminal": {"proxy_type": "none"}}  # progress bars do not belong in a log
 
 
 class SwanLab(Tracker):
-    """A SwanLab run, in ``RUN/swanlab``. A resumed run continues under the same id.
+    """A SwanLab run, with files in ``RUN/swanlab``. A resumed run continues it with the same id.
 
-    Of an iteration that a resumed run logs again, SwanLab keeps the values that were logged first.
+    If a resumed run logs an iteration again, SwanLab keeps the first values.
     """
 
     class Config(BaseModel):
@@ -41,13 +41,13 @@ class SwanLab(Tracker):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._swanlab = optional("swanlab", "swanlab")
-        if config.mode == "local":  # without it SwanLab only prints an error, and has nothing to show
+        if config.mode == "local":  # without this package SwanLab only prints an error and stores nothing
             optional("swanboard", "swanlab", "swanlab[dashboard]")
         self._id: str | None = None
         self._run: Any = None
 
     def open(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Open the run, or continue the one whose id a checkpoint kept."""
+        """Create a run, or continue the one whose id is in the checkpoint."""
         with _own_interrupt():
             self._run = self._swanlab.init(
                 project=self.config.project,
@@ -67,7 +67,7 @@ class SwanLab(Tracker):
         self._run.log(dict(row), step=step)
 
     def log_images(self, name: str, images: Sequence[np.ndarray], step: int, captions: Sequence[str] = ()) -> None:
-        """A gallery."""
+        """Log the images with their captions."""
         texts: Sequence[str | None] = captions or [None] * len(images)
         gallery = [self._swanlab.Image(image, caption=text) for image, text in zip(images, texts, strict=True)]
         self._run.log({name: gallery}, step=step)
@@ -90,10 +90,10 @@ class SwanLab(Tracker):
 
 @contextmanager
 def _own_interrupt() -> Iterator[None]:
-    """Keep what Ctrl-C does: SwanLab would end its run at once, and omni-rl finishes the iteration and saves first."""
+    """Keep omni-rl's handling of Ctrl-C (finish the iteration and save): SwanLab's would end its run at once."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # elsewhere nobody can set it, SwanLab neither
+        if threading.current_thread() is threading.main_thread():  # signal handlers can only be set in the main thread
             signal.signal(signal.SIGINT, handler)

@@ -16,9 +16,9 @@ from omni_rl_trackers.optional import optional
 
 
 class TensorBoard(Tracker):
-    """Event files in ``RUN/tensorboard``; look at them with ``tensorboard --logdir runs``.
+    """Event files in ``RUN/tensorboard``; show them with ``tensorboard --logdir runs``.
 
-    It keeps no state: at the first step of a resumed run, TensorBoard discards what was logged for later steps.
+    It has no state: at the first step of a resumed run, TensorBoard deletes what was logged for later steps.
     """
 
     class Config(BaseModel):
@@ -35,7 +35,7 @@ class TensorBoard(Tracker):
         self._writer: Any = None
 
     def open(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Note where to write. The writer is opened at the first step, which it needs to know."""
+        """Store the folder. The writer is opened at the first step, because it needs the step's number."""
         self._folder = str(directory / "tensorboard")
         self._text = yaml.safe_dump(dict(config), sort_keys=False)
 
@@ -47,7 +47,7 @@ class TensorBoard(Tracker):
         writer.flush()
 
     def log_images(self, name: str, images: Sequence[np.ndarray], step: int, captions: Sequence[str] = ()) -> None:
-        """One image: the grid of all."""
+        """Log one image, the grid of all images."""
         sheet = np.asarray(grid(images, captions, columns=min(8, len(images))))
         self._at(step).add_image(name, sheet, step, dataformats="HWC")
 

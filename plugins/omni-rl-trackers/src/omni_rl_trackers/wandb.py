@@ -14,9 +14,9 @@ from omni_rl_trackers.optional import optional
 
 
 class WeightsAndBiases(Tracker):
-    """A Weights & Biases run, in ``RUN/wandb``. A resumed run continues under the same id.
+    """A Weights & Biases run, with files in ``RUN/wandb``. A resumed run continues it with the same id.
 
-    Charts are drawn over ``iteration``, so that what a resumed run logs again lies on top of what it had logged.
+    The x axis of charts is ``iteration``, so that repeated iterations of a resumed run are drawn at the same position.
     """
 
     class Config(BaseModel):
@@ -38,7 +38,7 @@ class WeightsAndBiases(Tracker):
         self._run: Any = None
 
     def open(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Open the run, or continue the one whose id a checkpoint kept."""
+        """Create a run, or continue the one whose id is in the checkpoint."""
         self._run = self._wandb.init(
             project=self.config.project,
             entity=self.config.entity,
@@ -48,7 +48,7 @@ class WeightsAndBiases(Tracker):
             id=self._id,
             resume="allow" if self._id else None,
             config=dict(config),
-            settings=self._wandb.Settings(console="off"),  # a live bar is no log
+            settings=self._wandb.Settings(console="off"),  # progress bars do not belong in a log
         )
         self._run.define_metric("*", step_metric="iteration")
         self._id = self._run.id
@@ -58,7 +58,7 @@ class WeightsAndBiases(Tracker):
         self._run.log({"iteration": step, **row})
 
     def log_images(self, name: str, images: Sequence[np.ndarray], step: int, captions: Sequence[str] = ()) -> None:
-        """A gallery."""
+        """Log the images with their captions."""
         texts: Sequence[str | None] = captions or [None] * len(images)
         gallery = [self._wandb.Image(image, caption=text) for image, text in zip(images, texts, strict=True)]
         self._run.log({"iteration": step, name: gallery})

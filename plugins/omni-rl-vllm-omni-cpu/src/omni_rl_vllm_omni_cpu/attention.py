@@ -1,4 +1,4 @@
-"""Attention on the CPU: upstream's SDPA backend, which has a branch for every platform but an out-of-tree one."""
+"""Attention on the CPU: vLLM-Omni's SDPA backend has no branch for platforms of other packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vllm_omni.diffusion.attention.backends.sdpa import SDPABackend, SDPAImpl
 
 
 class CpuAttention(SDPAImpl):
-    """The branch that calls PyTorch alone."""
+    """Uses the branch that calls only PyTorch."""
 
     def forward(
         self,
@@ -17,12 +17,12 @@ class CpuAttention(SDPAImpl):
         value: torch.Tensor,
         attn_metadata: AttentionMetadata | None = None,
     ) -> torch.Tensor:
-        """(B, L, heads, D) for query, key and value (B, L, heads, D)."""
+        """Attention (B, L, heads, D) of query, key and value (B, L, heads, D)."""
         return self.forward_cuda(query, key, value, attn_metadata)  # type: ignore[no-any-return]
 
 
 class CpuAttentionBackend(SDPABackend):
-    """Names the implementation."""
+    """The attention backend with :class:`CpuAttention`."""
 
     @staticmethod
     def get_impl_cls() -> type[CpuAttention]:

@@ -1,4 +1,4 @@
-"""Results on their way out of a worker process, without the device stream that upstream moves them on."""
+"""Sends results out of a worker process without the device stream that vLLM-Omni uses for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 def without_streams() -> None:
-    """Have workers of whole requests hand results over as computed: upstream's thread dies where there are no streams,
-    and whoever waits for a result waits for ever.
+    """Make workers of whole requests send results directly: vLLM-Omni's sending thread fails on devices without
+    streams, and the receiver would wait forever.
     """
     WorkerProc._async_output_loop = _hand_over
 
@@ -32,7 +32,7 @@ def _packed(output: Any, output_id: str) -> AsyncDiffusionOutput:
     ready = AsyncOutputKind.OUTPUT_READY
     try:
         pack_diffusion_output_shm(output)
-    except Exception as error:  # somebody waits for this one, too
+    except Exception as error:  # the receiver waits for a result, also after an error
         logger.exception("a result cannot leave its worker")
         return AsyncDiffusionOutput(kind=ready, async_output_id=output_id, error=f"{type(error).__name__}: {error}")
     return AsyncDiffusionOutput(kind=ready, async_output_id=output_id, output=output)

@@ -1,4 +1,4 @@
-"""Adapters on their way into the engine's worker, unmerged: upstream's own LoRA layers, filled from memory."""
+"""Loads LoRA adapters into the engine's worker without merging: vLLM-Omni's own LoRA layers, filled from memory."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ A, B = ADAPTER_SIDES
 def activate(
     manager: Any, pipeline: Pipeline, landings: dict[str, Landing], tensors: Mapping[str, torch.Tensor], rank: int
 ) -> dict[str, str]:
-    """Put adapters in place of the previous ones and read them back; answers where each tensor landed.
+    """Replace the previous adapters and read the new ones back. Returns for each tensor the parameter that holds it.
 
     Args:
         manager: the worker's ``DiffusionLoRAManager``.
-        landings: of the weights that the adapters stand beside; completed here.
+        landings: of the base weights of the adapters; missing ones are added here.
         tensors: ``<component>.<module>.lora_A.weight`` (rank, in) and ``lora_B.weight`` (out, rank), scale included.
 
     Raises:
-        ValueError: upstream has no LoRA layer for one of the modules, or it does not hold what was sent.
+        ValueError: vLLM-Omni has no LoRA layer for a module, or a layer does not hold the tensors that were sent.
     """
     modules = {m: (len(tensors[m + B]), tensors[m + A].shape[1]) for m in _modules(tensors)}  # (out, in)
     landings |= locate(pipeline, {f"{m}.weight": s for m, s in modules.items() if f"{m}.weight" not in landings})
     names = {m: _own_name(pipeline, landings[f"{m}.weight"], m) for m in modules}
     sent = {f"{names[m]}{side}": tensors[m + side] for m in modules for side in ADAPTER_SIDES}
-    # The scale is in B already: upstream takes alpha as a whole number, and its own scale is 1 with alpha = rank.
+    # B includes the scale: vLLM-Omni takes alpha as a whole number, and with alpha = rank its own scale is 1.
     helper = PEFTHelper(r=rank, lora_alpha=rank, target_modules=sorted({n.rsplit(".", 1)[-1] for n in names.values()}))
     model = LoRAModel.from_lora_tensors(ADAPTER_ID, dict(sent), helper, device="cpu", dtype=manager.dtype)
     manager._registered_adapters[ADAPTER_ID] = model
     manager._touch_adapter_info(ADAPTER_ID)
     manager._replace_layers_with_lora(helper)
     _replace_aliases(manager)
-    manager._active_adapter_id = None  # the same id with other weights: the manager must not skip it
+    manager._active_adapter_id = None  # the id stays the same; without this, the manager would skip the new weights
     manager._activate_adapter(ADAPTER_ID, 1.0)
     places = dict(_read_back(manager, sent))
     missing = sent.keys() - places.keys()
@@ -49,7 +49,7 @@ def activate(
 
 
 def _replace_aliases(manager: Any) -> None:
-    """Some pipelines reach a layer by two names, of which upstream replaces one."""
+    """Some pipelines refer to a layer by two names, and vLLM-Omni replaces only one of them; replace the other too."""
     layers = {id(layer.base_layer): layer for layer in manager._lora_modules.values()}
     for parent in list(manager.pipeline.modules()):
         for name, child in list(parent.named_children()):
@@ -63,13 +63,13 @@ def _modules(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _own_name(pipeline: Pipeline, landing: Landing, module: str) -> str:
-    """Upstream's name of a module: its own, unless the weight has a parameter of another name to itself."""
+    """vLLM-Omni's name of a module: the canonical name, unless the weight fills a parameter with another name."""
     own = landing.parameter.replace(".base_layer.", ".")
     return own.removesuffix(".weight") if landing.is_whole(pipeline) else module
 
 
 def _read_back(manager: Any, sent: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
-    """(tensor, place) of everything that stands in a LoRA layer as it was sent."""
+    """Yield (tensor, LoRA layer) for every tensor that a LoRA layer holds as it was sent."""
     for module, layer in manager._lora_modules.items():
         stacks = (layer.lora_a_stacked, layer.lora_b_stacked)
         for index, name in enumerate(_slices(manager, module, len(stacks[0]))):
@@ -78,12 +78,12 @@ def _read_back(manager: Any, sent: Mapping[str, torch.Tensor]) -> Iterator[tuple
                     tensor, held = sent[name + side], stack[index][0, 0]
                     found = held[: tensor.shape[0], : tensor.shape[1]]
                     if not torch.equal(found, tensor.to(found)):
-                        raise ValueError(f"{name + side} does not stand at {module}[{index}] after it was loaded there")
+                        raise ValueError(f"{name + side} is not in {module}[{index}] after it was loaded")
                     yield name + side, f"{module}[{index}]"
 
 
 def _slices(manager: Any, module: str, count: int) -> Sequence[str]:
-    """The canonical names of a layer's slices."""
+    """The canonical names of the slices of a fused layer."""
     prefix, _, last = module.rpartition(".")
     parts = manager._get_packed_sublayer_suffixes(last, count) if count > 1 else None
     return [module] if parts is None else [f"{prefix}.{part}" for part in parts]

@@ -1,7 +1,7 @@
-"""Architectures that upstream has no pipeline for: diffusers' own, in upstream's processes.
+"""Architectures without a pipeline in vLLM-Omni: diffusers' own pipeline, in the processes of vLLM-Omni.
 
-Velocities, schedule and decoding are asked of it by core's hooks, as the embedded engine asks; upstream's adapter loads
-it, and upstream's scheduler batches whole requests.
+Velocities, schedule and decoding are computed by core's hooks, as in the engine ``diffusers``. vLLM-Omni's adapter
+loads the pipeline, and its scheduler batches whole requests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omni_rl_vllm_omni.rollout import Rollout
 
 
 class DiffusersRollout(Rollout, DiffusersAdapterPipeline):
-    """One class for all of them."""
+    """One class for all such architectures."""
 
     supports_request_batch = True
 
@@ -34,7 +34,7 @@ class DiffusersRollout(Rollout, DiffusersAdapterPipeline):
             self.add_module(name, module)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] = ()) -> set[str]:
-        """Their names are this pipeline's."""
+        """Load weights; their names are those of the diffusers pipeline."""
         parameters = dict(self.named_parameters())
         for name, weight in weights:
             parameters[name].data.copy_(weight)

@@ -1,4 +1,6 @@
-"""The driver's side: requests to upstream's engine and back, and weights after every update."""
+"""The driver's part of the engine: sends requests to vLLM-Omni, returns samples, and sends weights after every
+iteration.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,21 @@ if TYPE_CHECKING:
     from omni_rl_vllm_omni.server import Server
 
 RESTARTS = 2
-"""How often the engine may end within one rollout before the run gives up."""
+"""How often the engine may fail within one rollout before the run stops."""
 
 DRIVER_HOOKS = frozenset({"build_scheduler", "encode_prompt", "prepare_latents", "set_timesteps", "tokenize"})
-"""Answered in the driver, whose results travel with every request."""
+"""Hooks that run in the driver; their results are sent with every request."""
 
 WORKER_HOOKS = frozenset({"step_scheduler"})
-"""Answered in the worker, from the same plugins."""
+"""Hooks that run in the worker, with the same plugins."""
 
 
 class VllmOmniEngine:
-    """Samples in vLLM-Omni's processes.
+    """Samples in the processes of vLLM-Omni.
 
-    Prompts are encoded here, once per submission, so that the trainer's embeddings are the sampler's; the schedule is
-    the run's, the noise is the keys', and the worker's transition is core's. What upstream supplies is the transformer,
-    its batching and its decoding.
+    Prompts are encoded here, once per submission, so that sampling and training use the same embeddings. The schedule
+    is the run's, the noise comes from the requests' keys, and the worker uses core's transition. vLLM-Omni contributes
+    the transformer, its batching and its decoding.
     """
 
     Config = VllmOmniConfig
@@ -62,7 +64,7 @@ class VllmOmniEngine:
         self._server = self._start()
 
     def _start(self) -> Server:
-        from omni_rl_vllm_omni.server import Server  # upstream takes ten seconds to import
+        from omni_rl_vllm_omni.server import Server  # vLLM-Omni needs ten seconds to import
 
         return Server(self._options.timeout_s, self._arguments)
 
@@ -71,8 +73,8 @@ class VllmOmniEngine:
         return {
             "model": str(model.path),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "enforce_eager": self._mode.native,  # upstream's adapter of diffusers refuses to be told what it is
-            "distributed_executor_backend": "mp",  # in processes of its own: what dies there can be started again
+            "enforce_eager": self._mode.native,  # vLLM-Omni's adapter of diffusers rejects this argument
+            "distributed_executor_backend": "mp",  # in separate processes, which can be restarted after a failure
             "step_execution": self._mode.step,
             "max_num_seqs": self._mode.together,
             "enable_sleep_mode": options.sleep,
@@ -86,7 +88,7 @@ class VllmOmniEngine:
         }
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Encode the prompts of a submission together and queue it."""
+        """Encode the prompts of a submission together and queue the requests."""
         self._server.wake()
         if not self._waiting:
             forget(self._model)
@@ -95,7 +97,7 @@ class VllmOmniEngine:
         self._waiting += requests
 
     def completed(self) -> Iterator[Sample]:
-        """Send everything, and hand over what comes back as it comes back."""
+        """Send all requests, and yield samples as they arrive."""
         waiting, self._waiting = self._waiting, []
         asked = dict(enumerate(prepare(self._model, self._hooks, waiting)))
         self._send(asked)
@@ -107,20 +109,20 @@ class VllmOmniEngine:
                 continue
             restarts += 1
             if restarts > RESTARTS:
-                raise RunError(f"vLLM-Omni ended {restarts} times in one rollout: {answer}")
+                raise RunError(f"vLLM-Omni failed {restarts} times in one rollout: {answer}")
             self._restart()
             self._send(asked)
         if self._options.sleep:
             self._server.sleep()
 
     def _send(self, asked: Mapping[int, Prepared]) -> None:
-        """All at once, so that batches of whole requests fill up."""
+        """Send all requests at once, so that batches of whole requests are filled."""
         messages = [(ticket, *self._message(prepared)) for ticket, prepared in asked.items()]
         for message in messages:
             self._server.ask(*message)
 
     def _restart(self) -> None:
-        """New processes with the weights of the policy version that was under way."""
+        """Start new processes with the weights of the current policy version."""
         self._server.close()
         self._server = self._start()
         self._take(self._version, self._sent.portions())
@@ -128,7 +130,7 @@ class VllmOmniEngine:
     def _message(self, prepared: Prepared) -> tuple[dict[str, Any], Any]:
         request = prepared.asked.request
         embeddings = {n: self._in_precision(v[0]) for n, v in prepared.conditioning.items()}
-        # No text: embeddings stand in for it. An empty negative prompt says that there are negative ones.
+        # Embeddings replace the text. An empty negative prompt means that there are negative embeddings.
         texts = {"prompt": ""} | ({"negative_prompt": ""} if request.negative_prompt is not None else {})
         return {**texts, **embeddings, KEY: prepared.asked.to_json()}, _sampling(
             request, self.takes_weights == "adapter"
@@ -138,12 +140,14 @@ class VllmOmniEngine:
         return (value.to(self._model.dtype) if value.is_floating_point() else value).cpu()
 
     def sync(self, policy_version: int, weights: Weights) -> SyncReport:
-        """Stream every weight in the model's precision; the worker reads each one back."""
+        """Send every weight in the model's precision; the worker reads each one back."""
         cast = ((name, value.to("cpu", self._model.dtype)) for name, value in weights)
         return self._take(policy_version, self._sent.keeping(portions(cast, self._portion_bytes())))
 
     def _portion_bytes(self) -> int:
-        """Adapters are small, and the worker takes all of them at once."""
+        """The size of a portion in bytes; adapters are small and are sent in one portion, as the worker needs all of
+        them at once.
+        """
         return sys.maxsize if self.takes_weights == "adapter" else int(self._options.sync_mib * 2**20)
 
     def _take(self, policy_version: int, sent: Iterable[Portion]) -> SyncReport:
@@ -162,14 +166,14 @@ class VllmOmniEngine:
         return "omni_rl_adapters", data, lora.rank
 
     def close(self) -> None:
-        """End upstream's processes."""
+        """End the processes of vLLM-Omni."""
         self._waiting = []
         self._server.close()
         self._sent.close()
 
 
 def _sample(prepared: Prepared, answer: Any) -> Sample:
-    """Upstream's answer as a sample."""
+    """The sample from an answer of vLLM-Omni."""
     request = prepared.asked.request
     if isinstance(answer, BaseException):
         return Sample(request, error=f"{type(answer).__name__}: {answer}")
@@ -181,14 +185,16 @@ def _sample(prepared: Prepared, answer: Any) -> Sample:
 
 
 def _sampling(request: Request, adapter: bool) -> Any:
-    """Upstream's parameters; arguments that it has no field for go where its pipelines look for their own."""
+    """vLLM-Omni's sampling parameters; arguments without a field are passed in the place where its pipelines look for
+    them.
+    """
     from vllm_omni.inputs.data import OmniDiffusionSamplingParams
     from vllm_omni.lora.request import LoRARequest
 
     known = {field.name for field in fields(OmniDiffusionSamplingParams)}
     given = {name: value for name, value in request.call.items() if name in known}
     rest = {name: value for name, value in request.call.items() if name not in known}
-    # Upstream switches adapters off for a request that names none; the path is never looked at.
+    # vLLM-Omni switches adapters off for a request without one; the path is never read.
     lora = LoRARequest("omni-rl", ADAPTER_ID, "in-memory") if adapter else None
     return OmniDiffusionSamplingParams(
         num_inference_steps=request.steps, seed=0, extra_args=rest, lora_request=lora, **given
@@ -196,5 +202,5 @@ def _sampling(request: Request, adapter: bool) -> Any:
 
 
 def _first(value: Any) -> Any:
-    """The one row of a (1, ...) tensor, or of every tensor in a mapping."""
+    """The only row of a (1, ...) tensor, or of every tensor in a mapping."""
     return {n: v[0].cpu() for n, v in value.items()} if isinstance(value, dict) else value[0].cpu()

@@ -1,4 +1,4 @@
-"""How an architecture's pipeline can be driven: step by step, by whole requests, in batches or one by one."""
+"""How the pipeline of an architecture can run: step by step or by whole requests, in batches or one by one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ PHASES = ("prepare_encode", "denoise_step", "step_scheduler", "post_decode")
 
 @dataclass(frozen=True)
 class Mode:
-    """What the engine will do, and what its user should know about it.
+    """The mode of the engine, and notices for the user.
 
     Attributes:
-        step: continuous batching. together: most samples under way. native: upstream has a pipeline of its own.
+        step: continuous batching. together: maximum number of concurrent samples. native: vLLM-Omni has its own
+            pipeline.
     """
 
     step: bool
@@ -27,11 +28,12 @@ class Mode:
 
 
 def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
-    """The mode that the options ask for, as far as upstream's pipeline allows it.
+    """The mode of the options, as far as vLLM-Omni's pipeline allows it.
 
     Raises:
         PluginError: vLLM-Omni is not installed.
-        ConfigError: neither it nor diffusers has such a pipeline, or one that cannot step is ``required`` to.
+        ConfigError: neither vLLM-Omni nor diffusers has the pipeline, or step execution is ``required`` but not
+            possible.
     """
     try:
         from vllm_omni.diffusion.registry import DiffusionModelRegistry
@@ -44,15 +46,15 @@ def mode_of(architecture: str, options: VllmOmniConfig) -> Mode:
         raise ConfigError(what, "set rollout.engine to diffusers")
     steps = all(hasattr(upstream, phase) for phase in PHASES)
     if options.step_execution == "required" and not steps:
-        what = f"rollout.step_execution: required, and vLLM-Omni's {architecture} cannot be stepped"
-        raise ConfigError(what, "set it to auto: whole requests, in batches")
+        what = f"rollout.step_execution: required, but vLLM-Omni's {architecture} cannot run step by step"
+        raise ConfigError(what, "set it to auto, which uses whole requests in batches")
     if steps and options.step_execution != "off":
         return Mode(True, options.max_num_seqs)
     if upstream is None:
         return Mode(
-            False, options.max_num_seqs, (f"vLLM-Omni has no {architecture}: diffusers' own runs in it",), False
+            False, options.max_num_seqs, (f"vLLM-Omni has no {architecture}: it runs diffusers' own pipeline",), False
         )
-    notices = [] if options.step_execution == "off" else [f"{architecture} cannot be stepped: whole requests"]
+    notices = [] if options.step_execution == "off" else [f"{architecture} cannot run step by step"]
     together = options.max_num_seqs if steps or getattr(upstream, "supports_request_batch", False) else 1
     if together < options.max_num_seqs:
         notices.append(f"{architecture} takes one request at a time")

@@ -1,8 +1,9 @@
-"""The one rollout pipeline: the upstream class of an architecture, with core's transitions instead of its own steps.
+"""The rollout pipeline: vLLM-Omni's pipeline class of an architecture, with core's transitions instead of its own
+steps.
 
-``step_execution: true`` (continuous batching): upstream's worker calls ``prepare_encode``, ``denoise_step``,
-``step_scheduler`` and ``post_decode``. Otherwise it calls ``forward`` with a batch of requests: the same phases in a
-loop where upstream has them, upstream's own loop with :class:`RolloutScheduler` in it where it has not.
+With ``step_execution: true`` (continuous batching), the worker calls ``prepare_encode``, ``denoise_step``,
+``step_scheduler`` and ``post_decode``. Otherwise it calls ``forward`` with a batch of requests, which runs the same
+phases in a loop; a pipeline without these phases runs its own loop with :class:`RolloutScheduler`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from omni_rl_vllm_omni.scheduler import RolloutScheduler
 from omni_rl_vllm_omni.wire import asked_in
 
 DECODED_TOGETHER = 16
-"""Most pictures in one call of the autoencoder."""
+"""Maximum number of images in one call of the autoencoder."""
 
 
 class Rollout:
-    """Mixed in front of an upstream pipeline, whose attributes these are; see :func:`pipeline_class`."""
+    """Mixin for a pipeline class of vLLM-Omni, which defines its attributes; see :func:`pipeline_class`."""
 
     od_config: Any
     device: torch.device
@@ -51,8 +52,8 @@ class Rollout:
         self.under_way: list[tuple[StepRequestState, torch.Tensor]] = []
 
     def take(self, policy_version: int) -> None:
-        """Answer with this version from now on. The text encoders have nothing to do here: their memory is freed, and
-        embeddings are taken in the pipeline's own precision.
+        """Set the policy version of later samples. Frees the memory of the text encoders, which the worker does not
+        use, and prepares embeddings in the pipeline's precision.
         """
         self.policy_version = policy_version
         for name, module in self.named_children():
@@ -62,7 +63,7 @@ class Rollout:
     def forward(self, req: Any) -> list[DiffusionOutput]:
         """Draw the samples of a batch of requests."""
         asked = [asked_in(prompt) for prompt in req.prompts]
-        if asked[0] is None:  # upstream's warm-up, with a text of its own
+        if asked[0] is None:  # vLLM-Omni's warm-up, with its own text
             return [_placeholder("image") for _ in asked]
         if supports_step_execution(self) and self.supports_step_execution:
             return self._phases(req)
@@ -79,7 +80,7 @@ class Rollout:
         outputs: dict[int, DiffusionOutput] = {}
         while running:
             velocity = self.denoise_step(InputBatch.make_batch(running), states=running)
-            assert velocity is not None, "nothing interrupts whole requests"
+            assert velocity is not None, "whole requests are not interrupted"
             for row, state in enumerate(running):
                 self.step_scheduler(state, velocity[row : row + 1])
             outputs |= {id(state): self.post_decode(state) for state in running if state.denoise_completed}
@@ -107,9 +108,9 @@ class Rollout:
             self.__dict__["scheduler"] = own
 
     def prepare_encode(self, state: StepRequestState, **kwargs: Any) -> StepRequestState:
-        """Upstream's preparation with the run's embeddings, latents and schedule."""
+        """vLLM-Omni's preparation, with the run's embeddings, latents and schedule."""
         asked = asked_in(state.prompt)
-        if asked is None:  # upstream's warm-up, with a text of its own: steps that do nothing
+        if asked is None:  # vLLM-Omni's warm-up, with its own text: steps without effect
             state.latents = torch.zeros(1, 1, 1)
             state.timesteps = torch.zeros(state.sampling.num_inference_steps)
             return state
@@ -122,7 +123,7 @@ class Rollout:
 
     @contextlib.contextmanager
     def _embeddings_of(self, prompt: Mapping[str, Any]) -> Iterator[None]:
-        """Upstream encodes the text of a prompt here; it is handed the embeddings that travelled with it instead."""
+        """A context in which the pipeline's text encoding returns the embeddings that were sent with the prompt."""
         encode, signs = self.encode_prompt, iter(("", "negative_"))
 
         def given(**kwargs: Any) -> Any:
@@ -140,7 +141,7 @@ class Rollout:
     def denoise_step(
         self, input_batch: InputBatch, states: Sequence[StepRequestState], **kwargs: Any
     ) -> torch.Tensor | None:
-        """Velocities in fp32; the transformer is given latents in its own precision."""
+        """Velocities in fp32; the transformer receives latents in its own precision."""
         if input_batch.prompt_embeds is None:
             return torch.zeros_like(input_batch.latents)
         batch = copy.copy(input_batch)
@@ -153,7 +154,7 @@ class Rollout:
         return velocity
 
     def step_scheduler(self, state: StepRequestState, noise_pred: torch.Tensor, **kwargs: Any) -> None:
-        """Core's transition, unless it was taken already."""
+        """Core's transition, unless it was already done."""
         own = state.extra.get("rollout")
         if own is None:
             state.step_index += 1
@@ -163,7 +164,7 @@ class Rollout:
         state.latents, state.step_index = own.x["x"], own.step
 
     def post_decode(self, state: StepRequestState, **kwargs: Any) -> DiffusionOutput:
-        """Upstream's decoding, and the trajectory beside it."""
+        """vLLM-Omni's decoding; the trajectory is returned with the media."""
         if "rollout" not in state.extra:
             return _placeholder("image")
         if "media" not in state.extra:
@@ -171,8 +172,8 @@ class Rollout:
         return self._answers(state.extra["rollout"], [state.extra["media"]])[0]
 
     def _decode_round(self, first: StepRequestState, **kwargs: Any) -> None:
-        """Decode every request that ends with the present step: upstream asks for one at a time, and an autoencoder
-        takes several in little more time than one.
+        """Decode all requests that end with this step in one call, because an autoencoder takes several in little more
+        time than one, while vLLM-Omni decodes one request at a time.
         """
         for state, velocity in self.under_way:
             own = state.extra["rollout"]
@@ -195,7 +196,7 @@ class Rollout:
         self.rollout_hooks.step_scheduler(model=self, state=state, velocity=velocity)
 
     def _answers(self, state: DenoiseState, decoded: Sequence[Mapping[str, torch.Tensor]]) -> list[DiffusionOutput]:
-        """Trajectories as bytes in the one field that upstream hands through untouched."""
+        """Outputs with the trajectories as bytes, in the only field that vLLM-Omni does not change."""
         media = {kind: torch.cat([quantise(kind, row[kind]) for row in decoded]) for kind in decoded[0]}
         rows = recorded(state, media)
         version = torch.full((len(rows),), self.policy_version, dtype=torch.int64)
@@ -205,19 +206,19 @@ class Rollout:
 
 
 def _placeholder(kind: str, trajectory: torch.Tensor | None = None) -> DiffusionOutput:
-    """Upstream makes pictures or videos of ``output``, which nobody looks at: one pixel."""
+    """An output with an image or video of one pixel: vLLM-Omni converts it, but nothing reads it."""
     pixel = torch.zeros({"image": (1, 3, 1, 1), "video": (1, 3, 1, 1, 1)}[kind])
     return DiffusionOutput(output=pixel, trajectory_latents=trajectory)
 
 
 def _alike(a: StepRequestState, b: StepRequestState) -> bool:
-    """Whether what upstream decodes by is the same."""
+    """Whether vLLM-Omni decodes both states with the same parameters."""
     shapes = [state.extra["rollout"].x["x"].shape for state in (a, b)]
     return shapes[0] == shapes[1] and (a.sampling.height, a.sampling.width) == (b.sampling.height, b.sampling.width)
 
 
 def _decoded(output: DiffusionOutput) -> dict[str, torch.Tensor]:
-    """Media in [0, 1] of one request, by kind, (1, ...): upstream decodes to [-1, 1]."""
+    """Media in [0, 1] of one request, by kind, (1, ...): vLLM-Omni decodes to [-1, 1]."""
     media = getattr(output, "media", None)  # vLLM-Omni 0.26 has none
     if media is not None:
         return {"video": media.video.tensor.movedim(1, 2) / 2 + 0.5}  # (1, C, F, H, W) to (1, F, C, H, W)
@@ -231,7 +232,7 @@ def pipeline_class(architecture: str) -> type:
     """The rollout pipeline of an architecture.
 
     Raises:
-        AttributeError: neither upstream nor diffusers has a pipeline of this name.
+        AttributeError: neither vLLM-Omni nor diffusers has a pipeline of this name.
     """
     if architecture.startswith("_"):
         raise AttributeError(architecture)
@@ -245,4 +246,4 @@ def pipeline_class(architecture: str) -> type:
     return type(architecture, (DiffusersRollout,), {"__module__": __name__})
 
 
-__getattr__ = pipeline_class  # upstream wants a dotted name: omni_rl_vllm_omni.rollout.<Architecture>
+__getattr__ = pipeline_class  # vLLM-Omni needs a dotted name: omni_rl_vllm_omni.rollout.<Architecture>

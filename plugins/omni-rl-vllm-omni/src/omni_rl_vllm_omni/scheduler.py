@@ -1,4 +1,4 @@
-"""Stands in for an upstream pipeline's scheduler: the run's own table, and core's transition for its step."""
+"""Replaces the scheduler of a pipeline of vLLM-Omni: the run's schedule, and core's transition as its step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Step = Callable[[DenoiseState, Streams], None]
 
 
 class RolloutScheduler(StandIn):
-    """Whatever pipeline calls it, however: ``scheduler.step(...)``, or upstream's wrapper around it.
+    """Works with every pipeline that calls ``scheduler.step(...)``, or vLLM-Omni's wrapper of it.
 
-    Latents are kept in fp32 in ``state``; the pipeline is handed them in the dtype of its own.
+    ``state`` holds latents in fp32; the pipeline receives them in its own dtype.
 
     Attributes:
-        state: the batch under way.
+        state: the current batch.
     """
 
     def __init__(self, scheduler: Any, state: DenoiseState, advance: Step, device: torch.device) -> None:
@@ -40,10 +40,10 @@ class RolloutScheduler(StandIn):
         timesteps: Any = None,
         **_: Any,
     ) -> None:
-        """The table is given."""
+        """Set the run's own schedule."""
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any) -> tuple[Any]:
-        """The next latents of every stream, a tensor or a tuple of tensors as the pipeline's."""
+        """The next latents of every stream: a tensor or a tuple of tensors, as the pipeline expects."""
         outputs = model_output if isinstance(model_output, tuple) else (model_output,)
         velocity = {name: self.sign * v.float() for name, v in zip(self.state.x, outputs, strict=True)}
         self._advance(self.state, velocity)

@@ -1,4 +1,4 @@
-"""The weights of the last sync, on disk: a restarted worker gets them again without asking the trainer."""
+"""Stores the weights of the last sync on disk, so that a restarted worker gets them without the trainer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from omni_rl.authoring.engine import Portion
 
 
 class SentWeights:
-    """Keeps the portions of one sync, as safetensors files in a temporary folder."""
+    """Stores the portions of one sync as safetensors files in a temporary folder."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
 
     def keeping(self, portions: Iterable[Portion]) -> Iterator[Portion]:
-        """Hand every portion on, and keep it in place of what was kept before."""
+        """Yield every portion unchanged and store it; the portions of the previous sync are deleted."""
         self.close()
         self._folder = Path(tempfile.mkdtemp(prefix="omni-rl-weights-"))
         for number, portion in enumerate(portions):
@@ -27,12 +27,12 @@ class SentWeights:
             yield portion
 
     def portions(self) -> Iterator[Portion]:
-        """What was kept, in order; nothing before the first sync."""
+        """Yield the stored portions in order; none before the first sync."""
         for file in sorted(self._folder.iterdir()) if self._folder else []:
             yield load_file(file)
 
     def close(self) -> None:
-        """Delete what was kept."""
+        """Delete the stored portions."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

@@ -1,4 +1,4 @@
-"""vLLM-Omni's processes, and a thread that talks to them."""
+"""The processes of vLLM-Omni, and a thread that communicates with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from omni_rl.authoring.engine import StderrTee
 from omni_rl.errors import RunError
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported: a run's output is the run's
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when vLLM is imported; fewer messages
 
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm_omni.entrypoints.async_omni import AsyncOmni
@@ -25,7 +25,7 @@ repairs.make()
 
 
 class Server:
-    """One engine of upstream's, with requests answered in whatever order they finish."""
+    """One engine of vLLM-Omni; answers arrive in the order in which requests finish."""
 
     def __init__(self, timeout_s: float, arguments: Mapping[str, Any]) -> None:
         self._timeout_s = timeout_s
@@ -35,14 +35,16 @@ class Server:
         self._thread.start()
         self._answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._closed = self._asleep = False
-        self._numbers = count()  # of requests: upstream may still be tidying up after an earlier one of the same name
+        self._numbers = count()  # of requests: vLLM-Omni may still hold an earlier one
 
     def ask(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
-        """Send a request; its answer comes through :meth:`answer`."""
+        """Send a request; :meth:`answer` returns its result."""
         asyncio.run_coroutine_threadsafe(self._one(ticket, prompt, sampling), self._loop)
 
     def answer(self) -> tuple[int, Any]:
-        """Wait for the next: the ticket of a request, and upstream's ``OmniRequestOutput`` or the exception."""
+        """Wait for the next result: the ticket of its request, and vLLM-Omni's ``OmniRequestOutput`` or the
+        exception.
+        """
         return self._answers.get()
 
     async def _one(self, ticket: int, prompt: dict[str, Any], sampling: OmniDiffusionSamplingParams) -> None:
@@ -53,18 +55,18 @@ class Server:
                 )
                 outputs = [output async for output in asked]
             self._answers.put((ticket, outputs[-1]))
-        except BaseException as error:  # whatever happens to one request, somebody waits for its answer
+        except BaseException as error:  # the caller waits for a result, also after an error
             self._answers.put((ticket, error))
 
     def ended(self, answer: Any) -> bool:
-        """Whether this answer says that the processes are gone, and with them every request under way."""
+        """Whether this result says that the processes, and with them all current requests, have ended."""
         return isinstance(answer, EngineDeadError) or (isinstance(answer, BaseException) and self._omni.errored)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker extension; the first worker's answer.
+        """Call a method of the worker extension; returns the first worker's result.
 
         Raises:
-            RunError: it failed there (the message is the worker's), or did not answer in time.
+            RunError: it failed (with the worker's message), or did not answer in time.
         """
         found = self._wait(self._omni.collective_rpc(method, args=arguments))
         while isinstance(found, list):
@@ -74,12 +76,12 @@ class Server:
         return found
 
     def sleep(self) -> None:
-        """Move the weights out of the accelerator's memory, until :meth:`wake`."""
+        """Move the weights out of the GPU's memory, until :meth:`wake`."""
         self._wait(self._omni.sleep(level=1))
         self._asleep = True
 
     def wake(self) -> None:
-        """Move them back, if they are not there."""
+        """Move the weights back to the GPU if they are not there."""
         if self._asleep:
             self._wait(self._omni.wake_up())
             self._asleep = False
@@ -102,7 +104,7 @@ class Server:
         self._loop.close()
 
     async def _drop(self) -> None:
-        """Cancel what is under way, and wait until it has noticed."""
+        """Cancel the current requests, and wait until they have ended."""
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -110,10 +112,10 @@ class Server:
 
 
 def _started(arguments: Mapping[str, Any]) -> AsyncOmni:
-    """Upstream's engine.
+    """Start the engine of vLLM-Omni.
 
     Raises:
-        RunError: it does not start; the message is that of the process that failed.
+        RunError: it does not start; with the message of the process that failed.
     """
     stderr = StderrTee()
     try:

@@ -1,4 +1,4 @@
-"""Weights on their way into the engine's worker: loaded by upstream's own mapping, located, and read back."""
+"""Loads weights in the engine's worker: with vLLM-Omni's own name mapping, located, and read back."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from omni_rl_vllm_omni.adapters import activate
 
 
 class WeightReceiver(CustomPipelineWorkerExtension):
-    """Methods that upstream adds to its worker (``worker_extension_cls``) and calls by name."""
+    """Methods that vLLM-Omni adds to its worker (``worker_extension_cls``) and calls by name."""
 
     model_runner: Any
     lora_manager: Any
 
     def omni_rl_load(self, chunk: torch.Tensor) -> dict[str, str]:
-        """Load some weights and read them back; answers where each one landed.
+        """Load some weights and read them back. Returns for each weight the parameter that holds it.
 
         Args:
             chunk: :func:`omni_rl.authoring.engine.packed` weights by canonical name.
 
         Raises:
-            ValueError: a weight landed nowhere, or is not what was sent.
+            ValueError: no parameter holds a weight, or its values differ from those that were sent.
         """
         pipeline, landings = self._pipeline()
         weights = unpacked(chunk)
@@ -37,12 +37,12 @@ class WeightReceiver(CustomPipelineWorkerExtension):
         return activate(self.lora_manager, *self._pipeline(), unpacked(adapters), rank)
 
     def omni_rl_version(self, policy_version: int) -> int:
-        """Every weight has arrived: samples carry this version from now on."""
+        """All weights have arrived: set the policy version of later samples."""
         self.model_runner.pipeline.take(policy_version)
         return policy_version
 
     def _pipeline(self) -> tuple[Pipeline, dict[str, Landing]]:
-        """The pipeline, and where its weights were found to land."""
+        """The pipeline, and the parameters that hold its weights."""
         pipeline = self.model_runner.pipeline
         return pipeline, pipeline.__dict__.setdefault("omni_rl_landings", {})
 
@@ -50,5 +50,5 @@ class WeightReceiver(CustomPipelineWorkerExtension):
 def _checked(pipeline: Pipeline, name: str, weight: torch.Tensor, landing: Landing) -> Landing:
     found = landing.value(pipeline)
     if found.shape != weight.shape or not torch.equal(found, weight.to(found)):
-        raise ValueError(f"the weight {name} does not stand at {landing} after it was loaded there")
+        raise ValueError(f"the weight {name} is not in {landing} after it was loaded")
     return landing

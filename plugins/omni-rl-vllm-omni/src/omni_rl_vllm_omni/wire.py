@@ -1,4 +1,4 @@
-"""The message that travels in a prompt: JSON, and nothing pickled of ours."""
+"""The message in a prompt, as JSON; it contains no pickled objects."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from omni_rl.authoring.engine import Asked
 
 KEY = "omni_rl"
-"""Of a prompt: where the message stands in it."""
+"""The key of the message in a prompt."""
 
 ADAPTER_ID = 1
-"""Of the one adapter that the worker holds."""
+"""The id of the worker's only adapter."""
 
 
 def asked_in(prompt: Any) -> Asked | None:
-    """The message in a prompt; None for a prompt of upstream's own (its warm-up)."""
+    """The message in a prompt; None for a prompt of vLLM-Omni itself (its warm-up)."""
     text = prompt.get(KEY) if isinstance(prompt, Mapping) else None
     return None if text is None else Asked.from_json(text)

@@ -1,8 +1,8 @@
-"""Wan 2.1 and 2.2, text to video (``WanPipeline``): the velocity, stated once for rollout and training.
+"""Wan 2.1 and 2.2, text to video (``WanPipeline``): the velocity for rollout and training.
 
-Follows ``diffusers.WanPipeline``; the tests hold it to that pipeline. Latents are (B, C, F, h, w). Wan 2.2 has two
-experts: ``transformer`` above ``boundary_ratio`` of the timesteps, ``transformer_2`` below; rows of one batch may stand
-on both sides. Schedule, embeddings and decoding are core's defaults: the pipeline's own, asked once.
+It follows ``diffusers.WanPipeline``, and the tests compare it with that pipeline. Latents are (B, C, F, h, w). Wan 2.2
+has two experts: ``transformer`` for timesteps above ``boundary_ratio``, ``transformer_2`` below; the rows of one batch
+may use different experts. Core's defaults take schedule, embeddings and decoding from the pipeline.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 
 HONOURED = {"height", "width", "num_frames", "guidance_scale", "guidance_scale_2", "max_sequence_length"}
-"""With any other argument the pipeline itself is asked for the velocity."""
+"""If the call has any other argument, the velocity is computed by the pipeline itself."""
 
 IMAGE_EMBEDS = "image_embeds"
-"""Among the conditioning of :func:`guided_velocity`: how the image encoder sees the given frames."""
+"""Key of the CLIP embeddings of the conditioning frames in the conditioning of :func:`guided_velocity`."""
 
 NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -30,12 +30,14 @@ NEGATIVE_PROMPT = (
     "drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy "
     "background, three legs, many people in the background, walking backwards"
 )
-"""Of the model card of Wan2.1-T2V-14B-Diffusers, whose authors tuned the model with it."""
+"""Negative prompt of the model card of Wan2.1-T2V-14B-Diffusers."""
 
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """Size, steps, guidance and negative prompt of the card; LoRA on the projections of both attentions and the MLP."""
+    """Size, steps, guidance and negative prompt of the model card; LoRA on the projections of both attentions and the
+    MLP.
+    """
     targets = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
     call = {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": NEGATIVE_PROMPT}
     return {"rollout": {"call": call}, "validation": {"steps": 50}, "model": {"lora": {"targets": targets}}}
@@ -45,10 +47,10 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
-    """Leaves the encoding to the pipeline, but for what it would cut.
+    """Raise an error for a prompt that would be cut; otherwise the pipeline encodes it.
 
     Raises:
-        DataError: the text encoder does not read all of a prompt.
+        DataError: a prompt is longer than the text encoder's limit.
     """
     texts = [prompt_clean(text) for text in (*prompts, *(negative_prompts or ()))]
     ids, limit = model.pipe.tokenizer(texts, verbose=False).input_ids, model.argument(call, "max_sequence_length")
@@ -57,7 +59,7 @@ def encode_prompt(
 
 @hookimpl
 def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """(C, F, h, w).
+    """Shape (C, F, h, w).
 
     Raises:
         ConfigError: the pipeline would round the size or the number of frames.
@@ -66,7 +68,7 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 
 
 def latent_shape(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """(C, F, h, w) of the autoencoder's latents.
+    """Shape (C, F, h, w) of the autoencoder's latents.
 
     Raises:
         ConfigError: the pipeline would round the size or the number of frames.
@@ -82,18 +84,20 @@ def latent_shape(model: LoadedModel, call: Mapping[str, Any]) -> tuple[int, int,
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity with classifier-free guidance, each row by the expert for its timestep and with that expert's scale."""
+    """Velocity with classifier-free guidance; each row uses the expert for its timestep, and that expert's guidance
+    scale.
+    """
     if call.keys() - HONOURED:
         return None
     return guided_velocity(model, x, t, conditioning, call)
 
 
 Inputs = Callable[[torch.Tensor, torch.Tensor, Tensors], tuple[torch.Tensor, torch.Tensor]]
-"""Of latents (B, C, F, h, w) at t (B,) under conditioning: what the transformer takes as latents and as timestep."""
+"""Maps latents (B, C, F, h, w), t (B,) and conditioning to the transformer's inputs: latents and timestep."""
 
 
 def plain_inputs(latents: torch.Tensor, t: torch.Tensor, conditioning: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-    """The latents themselves, one timestep a sample."""
+    """The latents themselves, and one timestep per sample."""
     return latents, t
 
 
@@ -105,11 +109,11 @@ def guided_velocity(
     call: Mapping[str, Any],
     inputs: Inputs = plain_inputs,
 ) -> Streams:
-    """(B, C, F, h, w) of x (B, C, F, h, w) at t (B,), by one or two experts.
+    """Velocity (B, C, F, h, w) of x (B, C, F, h, w) at t (B,), with one or two experts.
 
     Args:
-        conditioning: the prompts' embeddings, image embeddings (B, N, D) or (B, 2, N, D) under :data:`IMAGE_EMBEDS`
-            where the transformer takes any, and what ``inputs`` asks for.
+        conditioning: the prompts' embeddings; if the transformer takes image embeddings, these (B, N, D) or (B, 2, N,
+            D) under :data:`IMAGE_EMBEDS`; and the tensors that ``inputs`` needs.
     """
     pipe, scale = model.pipe, model.argument(call, "guidance_scale")
     on = scale > 1  # for both experts, as upstream

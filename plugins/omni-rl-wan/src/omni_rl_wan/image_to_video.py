@@ -1,10 +1,10 @@
-"""Wan 2.1 and 2.2, image to video (``WanImageToVideoPipeline``): the velocity of a video whose first frame is given.
+"""Wan 2.1 and 2.2, image to video (``WanImageToVideoPipeline``): the velocity of a video with a conditioning frame.
 
-Follows ``diffusers.WanImageToVideoPipeline``; the tests hold it to that pipeline. The latents of the given frames and a
-mask that tells them from the others are further channels of the denoiser's input; Wan 2.1 also sees the first frame
-through CLIP. With ``expand_timesteps`` (Wan 2.2 5B) the first frame's latents stand in the place of the sample's, at
-timestep 0: nobody samples them. The frames' encoding, schedule, embeddings and decoding are core's defaults: the
-pipeline's own, asked once a prompt.
+It follows ``diffusers.WanImageToVideoPipeline``, and the tests compare it with that pipeline. The latents of the
+conditioning frames, and a mask that marks them, are additional channels of the denoiser's input. Wan 2.1 also gets CLIP
+embeddings of the first frame. With ``expand_timesteps`` (Wan 2.2 5B), the first frame's latents replace those of the
+sample, at timestep 0, and are not denoised. Core's defaults take the frames' encoding, schedule, embeddings and
+decoding from the pipeline.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ConfigError, DataError
 
 TEXT_TOKENS = 512
-"""Where there are image embeddings, the transformer takes as many tokens from the end to be text."""
+"""With image embeddings, the transformer always takes the last tokens, this many, as text."""
 
 GIVEN = "given"
-"""Among the conditioning: mask and latents of the given frames (B, C', F, h, w)."""
+"""Key of the mask and latents (B, C', F, h, w) of the conditioning frames in the conditioning."""
 
 LAST = "size_of_last_image"
 
 
 @hookimpl
 def defaults() -> Mapping[str, Any]:
-    """As from text."""
+    """As for text to video."""
     found: Mapping[str, Any] = wan.defaults()
     return found
 
@@ -48,11 +48,11 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
-    """Leaves the encoding to the pipeline, but for what it would cut.
+    """Raise an error for a prompt that would be cut; otherwise the pipeline encodes it.
 
     Raises:
-        ConfigError: the transformer would mix text up with image embeddings.
-        DataError: the text encoder does not read all of a prompt.
+        ConfigError: with image embeddings, the transformer would take some text tokens for image tokens.
+        DataError: a prompt is longer than the text encoder's limit.
     """
     given = model.argument(call, "max_sequence_length")
     if given != TEXT_TOKENS and model.pipe.transformer and model.pipe.transformer.config.added_kv_proj_dim:
@@ -63,15 +63,16 @@ def encode_prompt(
 
 @hookimpl
 def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Mapping[str, Any]) -> Tensors:
-    """What the encoders make of the frames; with ``expand_timesteps`` also the mask of the frames that are sampled.
+    """The encoders' outputs for the conditioning frames; with ``expand_timesteps`` also the mask of the denoised
+    frames.
 
     Raises:
-        DataError: there is a last frame, of which the image embeddings have no place.
+        DataError: there is a last frame, but the model's image embeddings support only a first frame.
     """
     transformer = model.pipe.transformer
     sees_one = transformer and transformer.config.image_dim and not transformer.config.pos_embed_seq_len
     if sees_one and "last_image" in requests[0].media:
-        raise DataError("data.media: this Wan takes no last_image", "leave it out, or take Wan2.1-FLF2V or Wan 2.2")
+        raise DataError("data.media: this Wan takes no last_image", "leave it out, or use Wan2.1-FLF2V or Wan 2.2")
     kept: Tensors = conditioning_from_media(model, requests)
     if kept and model.pipe.config.expand_timesteps:
         frames = wan.latent_shape(model, call)[1]
@@ -82,7 +83,7 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Map
 
 @hookimpl
 def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """(C, F, h, w).
+    """Shape (C, F, h, w).
 
     Raises:
         ConfigError: the pipeline would round the size or the number of frames.
@@ -94,7 +95,7 @@ def prepare_latents(model: LoadedModel, call: Mapping[str, Any]) -> dict[str, tu
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity as from text, of a batch whose pictures have equal sizes.
+    """Velocity, computed as for text to video; the images of a batch have equal sizes.
 
     Raises:
         DataError: there is no first frame.
@@ -115,7 +116,7 @@ def predict(
 
 
 def _mask(latents: torch.Tensor, every: int, last: bool) -> torch.Tensor:
-    """(B, every, F, h, w): 1 where a frame of the video is given; a latent frame holds ``every`` frames as channels."""
+    """Mask (B, every, F, h, w): 1 for conditioning frames; a latent frame holds ``every`` video frames as channels."""
     rows, _, frames, height, width = latents.shape
     mask = latents.new_zeros(rows, every, frames, height, width)
     mask[:, :, 0] = 1  # the first latent frame holds one frame, repeated
@@ -129,7 +130,7 @@ def _more_channels(latents: torch.Tensor, t: torch.Tensor, given: Tensors) -> tu
 
 
 def _first_frame_replaced(latents: torch.Tensor, t: torch.Tensor, given: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-    """The given frame at timestep 0 before the others at theirs: t becomes (B, tokens)."""
+    """Latents with the conditioning frame first. t becomes (B, tokens): 0 for the conditioning frame."""
     seen = torch.cat([given[GIVEN], latents[:, :, 1:]], dim=2)
     tokens = torch.ones_like(seen[0, 0, :, ::2, ::2])  # (F, rows, columns)
     tokens[0] = 0

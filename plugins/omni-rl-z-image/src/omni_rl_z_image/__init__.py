@@ -1,9 +1,9 @@
-"""Z-Image (``ZImagePipeline``): the velocity, stated once for rollout and training.
+"""Z-Image (``ZImagePipeline``): the velocity for rollout and training.
 
-Follows ``diffusers.ZImagePipeline``; the tests hold it to that pipeline. Latents are (B, C, h, w). The transformer
-takes lists instead of batches, counts time from noise to picture, and answers the velocity the other way round. A
-trajectory keeps the embeddings padded, with a mask. Schedule, shapes, embeddings and decoding are core's defaults: the
-pipeline's own, asked once.
+It follows ``diffusers.ZImagePipeline``, and the tests compare it with that pipeline. Latents are (B, C, h, w). The
+transformer takes lists instead of batches, its time goes from noise to image, and its output is the negative velocity.
+A trajectory stores padded embeddings with a mask. Core's defaults take schedule, shapes, embeddings and decoding from
+the pipeline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 
 HONOURED = {"height", "width", "guidance_scale", "max_sequence_length"}
-"""With any other argument (``cfg_normalization``, ``cfg_truncation``) the pipeline itself is asked for the velocity."""
+"""If the call has any other argument (``cfg_normalization``, ...), the velocity is computed by the pipeline itself."""
 
 
 @hookimpl
@@ -36,10 +36,10 @@ def defaults() -> Mapping[str, Any]:
 def encode_prompt(
     model: LoadedModel, prompts: Sequence[str], negative_prompts: Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
-    """Leaves the encoding to the pipeline, but for what it would cut.
+    """Raise an error for a prompt that would be cut; otherwise the pipeline encodes it.
 
     Raises:
-        DataError: the text encoder does not read all of a prompt with its template.
+        DataError: a prompt with its template is longer than the text encoder's limit.
     """
     texts, limit = [*prompts, *(negative_prompts or ())], model.argument(call, "max_sequence_length")
     chats = [[{"role": "user", "content": text}] for text in texts]
@@ -52,7 +52,9 @@ def encode_prompt(
 def predict(
     model: LoadedModel, x: Streams, t: torch.Tensor, conditioning: Tensors, call: Mapping[str, Any]
 ) -> Streams | None:
-    """Velocity; its guidance scale is what others call one less: ``positive + scale * (positive - negative)``."""
+    """Velocity with guidance ``positive + scale * (positive - negative)``: this scale is 1 less than the usual CFG
+    scale.
+    """
     if call.keys() - HONOURED:
         return None
 

@@ -1,5 +1,5 @@
-"""``omni-rl conformance``: the suites of :mod:`omni_rl_testing` on what an installed distribution offers.
+"""``omni-rl conformance``: run the contract suites on the plugins of an installed distribution.
 
-:mod:`subjects` finds out what there is to test and with which fixtures, :mod:`running` hands it to pytest. Nothing here
-imports pytest before a suite runs, so that its absence is told in a sentence.
+:mod:`subjects` finds the plugins and their fixtures, :mod:`running` passes them to pytest. pytest is imported only when
+a suite runs, so that there is a clear error if it is not installed.
 """

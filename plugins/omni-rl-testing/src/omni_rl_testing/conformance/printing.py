@@ -1,4 +1,4 @@
-"""``omni-rl conformance``: a line for every check, and for a failure what it means and which hook to mend."""
+"""Output of ``omni-rl conformance``: one line per check; for a failure also its purpose and the hook to fix."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from omni_rl_testing.conformance.subjects import Subject, subjects
 
 INDENT = " " * 11
 PYTESTS_HINT = "Use -v to get more diff"
-"""At the end of what an assertion says; here there is no -v."""
+"""pytest's last line of an assertion; `omni-rl conformance` has no option -v."""
 MOST_LINES = 12
-"""Of a reason; ``--trace`` shows everything."""
+"""Maximum number of lines of a reason; ``--trace`` shows all."""
 
 
 class Printer:
-    """Prints checks as they end, under a heading for each offer."""
+    """Prints checks as they end, under a heading for each plugin."""
 
     def __init__(self, trace: bool) -> None:
         self.checks: list[Check] = []
@@ -45,21 +45,21 @@ class Printer:
     def summary(self, source: str) -> str:
         """``omni-rl-ocr 0.1.0 conforms: 20 ok, 2 skipped``."""
         counts = Counter(check.verdict for check in self.checks)
-        how = {0: "conforms", 1: "does not conform", 2: "is not proven"}[self.code]
+        how = {0: "conforms", 1: "does not conform", 2: "was not tested completely"}[self.code]
         figures = ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict])
         untried = [str(check.subject) for check in self.checks if check.name == SUITE]
         return f"\n{source} {how}: {figures}" + (f"; no suite ran for {', '.join(untried)}" if untried else "")
 
     @property
     def code(self) -> int:
-        """1 when a check failed, 2 when a suite lacked something that the caller can give, else 0."""
+        """1 if a check failed, 2 if a suite needs an argument that the caller did not give, otherwise 0."""
         if any(check.verdict == "FAILED" for check in self.checks):
             return 1
         return 2 if any(check.unproven for check in self.checks) else 0
 
 
 def print_report(distribution: str, *, trace: bool, **selection: Any) -> int:
-    """Print the report and answer the exit status; ``selection`` as in :func:`subjects`.
+    """Print the report and return the exit status; ``selection`` as in :func:`subjects`.
 
     Raises:
         UserError: pytest is not installed, or as :func:`subjects`.
@@ -67,11 +67,11 @@ def print_report(distribution: str, *, trace: bool, **selection: Any) -> int:
     from omni_rl.cli.arguments import quiet
 
     require_pytest()
-    found: Sequence[Subject] = subjects(distribution, **selection)
+    selected: Sequence[Subject] = subjects(distribution, **selection)
     quiet()
     printer = Printer(trace)
-    run(found, printer)
-    print(printer.summary(found[0].offer.source))
+    run(selected, printer)
+    print(printer.summary(selected[0].offer.source))
     return printer.code
 
 

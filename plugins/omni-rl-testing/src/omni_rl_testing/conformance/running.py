@@ -1,4 +1,4 @@
-"""The suites through pytest, one class for each subject, and what becomes of every check."""
+"""Run the suites with pytest, one class per subject, and report the result of every check."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Verdict = Literal["ok", "FAILED", "skipped"]
 
 SUITES = "omni_rl_testing.offered"
 WITHOUT = ("cacheprovider", "terminal", "unraisableexception")
-"""Parts of pytest itself: it would leave a folder, print, and collect all garbage, which takes longer than a suite."""
+"""Plugins of pytest that are switched off: they write a folder, print, or take more time than a suite."""
 IMPORTS = "it can be imported, and its hooks are those of the contract"
 SUITE = "its suite"
-NOT_MADE = "The check did not begin, because what it tests could not be made; --trace shows where."
+NOT_MADE = "The check did not start, because a fixture failed; --trace shows where."
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check.
+    """The result of one check.
 
     Attributes:
         name: a sentence without its full stop.
-        reason: why it failed or was skipped; "" when it is ok.
-        purpose: what the check is for, and which hook to mend.
-        trace: pytest's own account of a failure.
-        unproven: skipped for want of something that the caller can give.
+        reason: why it failed or was skipped; "" if it passed.
+        purpose: why the check exists, and which hook to fix.
+        trace: pytest's own report of a failure.
+        unproven: skipped because the caller did not give an argument that it needs.
     """
 
     subject: Subject
@@ -53,7 +53,7 @@ Report = Callable[[Check], None]
 
 
 def require_pytest() -> None:
-    """Raise UserError where the extra ``testing`` is not installed."""
+    """Raise UserError if the extra ``testing`` is not installed."""
     if util.find_spec("pytest") is None:
         raise UserError("the suites need pytest, which is not installed", "pip install 'omni-rl[testing]'")
 
@@ -81,7 +81,7 @@ def _run_suite(subject: Subject, report: Report) -> None:
 
     session = _Session(subject, report)
     with tempfile.TemporaryDirectory() as folder, _alone():
-        settings = Path(folder, "pytest.ini")  # the user's own settings, in a folder above, are not the suite's
+        settings = Path(folder, "pytest.ini")  # otherwise pytest would use settings of a parent folder
         settings.write_text("[pytest]\n")
         options = [f"--config-file={settings}", f"--rootdir={folder}", f"--basetemp={folder}/tmp", "--noconftest"]
         without = [f"-pno:{name}" for name in WITHOUT]
@@ -94,7 +94,7 @@ def _run_suite(subject: Subject, report: Report) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Within the context no pytest plugin that happens to be installed takes part."""
+    """A context in which pytest loads no other installed plugins."""
     mine = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
     before = {name: os.environ.get(name) for name in mine}
     os.environ.update(mine)
@@ -108,7 +108,7 @@ def _alone() -> Iterator[None]:
 
 
 def _path_of(module: str) -> str:
-    """Found without importing it: pytest rewrites the assertions of what it imports itself."""
+    """The file of a module, found without importing it, because pytest must import it to rewrite its assertions."""
     package, _, name = module.rpartition(".")
     spec = util.find_spec(package.partition(".")[0])
     assert spec is not None
@@ -117,19 +117,19 @@ def _path_of(module: str) -> str:
 
 
 class _Session:
-    """A pytest plugin: collects the subject's suite, and passes on what becomes of each check."""
+    """A pytest plugin that collects the subject's suite and reports the result of each check."""
 
     def __init__(self, subject: Subject, report: Report) -> None:
         self.subject, self.report = subject, report
         self.trouble = ""
 
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
-        """A module that holds the subject's suite, in place of the file's own content."""
+        """Collect a module that contains the subject's suite instead of the file's own content."""
         import pytest
 
         from omni_rl_testing import show_compared_values
 
-        show_compared_values()  # the distribution may have imported the package before pytest started
+        show_compared_values()  # the distribution may have imported this package before pytest started
         from omni_rl_testing.offered import module_of
 
         module: pytest.Module = pytest.Module.from_parent(parent, path=module_path)
@@ -141,31 +141,31 @@ class _Session:
         return module
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Every check once: where it ended, or where its fixtures did."""
+        """Report each check once: at its end, or when a fixture fails."""
         if report.when == "call" or report.outcome != "passed":
             self.report(self._check(report))
 
     def _check(self, report: pytest.TestReport) -> Check:
-        given = dict(report.user_properties)
+        properties = dict(report.user_properties)
         if report.passed:
-            return Check(self.subject, str(given["name"]), "ok")
+            return Check(self.subject, str(properties["name"]), "ok")
         reason = _reason(report)
         verdict: Verdict = "skipped" if report.skipped else "FAILED"
         trace = "" if report.skipped else report.longreprtext
-        purpose = str(given["purpose"]) if report.when == "call" else NOT_MADE
-        return Check(self.subject, str(given["name"]), verdict, reason, purpose, trace)
+        purpose = str(properties["purpose"]) if report.when == "call" else NOT_MADE
+        return Check(self.subject, str(properties["name"]), verdict, reason, purpose, trace)
 
     def pytest_itemcollected(self, item: pytest.Function) -> None:
-        """Note what the report says of the check."""
+        """Store the check's name and purpose for its report."""
         item.user_properties += [("name", _sentence(item)), ("purpose", item.function.__doc__ or "")]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """What keeps a suite from being collected."""
+        """Store the error if the suite cannot be collected."""
         if report.failed:
             self.trouble += report.longreprtext
 
     def pytest_internalerror(self, excrepr: Any) -> None:
-        """What broke pytest."""
+        """Store an internal error of pytest."""
         self.trouble += str(excrepr)
 
 
@@ -177,7 +177,7 @@ def _sentence(item: pytest.Function) -> str:
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """The sentence of a skip, or what a failure raised."""
+    """The text of a skip, or the error of a failure."""
     if isinstance(report.longrepr, tuple):
         return report.longrepr[2].removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)

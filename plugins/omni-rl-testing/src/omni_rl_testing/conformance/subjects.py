@@ -1,8 +1,7 @@
-"""What a distribution offers that a suite can test, and what each suite is given.
+"""Find the plugins of a distribution that have a contract suite, and the fixtures of each suite.
 
-The fixtures of a suite come from a class that the distribution names under the entry-point group
-``omni_rl.conformance`` (the offer's key = a class that inherits the suite of its kind), else from
-:mod:`omni_rl_testing.offered`.
+The fixtures come from a class of the distribution, named in the entry-point group ``omni_rl.conformance`` under the
+plugin's key; it inherits the suite of the kind. Without such a class they come from :mod:`omni_rl_testing.offered`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,9 @@ from omni_rl.plugins.probe import problem
 
 
 class Section(NamedTuple):
-    """Where a configuration holds the options of a kind: its path, its schema, and the field that names the plugin."""
+    """Where a configuration has the options of a kind: the section's path and schema, and the key with the plugin's
+    name.
+    """
 
     path: KeyPath
     model: type[schema.PluginSection]
@@ -62,16 +63,16 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Subject:
-    """One offer under test.
+    """One plugin under test.
 
     Attributes:
-        offer: the entry point.
-        problem: why it cannot be used at all; None when it can.
-        missing: what its suite cannot run without, and how to give it; None when nothing is missing.
-        unsuited: why no suite applies to it; None when one does.
-        chosen: what the entry point names, with its options.
-        declared: names the distribution's own class, which inherits the suite; None for the default fixtures.
-        model: a pipeline folder for the suite; None when none was given and no checkpoint that is shipped suits.
+        offer: its entry point.
+        problem: why it cannot be used; None if it can.
+        missing: what the suite needs from the caller, and how to give it; None if nothing.
+        unsuited: why no suite applies to it; None if one does.
+        chosen: the object of the entry point, with its options.
+        declared: the distribution's own class that inherits the suite; None for the default fixtures.
+        model: a pipeline folder for the suite; None if none was given and no shipped checkpoint fits.
         call: arguments for the pipeline's ``__call__``.
     """
 
@@ -90,7 +91,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Given:
-    """What the caller gave: pipeline folders by architecture, and overrides."""
+    """The caller's arguments: pipeline folders by architecture, and overrides."""
 
     folders: Mapping[str, Path]
     overrides: Sequence[Override]
@@ -104,17 +105,17 @@ def subjects(
     models: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> list[Subject]:
-    """Everything that an installed distribution offers, imported.
+    """Import all plugins of an installed distribution.
 
     Args:
-        distribution: its name, in any spelling that pip takes.
-        kinds: words such as ``reward``; empty for all.
-        keys: entry-point names; empty for all.
+        distribution: its name, in any spelling that pip accepts.
+        kinds: words such as ``reward``; empty: all kinds.
+        keys: entry-point names; empty: all.
         models: pipeline folders or names of shipped checkpoints.
         overrides: ``section.key=value``, options of the plugin as in a configuration, and ``rollout.call.key=value``.
 
     Raises:
-        UserError: nothing of that name is installed or offered, or an argument cannot be used.
+        UserError: there is no such distribution or plugin, or an argument cannot be used.
     """
     plugin = _installed(distribution)
     check_contract(plugin)
@@ -130,10 +131,10 @@ def subjects(
 
 
 def _installed(distribution: str) -> metadata.Distribution:
-    found = {normal(each.name): each for each in distributions()}
-    plugin = found.get(normal(distribution))
+    installed = {normal(each.name): each for each in distributions()}
+    plugin = installed.get(normal(distribution))
     if plugin is None:
-        raise _not_installed(distribution, list(found))
+        raise _not_installed(distribution, list(installed))
     if is_hidden(plugin.name):
         raise PluginError(f"{plugin.name} is hidden by {DISABLE}", f"unset {DISABLE}")
     return plugin
@@ -145,8 +146,8 @@ def _not_installed(distribution: str, installed: Sequence[str]) -> PluginError:
         return PluginError(f"{distribution} is not installed", f"pip install {normal(distribution)}")
     near = did_you_mean(normal(distribution), installed)
     return PluginError(
-        f"no installed distribution {distribution!r} offers anything to omni-rl.{near}",
-        f"installed: {', '.join(installed)}. A package in development: pip install -e FOLDER",
+        f"no installed distribution {distribution!r} has plugins for omni-rl.{near}",
+        f"installed: {', '.join(installed)}. for a package in development: pip install -e FOLDER",
     )
 
 
@@ -161,11 +162,11 @@ def _selected(plugin: metadata.Distribution, kinds: Sequence[str], keys: Sequenc
         if key not in {offer.key for offer in offered}:
             near = did_you_mean(key, [offer.key for offer in offered])
             raise UserError(f"{plugin.name} offers no {key!r}.{near}", f"it offers {_listed(offered)}")
-    found = [o for o in offered if (not kinds or KINDS[o.kind].word in kinds) and (not keys or o.key in keys)]
-    if not found:
+    selected = [o for o in offered if (not kinds or KINDS[o.kind].word in kinds) and (not keys or o.key in keys)]
+    if not selected:
         wanted = " or ".join(kinds) or "thing"
         raise UserError(f"{plugin.name} offers no such {wanted}", f"it offers {_listed(offered) or 'nothing'}")
-    return found
+    return selected
 
 
 def _listed(offered: Sequence[Offer]) -> str:
@@ -177,18 +178,18 @@ def _listed(offered: Sequence[Offer]) -> str:
 
 def _folders(models: Sequence[str]) -> dict[str, Path]:
     """Pipeline folders by architecture."""
-    found = [_files().model(name, hub=False) for name in models]
-    return {architecture_of(folder): folder for folder in found}
+    folders = [_files().model(name, hub=False) for name in models]
+    return {architecture_of(folder): folder for folder in folders}
 
 
 def _check_folders(folders: Mapping[str, Path], selected: Sequence[Offer]) -> None:
-    """Refuse a pipeline that no suite would run."""
+    """Raise ModelError for a pipeline folder that no suite would use."""
     if any(offer.kind == "engines" for offer in selected):
         return
     for architecture, folder in folders.items():
         if architecture not in {offer.key for offer in selected if offer.kind == "models"}:
-            what = f"--model {folder} is a {architecture}, and what is tested here is {_listed(selected)}"
-            raise ModelError(what, "give a pipeline of a model that is tested, or leave --model out")
+            what = f"--model {folder} is a {architecture}, but the tested plugins are {_listed(selected)}"
+            raise ModelError(what, "give a pipeline of a tested model, or omit --model")
 
 
 def _files() -> Files:
@@ -196,7 +197,9 @@ def _files() -> Files:
 
 
 def _check_overrides(overrides: Sequence[Override], kinds: set[str], distribution: str) -> None:
-    """Refuse what no suite would look at: a silent override would prove something else than was asked."""
+    """Raise ConfigError for an override that no suite would use, because the report would not test what the caller
+    wants.
+    """
     sections = {str(SECTIONS[kind].path[0]): SECTIONS[kind] for kind in SECTIONS if kind in kinds}
     for override in overrides:
         if override.path[:2] == ("rollout", "call") and kinds & {"models", "engines"}:
@@ -204,9 +207,9 @@ def _check_overrides(overrides: Sequence[Override], kinds: set[str], distributio
         section = sections.get(str(override.path[0]))
         if section is None or len(override.path) < 2:
             hint = " or ".join(f"{name}.OPTION=VALUE" for name in sections) or "none applies here"
-            raise ConfigError(f"{override.place} sets no option of what {distribution} offers", f"options: {hint}")
+            raise ConfigError(f"{override.place} is not an option of a plugin of {distribution}", f"options: {hint}")
         if override.path[1] in fields.names(section.model):
-            raise ConfigError(f"{override.place}: the suite itself decides this", "give options of the plugin alone")
+            raise ConfigError(f"{override.place}: the suite itself sets this", "give only options of the plugin")
 
 
 def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> Subject:
@@ -221,8 +224,8 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
     if offer.kind == "models" and folder is None and declared is None:
         folder = _of_a_family(offer.key)
     if declared is not None and given.overrides:
-        what = f"{offer.distribution} brings the fixtures of its own for {offer.key}, which no override reaches"
-        raise ConfigError(what, "leave the overrides out, or choose something else with --key")
+        what = f"{offer.distribution} has its own fixtures for {offer.key}, which use no overrides"
+        raise ConfigError(what, "omit the overrides, or select another plugin with --key")
     return Subject(
         offer,
         missing=lacking or _missing_model(offer, folder, entry),
@@ -244,7 +247,7 @@ def _of_a_family(member: str) -> Path | None:
 
 
 def _tree(offer: Offer, given: Given) -> Tree:
-    """The sections that overrides may reach into, of a configuration that names the offer."""
+    """The sections of a configuration with this plugin that overrides may change."""
     section, tree = SECTIONS[offer.kind], Tree(SetBy("offer", offer.source))
     named = {section.name: offer.key}
     tree.overlay({str(section.path[0]): [named] if section.path[1:] else named}, lambda _: tree.source(()))
@@ -254,23 +257,23 @@ def _tree(offer: Offer, given: Given) -> Tree:
 
 
 def _chosen(offer: Offer, tree: Tree, given: Given) -> tuple[Chosen, str | None]:
-    """The plugin with its options, and which it lacks.
+    """The plugin with its options, and the name of a required option that is missing.
 
     Raises:
-        ConfigError: an override is none of its options.
+        ConfigError: an override is not one of its options.
     """
     section = SECTIONS[offer.kind]
     bare = Chosen(offer.kind, offer.key, load(offer), offer.source)
     chosen, errors = with_options(bare, section.model, section.path, tree, _files())
     if errors and any(override.path[0] == section.path[0] for override in given.overrides):
-        hint = f"if it is meant for another offer of {offer.distribution}: --key KEY"
+        hint = f"if it is for another plugin of {offer.distribution}: --key KEY"
         raise ConfigError("\n".join(error.what for error in errors), hint)
     hint = f"  give it with omni-rl conformance {offer.distribution} {section.path[0]}.OPTION=VALUE"
     return chosen or bare, "\n".join([*(error.what for error in errors), hint]) if errors else None
 
 
 def _folder(offer: Offer, folders: Mapping[str, Path]) -> Path | None:
-    """A model is tried on its own architecture, an engine on whatever was given, everything else on the toy."""
+    """The folder for a suite: of its architecture for a model, the caller's for an engine, none for other kinds."""
     if offer.kind == "models":
         return folders.get(offer.key)
     return next(iter(folders.values()), None) if offer.kind == "engines" else None
@@ -280,7 +283,7 @@ def _missing_model(offer: Offer, folder: Path | None, entry: metadata.EntryPoint
     if offer.kind != "models" or folder or entry:
         return None
     return (
-        f"the suite needs a {offer.key} to run, small and with random weights if you like\n"
-        f"  --model FOLDER, as save_pretrained writes it; a package brings its own with the entry point"
-        f" {CONFORMANCE_GROUP};\n  for many architectures there is one in omni-rl-tiny: pip install omni-rl-tiny"
+        f"the suite needs a {offer.key}; it may be small and have random weights\n"
+        f"  --model FOLDER, written by save_pretrained; a package can have its own, with the entry point"
+        f" {CONFORMANCE_GROUP};\n  omni-rl-tiny has one for many architectures: pip install omni-rl-tiny"
     )
