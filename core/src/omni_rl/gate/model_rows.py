@@ -80,11 +80,17 @@ class Oracle:
         together = torch.arange(len(self.prompts))
         alone = one_by_one(self.conditioning) or takes_one_row(self.model, self.call)
         groups = together.split(1) if alone else [together]
-        return in_groups(groups, lambda rows: self._final(take(start, rows), rows))
+        return in_groups(groups, lambda rows: self.final_of(take(start, rows), rows))
 
-    def _final(self, start: Streams, rows: torch.Tensor) -> Streams:
+    def final_of(self, start: Streams, rows: torch.Tensor) -> Streams:
+        """The same for the prompts with the indices ``rows``, in one call."""
+        euler = scheduler_stand_ins.Euler(self.model.pipe.scheduler, self.table, list(start.values()))
+        self.run(euler, start, rows)
+        return dict(zip(start, euler.latents, strict=True))
+
+    def run(self, scheduler: Any, start: Streams, rows: torch.Tensor) -> None:
+        """Run the pipeline with ``scheduler`` from x_T ``start`` (B, ...), for the prompts number ``rows``."""
         model = self.model
-        euler = scheduler_stand_ins.Euler(model.pipe.scheduler, self.table, list(start.values()))
         prompts = [self.prompts[i] for i in rows]
         negatives = None if self.negatives is None else [self.negatives[i] for i in rows]
         arguments = {
@@ -96,8 +102,7 @@ class Oracle:
         masters = capture.embeddings_as(model.pipe, model.input_dtype) if model.autocast else contextlib.nullcontext()
         noise = encoder_outputs.sampling_as_replayed(model)
         with torch.no_grad(), model.compute(), model.encoders_on_device(), masters, noise:
-            capture.run_call(model.pipe, euler, **arguments)
-        return dict(zip(start, euler.latents, strict=True))
+            capture.run_call(model.pipe, scheduler, **arguments)
 
 
 def model_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
@@ -112,8 +117,34 @@ def model_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
         ours = {n: v[: len(oracle.requests)] for n, v in state.conditioning.items()}
         yield _text(subject, ours, oracle.conditioning)
         yield _own_loop(subject, oracle, start, state)
+        if scheduler_stand_ins.own_solver(subject.model.pipe.scheduler):
+            yield solver_row(oracle, take(start, torch.tensor([0])))
     yield _guidance(subject, probe, start, state.conditioning)
     yield _per_row_timesteps(subject, probe, start, state.conditioning)
+
+
+def solver_row(oracle: Oracle, start: Streams) -> Row:
+    """How far the samples of the pipeline's own solver are from those of Euler steps, which core takes in its place.
+
+    A solver that draws noise fails: with it, a trained model is used in another way than it was trained.
+    """
+    name, first = type(oracle.model.pipe.scheduler).__name__, torch.tensor([0])
+    if len(start) > 1:
+        return Row("solver", "info", f"Euler steps replace {name}; not measured for several streams")
+    own = [scheduler_stand_ins.Own(oracle.model.pipe.scheduler) for _ in range(2)]
+    try:
+        for number, scheduler in enumerate(own):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(number)
+                oracle.run(scheduler, start, first)
+    except UserError as error:
+        return Row("solver", "info", f"Euler steps replace {name}; not measured: {error.what}")
+    ((euler,), drawn, again) = oracle.final_of(start, first).values(), own[0].latents[0], own[1].latents[0]
+    what = f"Euler steps replace {name}; final latents differ from its own by {gap(euler, drawn):.2g}"
+    if torch.equal(drawn, again):
+        return Row("solver", "info", what)
+    noise = f"{name} draws noise of its own: two runs differ by {gap(drawn, again):.2g}"
+    return judge("solver", False, f"{what}. {noise}")
 
 
 def _schedule(probe: Probe, used: SigmaTable, oracle: Oracle) -> Row:

@@ -70,6 +70,33 @@ class Table(StandIn):
         raise LeaveCall
 
 
+class Own(StandIn):
+    """The pipeline's own scheduler, a copy, whose latest latents are kept.
+
+    Attributes:
+        latents: (B, ...) fp32 after the latest step, in one list entry; empty before the first step.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(copy.deepcopy(scheduler))
+        self.latents: list[torch.Tensor] = []
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """As the scheduler does."""
+        self._scheduler.set_begin_index(begin_index)
+
+    def scale_model_input(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the scheduler does."""
+        scaled: torch.Tensor = self._scheduler.scale_model_input(sample, *args, **kwargs)
+        return scaled
+
+    def step(self, *args: Any, **kwargs: Any) -> Stepped:
+        """As the scheduler does."""
+        stepped: Stepped = self._scheduler.step(*args, **kwargs)
+        self.latents = [(stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample).float()]
+        return stepped
+
+
 class _GivenTable(StandIn):
     """A table that is given, whatever the pipeline asks for."""
 
@@ -173,3 +200,9 @@ class Euler(_GivenTable):
         x = kept if torch.equal(kept.to(sample.dtype), sample) else sample.float()
         self.latents[stream] = x - (self.sigmas[index] - self.sigmas[index + 1]).item() * velocity.float()
         return self.latents[stream].to(sample.dtype)
+
+
+def own_solver(scheduler: Any) -> bool:
+    """True if the pipeline's scheduler takes other steps than plain Euler steps."""
+    stochastic = bool(getattr(scheduler, "config", {}).get("stochastic_sampling"))
+    return stochastic or type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler"
