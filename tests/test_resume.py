@@ -264,7 +264,7 @@ def test_the_hint_about_a_damaged_checkpoint_is_the_way_on(
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder)
     cut_in_half(folder / "checkpoints/iteration-000002/state.json")
-    hint = call("resume", folder).err.splitlines()[-1].partition("to go on from it: ")[2]
+    hint = call("resume", folder).err.splitlines()[-1].partition("to continue from it: ")[2]
     remove, _, again = hint.partition(" && omni-rl ")
     shutil.rmtree(remove.removeprefix("rm -r "))
     done = call(*again.split())
