@@ -44,7 +44,7 @@ def test_what_was_logged_reads_back_and_a_resumed_run_is_the_same_run(tmp_path):
     drive(tracker, run, 1, 4)
     state = json.loads(json.dumps(tracker.state()))
 
-    client, run_id = client_of(f"sqlite:///{run.directory.path}/mlflow.db"), state["mlflow"]
+    client, run_id = client_of(f"sqlite:///{run.directory}/mlflow.db"), state["mlflow"]
     kept = client.get_run(run_id)
     assert (kept.info.run_name, kept.info.status) == ("run", "FINISHED")
     assert client.get_experiment(kept.info.experiment_id).name == "signs"
@@ -57,7 +57,7 @@ def test_what_was_logged_reads_back_and_a_resumed_run_is_the_same_run(tmp_path):
     assert history(client, run_id, "val/reward/stderr") == [(0, STDERR), (4, STDERR)]
     assert history(client, run_id, "val/reward/ocr/mean") == [(4, 0.5)]
     assert "iteration" not in kept.data.metrics
-    shown = sheets(run.directory.path / "mlflow" / run_id / "artifacts")
+    shown = sheets(run.directory / "mlflow" / run_id / "artifacts")
     assert sorted(shown) == [0, 4]
     assert shown[0].shape[1] > 3 * 128  # three of 32 x 16 pixels, four times enlarged, side by side
     text = Path(client.download_artifacts(run_id, "config.yaml", str(tmp_path))).read_text()
@@ -100,7 +100,7 @@ def test_runs_share_the_store_that_is_named(store, by_environment, tmp_path, mon
         tracker = MLflow(MLflow.Config(experiment="signs", images=0, **given))
         drive(tracker, run, 2, 3)
         ids.append(tracker.state()["mlflow"])
-        assert sorted(entry.name for entry in run.directory.path.iterdir()) == ["checkpoints", "images"]
+        assert sorted(entry.name for entry in run.directory.iterdir()) == ["checkpoints", "images"]
     client = client_of(store)
     assert [client.get_run(each).info.run_name for each in ids] == ["first", "second"]
     assert len({client.get_run(each).info.experiment_id for each in ids}) == 1
@@ -124,7 +124,7 @@ def test_a_resumed_run_is_refused_in_a_store_that_does_not_hold_it(store, tmp_pa
     tracker.restore({"mlflow": "0" * 32})
     with pytest.raises(PluginError, match=r"tracker 'mlflow' cannot track this run: .*0000 not found") as caught:
         hooks_of(tracker).on_run_start(run=run_in(tmp_path / "run"))
-    assert "continues in the store where it began" in caught.value.hint
+    assert "needs the store in which it was started" in caught.value.hint
     tracker.close(failed=True)
 
 

@@ -49,7 +49,7 @@ def test_an_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     drive(tracker, run, 1, 4)
     state = json.loads(json.dumps(tracker.state()))
 
-    (folder,) = (run.directory.path / "swanlab").glob("run-*")
+    (folder,) = (run.directory / "swanlab").glob("run-*")
     found = records(folder)
     (start,) = of(found, "start")
     assert (start.project, start.name, start.id) == ("signs", "run", state["swanlab"])
@@ -76,7 +76,7 @@ def test_an_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     hooks.on_iteration_end(run=run, row=row(3))
     hooks.on_run_end(run=run, error=RuntimeError("engine lost"))
     assert resumed.state() == state
-    (later,) = set((run.directory.path / "swanlab").glob("run-*")) - {folder}
+    (later,) = set((run.directory / "swanlab").glob("run-*")) - {folder}
     found = records(later)
     assert of(found, "start")[0].id == state["swanlab"]
     assert scalars(found, "reward/mean") == pytest.approx({3: 3 / 7})
@@ -87,7 +87,7 @@ def test_an_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
 def test_disabled_writes_nothing(tmp_path):
     run = run_in(tmp_path / "run")
     drive(SwanLab(SwanLab.Config(mode="disabled")), run, 1, 2)
-    assert sorted(entry.name for entry in run.directory.path.iterdir()) == ["checkpoints", "images"]
+    assert sorted(entry.name for entry in run.directory.iterdir()) == ["checkpoints", "images"]
 
 
 def test_ctrl_c_keeps_its_meaning(tmp_path):

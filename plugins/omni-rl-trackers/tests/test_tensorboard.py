@@ -29,7 +29,7 @@ def test_tensorboard_events_read_back(tmp_path):
     tracker = TensorBoard(TensorBoard.Config(images=3))
     run = run_in(tmp_path / "run")
     drive(tracker, run, 1, 5)
-    found = events(run.directory.path / "tensorboard")
+    found = events(run.directory / "tensorboard")
     assert steps(found, "reward/mean") == pytest.approx({i: i / 7 for i in range(1, 6)})
     assert steps(found, "actor/ratio_mean") == pytest.approx({i: 1 + i * 1e-5 for i in range(1, 6)})
     assert steps(found, "val/reward/mean") == pytest.approx({0: MEAN, 5: MEAN})
@@ -55,5 +55,5 @@ def test_tensorboard_forgets_the_future_that_a_resumed_run_abandons(tmp_path):
     for iteration in (5, 6):
         hooks.on_iteration_end(run=run, row={"iteration": iteration, "reward/mean": -1.0})
     hooks.on_run_end(run=run, error=KeyboardInterrupt())
-    found = events(run.directory.path / "tensorboard")
+    found = events(run.directory / "tensorboard")
     assert steps(found, "reward/mean") == pytest.approx({1: 1 / 7, 2: 2 / 7, 3: 3 / 7, 4: 4 / 7, 5: -1, 6: -1})

@@ -61,7 +61,7 @@ def test_wandb_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     drive(tracker, run, 1, 4)
     state = json.loads(json.dumps(tracker.state()))
 
-    (folder,) = (run.directory.path / "wandb").glob("offline-run-*")
+    (folder,) = (run.directory / "wandb").glob("offline-run-*")
     records = wandb_records(folder)
     (start,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (start.project, start.display_name, start.run_id) == ("signs", "run", state["id"])
@@ -85,7 +85,7 @@ def test_wandb_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     hooks.on_iteration_end(run=run, row=row(3))
     hooks.on_run_end(run=run, error=RuntimeError("engine lost"))
     assert resumed.state() == state
-    (later,) = set((run.directory.path / "wandb").glob("offline-run-*")) - {folder}
+    (later,) = set((run.directory / "wandb").glob("offline-run-*")) - {folder}
     records = wandb_records(later)
     assert wandb_rows(records) == [row(3)]
     assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [1]
@@ -96,4 +96,4 @@ def test_wandb_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
 def test_wandb_disabled_writes_nothing(tmp_path):
     run = run_in(tmp_path / "run")
     drive(WeightsAndBiases(WeightsAndBiases.Config(mode="disabled")), run, 1, 2)
-    assert sorted(entry.name for entry in run.directory.path.iterdir()) == ["checkpoints", "images"]
+    assert sorted(entry.name for entry in run.directory.iterdir()) == ["checkpoints", "images"]

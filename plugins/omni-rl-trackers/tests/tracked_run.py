@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from tensordict import TensorDict
 
+from omni_rl.contracts.events import RunInfo, State
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Sample
@@ -20,8 +20,9 @@ from omni_rl_trackers.base import Tracker
 CONFIG = {"model": {"path": "tiny"}, "algorithm": {"name": "flow_grpo"}, "reward": "ocr", "data": {"path": "p.txt"}}
 
 
-def run_in(path: Path) -> SimpleNamespace:
-    return SimpleNamespace(directory=RunDirectory.create(path), config=Config.model_validate(CONFIG))
+def run_in(path: Path) -> RunInfo:
+    directory = RunDirectory.create(path).path
+    return RunInfo(directory, Config.model_validate(CONFIG), "QwenImagePipeline", State())
 
 
 def hooks_of(tracker: Tracker) -> Hooks:
@@ -59,7 +60,7 @@ def row(iteration: int) -> dict[str, float]:
     return {"iteration": iteration, "reward/mean": iteration / 7, "actor/ratio_mean": 1 + iteration * 1e-5}
 
 
-def drive(tracker: Tracker, run: SimpleNamespace, first: int, last: int) -> None:
+def drive(tracker: Tracker, run: RunInfo, first: int, last: int) -> None:
     """What a run does with its observers, validating before the first iteration and after the last."""
     hooks = hooks_of(tracker)
     hooks.on_run_start(run=run)
