@@ -12,10 +12,12 @@ from typing import Any
 from omni_rl.contracts.reward import Reward, RewardBatch
 from omni_rl.rewards.answers import Answer, answer_of, missing, raised, refusal
 from omni_rl.rewards.process import OwnProcess
-from omni_rl.rewards.surroundings import Surroundings, Watch
+from omni_rl.rewards.surroundings import THREAD, Snapshot, Visit, Watch
 from omni_rl.rewards.threads import Line, Loop
 
 ATTEMPTS = 2
+STARTS_WITHIN = 1800.0
+"""Seconds in which a reward's own process has to be ready, which may load a model first."""
 
 
 @dataclass(frozen=True)
@@ -112,56 +114,70 @@ class Calls:
 
     async def _ended(self, call: Call) -> _Ended:
         if isinstance(call.reward, OwnProcess):
-            return await self._in_line(call, id(call.reward), call.reward.stop)
+            return await self._in_own_process(call, call.reward)
         if inspect.iscoroutinefunction(call.reward.score):
             return await self._in_loop(call, lambda: call.reward.score(call.batch()))
-        ended = await self._in_line(call, 0, lambda: None)
+        ended = await self._in_line(0, lambda: call.reward.score(call.batch()), call.timeout_s)
         if inspect.isawaitable(ended.result) and not ended.changes:
             return await self._in_loop(call, lambda: ended.result)
         return ended
 
-    async def _in_line(self, call: Call, key: int, stop: Callable[[], None]) -> _Ended:
-        line = self._lines.setdefault(key, Line())
+    async def _in_own_process(self, call: Call, reward: OwnProcess) -> _Ended:
+        """The time limit counts from when the process is ready: a new one may have to load a model."""
+        try:
+            ready = await self._in_line(id(reward), reward.ensure_started, STARTS_WITHIN)
+            if isinstance(ready.result, _Raised):
+                return ready
+            return await self._in_line(id(reward), lambda: reward.score(call.batch()), call.timeout_s)
+        except TimeoutError:
+            reward.stop()
+            raise
+
+    async def _in_line(self, key: int, job: Callable[[], Any], limit: float) -> _Ended:
+        """Run a job in the line's thread; raises TimeoutError after ``limit`` seconds."""
+        line, visit = self._lines.setdefault(key, Line()), Visit(self._watch)
         async with line.turn:
-            running = line.start(lambda: self._watched(call))
+            running = line.start(lambda: _watched(job, visit))
             try:
-                return await asyncio.wait_for(asyncio.wrap_future(running), call.timeout_s)
+                return await asyncio.wait_for(asyncio.wrap_future(running), limit)
             except TimeoutError:
                 line.abandon()
-                stop()
+                visit.end()
                 raise
 
-    def _watched(self, call: Call) -> _Ended:
-        """Call a plain reward, in its thread."""
-        self._watch.begin()
-        here = Surroundings(of_thread=True)
-        try:
-            result: Any = call.reward.score(call.batch())
-        except BaseException as error:  # sys.exit() must not end the thread
-            result = _Raised(error)
-        own = here.restored()
-        here.close()
-        return _Ended(result, list(dict.fromkeys([*own, *self._watch.end()])))
-
     async def _in_loop(self, call: Call, score: Callable[[], Any]) -> _Ended:
-        loop = self._loop = self._loop or Loop("omni-rl-reward-loop")
-        running = loop.start(self._awaited(score))
+        loop, visit = self._loop or Loop("omni-rl-reward-loop"), Visit(self._watch)
+        self._loop = loop
+        running = loop.start(_awaited(score, visit))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(running), call.timeout_s)
         except TimeoutError:
+            visit.end()
             answers = await asyncio.to_thread(loop.answers)
             if not answers and self._loop is loop:
                 self._loop = None
             raise
 
-    async def _awaited(self, score: Callable[[], Any]) -> _Ended:
-        """Await an async reward, on its loop."""
-        self._watch.begin()
-        try:
-            result = await score()
-        except BaseException as error:  # an exception of one reward must not stop the loop of the others
-            result = _Raised(error)
-        return _Ended(result, self._watch.end())
+
+def _watched(job: Callable[[], Any], visit: Visit) -> _Ended:
+    """Run a plain reward, in its thread."""
+    visit.begin()
+    here = Snapshot(THREAD)
+    try:
+        result: Any = job()
+    except BaseException as error:  # sys.exit() must not end the thread
+        result = _Raised(error)
+    return _Ended(result, [*here.restored(), *visit.end()])
+
+
+async def _awaited(score: Callable[[], Any], visit: Visit) -> _Ended:
+    """Await an async reward, on its loop."""
+    visit.begin()
+    try:
+        result = await score()
+    except BaseException as error:  # an exception of one reward must not stop the loop of the others
+        result = _Raised(error)
+    return _Ended(result, visit.end())
 
 
 def _answer(call: Call, result: Any) -> Answer:

@@ -46,16 +46,24 @@ class OwnProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.scope: Literal["sample", "group"] = self._started()["scope"]
 
+    def ensure_started(self) -> None:
+        """Start the process again if it has ended.
+
+        Raises:
+            RewardError: the reward cannot be built in it any more.
+        """
+        if self._process is None:
+            self._started()
+
     def score(self, batch: RewardBatch) -> Scores:
         """The process's message about the batch, for :meth:`answer`; blocks until it arrives.
 
         Raises:
             LostError: the process ended before it answered.
         """
-        if self._process is None:
-            self._started()
+        self.ensure_started()
         process = self._process
-        assert process is not None
+        assert process is not None, "ensure_started starts it"
         try:
             send_batch(_pipe(process.stdin), batch)
             return receive(_pipe(process.stdout))  # type: ignore[return-value]

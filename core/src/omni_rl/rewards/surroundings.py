@@ -161,33 +161,36 @@ def _drawn(before: tuple[np.ndarray, int], after: tuple[np.ndarray, int]) -> boo
     return False
 
 
+class Snapshot:
+    """The values of some settings."""
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        self._values = [(setting, setting.read()) for setting in settings]
+
+    def restored(self) -> list[str]:
+        """Set everything back, and return the names of what was different."""
+        different = [(setting, value) for setting, value in self._values if setting.read() != value]
+        for setting, value in different:
+            setting.write(value)
+        return [setting.name for setting, _ in different]
+
+
 class Surroundings:
-    """A snapshot of the settings that :data:`PROCESS` lists, the output and the seeds.
+    """A snapshot of the settings of the whole process, its output and the seeds."""
 
-    ``of_thread`` adds the settings that every thread has for itself.
-    """
-
-    def __init__(self, of_thread: bool = False) -> None:
-        self._settings: Sequence[Setting] = (*PROCESS, *THREAD) if of_thread else PROCESS
-        self._values = [setting.read() for setting in self._settings]
+    def __init__(self) -> None:
+        self._settings = Snapshot(PROCESS)
         self._generators = _Generators.now()
         self._output = Output()
 
     def restored(self) -> list[str]:
         """Set everything back, and return the names of what was different."""
-        different = [
-            (setting, value)
-            for setting, value in zip(self._settings, self._values, strict=True)
-            if setting.read() != value
-        ]
-        for setting, value in different:
-            setting.write(value)
-        found, seeds = self._output.changes(), self._generators.changes()
-        if found:
+        settings, streams, seeds = self._settings.restored(), self._output.changes(), self._generators.changes()
+        if streams:
             self._output.restore()
         if seeds:
             self._generators.restore()
-        return [*(setting.name for setting, _ in different), *(f"sys.{name}" for name in found), *seeds]
+        return [*settings, *(f"sys.{name}" for name in streams), *seeds]
 
     def close(self) -> None:
         """Release the copies of the output's files."""
@@ -218,3 +221,26 @@ class Watch:
             if self._running == 0:
                 self._before.close()
             return changes
+
+
+class Visit:
+    """One call under a watch. It may be given up; what it does after that is not set back any more."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._open = False
+        self._over = False
+
+    def begin(self) -> None:
+        """The call begins."""
+        with self._lock:
+            if not self._over:
+                self._open = True
+                self._watch.begin()
+
+    def end(self) -> list[str]:
+        """The call has ended or is given up; only the first time counts."""
+        with self._lock:
+            counts, self._open, self._over = self._open, False, True
+            return self._watch.end() if counts else []
