@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.errors import GateError, RewardError
+from omni_rl.errors import RewardError
 from omni_rl.run.start import check, train
 
 pytestmark = pytest.mark.ci
@@ -42,7 +42,7 @@ def score(batch):
 
 
 def test_a_group_reward_that_cannot_score_a_lone_sample_is_found_before_training(with_reward) -> None:
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(RewardError) as caught:
         train(with_reward(SPREAD, scope="group"))
     message = str(caught.value)
     assert "reward 'mine' returned None" in message
@@ -57,7 +57,7 @@ def test_with_enough_samples_per_prompt_the_same_reward_passes(with_reward) -> N
 
 def test_the_gate_refuses_a_reward_that_changes_the_process(with_reward) -> None:
     source = f"import torch\ndef score(batch):\n    torch.set_default_dtype(torch.float64)\n    return {LIGHT}\n"
-    with pytest.raises(GateError, match="reward 'mine' changed torch's default dtype") as caught:
+    with pytest.raises(RewardError, match="reward 'mine' changed torch's default dtype") as caught:
         train(with_reward(source))
     assert "process: true" in str(caught.value)
 

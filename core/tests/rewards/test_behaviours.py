@@ -115,6 +115,7 @@ MISSING_CALLS = {
     "an exception group": (raises(ExceptionGroup("two", [ValueError("first")])), "ValueError: first"),
     "sys.exit": (raises(SystemExit(0)), "SystemExit: 0"),
     "Ctrl-C of its own": (raises(KeyboardInterrupt()), "KeyboardInterrupt"),
+    "os._exit": (lambda batch: os._exit(0), "SystemExit: os._exit(0), which would have ended the run"),
     "no memory": (raises(MemoryError()), "MemoryError"),
     "recursion": (raises(RecursionError("too deep")), "RecursionError: too deep"),
     "writes pixels": (lambda batch: batch.media[0]["image"].data.fill(0), "read-only"),

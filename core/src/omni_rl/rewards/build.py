@@ -70,14 +70,14 @@ class Builder:
         self._calls.close()
 
     def _spec(self, recipe: Recipe) -> RewardSpec:
-        entry = recipe.entry
+        entry: RewardEntry = recipe.entry
         return RewardSpec(recipe.label, entry.weight, entry.batch_size, self._reward(recipe), entry.timeout_s)
 
     def _reward(self, recipe: Recipe) -> Reward:
-        key = json.dumps([recipe.part.model_dump(mode="json"), recipe.entry.process])
+        entry: RewardEntry = recipe.entry
+        key = json.dumps([recipe.part.model_dump(mode="json"), entry.process])
         if key not in self._built:
-            own = recipe.entry.process
-            self._built[key] = OwnProcess(recipe.part, self.files) if own else _watched(recipe)
+            self._built[key] = OwnProcess(recipe.part, self.files) if entry.process else _watched(recipe)
         return self._built[key]
 
 

@@ -13,7 +13,7 @@ from omni_rl.contracts.reward import Reward, RewardBatch
 from omni_rl.rewards.answers import Answer, answer_of, missing, raised, refusal
 from omni_rl.rewards.process import OwnProcess
 from omni_rl.rewards.surroundings import THREAD, Snapshot, Visit, Watch
-from omni_rl.rewards.threads import Line, Loop
+from omni_rl.rewards.threads import EndsGuarded, Line, Loop
 
 ATTEMPTS = 2
 STARTS_WITHIN = 1800.0
@@ -71,6 +71,7 @@ class Calls:
         self._lines: dict[int, Line] = {}  # by reward process; 0: all plain rewards
         self._running: set[Future[None]] = set()  # the event loop itself holds tasks only weakly
         self._watch = Watch()
+        self._guard = EndsGuarded()
         self._closed = False
 
     def start(self, call: Call, done: Callable[[Answer], None]) -> None:
@@ -86,6 +87,7 @@ class Calls:
             return
         self._closed = True
         self._supervisor.close()
+        self._guard.close()
         for line in self._lines.values():
             line.close()
         if self._loop is not None:

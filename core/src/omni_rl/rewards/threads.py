@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from queue import SimpleQueue
-from threading import Thread
-from typing import Any
+from threading import Thread, current_thread
+from typing import Any, NoReturn
 
 Job = tuple[Callable[[], Any], "Future[Any]"]
 ENDS_WITHIN = 2.0
 """Seconds for which closing waits for a running call, so that a short one ends properly."""
+
+
+NAME = "omni-rl-reward"
+"""All threads that run code of rewards have names that start with this."""
+
+
+class EndsGuarded:
+    """``os._exit`` in a thread of a reward would end the whole run, silently: there it raises SystemExit instead.
+
+    It works as always in other threads, and in processes that were forked, where pools need it.
+    """
+
+    def __init__(self) -> None:
+        self._original, self._pid = os._exit, os.getpid()
+        os._exit = self._exit
+
+    def _exit(self, status: int) -> NoReturn:
+        if os.getpid() == self._pid and current_thread().name.startswith(NAME):
+            raise SystemExit(f"os._exit({status}), which would have ended the run")
+        self._original(status)
+
+    def close(self) -> None:
+        """Put the original back, unless somebody else has replaced it since."""
+        if os._exit == self._exit:
+            os._exit = self._original
 
 
 class Line:
@@ -30,7 +56,7 @@ class Line:
         """Run a job; its result arrives in the future."""
         if self._thread is None:
             self._jobs = SimpleQueue()
-            self._thread = Thread(target=_work, args=(self._jobs,), name="omni-rl-reward", daemon=True)
+            self._thread = Thread(target=_work, args=(self._jobs,), name=NAME, daemon=True)
             self._thread.start()
         done: Future[Any] = Future()
         self._jobs.put((job, done))
