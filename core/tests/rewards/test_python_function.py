@@ -130,3 +130,22 @@ def test_a_missing_module_says_what_to_install(tmp_path) -> None:
         python_reward(tmp_path / "mine.py", "import surely_not_installed\n")
     assert f"{tmp_path / 'mine.py'}:1" in caught.value.what
     assert "Install 'surely_not_installed'" in caught.value.hint
+
+
+def test_a_file_imports_its_neighbours(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "neighbour_of_mine.py").write_text("def value():\n    return 3.0\n")
+    source = "import neighbour_of_mine\ndef score(batch):\n    return [neighbour_of_mine.value()] * len(batch)\n"
+    assert python_reward(tmp_path / "mine.py", source).score(BATCH) == [3.0, 3.0]
+
+
+def test_a_neighbour_of_another_file_is_not_taken_for_ones_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    source = "from shared_helper import V\ndef score(batch):\n    return [V] * len(batch)\n"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shared_helper.py").write_text(f"V = {len(name)}\n")
+    python_reward(tmp_path / "one" / "mine.py", source)
+    with pytest.raises(PluginError, match="another module of this name is already imported") as caught:
+        python_reward(tmp_path / "two" / "mine.py", source)
+    assert "Rename shared_helper.py" in caught.value.hint

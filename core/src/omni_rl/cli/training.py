@@ -14,8 +14,8 @@ def announce(run: Run) -> None:
     Raises:
         typer.Exit: with code 130 when the run was interrupted.
     """
-    validations = artifacts.validations(run.directory)
-    first, last = validations[0], validations[-1]
+    validations = [row for row in artifacts.validations(run.directory) if "val/reward/mean" in row]
+    first, last = (validations[0], validations[-1]) if validations else ({"iteration": 0}, {"iteration": 0})
     if last["iteration"] > first["iteration"]:
         error = f" (standard error {last['val/reward/stderr']:.3f})" if "val/reward/stderr" in last else ""
         print(f"held-out reward {first['val/reward/mean']:.3f} -> {last['val/reward/mean']:.3f}{error}")

@@ -23,9 +23,9 @@ class RewardBatch:
     """N samples to score; all lists have length N.
 
     Attributes:
-        media: for each sample, its media by kind.
+        media: for each sample, its media by kind. Other rewards see the same arrays, so they are read-only.
         prompts: the prompt of each sample.
-        metadata: the other columns of each prompt's row.
+        metadata: the other columns of each prompt's row, as copies for this call.
         uids: the group number of each sample; a reward of scope ``group`` always receives whole groups.
     """
 

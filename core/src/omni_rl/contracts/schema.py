@@ -102,6 +102,12 @@ class RewardEntry(PluginSection):
     label: str | None = Field(default=None, description="name in metrics; null: `name`")
     weight: float = Field(default=1.0, description="factor in the weighted sum of all rewards")
     batch_size: PositiveInt = Field(default=64, description="samples scored in one call")
+    timeout_s: PositiveFloat = Field(
+        default=600.0, description="seconds after which a call is given up and its samples are missing"
+    )
+    process: bool = Field(
+        default=False, description="run the reward in a process of its own, so that it cannot change or end the run"
+    )
 
 
 def named(value: Any) -> Any:

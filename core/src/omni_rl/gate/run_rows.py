@@ -14,7 +14,7 @@ from omni_rl.errors import RewardError
 from omni_rl.gate.probe import Probe, sampled
 from omni_rl.gate.rows import judge
 from omni_rl.gate.subject import Subject
-from omni_rl.rewards.runner import RewardRunner, Scored
+from omni_rl.rewards.runner import RewardRunner, Scored, few_samples
 
 
 def reward_row(subject: Subject, probe: Probe) -> Row:
@@ -28,6 +28,7 @@ def reward_row(subject: Subject, probe: Probe) -> Row:
         difference = max(abs(scores[k] - reversed_scores[k]) for k in scores)
         if len({*scores.values()}) == 1 and probe.spare:
             scores |= _scores(subject.rewards, sampled(subject.engine, probe.spare))
+        _check_validation(subject, probe)
     except RewardError as error:
         return Row("rewards", "fail", str(error), error)
     values = list(scores.values())
@@ -58,10 +59,34 @@ def _scores(rewards: RewardRunner, samples: Sequence[Sample]) -> dict[int, float
     if len(rewards.failures) > known:
         raise RewardError(rewards.failures[-1])
     values = {s.sample.request.sample_id: s.value for s in scored}
-    missing = [s.sample.request.prompt for s in scored if s.value is None]
+    missing = [s for s in scored if s.value is None]
     if missing:
-        raise RewardError(f"a reward returned None for a sample of the prompt {missing[0]!r}")
+        silent = [repr(label) for label, score in missing[0].components.items() if score is None]
+        prompt = missing[0].sample.request.prompt
+        raise RewardError(f"reward {', '.join(silent)} returned None for a sample of the prompt {prompt!r}")
     return {k: v for k, v in values.items() if v is not None}
+
+
+def _check_validation(subject: Subject, probe: Probe) -> None:
+    """Score groups as small as those of validation, with its rewards.
+
+    Raises:
+        RewardError: a reward fails, or returns None for a sample; names the key to change.
+    """
+    rewards, each = subject.validation_rewards, subject.config.validation.samples_per_prompt
+    known = {id(spec.reward) for spec in subject.rewards.specs}
+    if all(id(spec.reward) in known and spec.reward.scope == "sample" for spec in rewards.specs):
+        return
+    try:
+        _scores(rewards, [s for s in probe.samples if _position(s, probe) < each])
+    except RewardError as error:
+        raise RewardError(f"validation: {error.what}", few_samples(rewards, each) or error.hint) from error
+
+
+def _position(sample: Sample, probe: Probe) -> int:
+    """The sample's number within its group, from 0."""
+    group = [s.request.sample_id for s in probe.samples if s.request.uid == sample.request.uid]
+    return group.index(sample.request.sample_id)
 
 
 def geometry_row(config: Config) -> Row:

@@ -47,7 +47,7 @@ class Subject(Trainer):
 
     Attributes:
         requests: the requests of the first iteration.
-        rewards: the training rewards.
+        rewards, validation_rewards: the rewards.
         overridden: hooks of which a plugin overrides core's default.
         overridden_above_model: those of them that a stronger layer than the model plugin overrides.
         diffuse_reason: why a plugin replaces the denoising loop; None if core's loop runs.
@@ -55,6 +55,7 @@ class Subject(Trainer):
 
     requests: Sequence[Request]
     rewards: RewardRunner
+    validation_rewards: RewardRunner
     overridden: frozenset[str]
     overridden_above_model: frozenset[str]
     diffuse_reason: str | None

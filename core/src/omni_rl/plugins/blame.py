@@ -68,11 +68,19 @@ def _in_core(filename: str) -> bool:
 
 
 def _with_line(error: BaseException, home: Path | None) -> str:
-    lines = [f"{type(error).__name__}: {error}".removesuffix(": ")]
+    lines = [f"{type(error).__name__}: {_text(error)}".removesuffix(": ")]
     source = code_line(error, home)
     if source:
         lines += [f"  at {source}", *([f"    {source.code}"] if source.code else [])]
     return "\n".join(lines)
+
+
+def _text(error: BaseException) -> str:
+    """``str(error)``; a class of the user may raise in it."""
+    try:
+        return str(error)
+    except Exception as second:
+        return f"(its __str__ raised {type(second).__name__})"
 
 
 def _screen(text: str) -> str:

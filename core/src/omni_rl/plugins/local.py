@@ -7,8 +7,7 @@ A local plugin contains functions with the marker ``hookimpl``, or declares new 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.abc
+import ast
 import importlib.util
 import inspect
 import sys
@@ -20,22 +19,10 @@ from typing import Any
 from omni_rl.errors import ConfigError, PluginError, did_you_mean
 from omni_rl.plugins.blame import describe_error
 from omni_rl.plugins.discovery import KINDS, Offer, find, load, offers
+from omni_rl.plugins.local_files import Text, announce, module_name
 from omni_rl.plugins.moved import advice, is_about_omni_rl
 
 DECLARATION = "OMNI_RL"
-
-
-class _Text(importlib.abc.ExecutionLoader):
-    """Imports a module from text, so that a process without access to a run's files can import them."""
-
-    def __init__(self, content: str, path: str) -> None:
-        self.content, self.path = content, path
-
-    def get_filename(self, fullname: str) -> str:
-        return self.path
-
-    def get_source(self, fullname: str) -> str:
-        return self.content
 
 
 def read_source(path: str | Path) -> str:
@@ -76,6 +63,7 @@ def load_function(file: Path, name: str) -> Callable[[Any], Any]:
         raise ConfigError(f"the reward file {file} does not exist.{near}", "Set `file` to the path of a Python file.")
     if file.suffix != ".py":
         raise ConfigError(f"{file} is not a Python file.", "Its name must end in .py.")
+    _find_neighbours(file)
     module = load_file(file)
     function = getattr(module, name, None)
     if function is None:
@@ -85,6 +73,35 @@ def load_function(file: Path, name: str) -> Callable[[Any], Any]:
         raise ConfigError(f"{file} has no function {name!r}.{did_you_mean(name, lines)}", hint)
     _check_signature(file, name, function)
     return function  # type: ignore[no-any-return]
+
+
+def _find_neighbours(file: Path) -> None:
+    """Let the file import the modules beside it; installed packages come first.
+
+    Raises:
+        PluginError: another file's neighbour of the same name is imported already, so this file would get that one.
+    """
+    folder = str(file.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    for name in _imported(file):
+        beside, known = file.parent / f"{name}.py", getattr(sys.modules.get(name), "__file__", None)
+        if beside.is_file() and known is not None and Path(known).resolve() != beside.resolve():
+            raise PluginError(
+                f"{file} imports {name!r}, but another module of this name is already imported: {known}.",
+                f"Rename {beside.name}, and the import.",
+            )
+
+
+def _imported(file: Path) -> set[str]:
+    """The top names that a file imports anywhere; none if it is not Python, which its import reports."""
+    try:
+        nodes = list(ast.walk(ast.parse(read_source(file))))
+    except (SyntaxError, ValueError, PluginError, RecursionError):
+        return set()
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in plain | named}
 
 
 def _functions(module: ModuleType) -> dict[str, int]:
@@ -109,11 +126,11 @@ def _check_signature(file: Path, name: str, function: Any) -> None:
 
 def load_source(content: str, path: str) -> ModuleType:
     """Import ``content`` as the content of the file ``path``, which does not have to exist in this process."""
-    digest = hashlib.sha256(f"{path}\0{content}".encode()).hexdigest()
-    name = f"omni_rl_local_{Path(path).stem}_{digest[:12]}"
+    name = module_name(content, path)
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_loader(name, _Text(content, path))
+    announce(name, content, path)
+    spec = importlib.util.spec_from_loader(name, Text(content, path))
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -138,6 +138,8 @@ def write_report(directory: RunDirectory, report: Report) -> None:
 def _figures(images: np.ndarray, uids: Sequence[int], rewards: torch.Tensor) -> dict[str, float]:
     """Samples without a reward, among them those that the engine failed to draw, count in no figure."""
     scored = ~rewards.isnan().numpy()
+    if not scored.any():
+        return {}
     return {**reward_figures(rewards.numpy()), **health(images[scored], np.asarray(uids)[scored])}
 
 

@@ -54,6 +54,8 @@ class Progress:
 
     def validation(self, iteration: int, mean: float, stderr: float) -> None:
         """Show a validation after ``iteration`` iterations; ``stderr`` is NaN for a single sample."""
+        if math.isnan(mean):
+            return  # a note says why
         error = "" if math.isnan(stderr) else f" +- {stderr:.3f}"
         self.note(f"validation after {iteration}/{self._total}  reward {mean:.3f}{error}")
 

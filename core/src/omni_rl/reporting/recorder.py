@@ -44,6 +44,8 @@ class Recorder:
         """A validation is complete."""
         self.last_validation = validated
         artifacts.write_validation(self.directory, validated)
+        for sentence in validated.notes:
+            self.progress.note(sentence)
         self.progress.validation(validated.iteration, validated.mean, validated.stderr)
         self.hooks.on_validation(
             run=self.info(state), iteration=validated.iteration, samples=validated.samples, rewards=validated.rewards

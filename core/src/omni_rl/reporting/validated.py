@@ -21,12 +21,15 @@ class Validated:
 
     Attributes:
         iteration: the number of completed iterations.
-        mean, stderr: mean of the combined reward over samples, and its standard error (NaN for a single sample).
+        mean, stderr: mean of the combined reward over samples (NaN if none has one), and its standard error (NaN for
+            fewer than two).
         components: label -> mean of that reward.
         rewards: (N,) fp32, NaN where missing.
         samples: N samples in prompt order, with media but without trajectories.
         pairs: figures on held-out pairs, for an algorithm that learns from stored pairs.
         exhibits: the first :data:`SHOWN` samples without failed ones, with everything needed to sample them again.
+        notes: sentences to show to the user, e.g. about a reward that failed.
+        skipped: how many validations of the run had no reward at all.
     """
 
     iteration: int
@@ -37,13 +40,19 @@ class Validated:
     samples: list[Sample]
     pairs: dict[str, float] = field(default_factory=dict)
     exhibits: list[Exhibit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: int = 0
 
     def row(self) -> dict[str, float]:
         """The metrics, with the prefix ``val/``."""
-        single = {f"val/reward/{label}/mean": value for label, value in self.components.items()}
-        error = {} if math.isnan(self.stderr) else {"val/reward/stderr": self.stderr}
         judged = {f"val/pairs/{name}": value for name, value in self.pairs.items()}
-        return {"val/reward/mean": self.mean, **error, **single, **judged}
+        skipped = {"val/reward/skipped_validations": float(self.skipped)} if self.skipped else {}
+        if math.isnan(self.mean):
+            return {**judged, **skipped}
+        known = {label: value for label, value in self.components.items() if not math.isnan(value)}
+        single = {f"val/reward/{label}/mean": value for label, value in known.items()}
+        error = {} if math.isnan(self.stderr) else {"val/reward/stderr": self.stderr}
+        return {"val/reward/mean": self.mean, **error, **single, **judged, **skipped}
 
     def images(self) -> np.ndarray:
         """(N, H, W, 3) uint8; for videos, frames side by side.

@@ -1,29 +1,27 @@
 """Scores samples as a stream: accepts groups as they are sampled, and yields samples as they are scored.
 
-If a reward raises, its samples have no value: they are missing, and never get a number. If a reward returns something
-other than a list of N finite numbers, it breaks its contract, and the run ends.
+If a reward fails, does not answer in time, or returns something other than finite numbers, its samples have no value:
+they are missing, and never get a number. If a reward changes what other parts of the run use, the run stops.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
-
-import numpy as np
-import torch
 
 from omni_rl.contracts.media import Media, media_of
-from omni_rl.contracts.requests import Request
 from omni_rl.contracts.reward import Reward, RewardBatch
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import ConfigError, RewardError
-from omni_rl.plugins.blame import describe_failure
-from omni_rl.rewards.calls import Calls, Raised
+from omni_rl.rewards.answers import Answer, in_range
+from omni_rl.rewards.calls import Call, Calls
+from omni_rl.rewards.process import OwnProcess
+from omni_rl.rewards.protection import changed, checksums, read_only
+from omni_rl.rewards.skipped import Skipped
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,14 @@ class RewardSpec:
         weight: factor in the weighted sum.
         batch_size: the maximum number of samples in one call. A ``group`` reward still gets a larger group in one call.
         reward: the reward itself.
+        timeout_s: seconds after which a call is given up.
     """
 
     label: str
     weight: float
     batch_size: int
     reward: Reward
+    timeout_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ class Scored:
 
 @dataclass(eq=False)
 class _Waiting:
-    """A sample, and the scores that it has so far by label."""
+    """A sample, its media with their checksums, and the scores that it has so far by label."""
 
     sample: Sample
     media: dict[str, Media]
+    sums: Mapping[str, int] = field(default_factory=dict)
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -106,19 +107,31 @@ class RewardRunner:
 
     Args:
         entries: at least one reward.
+        calls: the threads, if another runner has the same rewards.
+
+    Attributes:
+        failures: one sentence for every call that left samples without a score for another reason than None.
+        skipped: counts the iterations or validations in which no sample had a score.
 
     Raises:
         ConfigError: there is no entry, or two entries have the same label.
     """
 
-    def __init__(self, entries: Sequence[RewardSpec]) -> None:
+    def __init__(self, entries: Sequence[RewardSpec], calls: Calls | None = None) -> None:
         _check_labels([entry.label for entry in entries])
         self.failures: list[str] = []
+        self.skipped = Skipped()
+        self._refused: RewardError | None = None
         self._lanes = [_Lane(entry) for entry in entries]
-        self._calls = Calls()
-        self._answers: SimpleQueue[tuple[str, list[_Waiting], Any]] = SimpleQueue()
+        self._calls = calls or Calls()
+        self._answers: SimpleQueue[tuple[str, list[_Waiting], Answer]] = SimpleQueue()
         self._ready: deque[Scored] = deque()
         self._open = 0  # rows that wait for a reward
+
+    @property
+    def specs(self) -> list[RewardSpec]:
+        """The rewards, in the order of the entries."""
+        return [lane.spec for lane in self._lanes]
 
     def submit(self, samples: Sequence[Sample]) -> None:
         """Queue whole groups, and return at once.
@@ -127,7 +140,7 @@ class RewardRunner:
         missing: no reward receives it.
         """
         drawn = [(s, s.trajectory["media"]) for s in samples if s.trajectory is not None]
-        waiting = [_Waiting(sample, media_of(dict(media.items()))) for sample, media in drawn]
+        waiting = [_waiting(sample, media_of(dict(media.items()))) for sample, media in drawn]
         self._ready += [self._scored(_Waiting(s, {})) for s in samples if s.trajectory is None]
         self._open += len(waiting)
         for lane in self._lanes:
@@ -138,7 +151,8 @@ class RewardRunner:
         """Yield every submitted sample exactly once, in any order; ends when all samples are scored.
 
         Raises:
-            RewardError: a reward broke its contract. If the caller continues, its samples are missing.
+            RewardError: a reward changed what other parts of the run use. If the caller continues, the samples of the
+                call are missing.
         """
         while self._open or self._ready:
             if self._ready:
@@ -148,7 +162,10 @@ class RewardRunner:
                 self._settle(*self._answers.get())
 
     def close(self) -> None:
-        """End the background threads; waits for a running call of a plain reward. A second call does nothing."""
+        """End the background threads and processes; waits a moment for a running call. Idempotent."""
+        for lane in self._lanes:
+            if isinstance(lane.spec.reward, OwnProcess):
+                lane.spec.reward.stop()
         self._calls.close()
 
     def _flush(self) -> None:
@@ -157,75 +174,57 @@ class RewardRunner:
                 self._start(lane.spec, rows)
 
     def _start(self, spec: RewardSpec, rows: list[_Waiting]) -> None:
-        requests = [row.sample.request for row in rows]
-        batch = RewardBatch(
-            media=[row.media for row in rows],
-            prompts=[request.prompt for request in requests],
-            metadata=[request.metadata for request in requests],
-            uids=[request.uid for request in requests],
-        )
-        self._calls.start(spec.reward, batch, lambda answer: self._answers.put((spec.label, rows, answer)))
+        prompts = tuple(row.sample.request.prompt for row in rows)
+        media, sums = [row.media for row in rows], [row.sums for row in rows]
+        fresh, changes = partial(_batch, rows), partial(changed, media, sums)
+        call = Call(spec.label, spec.reward, prompts, fresh, spec.timeout_s, changes)
+        self._calls.start(call, lambda answer: self._answers.put((spec.label, rows, answer)))
 
-    def _settle(self, label: str, rows: list[_Waiting], answer: Any) -> None:
-        scores: list[float | None] = [None] * len(rows)
-        broken = None
-        if isinstance(answer, Raised):
-            self.failures.append(describe_failure(label, answer.error))
-        else:
-            try:
-                scores = checked_scores(label, answer, [row.sample.request for row in rows])
-            except RewardError as error:
-                broken = error
-        for row, score in zip(rows, scores, strict=True):
+    def _settle(self, label: str, rows: list[_Waiting], answer: Answer) -> None:
+        self.failures += answer.reasons
+        for row, score in zip(rows, answer.scores, strict=True):
             row.scores[label] = score
             if len(row.scores) == len(self._lanes):
                 self._open -= 1
                 self._ready.append(self._scored(row))
-        if broken:
-            raise broken
+        if answer.refused:
+            self._refused = self._refused or answer.refused  # pixels that one reward changed spoil the next one's call
+            raise self._refused
 
     def _scored(self, row: _Waiting) -> Scored:
         components = {lane.spec.label: row.scores.get(lane.spec.label) for lane in self._lanes}
         terms = [lane.spec.weight * score for lane in self._lanes if (score := components[lane.spec.label]) is not None]
-        return Scored(row.sample, sum(terms) if len(terms) == len(components) else None, components)
+        value = sum(terms) if len(terms) == len(components) else None
+        if value is not None and not in_range(value):
+            self.failures.append(f"the weighted sum of the rewards is {value:g}, too large for fp32: lower the weights")
+            value = None
+        return Scored(row.sample, value, components)
 
 
-def checked_scores(label: str, answer: Any, requests: Sequence[Request]) -> list[float | None]:
-    """A reward's answer as floats and None, one per request. A one-dimensional array or tensor is accepted as a list.
-
-    Raises:
-        RewardError: the answer is not a list, has the wrong length, or an entry is not a finite number; gives a prompt.
-    """
-    listed = answer.tolist() if isinstance(answer, (np.ndarray, torch.Tensor)) else answer
-    first = f"(first prompt: {_short(requests[0].prompt)})"
-    if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes)):
-        raise RewardError(
-            f"reward {label!r} returned {_short(answer)} ({type(answer).__name__}) for {len(requests)} samples {first}",
-            "Return a list with one number per sample of the batch, None for a sample that cannot be scored.",
-        )
-    if len(listed) != len(requests):
-        raise RewardError(
-            f"reward {label!r} returned {len(listed)} scores for {len(requests)} samples {first}",
-            "Return one number per sample of the batch, in order; None for a sample that cannot be scored.",
-        )
-    return [_number(label, score, request) for score, request in zip(listed, requests, strict=True)]
-
-
-def _number(label: str, score: Any, request: Request) -> float | None:
-    if score is None:
-        return None
-    if isinstance(score, Real) and math.isfinite(score):
-        return float(score)
-    raise RewardError(
-        f"reward {label!r} returned {_short(score)}, which is not a finite number, for the prompt "
-        f"{_short(request.prompt)} (sample {request.sample_id}).",
-        "Return a number (x.item() of a tensor), or None for a sample that cannot be scored.",
+def _batch(rows: Sequence[_Waiting]) -> RewardBatch:
+    """The batch of one call; only the pixels are shared with other calls."""
+    requests = [row.sample.request for row in rows]
+    return RewardBatch(
+        media=[dict(row.media) for row in rows],
+        prompts=[request.prompt for request in requests],
+        metadata=[copy.deepcopy(dict(request.metadata)) for request in requests],
+        uids=[request.uid for request in requests],
     )
 
 
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 120 else f"{text[:120]}..."
+def few_samples(rewards: RewardRunner, each: int) -> str:
+    """The advice for group rewards that cannot score validation's groups of ``each`` samples; empty for others."""
+    labels = [spec.label for spec in rewards.specs if spec.reward.scope == "group"]
+    if not labels:
+        return ""
+    return (
+        f"The validation draws {each} sample(s) per prompt, which the group reward {', '.join(map(repr, labels))} may "
+        f"not be able to compare: set validation.samples_per_prompt to {max(2, 2 * each)} or more."
+    )
+
+
+def _waiting(sample: Sample, media: dict[str, Media]) -> _Waiting:
+    return _Waiting(sample, read_only(media), checksums(media))
 
 
 def _check_labels(labels: Sequence[str]) -> None:

@@ -22,11 +22,12 @@ from omni_rl.model.loading import load_model, pick_device
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
-from omni_rl.rewards.runner import RewardRunner, RewardSpec
+from omni_rl.rewards.build import Builder, Recipe
+from omni_rl.rewards.runner import RewardRunner
 from omni_rl.run import core_hooks
 from omni_rl.run.experience import Sampled
 from omni_rl.run.preflight import check_ahead
-from omni_rl.run.spec import spec_of
+from omni_rl.run.spec import local_files, part_of, spec_of
 from omni_rl.run.weight_sync import give_weights
 from omni_rl.storage import checkpoint
 
@@ -81,8 +82,7 @@ def assemble(resolved: Resolved) -> Assembly:
     prompts = _prompts(config.data, resolved.dataset)
     held_out_data = config.validation.data or config.data
     held_out = prompts if config.validation.data is None else _prompts(held_out_data, resolved.validation_dataset)
-    rewards = _rewards(config.reward, resolved.rewards)
-    validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
+    rewards, validation_rewards = _rewards(resolved)
     trackers = [chosen.instance() for chosen in resolved.trackers]
     observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
     observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
@@ -159,10 +159,15 @@ def _prompts(data: Data, reader: Chosen) -> PromptSet:
     return prompt_files.load(data, lambda _: reader.object)
 
 
-def _rewards(entries: Sequence[RewardEntry], chosen: Sequence[Chosen]) -> RewardRunner:
-    return RewardRunner(
-        [
-            RewardSpec(entry.label or entry.name, entry.weight, entry.batch_size, plugin.instance())
-            for entry, plugin in zip(entries, chosen, strict=True)
-        ]
-    )
+def _rewards(resolved: Resolved) -> tuple[RewardRunner, RewardRunner]:
+    """The rewards of training and validation; those with the same options are the same objects."""
+    config, build = resolved.config, Builder(local_files(resolved))
+    training = build.runner(_recipes(resolved, config.reward, resolved.rewards))
+    entries = config.validation.reward or config.reward
+    return training, build.runner(_recipes(resolved, entries, resolved.validation_rewards))
+
+
+def _recipes(resolved: Resolved, entries: Sequence[RewardEntry], chosen: Sequence[Chosen]) -> list[Recipe]:
+    return [
+        Recipe(entry, part_of(resolved, plugin), plugin.instance) for entry, plugin in zip(entries, chosen, strict=True)
+    ]

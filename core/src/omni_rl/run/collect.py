@@ -23,7 +23,7 @@ from omni_rl.schedulers.transition import has_density
 class Collected:
     """The scored samples of one iteration, in the order of the requests.
 
-    ``failures`` has one sentence per reward call that raised. ``rollout_s`` is the time in seconds until the last
+    ``failures`` has one sentence per reward call that failed. ``rollout_s`` is the time in seconds until the last
     sample; ``reward_s`` is the time after that until the last reward, because rewards run while the engine samples.
     """
 
@@ -44,6 +44,20 @@ def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) 
     return Collected(scored, rewards.failures[known:], sampled - started, time.perf_counter() - sampled)
 
 
+def is_unscored(collected: Collected) -> bool:
+    """Whether samples were drawn, but none of them has a reward."""
+    drawn = [s for s in collected.scored if s.sample.trajectory is not None]
+    return bool(drawn) and all(s.value is None for s in drawn)
+
+
+def why_unscored(collected: Collected, what: str) -> str:
+    """``none of WHAT's N samples has a reward: ...``; the label of the reward if it gave no reason."""
+    reasons = [*collected.failures, *(s.sample.error for s in collected.scored if s.sample.error)]
+    silent = sorted({label for s in collected.scored for label, score in s.components.items() if score is None})
+    reason = reasons[0] if reasons else f"reward {', '.join(map(repr, silent))} returned None"
+    return f"none of {what}'s {len(collected.scored)} samples has a reward: {reason}"
+
+
 def assemble(collected: Collected) -> TensorDict:
     """The trajectories (N,) of the samples that have a reward, with ``rewards`` (N,) fp32, in the requests' order.
 
@@ -52,12 +66,8 @@ def assemble(collected: Collected) -> TensorDict:
     """
     valid = [s for s in collected.scored if s.value is not None and s.sample.trajectory is not None]
     if not valid:
-        reasons = [*(s.sample.error for s in collected.scored if s.sample.error), *collected.failures]
-        raise RewardError(
-            f"none of the iteration's {len(collected.scored)} samples has a reward"
-            + (f": {reasons[0]}" if reasons else ""),
-            "fix the cause, then try it with: omni-rl check CONFIG",
-        )
+        hint = "fix the cause, then try it with: omni-rl check CONFIG"
+        raise RewardError(why_unscored(collected, "the iteration"), hint)
     batch = trajectory.collate([s.sample for s in valid])
     batch["rewards"] = torch.tensor([s.value for s in valid], dtype=torch.float32)
     return batch

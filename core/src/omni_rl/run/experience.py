@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from omni_rl.contracts import trajectory
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Backend, Engine, Experience, ExperienceSource
 from omni_rl.contracts.prompts import PromptSet
@@ -14,7 +15,17 @@ from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RunError
 from omni_rl.plugins.manager import Hooks
 from omni_rl.rewards.runner import RewardRunner
-from omni_rl.run.collect import assemble, collect, components, reward_metrics, without_flat_groups, without_still_steps
+from omni_rl.run.collect import (
+    Collected,
+    assemble,
+    collect,
+    components,
+    is_unscored,
+    reward_metrics,
+    why_unscored,
+    without_flat_groups,
+    without_still_steps,
+)
 from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
@@ -37,6 +48,9 @@ class Sampled:
         requests = rollout_requests(self.config, self.hooks, self.prompts, state.iteration, state.policy_version)
         with in_place(self.backend, self.samples_with):
             collected = collect(self.engine, self.rewards, requests)
+        if is_unscored(collected):
+            return self._without_scores(collected)
+        self.rewards.skipped.scored()
         batch = assemble(collected)
         batch["advantages"] = self.hooks.compute_advantages(
             rewards=batch["rewards"],
@@ -50,16 +64,25 @@ class Sampled:
         batch = without_still_steps(batch, requests[0].sde) if len(batch) else batch
         return Experience(batch, figures, len(requests), collected.failures)
 
+    def _without_scores(self, collected: Collected) -> Experience:
+        """An iteration without updates."""
+        note = self.rewards.skipped.skip(why_unscored(collected, "the iteration"))
+        drawn = trajectory.collate([s.sample for s in collected.scored if s.sample.trajectory is not None])
+        figures = {"reward/missing_ratio": 1.0, "reward/skipped_iterations": float(self.rewards.skipped.total)}
+        figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
+        return Experience(drawn[:0], figures, len(collected.scored), [*collected.failures, note])
+
     def held_out(self, state: State) -> Mapping[str, float]:
         """No metrics: validation scores samples already."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Empty: no request is in flight between two calls."""
-        return {}
+        """The counters of skipped iterations; no request is in flight between two calls."""
+        return self.rewards.skipped.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restores nothing."""
+        """Restore the counters."""
+        self.rewards.skipped.load(state)
 
     def close(self) -> None:
         """Releases nothing: the run closes engine and rewards."""

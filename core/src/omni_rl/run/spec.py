@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved, resolve
-from omni_rl.contracts.spec import RunSpec
+from omni_rl.contracts.spec import LocalFile, Part, RunSpec
 from omni_rl.errors import PluginError
 from omni_rl.plugins.contract import LAYER_OF_KIND
 from omni_rl.plugins.runspec import CORE_HOOKS, check_versions, read_file, resolve_part
@@ -15,18 +16,28 @@ _RESOLVED_HERE: dict[str, Resolved] = {}
 def spec_of(resolved: Resolved) -> RunSpec:
     """The specification of a run: its plugins with hooks, its local files, and its configuration."""
     parts = tuple(
-        resolve_part(
-            resolved.registry,
-            chosen.kind,
-            chosen.key,
-            distribution=chosen.distribution,
-            options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
-        )
+        part_of(resolved, chosen)
         for chosen in resolved.chosen()
         if chosen.kind in LAYER_OF_KIND and LAYER_OF_KIND[chosen.kind] != "observer"  # observers run in the driver only
     )
-    files = tuple(read_file(str(module.__file__)) for module in resolved.local)
+    files = tuple(local_files(resolved))
     return RunSpec(core=CORE_HOOKS, parts=parts, files=files, config=resolved.config.model_dump(mode="json"))
+
+
+def part_of(resolved: Resolved, chosen: Chosen) -> Part:
+    """The description of one plugin of the run, with its options."""
+    return resolve_part(
+        resolved.registry,
+        chosen.kind,
+        chosen.key,
+        distribution=chosen.distribution,
+        options=chosen.options.model_dump(mode="json", by_alias=True) if chosen.options else None,
+    )
+
+
+def local_files(resolved: Resolved) -> list[LocalFile]:
+    """The run's local plugin files, with their content."""
+    return [read_file(str(module.__file__)) for module in resolved.local]
 
 
 def remember(resolved: Resolved) -> RunSpec:

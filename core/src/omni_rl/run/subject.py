@@ -21,6 +21,7 @@ def subject_of(parts: Assembly, state: State) -> Subject:
         engine=parts.engine,
         backend=parts.backend,
         rewards=parts.rewards,
+        validation_rewards=parts.validation_rewards,
         requests=rollout_requests(parts.config, parts.hooks, parts.prompts, 0, state.policy_version),
         policy_version=state.policy_version,
         clip_range=parts.traits.clip_range,

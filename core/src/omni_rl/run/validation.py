@@ -13,8 +13,9 @@ from omni_rl.errors import RewardError
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.health import reward_figures
 from omni_rl.reporting.validated import SHOWN, Validated
+from omni_rl.rewards.runner import RewardRunner, few_samples
 from omni_rl.run.assembly import Assembly
-from omni_rl.run.collect import collect, without_trajectory
+from omni_rl.run.collect import Collected, collect, is_unscored, why_unscored, without_trajectory
 from omni_rl.run.weight_sync import evaluated
 from omni_rl.sampling.plan_requests import validation_requests
 
@@ -30,22 +31,39 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     with evaluated(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with, averaged):
         collected = collect(parts.engine, rewards, requests)
         held_out = dict(parts.source.held_out(state))
+    notes = _notes(collected, rewards, config.validation.samples_per_prompt)
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
     figures = reward_figures(values.numpy())
-    if not figures:
-        raise RewardError("no validation sample has a reward", "; ".join(rewards.failures[-1:]) or None)
     labels = collected.scored[0].components
     shown = [s.sample for s in collected.scored[:SHOWN] if s.sample.trajectory is not None]
     return Validated(
         iteration=state.iteration,
-        mean=figures["reward"],
+        mean=figures.get("reward", math.nan),
         stderr=figures.get("reward_stderr", math.nan),
         components={label: _mean([s.components[label] for s in collected.scored]) for label in labels},
         rewards=values,
         samples=[without_trajectory(s.sample) for s in collected.scored],
         pairs=held_out,
+        notes=notes,
+        skipped=rewards.skipped.total,
         exhibits=[Exhibit.of(sample, parts.model) for sample in shown],
     )
+
+
+def _notes(collected: Collected, rewards: RewardRunner, each: int) -> list[str]:
+    """What went wrong. A validation in which no sample has a reward is counted; the run goes on without its mean.
+
+    Raises:
+        RewardError: the engine drew no sample, or it is the last in a row that may be skipped.
+    """
+    why = why_unscored(collected, "the validation")
+    if is_unscored(collected):
+        why = f"{why}\n  {few_samples(rewards, each)}".rstrip()
+        return [*collected.failures, rewards.skipped.skip(why)]
+    if all(s.value is None for s in collected.scored):
+        raise RewardError(why)
+    rewards.skipped.scored()
+    return collected.failures
 
 
 def _mean(values: list[float | None]) -> float:

@@ -57,7 +57,7 @@ def fitted_to(size: int) -> Prepare:
 
 def _fitted(image: Pixels, size: int) -> torch.Tensor:
     """(3, size, size) fp32."""
-    pixels = torch.from_numpy(image).movedim(-1, 0).float() / 255  # (3, H, W)
+    pixels = torch.tensor(image).movedim(-1, 0).float() / 255  # (3, H, W)
     scale = size / max(pixels.shape[1:])
     height, width = (max(1, round(side * scale)) for side in pixels.shape[1:])
     resized = F.interpolate(pixels[None], (height, width), mode="bicubic", align_corners=False, antialias=True)[0]

@@ -1,0 +1,246 @@
+"""Settings of the whole process that a reward may not change, because sampling, training and other rewards use them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+WORDS = 624
+MOST_DRAWS = 50_000
+"""Blocks of 624 draws of the global generator of ``random`` or numpy that count as draws; then it was seeded again."""
+
+
+class Setting(NamedTuple):
+    """One setting: how its user calls it, how to read it, and how to set it to a value that was read."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
+
+
+def _deterministic() -> tuple[bool, bool]:
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    return algorithms, torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+def _working_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # another program deleted it
+        return None
+
+
+def _enter(folder: str | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
+
+
+def _flag(owner: Any, name: str) -> Setting:
+    label = f"{owner.__name__}.{name}"
+    return Setting(label, lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
+
+
+PROCESS = (
+    Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    Setting("float32 matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    Setting("torch's deterministic algorithms", _deterministic, _set_deterministic),
+    _flag(torch.backends.cudnn, "deterministic"),
+    _flag(torch.backends.cudnn, "benchmark"),
+    _flag(torch.backends.cudnn, "enabled"),
+    Setting("the working folder", _working_folder, _enter),
+)
+THREAD = (
+    Setting("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+)
+
+
+class Output:
+    """``sys.stdout`` and ``sys.stderr`` with the files behind them, which a call may replace or close."""
+
+    def __init__(self) -> None:
+        self._streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+        self._kept = {number: os.dup(number) for number in (1, 2) if _identity(number)}
+        self._identities = {number: _identity(number) for number in self._kept}
+
+    def changes(self) -> list[str]:
+        """``sys.stdout`` or ``sys.stderr``, if it is another stream, closed, or writes to another file."""
+        return [name for number, name in ((1, "stdout"), (2, "stderr")) if self._differs(number, name)]
+
+    def _differs(self, number: int, name: str) -> bool:
+        stream, kept = getattr(sys, name), self._streams[name]
+        moved = number in self._kept and _identity(number) != self._identities[number]
+        return stream is not kept or moved or bool(getattr(stream, "closed", False))
+
+    def restore(self) -> None:
+        """Open the files again and put the streams back."""
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            if number in self._kept and _identity(number) != self._identities[number]:
+                os.dup2(self._kept[number], number)
+            stream = self._streams[name]
+            if getattr(stream, "closed", False):
+                stream = os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace")
+            setattr(sys, name, stream)
+
+    def close(self) -> None:
+        """Close the copies of the files."""
+        for copy in self._kept.values():
+            with contextlib.suppress(OSError):
+                os.close(copy)
+        self._kept = {}
+
+
+def _identity(number: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@dataclass(frozen=True)
+class _Generators:
+    """The states of the global generators. Draws are allowed; a new seed is not, because others draw from them too."""
+
+    torch_seed: int
+    torch_state: torch.Tensor
+    python: Any
+    numpy: Any
+
+    @staticmethod
+    def now() -> _Generators:
+        state = np.random.get_state(legacy=True)
+        return _Generators(torch.initial_seed(), torch.get_rng_state(), random.getstate(), state)
+
+    def changes(self) -> list[str]:
+        now = _Generators.now()
+        found = [] if now.torch_seed == self.torch_seed else ["the seed of torch"]
+        if not _drawn(_python_words(self.python), _python_words(now.python)):
+            found.append("the seed of random")
+        if not _drawn((np.asarray(self.numpy[1]), self.numpy[2]), (np.asarray(now.numpy[1]), now.numpy[2])):
+            found.append("the seed of numpy.random")
+        return found
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.torch_state)
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+
+
+def _python_words(state: Any) -> tuple[np.ndarray, int]:
+    *words, position = state[1]
+    return np.array(words, np.uint32), position
+
+
+def _drawn(before: tuple[np.ndarray, int], after: tuple[np.ndarray, int]) -> bool:
+    """Whether draws from a Mersenne Twister (its 624 words, its position) lead from one state to the other."""
+    if np.array_equal(before[0], after[0]):
+        return after[1] >= before[1]
+    twister = np.random.MT19937()
+    state: Any = twister.state
+    state["state"] = {"key": before[0], "pos": before[1]}
+    twister.state = state
+    for _ in range(MOST_DRAWS):
+        twister.random_raw(WORDS)
+        now: Any = twister.state
+        if np.array_equal(now["state"]["key"], after[0]):
+            return True
+    return False
+
+
+class Snapshot:
+    """The values of some settings."""
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        self._values = [(setting, setting.read()) for setting in settings]
+
+    def restored(self) -> list[str]:
+        """Set everything back, and return the names of what was different."""
+        different = [(setting, value) for setting, value in self._values if setting.read() != value]
+        for setting, value in different:
+            setting.write(value)
+        return [setting.name for setting, _ in different]
+
+
+class Surroundings:
+    """A snapshot of the settings of the whole process, its output and the seeds."""
+
+    def __init__(self) -> None:
+        self._settings = Snapshot(PROCESS)
+        self._generators = _Generators.now()
+        self._output = Output()
+
+    def restored(self) -> list[str]:
+        """Set everything back, and return the names of what was different."""
+        settings, streams, seeds = self._settings.restored(), self._output.changes(), self._generators.changes()
+        if streams:
+            self._output.restore()
+        if seeds:
+            self._generators.restore()
+        return [*settings, *(f"sys.{name}" for name in streams), *seeds]
+
+    def close(self) -> None:
+        """Release the copies of the output's files."""
+        self._output.close()
+
+
+class Watch:
+    """Compares the surroundings before and after calls, of which several may run at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._before: Surroundings | None = None
+
+    def begin(self) -> None:
+        """A call begins. The first of several calls takes the snapshot."""
+        with self._lock:
+            if self._running == 0:
+                self._before = Surroundings()
+            self._running += 1
+
+    def end(self) -> list[str]:
+        """A call has ended: set everything back, and return the names of what was different."""
+        with self._lock:
+            assert self._before is not None, "a call ended that did not begin"
+            changes = self._before.restored()
+            self._running -= 1
+            if self._running == 0:
+                self._before.close()
+            return changes
+
+
+class Visit:
+    """One call under a watch. It may be given up; what it does after that is not set back any more."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._open = False
+        self._over = False
+
+    def begin(self) -> None:
+        """The call begins."""
+        with self._lock:
+            if not self._over:
+                self._open = True
+                self._watch.begin()
+
+    def end(self) -> list[str]:
+        """The call has ended or is given up; only the first time counts."""
+        with self._lock:
+            counts, self._open, self._over = self._open, False, True
+            return self._watch.end() if counts else []
