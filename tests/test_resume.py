@@ -53,7 +53,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(
     train(recipe, [*settings, "train.iterations=4"], tmp_path / "straight")
     train(recipe, [*settings, "train.iterations=2"], tmp_path / "extended")
     run = resume(tmp_path / "extended", ["train.iterations=4"])
-    assert run.iteration == 4
+    assert run.state.iteration == 4
     assert figures(tmp_path / "extended") == figures(tmp_path / "straight")
     assert_equal(weights(tmp_path / "extended"), weights(tmp_path / "straight"))
     assert any(name.startswith("ema/") for name in weights(tmp_path / "straight"))
