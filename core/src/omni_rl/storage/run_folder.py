@@ -188,10 +188,8 @@ class RunDirectory:
                 what = f"{self.metrics_file}, line {number} has iteration {row['iteration']} instead of {number}"
                 raise CheckpointError(f"{what}: rows are missing or double", _METRICS_HINT)
         if len(rows) < iteration:
-            what = (
-                f"{self.metrics_file} ends with iteration {len(rows)}, but the checkpoint is of iteration {iteration}"
-            )
-            raise CheckpointError(what, _METRICS_HINT)
+            ends = f"{self.metrics_file} ends with iteration {len(rows)}"
+            raise CheckpointError(f"{ends}, but the checkpoint is of iteration {iteration}", _METRICS_HINT)
         return rows[:iteration]
 
     def _rows(self) -> list[tuple[bytes, dict[str, float]]]:
