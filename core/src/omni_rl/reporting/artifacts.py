@@ -23,7 +23,7 @@ from omni_rl.reporting import exhibits, page, video_files
 from omni_rl.reporting.health import health, reward_figures
 from omni_rl.reporting.image_grids import before_after, grid
 from omni_rl.reporting.validated import SHOWN, Validated
-from omni_rl.storage.durable import replacing, write_atomic, writing
+from omni_rl.storage.durable import RESUME, replacing, write_atomic, writing
 from omni_rl.storage.run_folder import RunDirectory
 
 COLUMNS = 8
@@ -58,17 +58,18 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     images = validated.images()
     sheet = grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS)
-    _write_png(directory.images / f"validation-{validated.iteration:06d}.png", sheet)
+    write_png(directory.images / f"validation-{validated.iteration:06d}.png", sheet)
     _write_videos(directory, validated)
     exhibits.write(directory, validated.iteration, validated.exhibits)
     if validated.iteration == 0 or not has_before(directory):
         write_atomic(before_file(directory), save({"images": torch.from_numpy(images), "rewards": validated.rewards}))
 
 
-def _write_png(path: Path, image: Image.Image) -> None:
+def write_png(path: Path, image: Image.Image, then: str = RESUME) -> None:
+    """Write an image atomically; ``then`` is the hint if the disk is full."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), then)
 
 
 def _write_videos(directory: RunDirectory, validated: Validated) -> None:
@@ -192,7 +193,7 @@ def write_report(directory: RunDirectory, report: Report) -> None:
         figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
     prompts = [s.request.prompt for s in after.samples[:SHOWN]]
     shown = list(first[:SHOWN]), list(images[:SHOWN])
-    _write_png(directory.images / "before_after.png", before_after(*shown, prompts))
+    write_png(directory.images / "before_after.png", before_after(*shown, prompts))
     page.write_report(
         directory.path / "report.html",
         title=report.title,

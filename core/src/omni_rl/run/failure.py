@@ -10,6 +10,7 @@ from omni_rl.errors import RunError, UserError
 from omni_rl.plugins.blame import describe_error
 from omni_rl.reporting.recorder import Recorder
 from omni_rl.run.loop import TrainingLoop
+from omni_rl.run.signals import Stopped
 from omni_rl.storage.durable import write_atomic
 from omni_rl.storage.run_folder import RunDirectory
 
@@ -18,6 +19,8 @@ def failure(error: BaseException, loop: TrainingLoop, recorder: Recorder) -> Bas
     """The error for the user: errors of other code become one sentence, and their traceback goes to ``error.txt``."""
     if isinstance(error, (UserError, RunError)):
         return error
+    if isinstance(error, Stopped):
+        return RunError(str(error))
     if isinstance(error, KeyboardInterrupt):
         recorder.progress.note(way_on(loop, recorder.directory))
         return error

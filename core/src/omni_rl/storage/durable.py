@@ -16,6 +16,9 @@ from safetensors import SafetensorError
 
 from omni_rl.errors import RunError
 
+RESUME = "continue with: omni-rl resume RUN"
+"""The hint for a full disk while a run trains."""
+
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}-")
 
 
@@ -29,23 +32,23 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.match(path.name) is not None
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, then: str = RESUME) -> None:
     """Replace the content of ``path`` by ``data``. After a crash at any moment, the file has either the old or the new
     content, never a mixture. If ``path`` is a link, the link is replaced; the file that it points to is not written.
 
     Raises RunError when the disk is full or the file cannot be written; the old file then stays as it was.
     """
-    with replacing(path, len(data)) as new, new.open("xb") as file:
+    with replacing(path, len(data), then) as new, new.open("xb") as file:
         file.write(data)
 
 
 @contextmanager
-def replacing(path: Path, needed: int) -> Iterator[Path]:
+def replacing(path: Path, needed: int, then: str = RESUME) -> Iterator[Path]:
     """The name of a new file, which replaces ``path`` when the context ends without an error; raises RunError as
     :func:`write_atomic`.
     """
     new = temporary(path)
-    with writing(path, needed):
+    with writing(path, needed, then):
         try:
             yield new
             sync(new)
@@ -93,7 +96,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume RUN") -> Iterator[None]:
+def writing(path: Path, needed: int, then: str = RESUME) -> Iterator[None]:
     """Turn a failure to write ``needed`` bytes to ``path`` into a RunError; ``then`` is the hint for a full disk."""
     try:
         yield
