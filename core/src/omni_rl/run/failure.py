@@ -35,7 +35,7 @@ def way_on(loop: TrainingLoop, directory: RunDirectory) -> str:
     """What is saved, what is lost, and the command that goes on."""
     command = f"omni-rl resume {shlex.quote(str(directory.path))}"
     complete, saved = loop.state.iteration, loop.saved or 0
-    reason = f"\nit could not be saved: {_described(loop.save_error)}" if loop.save_error else ""
+    reason = f"\nthe last iteration could not be saved: {_described(loop.save_error)}" if loop.save_error else ""
     if complete == 0:
         return f"no iteration was complete; to start the run again: {command}{reason}"
     if loop.saved is None:
@@ -51,8 +51,10 @@ def _iterations(number: int) -> str:
 
 
 def _described(error: BaseException) -> str:
-    """As :func:`describe_error`, also for an error that cannot be described."""
+    """As :func:`describe_error`; of an error for users its first line; also for one that cannot be described."""
     try:
+        if isinstance(error, (UserError, RunError)):
+            return str(error).partition("\n")[0]
         return describe_error(error)
     except Exception:
         return type(error).__name__
