@@ -300,10 +300,20 @@ def test_a_checkpoint_of_another_model_is_refused(
     assert files(finished) == before
 
 
+def test_a_run_without_a_checkpoint_starts_again(
+    finished: Path, call: Callable[..., Any], figures: Callable[..., Any]
+) -> None:
+    rows = figures(finished)
+    shutil.rmtree(RunDirectory(finished).checkpoints)
+    done = call("resume", finished)
+    assert done.code == 0, done.err
+    assert "starting it again from its beginning" in done.out
+    assert figures(finished) == rows
+
+
 def test_what_is_no_run_cannot_be_continued(call: Callable[..., Any], tmp_path: Path, finished: Path) -> None:
     (tmp_path / "empty").mkdir()
-    shutil.rmtree(RunDirectory(finished).checkpoints)
-    for folder, word in (("rnu", "Did you mean 'run'"), ("empty", "config.resolved.yaml"), ("run", "no checkpoint")):
+    for folder, word in (("rnu", "Did you mean 'run'"), ("empty", "config.resolved.yaml")):
         done = call("resume", folder)
         assert done.code == 2
         assert_one_screen(done.err, folder, word)

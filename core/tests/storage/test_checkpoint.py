@@ -163,7 +163,7 @@ def test_damage_is_named_and_the_previous_checkpoint_offered(run, damage):
     assert checkpoint.load(previous)[1] == state_of(5)
 
     truncate(previous)
-    with pytest.raises(CheckpointError, match=r"no intact earlier checkpoint .* start again with omni-rl train"):
+    with pytest.raises(CheckpointError, match=r"no intact earlier checkpoint .*rm -r .* && omni-rl resume"):
         checkpoint.load(latest)
 
 

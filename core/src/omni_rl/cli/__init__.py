@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,8 @@ from omni_rl._version import __version__
 from omni_rl.cli.arguments import ConfigFile, Overrides, RunFolder, quiet
 from omni_rl.cli.extensions import CommandGroup
 from omni_rl.errors import RunError, UserError
+from omni_rl.reporting.steady_output import open_standard_streams, steady_output
+from omni_rl.run.closing import hangs
 
 app = typer.Typer(
     name="omni-rl",
@@ -27,22 +30,35 @@ app = typer.Typer(
 def main() -> None:
     """Entry point. Exit codes: 2 for an error that the user can mend, 1 for a failed run, 130 for an interrupted run.
 
-    The code is also 130 if a run finished its iteration and saved after Ctrl-C, because the run is not complete.
+    The code is 128 plus the number of the signal if a run saved and ended after a signal (130 after Ctrl-C), because
+    the run is not complete.
     """
+    open_standard_streams()
+    with steady_output():
+        code = _outcome()
+    if hangs():  # a part of the run, such as a reward, does not end; Python would wait for it
+        os._exit(code)
+    sys.exit(code)
+
+
+def _outcome() -> int:
     try:
         app()
     except UserError as error:
-        _leave(error, 2)
+        return _explain(error, 2)
     except RunError as error:
-        _leave(error, 1)
+        return _explain(error, 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
+    return 0
 
 
-def _leave(error: Exception, code: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(code)
+def _explain(error: Exception, code: int) -> int:
+    print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+    return code
 
 
 @app.callback(invoke_without_command=True)
@@ -71,7 +87,7 @@ def train(
 
 @app.command()
 def resume(run: RunFolder, overrides: Overrides = None) -> None:
-    """Continue a run from its newest checkpoint."""
+    """Continue a run from its newest checkpoint, or from its beginning if it has none."""
     from omni_rl.cli.training import announce
     from omni_rl.run.start import resume
 

@@ -10,6 +10,7 @@ from omni_rl.config.resolve import resolve
 from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.types import Sample
 from omni_rl.errors import RunError, UserError
+from omni_rl.reporting.artifacts import write_png
 from omni_rl.reporting.exhibits import image_of
 from omni_rl.reporting.image_grids import grid
 from omni_rl.run.sampler import open_sampler
@@ -30,7 +31,7 @@ def sample_to_file(source: Path, prompts: Sequence[str], output: Path, each: int
         raise UserError(f"{output.parent} is not a folder", f"mkdir -p {output.parent}")
     samples = draw(source, prompts, each, seed)
     images = [image_of(s) for s in samples]
-    grid(images, [s.request.prompt for s in samples], columns=each).save(output)
+    write_png(output, grid(images, [s.request.prompt for s in samples], columns=each), then="draw the samples again")
 
 
 def draw(source: Path, prompts: Sequence[str], each: int, seed: int) -> list[Sample]:

@@ -187,7 +187,13 @@ class Train(PluginSection):
         default=False, description="keep optimizer state, text encoders and VAE on the CPU while they are not used"
     )
     ema: Ema | None = Field(default=None, description="moving average of the weights for validation; null: none")
-    checkpoint_every: int = Field(default=0, ge=0, description="iterations between checkpoints; 0: only at the end")
+    checkpoint_every: int = Field(
+        default=0, ge=0, description="iterations between checkpoints; 0: only by `checkpoint_every_s` and at the end"
+    )
+    checkpoint_every_s: NonNegative = Field(
+        default=600,
+        description="seconds after which the next complete iteration is saved; 0: only by `checkpoint_every`",
+    )
     keep_checkpoints: PositiveInt = Field(default=2, description="checkpoints to keep; older ones are deleted")
 
 

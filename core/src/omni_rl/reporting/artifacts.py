@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from omni_rl.contracts.media import media_of
 from omni_rl.contracts.verdicts import Row
+from omni_rl.errors import CheckpointError
 from omni_rl.reporting import exhibits, page, video_files
 from omni_rl.reporting.health import health, reward_figures
 from omni_rl.reporting.image_grids import before_after, grid
 from omni_rl.reporting.validated import SHOWN, Validated
-from omni_rl.storage.durable import write_atomic
+from omni_rl.storage.durable import RESUME, replacing, write_atomic, writing
 from omni_rl.storage.run_folder import RunDirectory
 
 COLUMNS = 8
@@ -35,7 +41,11 @@ def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
 def read_gate(directory: RunDirectory) -> list[Row]:
     """The rows of ``gate.json``; none when the gate was off."""
     path = directory.path / "gate.json"
-    return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    try:
+        return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        hint = f"the report can do without it: rm {shlex.quote(str(path))}"
+        raise CheckpointError(f"{path} is damaged", hint) from error
 
 
 def write_validation(directory: RunDirectory, validated: Validated) -> None:
@@ -47,13 +57,19 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     rows.append({"iteration": validated.iteration, **validated.row()})
     write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     images = validated.images()
-    grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS).save(
-        directory.images / f"validation-{validated.iteration:06d}.png"
-    )
+    sheet = grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS)
+    write_png(directory.images / f"validation-{validated.iteration:06d}.png", sheet)
     _write_videos(directory, validated)
     exhibits.write(directory, validated.iteration, validated.exhibits)
-    if validated.iteration == 0:
-        save_file({"images": torch.from_numpy(images), "rewards": validated.rewards}, _before_file(directory))
+    if validated.iteration == 0 or not has_before(directory):
+        write_atomic(before_file(directory), save({"images": torch.from_numpy(images), "rewards": validated.rewards}))
+
+
+def write_png(path: Path, image: Image.Image, then: str = RESUME) -> None:
+    """Write an image atomically; ``then`` is the hint if the disk is full."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue(), then)
 
 
 def _write_videos(directory: RunDirectory, validated: Validated) -> None:
@@ -62,15 +78,33 @@ def _write_videos(directory: RunDirectory, validated: Validated) -> None:
     clips = {i: media for i, row in drawn if "video" in (media := media_of(dict(row["media"].items())))}
     if not clips or not video_files.available():
         return
-    directory.videos.mkdir(exist_ok=True)
+    with writing(directory.videos, 0):
+        directory.videos.mkdir(exist_ok=True)
     for number, media in clips.items():
-        video_files.write(directory.videos / f"validation-{validated.iteration:06d}-{number:02d}.mp4", media)
+        path = directory.videos / f"validation-{validated.iteration:06d}-{number:02d}.mp4"
+        with replacing(path, media["video"].data.nbytes // 10) as file:
+            video_files.write(file, media)
 
 
 def validations(directory: RunDirectory) -> list[dict[str, Any]]:
-    """The rows of ``validation.jsonl``."""
+    """The rows of ``validation.jsonl``.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
     path = directory.path / "validation.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return [_validation_row(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _validation_row(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
+        raise CheckpointError(f"{where} is damaged", "delete that line; the report then lacks that validation")
+    return row
 
 
 def history(directory: RunDirectory) -> list[dict[str, float]]:
@@ -81,13 +115,51 @@ def history(directory: RunDirectory) -> list[dict[str, float]]:
 
 
 def before(directory: RunDirectory) -> tuple[np.ndarray, torch.Tensor]:
-    """The images (N, H, W, 3) uint8 of the first validation in the order of ``sample_id``, and their rewards (N,)."""
-    kept = load_file(_before_file(directory))
-    return kept["images"].numpy(), kept["rewards"]
+    """The images (N, H, W, 3) uint8 of the first validation in the order of ``sample_id``, and their rewards (N,).
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    file = before_file(directory)
+    try:
+        kept = load(file.read_bytes())
+        return kept["images"].numpy(), kept["rewards"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged or missing", _compare_with_now(directory)) from error
 
 
-def _before_file(directory: RunDirectory) -> str:
-    return str(directory.images / "before.safetensors")
+def check_report(directory: RunDirectory, samples: int | None = None) -> None:
+    """Check what the report of a resumed run needs, before the run goes on. A missing file of the first validation is
+    no error: the report then compares with the weights of the checkpoint.
+
+    Args:
+        samples: the number of samples of a validation, if it is known.
+
+    Raises:
+        CheckpointError: a file is damaged, or a validation now has another number of samples.
+    """
+    validations(directory)
+    read_gate(directory)
+    drawn = len(before(directory)[0]) if has_before(directory) else samples
+    if samples not in (None, drawn):
+        what = f"the first validation of {directory.path} has {drawn} samples, but a validation now has {samples}"
+        hint = f"set validation.prompts and samples_per_prompt as before; {_compare_with_now(directory)}"
+        raise CheckpointError(f"{what}: the report cannot compare them", hint)
+
+
+def has_before(directory: RunDirectory) -> bool:
+    """Whether the first validation's pictures are stored."""
+    return before_file(directory).exists()
+
+
+def before_file(directory: RunDirectory) -> Path:
+    """The file with the first validation's pictures."""
+    return directory.images / "before.safetensors"
+
+
+def _compare_with_now(directory: RunDirectory) -> str:
+    remove = shlex.quote(str(before_file(directory)))
+    return f"to compare with the weights of the checkpoint instead: rm -f {remove}, then resume again"
 
 
 def _captions(validated: Validated) -> list[str]:
@@ -121,7 +193,7 @@ def write_report(directory: RunDirectory, report: Report) -> None:
         figures["after, guidance off"] = _figures(plain.images(), uids, plain.rewards)
     prompts = [s.request.prompt for s in after.samples[:SHOWN]]
     shown = list(first[:SHOWN]), list(images[:SHOWN])
-    before_after(*shown, prompts).save(directory.images / "before_after.png")
+    write_png(directory.images / "before_after.png", before_after(*shown, prompts))
     page.write_report(
         directory.path / "report.html",
         title=report.title,

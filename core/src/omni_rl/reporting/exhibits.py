@@ -7,6 +7,7 @@ rest as JSON. x_T is stored as the key of its draw (:mod:`omni_rl.schedulers.ran
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from omni_rl.errors import CheckpointError, ModelError
 from omni_rl.model.encoding import on_device
 from omni_rl.reporting.image_grids import strip
 from omni_rl.schedulers.randomness import INITIAL, randn_rows
-from omni_rl.storage.durable import write_atomic
+from omni_rl.storage.durable import write_atomic, writing
 from omni_rl.storage.run_folder import RunDirectory
 from omni_rl.universal import hooks as universal
 from omni_rl.universal.ask import latent_arguments
@@ -101,8 +102,10 @@ def image_of(sample: Sample) -> np.ndarray:
 def write(directory: RunDirectory, iteration: int, exhibits: Sequence[Exhibit]) -> None:
     """Store the exhibits of a validation, and delete those of iterations without a checkpoint."""
     for file in directory.images.glob("validation-*.safetensors"):
-        if not (directory.checkpoints / file.stem.replace("validation", "iteration")).exists():
-            file.unlink()
+        own = re.fullmatch(r"validation-(\d+)\.safetensors", file.name)
+        if own and not (directory.checkpoints / f"iteration-{own[1]}").exists():
+            with writing(file, 0):
+                file.unlink()
     images = {f"{i:03d}": torch.from_numpy(e.image.copy()) for i, e in enumerate(exhibits)}
     latents = {f"{i:03d}/{n}": v.contiguous() for i, e in enumerate(exhibits) for n, v in e.latent_arguments.items()}
     sheet = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
 def provenance(resolved: Resolved, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    """``model``, ``data``, ``plugins``, ``seed``, ``device``, ``versions`` as plain data without absolute paths.
+    """``model``, ``data``, ``rewards``, ``plugins``, ``seed``, ``device``, ``versions``: plain data, no absolute paths.
 
-    Data and local plugin files have their name and sha256; the sha256 of a folder covers the names and bytes of all
-    its files.
+    Data, the files in options of rewards, and local plugin files have their name and sha256; the sha256 of a folder
+    covers the names and bytes of all its files.
 
     Args:
         resolved: the configuration of the run.
@@ -32,6 +34,7 @@ def provenance(resolved: Resolved, fingerprint: str, device: torch.device) -> di
     return {
         "model": model(resolved, fingerprint),
         "data": _data(resolved),
+        "rewards": _rewards(resolved),
         "plugins": [_identity(Path(str(module.__file__))) for module in resolved.local],
         "seed": resolved.config.seed,
         "device": device_name(device),
@@ -57,6 +60,26 @@ def _data(resolved: Resolved) -> dict[str, dict[str, str]]:
     held_out = {} if config.validation.data is None else {"validation": config.validation.data}
     files = {use: Path(data.path) for use, data in {"training": config.data, **held_out}.items()}
     return {use: _identity(file) for use, file in files.items()}
+
+
+def _rewards(resolved: Resolved) -> dict[str, list[dict[str, str]]]:
+    """The files that options of rewards name, such as the Python file of a reward, by the reward's label."""
+    config = resolved.config
+    entries = [*config.reward, *(config.validation.reward or ())]
+    return {entry.label or entry.name: [_identity(file) for file in _files_in(entry.options())] for entry in entries}
+
+
+def _files_in(value: Any) -> Iterator[Path]:
+    if isinstance(value, dict):
+        for each in value.values():
+            yield from _files_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _files_in(each)
+    elif isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value and Path(value).is_absolute():
+        with contextlib.suppress(OSError):
+            if Path(value).is_file():
+                yield Path(value)
 
 
 def _identity(path: Path) -> dict[str, str]:

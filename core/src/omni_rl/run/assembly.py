@@ -25,6 +25,7 @@ from omni_rl.plugins.manager import Hooks, Manager, build_manager
 from omni_rl.rewards.build import Builder, Recipe
 from omni_rl.rewards.runner import RewardRunner
 from omni_rl.run import core_hooks
+from omni_rl.run.closing import close_within
 from omni_rl.run.experience import Sampled
 from omni_rl.run.preflight import check_ahead
 from omni_rl.run.spec import local_files, part_of, spec_of
@@ -67,8 +68,11 @@ class Assembly:
         with contextlib.ExitStack() as stack:
             for tracker in self.trackers:
                 stack.callback(tracker.close)
-            for each in (self.backend, self.validation_rewards, self.rewards, self.source, self.engine):
-                stack.callback(each.close)
+            stack.callback(self.backend.close)
+            for rewards in (self.validation_rewards, self.rewards):
+                stack.callback(close_within, rewards.close)
+            stack.callback(self.source.close)
+            stack.callback(self.engine.close)
 
 
 def assemble(resolved: Resolved) -> Assembly:

@@ -38,7 +38,8 @@ def run_entry(packed: str) -> str:
         answer = call(RunSpec.from_json(request["spec"]), request["entry"], request["arguments"])
     except (UserError, RunError) as error:
         what, hint = getattr(error, "what", str(error)), getattr(error, "hint", None)
-        return json.dumps({"error": {"kind": type(error).__name__, "what": what, "hint": hint}})
+        notes = list(getattr(error, "__notes__", ()))
+        return json.dumps({"error": {"kind": type(error).__name__, "what": what, "hint": hint, "notes": notes}})
     return json.dumps({"answer": answer.to_json()})
 
 
@@ -49,4 +50,7 @@ def unpack(answer: str) -> Any:
         return data["answer"]
     error = data["error"]
     kind = getattr(errors, error["kind"], RunError)
-    raise kind(error["what"], error["hint"]) if issubclass(kind, UserError) else kind(error["what"])
+    raised = kind(error["what"], error["hint"]) if issubclass(kind, UserError) else kind(error["what"])
+    for note in error.get("notes", ()):
+        raised.add_note(note)
+    raise raised

@@ -44,8 +44,8 @@ def open_sampler(resolved: Resolved, directory: RunDirectory | None) -> Iterator
 
 def _load_newest(model: LoadedModel, resolved: Resolved, directory: RunDirectory) -> None:
     path = newest(directory)
-    fingerprint = checkpoint.fingerprint(resolved.model_path)
-    checkpoint.load_state(path, model.architecture, fingerprint)  # verifies both files
+    state = checkpoint.load_state(path, model.architecture)  # verifies both files
+    checkpoint.same_model(path, state, resolved.model_path)
     kept = checkpoint.load_group(path, "ema" if resolved.config.train.ema is not None else "policy")
     for name, parameter in model.parameters().items():
         if name not in kept or kept[name].shape != parameter.shape:

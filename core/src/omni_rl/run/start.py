@@ -7,7 +7,6 @@ Each resolves the configuration and passes the run's specification to the launch
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +28,14 @@ from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
 from omni_rl.reporting.provenance import FILE, provenance
 from omni_rl.reporting.recorder import Recorder
+from omni_rl.reporting.steady_output import steady_output
 from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
-from omni_rl.run.loop import Finished, run_loop
+from omni_rl.run.continuing import Point, change_training, differences, find, new_id, shown
+from omni_rl.run.failure import failure, way_on
+from omni_rl.run.loop import Finished, TrainingLoop
 from omni_rl.run.spec import remember, resolved_of
-from omni_rl.run.state import restore
+from omni_rl.run.state import Origin, restore
 from omni_rl.run.subject import subject_of
 from omni_rl.run.validation import validate
 from omni_rl.run.weight_sync import trained_weights
@@ -49,11 +51,12 @@ class Run:
     Attributes:
         directory: the run directory.
         state: completed iterations and weight syncs.
-        interrupted: Ctrl-C ended it early, after a checkpoint.
+        interrupted: Ctrl-C or another signal ended it early, after a checkpoint.
         metrics: one row per iteration, as in ``metrics.jsonl``.
         gate: the gate's rows; empty if the gate was off.
         last_validation: the latest validation; None if the run was in another process.
         model: the trained model in memory; None if the run was in another process.
+        signal: the number of the signal that ended it early; None if there was none.
     """
 
     directory: RunDirectory
@@ -63,6 +66,7 @@ class Run:
     gate: list[Row] = field(repr=False)
     last_validation: Validated | None = field(default=None, repr=False)
     model: LoadedModel | None = field(default=None, repr=False)
+    signal: int | None = None
 
     @property
     def samples(self) -> list[Sample]:
@@ -72,13 +76,13 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """JSON data from which another process reads the run from its directory."""
         state = {"iteration": self.state.iteration, "policy_version": self.state.policy_version}
-        return {"directory": str(self.directory.path), "state": state, "interrupted": self.interrupted}
+        return {"directory": str(self.directory.path), "state": state, "signal": self.signal}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Run:
         """Read the run from its directory; the inverse of :meth:`to_json`, without validation and model."""
         directory = RunDirectory.open(data["directory"])
-        return _run(directory, Finished(State(**data["state"]), data["interrupted"]))
+        return _run(directory, Finished(State(**data["state"]), data["signal"]))
 
 
 def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | None = None, show: bool = False) -> Run:
@@ -103,27 +107,42 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
 
 def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`train` in this process."""
-    resolved, directory = resolved_of(spec), RunDirectory(run_dir)
-    with _assembled(resolved) as parts:
+    resolved = resolved_of(spec)
+    with steady_output(), _assembled(resolved) as parts:
         progress = _progress(resolved, show)
         verdicts = _pass_gate(parts, progress, State())
-        RunDirectory.create(directory.path)
+        directory = RunDirectory.create(run_dir)
+        with directory.locked():
+            origin = Origin(new_id(), provenance(resolved, parts.fingerprint, parts.model.device))
+            _write_beginning(directory, resolved, origin, verdicts)
+            progress.note(f"run directory {directory.path}, seed {resolved.config.seed}")
+            recorder = _recorder(parts, directory, progress)
+            return _finish(parts, recorder, TrainingLoop(parts, recorder, origin, State(), None), new=True)
+
+
+def _write_beginning(directory: RunDirectory, resolved: Resolved, origin: Origin, verdicts: Sequence[Row]) -> None:
+    """Write what describes a new run; if it cannot be written, the folder is as before."""
+    try:
         directory.write_config(dump(resolved))
         artifacts.write_gate(directory, verdicts)
-        directory.write_json(FILE, provenance(resolved, parts.fingerprint, parts.model.device))
-        progress.note(f"run directory {directory.path}, seed {resolved.config.seed}")
-        return _finish(parts, _recorder(parts, directory, progress), State())
+        directory.write_json(FILE, {"run": origin.run, **origin.provenance})
+    except BaseException:
+        directory.discard()
+        raise
 
 
 def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = False) -> Run:
-    """Continue an interrupted run from its newest checkpoint; the result is the same as without the interruption.
+    """Continue an interrupted run from its newest checkpoint; the result is the same as without the interruption. A run
+    without a checkpoint starts again from its beginning.
 
     ``overrides`` are saved in the run directory, so they also apply to the next resume. They may raise
     ``train.iterations`` of a finished run. Overrides that change samples or updates are allowed: the gate then checks
     the run again.
 
     Raises:
-        CheckpointError: there is no run or no checkpoint, or the checkpoint is damaged or belongs to another model.
+        CheckpointError: there is no run, or its newest checkpoint is damaged, belongs to another run or model, or its
+            weights would mean something else with this configuration.
+        UserError: another process trains in the folder.
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
@@ -133,15 +152,43 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = Fals
 def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`resume` in this process."""
     resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
-    changed = _changes_samples(resolved, resolve(directory.config_file))
-    with _assembled(resolved) as parts:
-        progress = _progress(resolved, show)
-        state = restore(parts, directory)
-        if changed:
-            artifacts.write_gate(directory, _pass_gate(parts, progress, state))
-        directory.write_config(dump(resolved))
-        progress.note(f"continuing after iteration {state.iteration}")
-        return _finish(parts, _recorder(parts, directory, progress), state)
+    with steady_output(), directory.locked():
+        directory.sweep()
+        point = find(directory)
+        differences(point, directory, resolved, {})  # refuses before the weights are loaded
+        artifacts.check_report(directory)
+        with _assembled(resolved) as parts:
+            return _continue(parts, directory, point, _progress(resolved, show))
+
+
+def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: Progress) -> Run:
+    origin = Origin(point.run, provenance(parts.resolved, parts.fingerprint, parts.model.device), point.row)
+    changed = differences(point, directory, parts.resolved, origin.provenance)
+    if point.iteration > 0:
+        artifacts.check_report(directory, len(parts.validation_rows) * parts.config.validation.samples_per_prompt)
+    state = State() if point.path is None else restore(parts, point.path)
+    if changed:
+        progress.note(shown(changed))
+    if point.path is None or change_training(changed):
+        artifacts.write_gate(directory, _pass_gate(parts, progress, state))
+    directory.truncate_metrics(point.iteration, point.row or None)
+    directory.write_config(dump(parts.resolved))
+    if not (directory.path / FILE).exists():
+        directory.write_json(FILE, {"run": origin.run, **origin.provenance})
+    progress.note(_where(point, directory))
+    recorder = _recorder(parts, directory, progress)
+    saved = point.iteration if point.path else None
+    return _finish(parts, recorder, TrainingLoop(parts, recorder, origin, state, saved), new=False)
+
+
+def _where(point: Point, directory: RunDirectory) -> str:
+    if point.path is None:
+        return "the run has no checkpoint: starting it again from its beginning"
+    text = f"continuing after iteration {point.iteration}"
+    if artifacts.has_before(directory):
+        return text
+    missing = "the samples of the first validation are missing"
+    return f"{text}; {missing}: the report compares with iteration {point.iteration}"
 
 
 def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
@@ -184,41 +231,37 @@ def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
     return rows
 
 
-def _changes_samples(new: Resolved, old: Resolved) -> bool:
-    """Whether the configurations differ in more than length, validation, trackers, gate, launcher and checkpoints."""
-    before, after = (each.config.model_dump(mode="json") for each in (old, new))
-    for data in (before, after):
-        for section in ("validation", "tracker", "gate", "launcher"):
-            data.pop(section)
-        for key in ("iterations", "checkpoint_every", "keep_checkpoints"):
-            data["train"].pop(key)
-    return before != after
+def _finish(parts: Assembly, recorder: Recorder, loop: TrainingLoop, new: bool) -> Run:
+    """Run the loop, notify the observers of its start and end, and write the report.
 
-
-def _finish(parts: Assembly, recorder: Recorder, state: State) -> Run:
-    """Run the loop, notify the observers of its start and end, and write the report."""
+    ``new``: nothing is worth keeping if a user error ends the run before its first iteration, so that the mended run
+    may have the same directory.
+    """
     error: BaseException | None = None
-    finished = Finished(state, False)
-    recorder.start(state)
+    finished = Finished(loop.state)
     try:
+        recorder.start(loop.state)
         with recorder.progress:
-            finished = run_loop(parts, recorder, state)
-        if recorder.last_validation is not None:  # None if a resumed run is interrupted before its first validation
-            artifacts.write_report(recorder.directory, _report(parts, recorder.last_validation, finished.state))
+            finished = loop.run()
+        if recorder.last_validation is not None:  # None if a signal arrived before the first validation
+            artifacts.write_report(recorder.directory, _report(parts, recorder.last_validation, finished))
     except BaseException as raised:
-        error = raised
-        if isinstance(raised, UserError) and not recorder.directory.metrics():
-            shutil.rmtree(recorder.directory.path)  # nothing to go on from; the mended run may have the same directory
-        raise
+        error = failure(raised, loop, recorder)
+        if not (new and isinstance(error, UserError) and loop.state.iteration == 0 and recorder.directory.discard()):
+            error.add_note(way_on(loop, recorder.directory))
+        raise error from (None if error is raised else raised)
     finally:
-        recorder.end(finished.state, error)
+        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+            recorder.end(loop.state, error)
     return _run(recorder.directory, finished, recorder.last_validation, parts.model)
 
 
-def _report(parts: Assembly, after: Validated, state: State) -> artifacts.Report:
+def _report(parts: Assembly, after: Validated, finished: Finished) -> artifacts.Report:
+    """A run that a signal ended does not sample again without guidance: it has to leave."""
     guided, changes = artifacts.guidance_off(parts.config.rollout.call)
     title = f"{parts.model.architecture} with {parts.config.algorithm.name}"
-    return artifacts.Report(title, after, validate(parts, state, changes) if guided else None)
+    again = guided and finished.signal is None
+    return artifacts.Report(title, after, validate(parts, finished.state, changes) if again else None)
 
 
 def _run(
@@ -228,7 +271,8 @@ def _run(
     model: LoadedModel | None = None,
 ) -> Run:
     metrics, gate = directory.metrics(), artifacts.read_gate(directory)
-    return Run(directory, finished.state, finished.interrupted, metrics, gate, last_validation, model)
+    stopped = finished.signal
+    return Run(directory, finished.state, stopped is not None, metrics, gate, last_validation, model, stopped)
 
 
 @contextlib.contextmanager

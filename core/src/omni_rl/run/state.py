@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +14,58 @@ from omni_rl.errors import CheckpointError
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.weight_sync import give_weights, in_place
 from omni_rl.storage import checkpoint
-from omni_rl.storage.run_folder import RunDirectory
+from omni_rl.storage.run_folder import RunDirectory, metrics_hash
 
 
-def save(parts: Assembly, directory: RunDirectory, state: State) -> Path:
-    """Write a checkpoint with everything that an exact resume needs; returns its folder."""
+@dataclass
+class Origin:
+    """What a checkpoint says of the run that wrote it, so that it is never continued as another run.
+
+    Attributes:
+        run: the run's id.
+        provenance: versions, and hashes of data, rewards and local plugins, as they are now.
+        row: the metrics of the last complete iteration; empty before the first.
+    """
+
+    run: str
+    provenance: Mapping[str, Any]
+    row: Mapping[str, float] = field(default_factory=dict)
+
+
+def save(
+    parts: Assembly, directory: RunDirectory, state: State, origin: Origin, note: Callable[[str], None] = print
+) -> Path:
+    """Write a checkpoint with everything that an exact resume needs; returns its folder. ``note`` shows a sentence."""
     tensors, backend = parts.backend.state()
     kept = {
         "iteration": state.iteration,
         "policy_version": state.policy_version,
         "architecture": parts.model.architecture,
         "model_fingerprint": parts.fingerprint,
+        "run": origin.run,
+        "config": parts.config.model_dump(mode="json"),
+        "provenance": origin.provenance,
+        "row": dict(origin.row),
+        "metrics_sha256": _metrics_sha256(directory, state, origin),
         "backend": backend,
         "source": parts.source.state(),
-        "trackers": dict(zip(_tracker_names(parts), (t.state() for t in parts.trackers), strict=True)),
+        "trackers": _tracker_states(parts, note),
     }
     return checkpoint.save(directory, tensors, kept, keep=parts.config.train.keep_checkpoints)
 
 
-def restore(parts: Assembly, directory: RunDirectory) -> State:
-    """Load the newest checkpoint of the directory; metrics of later iterations are deleted.
+def restore(parts: Assembly, path: Path) -> State:
+    """Load a checkpoint into the parts of a run.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it does not fit the run.
+        CheckpointError: it is damaged, or does not fit the run.
     """
-    path = newest(directory)
-    tensors, kept = checkpoint.load(path, parts.model.architecture, parts.fingerprint)
+    tensors, kept = checkpoint.load(path, parts.model.architecture)
+    checkpoint.same_model(path, kept, parts.resolved.model_path, parts.fingerprint)
     parts.backend.load_state(tensors, kept["backend"])
     parts.source.load_state(kept.get("source", {}))
     _restore_trackers(parts.trackers, _tracker_names(parts), kept["trackers"])
     state = State(kept["iteration"], kept["policy_version"])
-    directory.truncate_metrics(state.iteration)
     with in_place(parts.backend, parts.traits.samples_with):
         give_weights(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with)
     return state
@@ -52,8 +75,28 @@ def newest(directory: RunDirectory) -> Path:
     """The folder of the newest complete checkpoint; CheckpointError if there is none."""
     path = checkpoint.latest(directory)
     if path is None:
-        raise CheckpointError(f"{directory.path} has no checkpoint", "start again with omni-rl train")
+        raise CheckpointError(
+            f"{directory.path} has no checkpoint", f"train until there is one: omni-rl resume {directory.path}"
+        )
     return path
+
+
+def _metrics_sha256(directory: RunDirectory, state: State, origin: Origin) -> str | None:
+    """None if somebody changed the metrics while the run was going on: that must not prevent a checkpoint."""
+    with contextlib.suppress(CheckpointError, OSError):
+        return metrics_hash(directory.contiguous_metrics(state.iteration, origin.row or None))
+    return None
+
+
+def _tracker_states(parts: Assembly, note: Callable[[str], None]) -> dict[str, Any]:
+    """The trackers' states by name; a tracker that raises loses its own state, not the checkpoint."""
+    states = {}
+    for name, tracker in zip(_tracker_names(parts), parts.trackers, strict=True):
+        try:
+            states[name] = tracker.state()
+        except Exception as error:
+            note(f"the tracker {name} does not say its state: {error}; a resumed run will start a new log there")
+    return states
 
 
 def _tracker_names(parts: Assembly) -> list[str]:

@@ -30,7 +30,9 @@ from safetensors.torch import load_file, save_file
 
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl.storage.durable import sync, write_atomic, writing
+from omni_rl.storage.durable import sync, temporary, write_atomic, writing
+from omni_rl.storage.fingerprint import fingerprint as fingerprint
+from omni_rl.storage.fingerprint import matches
 from omni_rl.storage.run_folder import RunDirectory
 
 SCHEMA = 1
@@ -38,8 +40,8 @@ REQUIRED = ("iteration", "policy_version", "architecture", "model_fingerprint")
 """Keys that every state has. Further keys: data position, tracker ids, the backend's and the algorithm's own state."""
 
 _NAME = re.compile(r"iteration-(\d+)(\.replaced)?")
-_SAMPLED = 16  # number of chunks of a weight file that the fingerprint reads
-_CHUNK = 4096  # bytes per chunk
+_LEFT = re.compile(r"\.iteration-\d+(\.replaced)?\.(tmp|deleted)|\.tmp-[0-9a-f]{16}-iteration-\d+(\.replaced)?")
+"""Names of what a killed process leaves; the first are those of omni-rl 0.1."""
 
 
 def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: int) -> Path:
@@ -57,12 +59,14 @@ def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: in
     assert not missing, f"a checkpoint's state needs {missing}"
     assert keep >= 1, "the newest checkpoint is always kept"
     final = run.checkpoints / f"iteration-{state['iteration']:06d}"
-    _sweep(run.checkpoints)
     stored = _storable(tensors)
     with writing(final, sum(tensor.nbytes for tensor in stored.values())):
-        _write(run.checkpoints / f".{final.name}.tmp", final, stored, state)
+        run.checkpoints.mkdir(exist_ok=True)
+        _sweep(run.checkpoints)
+        _write(temporary(final), final, stored, state)
     write_atomic(run.checkpoints / "latest.json", json.dumps({"checkpoint": final.name}).encode())
-    _prune(run.checkpoints, final, keep)
+    with writing(final, 0):
+        _prune(run.checkpoints, final, keep)
     return final
 
 
@@ -117,31 +121,6 @@ def load_group(path: Path, group: str) -> Tensors:
 def flatten(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
     """``{"policy": {"w": t}}`` to ``{"policy/w": t}``."""
     return {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
-
-
-def fingerprint(model_folder: Path) -> str:
-    """sha256 over a diffusers folder: whole configuration and tokenizer files, parts of the weight files.
-
-    Of a weight file, it reads the header (names, dtypes, shapes) and 16 chunks of the data. This distinguishes two sets
-    of weights of one architecture without reading gigabytes. It does not depend on the folder's name or path.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(model_folder.rglob("*"), key=lambda file: file.relative_to(model_folder).as_posix()):
-        if file.suffix in (".json", ".txt", ".safetensors") and file.is_file():
-            content = _sampled(file) if file.suffix == ".safetensors" else file.read_bytes()
-            digest.update(f"{file.relative_to(model_folder).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _sampled(file: Path) -> bytes:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")  # of the header, which is JSON
-        parts = [str(size).encode(), stream.read(length)]
-        for chunk in range(_SAMPLED):
-            stream.seek(8 + length + max(size - 8 - length - _CHUNK, 0) * chunk // (_SAMPLED - 1))
-            parts.append(stream.read(_CHUNK))
-    return b"".join(parts)
 
 
 def _storable(tensors: Tensors) -> Tensors:
@@ -220,15 +199,24 @@ def _delete(folder: Path) -> None:
 
     A later :func:`_sweep` removes files that cannot be deleted now.
     """
-    hidden = folder.with_name(f".{folder.name}.deleted")
+    hidden = temporary(folder)
     os.replace(folder, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    _remove(hidden)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a link, only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(checkpoints: Path) -> None:
     """Remove the half-written, half-deleted and replaced folders of a killed process."""
-    for folder in checkpoints.glob(".iteration-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in checkpoints.glob(".*"):
+        if _LEFT.fullmatch(folder.name):
+            _remove(folder)
     for folder in checkpoints.glob("iteration-*.replaced"):
         if folder.with_suffix("").exists():
             _delete(folder)
@@ -274,16 +262,30 @@ def _recovery(path: Path) -> str:
         except CheckpointError:
             continue
         return f"{earlier.name} is intact; to continue from it: rm -r {path} && omni-rl resume {folder.parent}"
-    return f"there is no intact earlier checkpoint in {folder}: start again with omni-rl train"
+    again = f"rm -r {path} && omni-rl resume {folder.parent}"
+    return f"there is no intact earlier checkpoint in {folder}; to start this run again from its beginning: {again}"
 
 
 def _same(what: str, stored: str, expected: str | None, path: Path) -> None:
     if expected not in (None, stored):
-        words = what.replace("_", " ")
-        raise CheckpointError(
-            f"{path} belongs to another model: its {words} is {stored}, this run's is {expected}",
-            "set model.path to the model folder of the original run",
-        )
+        raise of_another_model(path, what.replace("_", " "), stored, str(expected))
+
+
+def same_model(path: Path, state: Mapping[str, Any], model_folder: Path, now: str | None = None) -> None:
+    """Raise CheckpointError unless the checkpoint ``path`` belongs to the files of ``model_folder``.
+
+    ``now``: their :func:`fingerprint`, if it is known already.
+    """
+    if not matches(model_folder, state["model_fingerprint"], now):
+        raise of_another_model(path, "fingerprint", state["model_fingerprint"], now or fingerprint(model_folder))
+
+
+def of_another_model(path: Path, what: str, stored: str, expected: str) -> CheckpointError:
+    """The error for a checkpoint whose model is not the run's."""
+    return CheckpointError(
+        f"{path} belongs to another model: its {what} is {stored}, this run's is {expected}",
+        "set model.path to the model folder of the original run, with its files as they were",
+    )
 
 
 def _sha256(file: Path) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -15,23 +16,74 @@ from safetensors import SafetensorError
 
 from omni_rl.errors import RunError
 
+RESUME = "continue with: omni-rl resume RUN"
+"""The hint for a full disk while a run trains."""
 
-def write_atomic(path: Path, data: bytes) -> None:
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}-")
+
+
+def temporary(path: Path) -> Path:
+    """A new hidden name beside ``path``. Nobody can predict it, so no link can wait there."""
+    return path.with_name(f".tmp-{secrets.token_hex(8)}-{path.name}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a killed process left ``path``: its name is one of :func:`temporary`."""
+    return _TEMPORARY.match(path.name) is not None
+
+
+def write_atomic(path: Path, data: bytes, then: str = RESUME) -> None:
     """Replace the content of ``path`` by ``data``. After a crash at any moment, the file has either the old or the new
-    content, never a mixture.
+    content, never a mixture. If ``path`` is a link, the link is replaced; the file that it points to is not written.
 
     Raises RunError when the disk is full or the file cannot be written; the old file then stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path, len(data)):
+    with replacing(path, len(data), then) as new, new.open("xb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, needed: int, then: str = RESUME) -> Iterator[Path]:
+    """The name of a new file, which replaces ``path`` when the context ends without an error; raises RunError as
+    :func:`write_atomic`.
+    """
+    new = temporary(path)
+    with writing(path, needed, then):
         try:
-            temporary.write_bytes(data)
-            sync(temporary)
-            os.replace(temporary, path)
+            yield new
+            sync(new)
+            os.replace(new, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             raise
         sync(path.parent)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Append to a file, which is created if it does not exist; the line is on the disk when this returns.
+
+    If the line cannot be written completely, what was written of it is removed. Raises RunError; also if ``path`` is a
+    link, because the file that it points to may not belong to the run.
+    """
+    with writing(path, len(line)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            _append(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    size = os.fstat(descriptor).st_size
+    try:
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    except BaseException:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -44,7 +96,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, needed: int, then: str = "continue with: omni-rl resume RUN_DIRECTORY") -> Iterator[None]:
+def writing(path: Path, needed: int, then: str = RESUME) -> Iterator[None]:
     """Turn a failure to write ``needed`` bytes to ``path`` into a RunError; ``then`` is the hint for a full disk."""
     try:
         yield

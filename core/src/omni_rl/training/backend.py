@@ -53,6 +53,7 @@ class TorchBackend:
         make_trainable(self.model, context.config.model.lora, self._seed)
         policy = TorchPolicy(self.model, context.hooks, context.config)
         self.policy: Policy = policy
+        self._restore_trained = policy.restore_trained
         self._parameters = policy.parameters
         for name in _kept_copies(context):
             policy.named[name] = {n: p.detach().clone() for n, p in self._parameters.items()}
@@ -161,6 +162,7 @@ class TorchBackend:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Tensors ``policy/<name>``, ``<copy>/<name>`` and ``optimizer/<name>/<key>``, and the number of updates."""
+        self._restore_trained()
         tensors = {name: target.detach() for name, target in self._targets().items()}
         for name, parameter in self._parameters.items():
             state = self._optimizer.state.get(parameter, {})

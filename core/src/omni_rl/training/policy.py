@@ -37,6 +37,7 @@ class TorchPolicy:
         self._micro_batch_size = config.train.micro_batch_size
         self.parameters: Mapping[str, torch.nn.Parameter] = model.parameters()
         self.named: dict[str, Tensors] = {}
+        self._trained: Tensors | None = None  # while the model has a copy
 
     def predict(
         self,
@@ -102,12 +103,23 @@ class TorchPolicy:
                 f"this run keeps no {name!r} weights", "add it to the algorithm's trait `keeps`, or set train.ema"
             )
         current = {n: p.data for n, p in self.parameters.items()}
-        self._assign(self.named[name])
+        outermost = self._trained is None
+        if outermost:
+            self._trained = current
         try:
+            self._assign(self.named[name])
             with torch.no_grad():
                 yield
         finally:
             self._assign(current)
+            if outermost:
+                self._trained = None
+
+    def restore_trained(self) -> None:
+        """Put the trained weights back if :meth:`weights` was interrupted by a signal while it did so."""
+        if self._trained is not None:
+            self._assign(self._trained)
+            self._trained = None
 
     def _assign(self, values: Tensors) -> None:
         for name, parameter in self.parameters.items():

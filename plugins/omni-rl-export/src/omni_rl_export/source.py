@@ -18,6 +18,7 @@ from omni_rl.reporting import exhibits
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.provenance import FILE
 from omni_rl.storage import checkpoint
+from omni_rl.storage.fingerprint import matches
 from omni_rl.storage.run_folder import RunDirectory
 
 
@@ -73,7 +74,7 @@ class Source:
         """
         model = self.resolved.config.model
         folder = _download(model.path, self.origin["model"]["commit"]) if model.hub else self.resolved.model_path
-        if checkpoint.fingerprint(folder) != self.state["model_fingerprint"]:
+        if not matches(folder, self.state["model_fingerprint"]):
             hint = "give the folder that the run was started with: model.path=FOLDER"
             raise CheckpointError(f"{folder} is not the model that {self.directory.path} was trained on", hint)
         return folder
