@@ -31,6 +31,7 @@ from omni_rl.reporting.provenance import FILE, provenance
 from omni_rl.reporting.recorder import Recorder
 from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
+from omni_rl.run.data_check import check_data_of
 from omni_rl.run.loop import Finished, run_loop
 from omni_rl.run.spec import remember, resolved_of
 from omni_rl.run.state import restore
@@ -106,6 +107,7 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     resolved, directory = resolved_of(spec), RunDirectory(run_dir)
     with _assembled(resolved) as parts:
         progress = _progress(resolved, show)
+        check_data_of(parts, progress.note)
         verdicts = _pass_gate(parts, progress, State())
         RunDirectory.create(directory.path)
         directory.write_config(dump(resolved))
@@ -136,6 +138,7 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     changed = _changes_samples(resolved, resolve(directory.config_file))
     with _assembled(resolved) as parts:
         progress = _progress(resolved, show)
+        check_data_of(parts, progress.note)
         state = restore(parts, directory)
         if changed:
             artifacts.write_gate(directory, _pass_gate(parts, progress, state))
@@ -153,6 +156,7 @@ def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
 def check_here(spec: RunSpec) -> Verdicts:
     """:func:`check` in this process."""
     with _assembled(resolved_of(spec)) as parts:
+        check_data_of(parts)
         return Verdicts(run_gate(subject_of(parts, State())))
 
 
