@@ -47,7 +47,7 @@ def require_regular(path: Path, limit: int, kind: type[UserError] = DataError) -
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise kind(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        raise kind(f"{str(path)[:200]} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     name = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
     if name is not None:
         raise kind(f"{path} is {name}, not a regular file.", "Give the path of a regular file.")

@@ -36,7 +36,7 @@ def load_image(file: Path) -> Image.Image:
     with reading(file, "image"), Image.open(file, formats=_formats()) as opened:
         _check(file, opened)
         opened.load()
-        return in_rgb(file, ImageOps.exif_transpose(opened))
+        return in_rgb(file, ImageOps.exif_transpose(opened), opened.format)
 
 
 def _formats() -> list[str]:
@@ -77,13 +77,16 @@ def _too_many(file: Path) -> DataError:
     return DataError(what, "save a smaller image")
 
 
-def in_rgb(file: Path, image: Image.Image) -> Image.Image:
+def in_rgb(file: Path, image: Image.Image, form: str | None) -> Image.Image:
     """An image in RGB with 8 bits, from any mode that has a scale.
+
+    Args:
+        form: the file's format. Older releases of Pillow read 16 bits of PNG and PPM as 32.
 
     Raises:
         DataError: its pixels are floats or 32-bit numbers, whose brightest value no file tells.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in (None, "PNG", "PPM")):
+    if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
         deep = np.asarray(image).astype(np.float64) / 257  # 65535 / 255
         return Image.fromarray(deep.round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):

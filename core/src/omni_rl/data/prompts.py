@@ -209,7 +209,7 @@ def _json_able(path: Path, number: int, record: Mapping[str, Any]) -> Mapping[st
         try:
             json.dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
-            if _has_bytes(value):
+            if isinstance(value, (dict, list)) and _has_bytes(value):
                 what = f"{path}: row {number}: column {column!r} holds images themselves, not the paths of files."
                 raise DataError(what, "Save each image into a file, and write its name into the column.") from error
             raise DataError(

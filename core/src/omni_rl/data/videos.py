@@ -57,7 +57,7 @@ def _gif(file: Path) -> Iterator[Image.Image]:
         for index in range(count):
             opened.seek(index)
             durations.append(opened.info.get("duration", 0))
-            yield in_rgb(file, opened)
+            yield in_rgb(file, opened, "GIF")
         if len(set(durations[:-1])) > 1:  # the last is often a pause before the repetition
             raise _unequal(file)
 

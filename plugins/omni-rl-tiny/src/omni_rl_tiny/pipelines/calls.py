@@ -20,7 +20,7 @@ CALLS: dict[str, Call] = {
     "ZImagePipeline": {**_SMALL, **_CFG, **_SHORT},
     "Flux2KleinPipeline": {**_SMALL, "guidance_scale": 4.0, **_SHORT, "text_encoder_out_layers": [1, 2]},
     "ChromaPipeline": {**_SMALL, **_CFG, **_SHORT},
-    "Lumina2Pipeline": {"height": 32, "width": 32, **_CFG, "max_sequence_length": 48, "system_prompt": "a"},
+    "Lumina2Pipeline": {"height": 32, "width": 32, **_CFG, "max_sequence_length": 96, "system_prompt": "a"},
     "AuraFlowPipeline": {"height": 32, "width": 32, **_CFG, **_SHORT},
     "Flux2Pipeline": {**_SMALL, "guidance_scale": 4.0, "max_sequence_length": 512, "text_encoder_out_layers": [1, 2]},
     "LTXPipeline": {**_CLIP, "height": 32, "width": 32, **_CFG, **_SHORT},
