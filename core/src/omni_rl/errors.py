@@ -7,7 +7,13 @@ The command line prints these without a traceback: a :class:`UserError` exits 2,
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LINES, WIDTH, LENGTH = 36, 400, 3500
+"""A message has at most this many lines, characters in a line, and characters. A value in it may be of any size."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -19,9 +25,9 @@ class UserError(ValueError):
     """
 
     def __init__(self, what: str, hint: str | None = None) -> None:
-        super().__init__(what if hint is None else f"{what}\n  {hint}")
-        self.what = what
-        self.hint = hint
+        self.what = clipped(what)
+        self.hint = None if hint is None else clipped(hint)
+        super().__init__(self.what if self.hint is None else f"{self.what}\n  {self.hint}")
 
 
 class ConfigError(UserError):
@@ -56,9 +62,20 @@ class GateError(RunError):
     """A check of the gate failed; the message has one sentence per failed row."""
 
 
+def clipped(text: str) -> str:
+    """``text`` as it can be shown on one screen: shortened, with control characters as escape sequences."""
+    lines = text[: 4 * LENGTH].split("\n")
+    kept = [line if len(line) <= WIDTH else f"{line[:WIDTH]}..." for line in lines[:LINES]]
+    short = "\n".join(kept if len(lines) <= LINES else [*kept, "..."])
+    short = short if len(short) <= LENGTH else f"{short[:LENGTH]}..."
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), short)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``word``, or None when nothing is close."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if len(word) > 100:  # no name is this long, and the comparison would take minutes
+        return None
+    matches = difflib.get_close_matches(word, [name for name in known if len(name) <= 200], n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 

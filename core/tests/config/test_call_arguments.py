@@ -22,6 +22,12 @@ class Open:
         pass
 
 
+FEW_STEPS = (
+    "the pipeline's own scheduler computes the schedule from rollout.steps; for a few-step model, set rollout.steps "
+    "and edit scheduler_config.json"
+)
+
+
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
@@ -36,8 +42,8 @@ class Open:
         ("prompt_attention_mask", "omni-rl encodes the prompts and keeps the embeddings"),
         ("latents", "omni-rl draws the initial noise itself, from `seed`"),
         ("generator", "every random draw follows from `seed`; no generator is used"),
-        ("sigmas", "the pipeline's own scheduler computes the schedule from rollout.steps"),
-        ("timesteps", "the pipeline's own scheduler computes the schedule from rollout.steps"),
+        ("sigmas", FEW_STEPS),
+        ("timesteps", FEW_STEPS),
         ("output_type", "omni-rl decodes the samples itself"),
         ("return_dict", "omni-rl decodes the samples itself"),
         ("callback_on_step_end", "omni-rl runs the denoising loop; a plugin's hooks are called at every step"),

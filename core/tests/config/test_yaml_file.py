@@ -171,7 +171,7 @@ def test_a_missing_file_names_its_neighbours(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_not_a_file(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="is a folder, not a regular file"):
         read(tmp_path)
 
 

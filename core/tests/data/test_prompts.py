@@ -283,12 +283,9 @@ def test_columns_that_are_arguments_of_the_pipeline(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ('{"prompt": "x", "sorce": "a.png"}', r"p\.jsonl: row 1: no column 'source'; it has 'sorce'.* Did you mean"),
-        ('{"prompt": "x", "source": "c.png"}', r"p\.jsonl: row 1: .*c\.png does not exist"),
-        (
-            '{"prompt": "x", "source": 3}',
-            r"p\.jsonl: row 1: column 'source' must hold a path or a list of paths, not 3",
-        ),
+        ('{"prompt": "x", "sorce": "a.png"}', r"p\.jsonl:1: no column 'source'; it has 'sorce'.* Did you mean"),
+        ('{"prompt": "x", "source": "c.png"}', r"p\.jsonl:1: .*c\.png does not exist"),
+        ('{"prompt": "x", "source": 3}', r"p\.jsonl:1: column 'source' must hold a path or a list of paths, not 3"),
         ('{"prompt": "x", "source": []}', r"must hold a path or a list of paths, not \[\]"),
     ],
 )

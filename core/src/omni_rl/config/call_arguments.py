@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from omni_rl.config.problems import shown
 from omni_rl.errors import ConfigError, did_you_mean
 
 SECTIONS = ("rollout.call", "validation.call")
@@ -18,10 +19,17 @@ _RESERVED = (  # (pattern of the name, reason): arguments that only omni-rl may 
     (r"(negative_)?(pooled_)?prompt_(embeds|attention_mask).*", "omni-rl encodes the prompts and keeps the embeddings"),
     (r"(audio_)?latents", "omni-rl draws the initial noise itself, from `seed`"),
     (r"generator", "every random draw follows from `seed`; no generator is used"),
-    (r"sigmas|timesteps", "the pipeline's own scheduler computes the schedule from {steps}"),
+    (
+        r"sigmas|timesteps",
+        "the pipeline's own scheduler computes the schedule from {steps}; for a few-step model, set {steps} and edit "
+        "scheduler_config.json",
+    ),
     (r"output_type|return_dict", "omni-rl decodes the samples itself"),
     (r"callback.*", "omni-rl runs the denoising loop; a plugin's hooks are called at every step"),
 )
+_MOST = {"height": 16384, "width": 16384, "num_frames": 10_000}
+"""The largest size of a sample."""
+
 _ROLLOUT = {"steps": "rollout.steps", "samples": "rollout.group_size"}
 _KEY_TO_SET = {
     "rollout.call": _ROLLOUT,
@@ -74,16 +82,20 @@ def check_call(
     for key, value in call.items():
         kind = None if value is None else _mismatch(key, value, parameters.get(key))
         if kind:
-            what = f"{_at(place, section, key)}{key} takes {kind}, not {value!r}"
+            what = f"{_at(place, section, key)}{key} takes {kind}, not {shown(value)}"
             raise ConfigError(what, "null uses the pipeline's own default")
 
 
 def _mismatch(key: str, value: Any, parameter: inspect.Parameter | None) -> str | None:
     """What an argument takes, if ``value`` is no such thing. Most pipelines do not check this themselves."""
-    if key in ("height", "width", "num_frames"):
-        return None if type(value) is int and value > 0 else "a positive whole number"
+    if key in _MOST:
+        if type(value) is not int or value <= 0:
+            return "a positive whole number"
+        return None if value <= _MOST[key] else f"a number of at most {_MOST[key]}"
     if key == "negative_prompt":
         return None if isinstance(value, str) else "text"
+    if isinstance(value, float) and not abs(value) <= 1e38:  # also NaN
+        return "a finite number that fp32 can hold"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "a number of at most 63 bits"
     number = parameter is not None and type(parameter.default) in (int, float)

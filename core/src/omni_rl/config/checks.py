@@ -13,6 +13,9 @@ from omni_rl.contracts.schema import Config
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.errors import UserError
 
+SAMPLES = 1_000_000
+"""Most samples of an iteration."""
+
 
 def cross_checks(config: Config, algorithm: str, traits: AlgorithmTraits | None, tree: Tree) -> Iterator[UserError]:
     """Yield an error for every combination of keys that does not work although each key alone is valid.
@@ -29,7 +32,11 @@ def cross_checks(config: Config, algorithm: str, traits: AlgorithmTraits | None,
         yield at(
             tree, ("train", "mini_batch_prompts"), what, f"set it to {prompts} or less, or to null for all of them"
         )
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+    samples = prompts * config.rollout.group_size
+    if samples > SAMPLES:
+        what = f"rollout.prompts times rollout.group_size is {samples}, more than {SAMPLES} samples in one iteration"
+        yield at(tree, ("rollout", "group_size"), what, "choose smaller numbers")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", config.device):
         yield at(tree, ("device",), f"device takes auto, cpu, cuda or cuda:N, not '{config.device}'")
     for section, call in zip(SECTIONS, (config.rollout.call, config.validation.call), strict=True):
         for key, reason in forbidden(call, section):

@@ -60,7 +60,8 @@ class Tree:
 
     def put(self, path: KeyPath, value: Any, source: Callable[[KeyPath], SetBy]) -> None:
         """Replace the value at ``path``, whose parent exists."""
-        self.sources = {known: by for known, by in self.sources.items() if known[: len(path)] != path}
+        if path in self.sources:
+            self.sources = {known: by for known, by in self.sources.items() if known[: len(path)] != path}
         self.get(path[:-1])[path[-1]] = self._marked(value, path, source)
 
     def _marked(self, value: Any, path: KeyPath, source: Callable[[KeyPath], SetBy]) -> Any:

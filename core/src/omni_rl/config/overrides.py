@@ -15,9 +15,11 @@ from typing import Any
 
 from omni_rl.config.layers import SetBy, Tree, dotted
 from omni_rl.config.yaml_file import KeyPath, parse
+from omni_rl.contracts.input_files import CONFIGURATION, flaw
 from omni_rl.errors import ConfigError
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_LEVELS = 20
 _EXAMPLE = "write key.sub=value, for example train.lr=1e-3 or reward.0.weight=2"
 
 
@@ -32,7 +34,11 @@ class Override:
     @property
     def place(self) -> str:
         """The start of a message about this override."""
-        return f"override '{self.text}'"
+        return _place(self.text)
+
+
+def _place(text: str) -> str:
+    return f"override '{text if len(text) <= 80 else f'{text[:77]}...'}'"
 
 
 def parse_override(text: str) -> Override:
@@ -42,12 +48,14 @@ def parse_override(text: str) -> Override:
         ConfigError: there is no ``=``, no key or no value, or the value is not YAML; gives an example.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
-    place = f"override '{text}'"
-    if not equals or not _KEY.fullmatch(key):
+    place, wrong = _place(text), flaw(text)
+    if wrong is not None or len(text) > CONFIGURATION:
+        raise ConfigError(f"{place} contains {wrong}" if wrong else f"{place} is too long", _EXAMPLE)
+    if not equals or not _KEY.fullmatch(key) or key.count(".") >= _LEVELS:
         raise ConfigError(f"{place} is not of the form key.sub=value", _EXAMPLE)
     if not value:
         raise ConfigError(f"{place} has no value", f"write {key}=null for null, or \"{key}=''\" for an empty text")
-    path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    path = tuple(int(part) if part.isdecimal() and len(part) <= 9 else part for part in key.split("."))
     return Override(text, path, parse(value, place)[0])
 
 

@@ -7,17 +7,19 @@ working directory. For a path in an override, the working directory comes first.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omni_rl.contracts.call import INDEX
+from omni_rl.contracts.input_files import CONFIGURATION, parse_json, read_regular
 from omni_rl.errors import DataError, ModelError, PluginError, UserError, did_you_mean, nearest
 from omni_rl.plugins.local import Registry
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+_JOIN = "join the files first: cat prompts-*.jsonl > prompts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Files:
     def find(self, name: str | Path) -> Path | None:
         """The absolute path of an existing file or folder, or None."""
         candidates = (folder / Path(name).expanduser() for folder in self.folders)
-        return next((path.resolve() for path in candidates if path.exists()), None)
+        return next((path.resolve() for path in candidates if _exists(path)), None)
 
     def absolute(self, name: str | Path) -> Path:
         """As ``find``; if nothing exists, the absolute path in the first folder."""
@@ -109,12 +111,21 @@ class Files:
         file = (folder / rest if (folder / rest).is_file() else None) if folder else self.find(name)
         if file is not None:
             return file
+        if re.search(r"[*?\[]", name):
+            raise DataError(f"data.path '{name[:80]}' is a pattern, and one file is read", _JOIN)
         searched = [folder] if folder else [(f / name).parent for f in self.folders]
         beside = sorted({path.name for each in searched if each.is_dir() for path in each.iterdir() if path.is_file()})
         near = nearest(Path(name).name, beside)
         what = f"there is no prompt file '{name}'" + (f" in the checkpoint '{first}'" if folder else "")
         hint = f"files in that folder: {', '.join(beside[:8])}" if beside and not near else None
         raise DataError(what + (f". Did you mean '{near}'?" if near else ""), hint)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # the name is too long, or holds a NUL
+        return False
 
 
 def is_family(make: Callable[..., object]) -> bool:
@@ -130,13 +141,17 @@ def architecture_of(folder: Path) -> str:
     """
     index = folder / INDEX
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        name = parse_json(read_regular(index, CONFIGURATION, ModelError).decode("utf-8"))["_class_name"]
+    except ModelError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{index} does not name a pipeline class ({error!r})", "it needs the key _class_name"
         ) from error
     if not isinstance(name, str):
-        raise ModelError(f"{index} does not name a pipeline class: _class_name is {name!r}")
+        what = f"{index} does not name a pipeline class: _class_name is {str(name)[:80]!r}"
+        hint = "code of a model folder is not run; use a pipeline that diffusers has itself" if name else None
+        raise ModelError(what, hint)
     return name
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from omni_rl.config import fields
+from omni_rl.config import fields, foreign_keys
 from omni_rl.config.layers import SetBy, Tree, dotted
 from omni_rl.config.yaml_file import AmbiguousWord, KeyPath
 from omni_rl.contracts.schema import Config
 from omni_rl.errors import ConfigError, PluginError, UserError, did_you_mean
+
+LARGEST = 1e38
+"""Larger numbers become infinite in fp32."""
 
 SHOWN = 8
 """At most this many errors are listed in one message."""
@@ -103,11 +107,23 @@ def _misread(model: type[BaseModel], path: KeyPath, value: Any, tree: Tree, pref
     """Errors that pydantic does not report: ``steps: true`` (it accepts 1), and ``flag: no`` for a key of any type."""
     annotation = fields.annotation_at(model, path)
     accepted, here = fields.options(annotation), (*prefix, *path)
+    large = None if isinstance(value, bool) else _too_large(value)
+    if large is not None:
+        return wrong_value(tree, here, large, value)
     if isinstance(value, bool) and bool not in accepted and (int in accepted or float in accepted):
         return wrong_value(tree, here, fields.described(annotation), value)
     if isinstance(value, AmbiguousWord) and Any in accepted:
         hint = f"write true or false, or '{value}' in quotes if it is text"
         return at(tree, here, f"{dotted(here)}: {value} could be text or a boolean", hint)
+    return None
+
+
+def _too_large(value: Any) -> str | None:
+    """What to give in place of a number that plugins cannot compute with, or None."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a whole number of at most 63 bits"
+    if isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
+        return f"a number of at most {LARGEST:.1g}, as fp32 can hold"
     return None
 
 
@@ -134,7 +150,7 @@ def _errors_of(
             errors[path] = unknown_key(tree, here, [*fields.names(owner), *([] if path[1:] else siblings)])
         else:
             errors[path] = _wrong(tree, here, details, len(path), fields.annotation_at(model, path))
-    return errors
+    return {path: error for path, error in errors.items() if not any(path[:n] in errors for n in range(1, len(path)))}
 
 
 def _written(loc: Sequence[str | int], data: Any) -> KeyPath:
@@ -174,7 +190,10 @@ def shown(value: Any) -> str:
     """A value as text for a message, at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null (nothing)", True: "true", False: "false"}[value]
-    text = repr(plain(value))
+    try:
+        text = repr(str(value[:100]) if isinstance(value, str) else plain(value))
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -189,6 +208,9 @@ def _missing(tree: Tree, path: KeyPath, owner: type[BaseModel]) -> UserError:
 def unknown_key(tree: Tree, path: KeyPath, known: Iterable[str]) -> UserError:
     """The error for an unknown key: names the most similar known key, or the section that has a key of that name."""
     key, known = str(path[-1]), list(known)
+    foreign = foreign_keys.answer(path)
+    if foreign is not None:
+        return at(tree, path, f"unknown key '{dotted(path)}'", foreign)
     near = did_you_mean(key, known)
     elsewhere = [dotted(other) for other in _core_keys() if other[-1] == key and other[:-1] != path[:-1]]
     hint = None if near or elsewhere else f"{dotted(path[:-1]) or 'a configuration'} takes: {', '.join(known)}"

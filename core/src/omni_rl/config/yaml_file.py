@@ -15,10 +15,14 @@ from typing import Any
 
 import yaml
 
+from omni_rl.contracts.input_files import CONFIGURATION, DEPTH, DIGITS, flaw, read_regular
 from omni_rl.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value: ``("reward", 0, "weight")``."""
+
+NODES = 5000
+"""Largest number of keys and values, counted after aliases and merge keys are expanded."""
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + kind for kind in ("null", "bool", "int", "float", "str", "word")}
@@ -38,7 +42,28 @@ class AmbiguousWord(str):
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with the scalar types of YAML 1.2."""
+    """A safe loader with the scalar types of YAML 1.2, and limits of depth and size."""
+
+    depth = nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node and all below it; counts both directions."""
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        self._limit(self.depth > DEPTH, f"values are nested more than {DEPTH} deep", mark)
+        self._limit(self.nodes > 2 * NODES, f"there are more than {NODES} values", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Expand the merge keys of a mapping."""
+        super().flatten_mapping(node)
+        self._limit(len(node.value) > NODES, f"merge keys give more than {NODES} keys", node.start_mark)
+
+    def _limit(self, exceeded: bool, what: str, mark: yaml.Mark) -> None:
+        if exceeded:
+            raise yaml.composer.ComposerError(None, None, what, mark)
 
 
 class Dumper(yaml.SafeDumper):
@@ -96,10 +121,14 @@ class _Reader:
         self.loader, self.file, self.lines = loader, file, lines
         self.locations: dict[KeyPath, Location] = {}
         self.open: list[yaml.Node] = []
+        self.values = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         if node in self.open:
             raise self.error(node.start_mark, "an alias (*name) that contains itself")
+        self.values += 1
+        if self.values > NODES:
+            raise self.error(node.start_mark, f"there are more than {NODES} values, with aliases expanded")
         self.open.append(node)
         try:
             return self._value(node, path)
@@ -118,10 +147,15 @@ class _Reader:
         raise self.error(node.start_mark, f"the tag {node.tag.replace(_TAG, '!!')} is not supported")
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
+        wrong = flaw(node.value)
+        if wrong is not None:
+            raise self.error(node.start_mark, f"{wrong} is not allowed")
+        if node.tag == _TAG + "int" and len(node.value) > DIGITS:
+            raise self.error(node.start_mark, f"a number of {len(node.value)} digits is too long")
         try:
             return self.loader.construct_object(node)
         except ValueError:  # an explicit tag that does not fit the text
-            raise self.error(node.start_mark, f"{node.value!r} does not have the type of its tag") from None
+            raise self.error(node.start_mark, f"{node.value[:60]!r} does not have the type of its tag") from None
 
     def items(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, yaml.Node]]:
         """Keys and values in order. Expands merge keys (<<) and refuses duplicate keys."""
@@ -146,13 +180,19 @@ class _Reader:
         return ConfigError(f"{self.location(mark)}: {what}\n{_shown(self.lines, mark)}", hint)
 
 
+SHOWN = 120
+"""At most this many characters of a line are shown."""
+
+
 def _line(lines: list[str], mark: yaml.Mark) -> str:
     return lines[mark.line] if mark.line < len(lines) else ""
 
 
 def _shown(lines: list[str], mark: yaml.Mark) -> str:
     """The text of the line at ``mark``, with a caret under the column."""
-    return f"    {_line(lines, mark)}\n    {' ' * mark.column}^"
+    start = max(0, mark.column - SHOWN // 2) if mark.column > SHOWN - 20 else 0
+    part = _line(lines, mark)[start : start + SHOWN]
+    return f"    {part}\n    {' ' * (mark.column - start)}^"
 
 
 def _hint(why: str) -> str | None:
@@ -207,17 +247,25 @@ def read(path: str | Path) -> Document:
 
 
 def _text(path: Path) -> str:
+    if _absent(path):
+        raise ConfigError(f"there is no file {path}{_similar(path)}", "give the path of a YAML file")
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}{_similar(path)}", "give the path of a YAML file") from None
+        return read_regular(path, CONFIGURATION, ConfigError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", "give the path of a YAML file") from None
+    except ConfigError as error:
+        raise ConfigError(error.what, "give the path of a YAML file") from None
+
+
+def _absent(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except (OSError, ValueError):  # a name that is too long, or contains a NUL
+        return True
 
 
 def _similar(path: Path) -> str:
     """The YAML files in the folder of the missing file, for a message."""
     names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    names = names if len(path.name) <= 255 else []
     return f" (that folder contains {', '.join(names[:5])})" if names else ""

@@ -18,6 +18,7 @@ class PromptRow:
         metadata: the other columns as plain JSON data; rewards receive it.
         media: pipeline argument -> file or files, from the columns that ``data.media`` names.
         call: pipeline argument -> value, from the columns that ``data.call`` names.
+        line: its line in the file, for messages; None where the format has no lines.
 
     Readers of file formats leave ``media`` and ``call`` empty; core fills them.
     """
@@ -26,6 +27,7 @@ class PromptRow:
     metadata: dict[str, Any] = field(default_factory=dict)
     media: dict[str, str | list[str]] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    line: int | None = field(default=None, compare=False, repr=False)
 
 
 class PromptSet:

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat
 
 from omni_rl.schedulers.types import LogProbType, SdeType
 
-NonNegative = Annotated[float, Field(ge=0)]
+# Upper limits refuse numbers with which a run could never end or never fit into any memory.
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Steps = Annotated[int, Field(gt=0, le=10_000)]
+Iterations = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Small = Annotated[float, Field(ge=0, le=1_000_000)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -37,8 +43,10 @@ class PluginSection(BaseModel):
 class Lora(Section):
     """LoRA adapters, inserted into the denoiser's modules, with fp32 master weights."""
 
-    rank: PositiveInt = Field(default=16, description="rank of each adapter")
-    alpha: PositiveFloat = Field(default=32.0, description="the adapter's output is multiplied by alpha / rank")
+    rank: Count = Field(default=16, description="rank of each adapter")
+    alpha: PositiveFloat = Field(
+        default=32.0, le=1_000_000, description="the adapter's output is multiplied by alpha / rank"
+    )
     targets: list[str] | str = Field(
         default="all-linear", description="suffixes of the names of the modules that get an adapter, or 'all-linear'"
     )
@@ -70,7 +78,7 @@ class SdeOptions(Section):
     """The noise of the denoising steps inside the SDE window."""
 
     type: SdeType = Field(default="sde", description="formula of the transition's mean and standard deviation")
-    noise_level: NonNegative = Field(default=0.7, description="eta; 0 makes every step deterministic")
+    noise_level: Small = Field(default=0.7, description="eta; 0 makes every step deterministic")
     log_prob: LogProbType = Field(
         default="density",
         description="'density': Gaussian log density; 'squared_error': -(x' - mean)^2, as other frameworks use for cps",
@@ -82,10 +90,10 @@ class Rollout(PluginSection):
 
     engine: Text = Field(default="diffusers", description="rollout engine")
     plugin: str | None = Field(default=None, description="pip package to use if several offer the engine")
-    steps: PositiveInt = Field(default=10, description="denoising steps per sample")
-    prompts: PositiveInt = Field(default=8, description="prompts per iteration")
-    group_size: PositiveInt = Field(default=8, description="samples per prompt and iteration")
-    batch_size: PositiveInt = Field(default=16, description="samples denoised in one batch")
+    steps: Steps = Field(default=10, description="denoising steps per sample")
+    prompts: Count = Field(default=8, description="prompts per iteration")
+    group_size: Count = Field(default=8, description="samples per prompt and iteration")
+    batch_size: Count = Field(default=16, description="samples denoised in one batch")
     share_initial_noise: bool = Field(default=False, description="use the same x_T for all samples of a group")
     sde: SdeOptions = Field(default_factory=SdeOptions, description="noise of the denoising steps in the SDE window")
     call: dict[str, Any] = Field(
@@ -100,8 +108,10 @@ class RewardEntry(PluginSection):
     name: Text = Field(description="reward", examples=["ocr"])
     plugin: str | None = Field(default=None, description="pip package to use if several offer the reward")
     label: str | None = Field(default=None, description="name in metrics; null: `name`")
-    weight: float = Field(default=1.0, description="factor in the weighted sum of all rewards")
-    batch_size: PositiveInt = Field(default=64, description="samples scored in one call")
+    weight: float = Field(
+        default=1.0, ge=-1_000_000, le=1_000_000, description="factor in the weighted sum of all rewards"
+    )
+    batch_size: Count = Field(default=64, description="samples scored in one call")
     timeout_s: PositiveFloat = Field(
         default=600.0, description="seconds after which a call is given up and its samples are missing"
     )
@@ -145,6 +155,11 @@ class Data(PluginSection):
         description="columns that are arguments of the pipeline for their row; they replace those of rollout.call",
         examples=["[height, width]"],
     )
+    check: Literal["full", "sample", "off"] = Field(
+        default="full",
+        description="before training, encode the text and open the media of every row (full), of 64 rows spread over "
+        "the file (sample), or of none (off)",
+    )
     shuffle: bool = Field(default=True, description="use a new random order in every epoch, drawn from `seed`")
 
 
@@ -152,69 +167,72 @@ class Ema(Section):
     """Exponential moving average (EMA) of the trained weights; validation samples with it."""
 
     decay: float = Field(default=0.95, ge=0, lt=1, description="ema <- decay * ema + (1 - decay) * weights")
-    every: PositiveInt = Field(default=1, description="optimizer updates between two updates of the average")
+    every: Count = Field(default=1, description="optimizer updates between two updates of the average")
 
 
 class Train(PluginSection):
     """The updates. The training backend's own options are keys of this section too."""
 
     backend: Text = Field(default="torch", description="training backend")
-    iterations: PositiveInt = Field(default=100, description="iterations of the run")
-    lr: NonNegative = Field(default=3e-4, description="learning rate of AdamW")
-    warmup: int = Field(default=0, ge=0, description="updates with linear warm-up of the learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="betas of AdamW")
+    iterations: Annotated[Iterations, Field(gt=0)] = Field(default=100, description="iterations of the run")
+    lr: Small = Field(default=3e-4, description="learning rate of AdamW")
+    warmup: Iterations = Field(default=0, description="updates with linear warm-up of the learning rate")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="betas of AdamW")
     eps: PositiveFloat = Field(
-        default=1e-8, description="eps of AdamW; gradients much smaller than it hardly change the weights"
+        default=1e-8, le=1, description="eps of AdamW; gradients much smaller than it hardly change the weights"
     )
-    weight_decay: NonNegative = Field(default=1e-4, description="weight decay of AdamW")
+    weight_decay: Small = Field(default=1e-4, description="weight decay of AdamW")
     max_grad_norm: PositiveFloat = Field(default=1.0, description="the gradient's norm is clipped to this value")
-    mini_batch_prompts: PositiveInt | None = Field(
+    mini_batch_prompts: Count | None = Field(
         default=None, description="prompts per update; null: all prompts of the iteration"
     )
-    inner_epochs: PositiveInt = Field(default=1, description="passes over the samples of an iteration")
+    inner_epochs: Count = Field(default=1, description="passes over the samples of an iteration")
     skip_flat_groups: bool = Field(
         default=False,
         description="leave out groups whose rewards are all equal (they have no gradient but count in the mean loss)",
     )
-    micro_batch_size: PositiveInt = Field(
+    micro_batch_size: Count = Field(
         default=16, description="samples per forward pass; changes the memory, not the result"
     )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass to save memory"
     )
-    compile: bool = Field(default=False, description="apply torch.compile to the denoiser's repeated blocks")
+    compile: bool = Field(
+        default=False,
+        description="apply torch.compile to the denoiser's repeated blocks; diffusers must know which those are",
+    )
     offload: bool = Field(
         default=False, description="keep optimizer state, text encoders and VAE on the CPU while they are not used"
     )
     ema: Ema | None = Field(default=None, description="moving average of the weights for validation; null: none")
-    checkpoint_every: int = Field(
-        default=0, ge=0, description="iterations between checkpoints; 0: only by `checkpoint_every_s` and at the end"
+    checkpoint_every: Iterations = Field(
+        default=0, description="iterations between checkpoints; 0: only by `checkpoint_every_s` and at the end"
     )
     checkpoint_every_s: NonNegative = Field(
         default=600,
         description="seconds after which the next complete iteration is saved; 0: only by `checkpoint_every`",
     )
-    keep_checkpoints: PositiveInt = Field(default=2, description="checkpoints to keep; older ones are deleted")
+    keep_checkpoints: Count = Field(default=2, description="checkpoints to keep; older ones are deleted")
 
 
 class Validation(Section):
     """Rewards on held-out prompts, sampled without SDE noise. Every validation starts from the same initial noise."""
 
-    every: int = Field(
-        default=10, ge=0, description="iterations between validations; 0: only before and after training"
+    every: Iterations = Field(
+        default=10, description="iterations between validations; 0: only before and after training"
     )
     data: Data | None = Field(default=None, description="validation prompts; null: the training prompts")
-    prompts: PositiveInt | None = Field(default=None, description="use only the first n prompts; null: all")
-    samples_per_prompt: PositiveInt = Field(default=1, description="samples per prompt, each from its own noise")
-    steps: PositiveInt | None = Field(default=None, description="denoising steps per sample; null: rollout.steps")
-    batch_size: PositiveInt | None = Field(
+    prompts: Count | None = Field(default=None, description="use only the first n prompts; null: all")
+    samples_per_prompt: Count = Field(default=1, description="samples per prompt, each from its own noise")
+    steps: Steps | None = Field(default=None, description="denoising steps per sample; null: rollout.steps")
+    batch_size: Count | None = Field(
         default=None, description="samples denoised in one batch; null: rollout.batch_size"
     )
     call: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the pipeline's __call__; they replace those of rollout.call"
     )
     reward: Rewards | None = Field(default=None, description="validation rewards; null: the training rewards")
-    seed: int = Field(
+    seed: Seed = Field(
         default=0, description="seed of the initial noise; runs with equal values are compared on equal noise"
     )
 
@@ -246,7 +264,7 @@ class Launcher(PluginSection):
 class Config(Section):
     """The whole configuration."""
 
-    seed: int | None = Field(default=0, description="seed of every random draw; null: use a random seed and print it")
+    seed: Seed | None = Field(default=0, description="seed of every random draw; null: use a random seed and print it")
     model: Model = Field(description="the pipeline to train")
     algorithm: Algorithm = Field(description="the RL objective")
     rollout: Rollout = Field(default_factory=Rollout, description="sampling")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from omni_rl.errors import DataError
+from omni_rl.contracts.input_files import MEDIUM, require_regular
+from omni_rl.data.images import load_image, reading
+from omni_rl.data.videos import frames, load_frames
+
+__all__ = ["VIDEOS", "form", "load", "load_frames", "load_image", "verify"]
 
 VIDEOS = frozenset({".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm"})
 """Suffixes of video files, which pipelines accept as a list of frames."""
@@ -30,42 +35,16 @@ def _load(value: str | list[str]) -> Any:
     return load_frames(Path(value)) if Path(value).suffix.lower() in VIDEOS else load_image(Path(value))
 
 
-def load_image(file: Path) -> Image.Image:
-    """An image in RGB, rotated as its EXIF orientation says.
+def verify(name: str) -> None:
+    """Decode a file whole, without keeping it.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read as :func:`load` reads it.
     """
-    try:
-        with Image.open(file) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable image: {error}") from error
-
-
-def load_frames(file: Path) -> list[Image.Image]:
-    """Every frame of a video, in RGB.
-
-    Raises:
-        DataError: it cannot be read, or PyAV is not installed.
-    """
-    if file.suffix.lower() == ".gif":
-        with Image.open(file) as opened:
-            return [_frame(opened, i) for i in range(getattr(opened, "n_frames", 1))]
-    try:
-        import av
-    except ImportError as error:
-        raise DataError(f"reading {file} needs PyAV", "pip install 'omni-rl[video]'") from error
-    try:
-        with av.open(str(file)) as clip:
-            return [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
-    except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"{file} is not a readable video: {error}") from error
-
-
-def _frame(opened: Image.Image, index: int) -> Image.Image:
-    opened.seek(index)
-    return opened.convert("RGB")
+    if Path(name).suffix.lower() in VIDEOS:
+        deque(frames(Path(name)), maxlen=0)
+    else:
+        load_image(Path(name))
 
 
 def form(media: Mapping[str, str | list[str]]) -> tuple[Any, ...]:
@@ -80,12 +59,11 @@ def _form(value: str | list[str]) -> Any:
 @lru_cache(maxsize=65536)
 def _size(name: str) -> tuple[int, ...]:
     """Width and height as loaded, and for a video its number of frames."""
-    if Path(name).suffix.lower() in VIDEOS:
-        clip = load_frames(Path(name))
-        return (*clip[0].size, len(clip))
-    try:
-        with Image.open(name) as opened:
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: rotated by 90 degrees
-            return opened.size[::-1] if turned else opened.size
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name} is not a readable image: {error}") from error
+    file = Path(name)
+    if file.suffix.lower() in VIDEOS:
+        sizes = [frame.size for frame in frames(file)]
+        return (*sizes[0], len(sizes))
+    require_regular(file, MEDIUM)
+    with reading(file, "image"), Image.open(file) as opened:
+        turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: rotated by 90 degrees
+        return opened.size[::-1] if turned else opened.size

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omni_rl.contracts.input_files import MEDIUM, PROMPTS, flaw, parse_json, read_regular, require_regular
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Data
 from omni_rl.errors import ConfigError, DataError, PluginError, did_you_mean, nearest
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+LONGEST = 100_000
+"""Most characters of a prompt; no text encoder reads as many."""
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".yaml", ".yml", ".xml", ".xlsx")
+
 Reader = Callable[[Path, str], list[PromptRow]]
 """The type of a format: (path, prompt column) -> rows. It raises DataError with the file and the line."""
 
@@ -28,7 +34,7 @@ Reader = Callable[[Path, str], list[PromptRow]]
 def read_text(path: Path, prompt_column: str) -> list[PromptRow]:
     """``txt``: one prompt per line, stripped. Blank lines are skipped, and there are no other columns."""
     del prompt_column
-    return _some(path, [PromptRow(line) for _, line in numbered_lines(path)])
+    return _some(path, [PromptRow(line, line=number) for number, line in numbered_lines(path)])
 
 
 def read_json_lines(path: Path, prompt_column: str) -> list[PromptRow]:
@@ -70,18 +76,41 @@ def load(data: Data, find_reader: Callable[[str], Reader]) -> PromptSet:
     name = data.format or path.suffix.removeprefix(".").lower()
     if not name:
         raise ConfigError(f"{path} has no suffix, so its format is unknown.", "Set `data.format`, for example to txt.")
+    _refuse_table(path, name)
     rows = find_reader(name)(path, data.prompt_column)
     stranger = next((row for row in rows if not isinstance(row, PromptRow)), None)
     if stranger is not None:
         raise PluginError(f"the reader of {name!r} returned a {type(stranger).__name__}, not a PromptRow.")
-    return PromptSet([_with_arguments(data, path, i, row) for i, row in enumerate(_some(path, rows), 1)])
+    for number, row in enumerate(_some(path, rows), 1):
+        _check_text(place(path, row, number), row)
+    return PromptSet([_with_arguments(data, path, i, row) for i, row in enumerate(rows, 1)])
+
+
+def place(path: Path | str, row: PromptRow, number: int) -> str:
+    """Where a row stands: ``prompts.jsonl:3``, or ``prompts.parquet: row 3`` where the format has no lines."""
+    return f"{path}: row {number}" if row.line is None else f"{path}:{row.line}"
+
+
+def _refuse_table(path: Path, name: str) -> None:
+    """A table that is read as lines of text would train on its header and its commas."""
+    if name == "txt" and path.suffix.lower() in _TABLES:
+        hint = "convert it to jsonl, one object in each line, or rename the file to .txt if its lines are prompts"
+        raise ConfigError(f"data.format is txt, and {path.name} is no file of plain lines by its name.", hint)
+
+
+def _check_text(where: str, row: PromptRow) -> None:
+    if len(row.prompt) > LONGEST:
+        raise DataError(f"{where}: the prompt has {len(row.prompt)} characters.", f"The limit is {LONGEST}.")
+    wrong = flaw(row.prompt) or flaw(row.metadata)
+    if wrong is not None:
+        raise DataError(f"{where}: it contains {wrong}.", "Remove it from the row.")
 
 
 def _with_arguments(data: Data, path: Path, number: int, row: PromptRow) -> PromptRow:
     """The row with the arguments that ``data.media`` and ``data.call`` take from its columns."""
     if not data.media and not data.call:
         return row
-    where = f"{path}: row {number}"
+    where = place(path, row, number)
     media = {
         argument: _files(where, path, column, _column(where, row, column)) for argument, column in data.media.items()
     }
@@ -98,12 +127,20 @@ def _column(where: str, row: PromptRow, column: str) -> Any:
 def _files(where: str, path: Path, column: str, value: Any) -> str | list[str]:
     """Absolute paths of the files that ``value`` names."""
     names = value if isinstance(value, list) else [value]
+    if any(isinstance(name, dict) for name in names):
+        what = f"{where}: column {column!r} holds images themselves, as data sets of Hugging Face do, not their files."
+        raise DataError(what, "Save each image: row['image'].save(name), and write the name into the column.")
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: column {column!r} must hold a path or a list of paths, not {_shown(value)}.")
     files = [path.parent / name for name in names]
-    absent = next((file for file in files if not file.is_file()), None)
+    absent = next((file for file in files if not file.exists()), None)
     if absent is not None:
         raise DataError(f"{where}: {absent} does not exist.", "Paths are relative to the data file.")
+    for file in files:
+        try:
+            require_regular(file, MEDIUM)
+        except DataError as error:
+            raise DataError(f"{where}: {error.what}", error.hint) from error
     resolved = [str(file.resolve()) for file in files]
     return resolved if isinstance(value, list) else resolved[0]
 
@@ -116,7 +153,7 @@ def placed_rows(path: Path, prompt_column: str) -> Iterator[tuple[str, PromptRow
     """
     for number, line in numbered_lines(path):
         where = f"{path}:{number}"
-        yield where, _row(where, _object(path, number, line), prompt_column)
+        yield where, replace(_row(where, _object(path, number, line), prompt_column), line=number)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -128,7 +165,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: there is no such file, or it is not UTF-8.
     """
     _check_exists(path)
-    data = path.read_bytes()
+    data = read_regular(path, PROMPTS)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -140,9 +177,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{number}: broken JSON at column {error.colno}: {error.msg}.") from error
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: {error}.", "Shorten the value.") from error
     if not isinstance(value, dict):
         raise DataError(
             f"{path}:{number}: a line must be a JSON object, not {_shown(value)}.", 'Write {"prompt": "..."}.'
@@ -152,6 +191,7 @@ def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
 
 def _table(path: Path) -> pyarrow.Table:
     _check_exists(path)
+    require_regular(path, PROMPTS)
     try:
         import pyarrow
         import pyarrow.parquet
@@ -159,8 +199,8 @@ def _table(path: Path) -> pyarrow.Table:
         raise PluginError(f"reading {path} needs pyarrow.", "pip install 'omni-rl[parquet]'") from error
     try:
         return pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+    except Exception as error:  # pyarrow also raises OSError, ValueError and MemoryError for damaged files
+        raise DataError(f"{path} is not a readable parquet file: {str(error)[:200]}") from error
 
 
 def _json_able(path: Path, number: int, record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -168,12 +208,20 @@ def _json_able(path: Path, number: int, record: Mapping[str, Any]) -> Mapping[st
     for column, value in record.items():
         try:
             json.dumps(value)
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
+            if isinstance(value, (dict, list)) and _has_bytes(value):
+                what = f"{path}: row {number}: column {column!r} holds images themselves, not the paths of files."
+                raise DataError(what, "Save each image into a file, and write its name into the column.") from error
             raise DataError(
                 f"{path}: row {number}: JSON cannot represent the type of column {column!r}, {type(value).__name__}.",
                 "Remove the column, or store it as text or numbers.",
             ) from error
     return record
+
+
+def _has_bytes(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, bytes) or any(map(_has_bytes, inside))
 
 
 def _row(where: str, record: Mapping[str, Any], column: str) -> PromptRow:
@@ -184,6 +232,9 @@ def _row(where: str, record: Mapping[str, Any], column: str) -> PromptRow:
             f"Set `data.prompt_column`{f' to {near}' if near else ' to the column with the prompt'}.",
         )
     prompt = record[column]
+    if isinstance(prompt, list) and any(isinstance(each, dict) and "content" in each for each in prompt):
+        what = f"{where}: the prompt in column {column!r} is a chat (a list of messages), not text."
+        raise DataError(what, "Write the text alone: the `content` of the user's message.")
     if not isinstance(prompt, str):
         raise DataError(f"{where}: the prompt in column {column!r} must be text, not {_shown(prompt)}.")
     if not prompt.strip():

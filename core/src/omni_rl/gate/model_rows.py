@@ -14,7 +14,7 @@ from omni_rl.data.media_files import load
 from omni_rl.errors import UserError
 from omni_rl.gate.probe import Probe, own_loop
 from omni_rl.gate.rows import gap, judge
-from omni_rl.gate.subject import Sampler
+from omni_rl.gate.subject import Sampler, Subject
 from omni_rl.universal import capture, encoder_outputs, scheduler_stand_ins
 from omni_rl.universal import hooks as universal
 from omni_rl.universal.ask import call_arguments, latent_arguments
@@ -221,8 +221,9 @@ def _guidance(subject: Sampler, probe: Probe, start: Streams, conditioning: Tens
     first = probe.requests[0]
     rows = denoiser_rows(subject, start, conditioning, first.call) / len(probe.prompts)
     scale = float(first.call.get("true_cfg_scale") or 0)
-    if rows == 1 and (first.negative_prompt is not None or scale > 1):
-        negative = first.negative_prompt is not None
+    suggested = isinstance(subject, Subject) and "negative_prompt" in subject.suggested  # no user wrote it
+    negative = first.negative_prompt is not None and not suggested
+    if rows == 1 and (negative or scale > 1):
         cause = "a negative prompt is given" if negative else f"true_cfg_scale is {scale:g}"
         hint = "set the guidance scale above 1, or negative_prompt to null," if negative else "add negative_prompt"
         what = f"{cause}, but the denoiser computes each sample once per step: guidance is off ({hint} in rollout.call)"

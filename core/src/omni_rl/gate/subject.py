@@ -51,6 +51,7 @@ class Subject(Trainer):
         overridden: hooks of which a plugin overrides core's default.
         overridden_above_model: those of them that a stronger layer than the model plugin overrides.
         diffuse_reason: why a plugin replaces the denoising loop; None if core's loop runs.
+        suggested: arguments of ``rollout.call`` that a plugin's defaults set, and not the user.
     """
 
     requests: Sequence[Request]
@@ -59,3 +60,4 @@ class Subject(Trainer):
     overridden: frozenset[str]
     overridden_above_model: frozenset[str]
     diffuse_reason: str | None
+    suggested: frozenset[str] = frozenset()

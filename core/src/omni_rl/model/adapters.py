@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Lora
 from omni_rl.errors import ConfigError, ModelError, did_you_mean
+from omni_rl.model.boundary import foreign
 
 ADAPTER = "default"
 
@@ -40,7 +41,8 @@ def _inject(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):  # adapters start from the run's seed, and from nothing else
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+        with foreign(f"model.lora: PEFT cannot add adapters to {name}", "choose other model.lora.targets"):
+            inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for parameter_name, parameter in denoiser.named_parameters():
         trains = ".lora_" in parameter_name
         parameter.requires_grad_(trains)

@@ -18,7 +18,9 @@ from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Tensors, lossless
 from omni_rl.data.media_files import load
-from omni_rl.errors import ModelError
+from omni_rl.errors import DataError, ModelError
+from omni_rl.model import tokenizer_calls
+from omni_rl.model.tokenizer_calls import TokenizerCall
 
 
 class _PromptKey(NamedTuple):
@@ -81,7 +83,42 @@ def _encode_keys(model: LoadedModel, keys: Sequence[_PromptKey], call: Mapping[s
     guided = any(key.negative is not None for key in keys)
     negatives = [key.negative or "" for key in keys] if guided else None
     media = load(json.loads(keys[0].media)) if keys[0].media else {}
-    return encode_prompts(model, [key.prompt for key in keys], negatives, {**call, **media})
+    prompts = [key.prompt for key in keys]
+    with tokenizer_calls.recording(model) as calls:
+        encoded = encode_prompts(model, prompts, negatives, {**call, **media})
+    tokenizer_calls.refuse_cut_texts(calls, prompts, negatives)
+    for text in dict.fromkeys([*prompts, *(negatives or ())]):
+        kind = "a prompt" if text in prompts else "the negative prompt"
+        refuse_unseen_end(model, calls.calls, text, {**call, **media}, kind, guided)
+    return encoded
+
+
+def refuse_unseen_end(
+    model: LoadedModel, calls: Sequence[TokenizerCall], text: str, call: Mapping[str, Any], kind: str, guided: bool
+) -> None:
+    """Refuse a text whose last words change nothing: pipelines may cut embeddings after the text is encoded.
+
+    Only a text with more tokens than ``max_sequence_length`` is encoded again, with another end.
+
+    Args:
+        kind: ``a prompt`` or ``the negative prompt``.
+        guided: whether prompts are encoded with negative prompts.
+
+    Raises:
+        DataError: an appended sentence changes no embedding.
+    """
+    limit = model.argument(call, "max_sequence_length") if model.takes("max_sequence_length") else None
+    if not isinstance(limit, int) or len(text.encode("utf-8", "surrogatepass")) <= limit or not calls:
+        return
+    length = max(each.lengths([text])[0] for each in calls)
+    if length <= limit:
+        return
+    with tokenizer_calls.paused():
+        negatives = [text] if guided else None
+        one, other = (encode_prompts(model, [t], negatives, call)[0] for t in (text, f"{text} and another end"))
+    if one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items()):
+        what = tokenizer_calls.Cut(length, limit).message(kind, text)
+        raise DataError(what, tokenizer_calls.HINT)
 
 
 def encode_prompts(

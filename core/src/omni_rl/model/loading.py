@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from omni_rl.contracts.call import INDEX
 from omni_rl.contracts.model import DENOISER_PREFIXES, LoadedModel
 from omni_rl.errors import ConfigError, ModelError
+from omni_rl.model.boundary import foreign
+from omni_rl.model.folder import check_folder
 
 
 def load_model(
@@ -34,8 +36,10 @@ def load_model(
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     autocast = full and dtype is torch.bfloat16
+    source = path if hub is None else _downloaded(hub)
+    check_folder(source)
     dtypes = {"default": dtype} | (dict.fromkeys(_denoiser_names(path), torch.float32) if autocast else {})
-    pipe = _from_pretrained(hub or str(path), dtypes, local=hub is None)
+    pipe = _from_pretrained(str(source), dtypes)
     pipe.set_progress_bar_config(disable=True)
     return from_pipe(pipe, path=path, device=device, dtype=dtype, autocast=autocast, offload=offload)
 
@@ -81,14 +85,17 @@ def _check_flow_matching(model: LoadedModel) -> None:
         )
 
 
-def _from_pretrained(source: str, dtypes: Mapping[str, torch.dtype], local: bool) -> DiffusionPipeline:
-    try:
+def _from_pretrained(source: str, dtypes: Mapping[str, torch.dtype]) -> DiffusionPipeline:
+    with foreign(f"{source}: diffusers cannot load this pipeline", "check model.path"):
         return DiffusionPipeline.from_pretrained(
-            source, dtype=dict(dtypes), use_safetensors=True, local_files_only=local
+            source, dtype=dict(dtypes), use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{source}: diffusers cannot load this pipeline: {reason}", "check model.path") from error
+
+
+def _downloaded(hub: str) -> Path:
+    """The snapshot of a hub id with all its files, of which none is loaded yet."""
+    with foreign(f"{hub} cannot be downloaded from the hub", "check model.path"):
+        return Path(DiffusionPipeline.download(hub, use_safetensors=True))
 
 
 def _denoiser_names(path: Path) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 from omni_rl.contracts.call import INDEX
 from omni_rl.contracts.model import DENOISER_PREFIXES
 from omni_rl.errors import ModelError
+from omni_rl.model.boundary import foreign
 
 
 def pipeline_class(architecture: str, folder: Path) -> type:
@@ -47,11 +48,6 @@ def denoisers(folder: Path) -> dict[str, nn.Module]:
 
 
 def _built(cls: Any, folder: Path) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            module: nn.Module = cls.from_config(cls.load_config(folder))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        what = f"{folder}: this is no configuration of {cls.__name__}: {reason}"
-        raise ModelError(what, "check model.path") from error
+    with foreign(f"{folder}: this is no configuration of {cls.__name__}", "check model.path"), torch.device("meta"):
+        module: nn.Module = cls.from_config(cls.load_config(folder))
     return module

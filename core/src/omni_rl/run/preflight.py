@@ -13,6 +13,7 @@ from omni_rl.contracts.schema import Data
 from omni_rl.errors import ConfigError
 from omni_rl.model import outline
 from omni_rl.model.adapters import refuse_unmatched, refuse_untargeted
+from omni_rl.model.folder import check_folder
 
 
 def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Sequence[PromptRow]]]) -> None:
@@ -28,6 +29,7 @@ def check_ahead(resolved: Resolved, hooks: Any, data: Sequence[tuple[Data, Seque
             fit the number of steps; no module matches the LoRA targets.
     """
     config = resolved.config
+    check_folder(resolved.model_path)
     pipeline = outline.pipeline_class(resolved.architecture, resolved.model_path)
     check_call(config.rollout.call, pipeline, "rollout.call", resolved.place)
     check_call(config.validation.call, pipeline, "validation.call", resolved.place)

@@ -32,6 +32,7 @@ from omni_rl.reporting.steady_output import steady_output
 from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
 from omni_rl.run.continuing import Point, change_training, differences, find, new_id, shown
+from omni_rl.run.data_check import check_data_of
 from omni_rl.run.failure import failure, way_on
 from omni_rl.run.loop import Finished, TrainingLoop
 from omni_rl.run.spec import remember, resolved_of
@@ -110,6 +111,7 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     resolved = resolved_of(spec)
     with steady_output(), _assembled(resolved) as parts:
         progress = _progress(resolved, show)
+        check_data_of(parts, progress.note)
         verdicts = _pass_gate(parts, progress, State())
         directory = RunDirectory.create(run_dir)
         with directory.locked():
@@ -169,6 +171,7 @@ def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: 
     state = State() if point.path is None else restore(parts, point.path)
     if changed:
         progress.note(shown(changed))
+    check_data_of(parts, progress.note)
     if point.path is None or change_training(changed):
         artifacts.write_gate(directory, _pass_gate(parts, progress, state))
     directory.truncate_metrics(point.iteration, point.row or None)
@@ -200,6 +203,7 @@ def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
 def check_here(spec: RunSpec) -> Verdicts:
     """:func:`check` in this process."""
     with _assembled(resolved_of(spec)) as parts:
+        check_data_of(parts)
         return Verdicts(run_gate(subject_of(parts, State())))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from omni_rl.contracts.events import State
@@ -28,5 +29,12 @@ def subject_of(parts: Assembly, state: State) -> Subject:
         overridden=frozenset(overridden(parts.manager)),
         overridden_above_model=frozenset(overridden(parts.manager, above="model")),
         diffuse_reason=diffuse_reason(parts.manager),
+        suggested=frozenset(_suggested(parts)),
         sync=partial(give_weights, parts.backend, parts.engine, state.policy_version, "trained"),
     )
+
+
+def _suggested(parts: Assembly) -> Iterator[str]:
+    """Arguments of ``rollout.call`` that a plugin's defaults set."""
+    tree = parts.resolved.tree
+    yield from (name for name in parts.config.rollout.call if tree.source(("rollout", "call", name)).by == "plugin")

@@ -22,6 +22,7 @@ from omni_rl.contracts.types import LossOutput, Tensors
 from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
+from omni_rl.model.boundary import foreign
 from omni_rl.parallel.agreement import total
 from omni_rl.storage import checkpoint
 from omni_rl.training.offload import optimizer_state_on
@@ -255,10 +256,24 @@ def _kept_copies(context: Context) -> list[str]:
 def _prepare_modules(model: LoadedModel, train: Train) -> None:
     for denoiser in model.denoisers.values():
         if train.gradient_checkpointing:
-            cast(ModelMixin, denoiser).enable_gradient_checkpointing()
+            with foreign(f"{type(denoiser).__name__} has no gradient checkpointing", "set it to false"):
+                cast(ModelMixin, denoiser).enable_gradient_checkpointing()
         if train.compile:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-            cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
+            _compile(denoiser)
+
+
+def _compile(denoiser: torch.nn.Module) -> None:
+    """Compile the repeated blocks, which diffusers names for some denoisers only.
+
+    Raises:
+        ConfigError: it names none for this denoiser.
+    """
+    if not getattr(denoiser, "_repeated_blocks", None):
+        what = f"train.compile: diffusers does not say which blocks of {type(denoiser).__name__} repeat"
+        raise ConfigError(what, "set train.compile: false")
+    with foreign(f"train.compile: {type(denoiser).__name__} cannot be compiled", "set train.compile: false"):
+        cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
 
 
 def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:

@@ -13,6 +13,7 @@ import torch
 
 from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
+from omni_rl.model import tokenizer_calls
 from omni_rl.model.encoding import encode_prompts, joined, on_device
 from omni_rl.schedulers.randomness import randn
 from omni_rl.universal import capture, media_conditioning
@@ -89,7 +90,8 @@ def measure_rows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) ->
     known[key] = False
 
     def encoded(prompts: Sequence[str]) -> Tensors:
-        return on_device(model, encode_texts(model, text_arguments(prompts, prompts if negative else None), call))
+        with tokenizer_calls.paused():
+            return on_device(model, encode_texts(model, text_arguments(prompts, prompts if negative else None), call))
 
     with torch.no_grad(), capture.silent(model.pipe), capture.blaming_arguments(model.pipe):
         two = encoded(TWO_TEXTS)

@@ -11,6 +11,7 @@ from omni_rl.contracts.call import frozen
 from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import ModelError
+from omni_rl.model import tokenizer_calls
 from omni_rl.universal import capture, media_conditioning
 from omni_rl.universal.capture import NEEDS_PLUGIN
 from omni_rl.universal.embedding_rows import Forms, find_forms, text_rows, to_rows
@@ -95,7 +96,7 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
 
 
 def _find_forms(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> Forms:
-    with capture.silent(model.pipe):  # the long text may well be truncated
+    with capture.silent(model.pipe), tokenizer_calls.paused():  # the long text may well be truncated
         try:
             one, two = (
                 named_outputs(model, text_arguments(texts, texts if negative else None), call)
