@@ -24,7 +24,8 @@ from omni_rl_export.weights import write_lora, write_pipeline
 SHEET = "omni-rl.json"
 """What was exported, for programs; a folder that holds it is an export."""
 
-Format = Literal["lora", "pipeline"]
+Format = Literal["lora", "diffusers", "peft", "comfyui", "kohya", "pipeline"]
+"""``lora`` is another name of ``diffusers``."""
 Precision = Literal["fp32", "bf16"]
 
 __all__ = ["Format", "Precision", "Wanted", "export_run"]
@@ -37,7 +38,7 @@ class Wanted:
     Attributes:
         iteration: of the checkpoint; None is the newest.
         weights: ``policy``, ``ema`` or another copy that the run keeps; None is what validation looked at.
-        format: None is ``lora`` for a run that trained adapters, else ``pipeline``.
+        format: None is ``diffusers`` for a run that trained adapters, else ``pipeline``.
         dtype: of the exported weights; None is the run's precision.
         verify: reload the export in plain diffusers and draw the run's validation pictures.
         force: replace an earlier export.
@@ -88,11 +89,11 @@ def _fill(
 ) -> None:
     precision = source.resolved.config.precision
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[wanted.dtype or precision]
-    form = wanted.format or ("lora" if source.lora else "pipeline")
+    form = wanted.format or ("diffusers" if source.lora else "pipeline")
     lora: list[dict[str, Any]] = []
     base = source.base() if wanted.verify or form == "pipeline" else None
-    if form == "lora":
-        lora = write_lora(folder, source, getattr(torch, dtype))
+    if form != "pipeline":
+        lora = write_lora(folder, source, getattr(torch, dtype), "diffusers" if form == "lora" else form)
     else:
         assert base is not None
         write_pipeline(folder, source, base, getattr(torch, dtype))
@@ -111,6 +112,7 @@ def _fill(
         "iteration": source.iteration,
         "weights": source.weights,
         "dtype": dtype,
+        "format": form,
         "lora": lora,
         "verified": verified and asdict(verified),
         "provenance": source.origin,

@@ -25,7 +25,7 @@ def write_samples(
         folder: of the export.
         exhibits: at least one.
         dtype: name of the torch type to draw in.
-        lora: arguments for each call of ``load_lora_weights``; none for a pipeline folder.
+        lora: an entry per LoRA file, as ``write_lora`` returns them; none for a pipeline folder.
         base: a hub id; None for a model that is in no hub.
     """
     samples = folder / "samples"
