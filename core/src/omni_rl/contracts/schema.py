@@ -69,8 +69,16 @@ class Algorithm(PluginSection):
 class SdeOptions(Section):
     """The noise of the denoising steps inside the SDE window."""
 
-    type: SdeType = Field(default="sde", description="formula of the transition's mean and standard deviation")
-    noise_level: NonNegative = Field(default=0.7, description="eta; 0 makes every step deterministic")
+    type: SdeType = Field(
+        default="sde",
+        description="formula of the transition's mean and standard deviation; 'cps' narrows the samples' distribution "
+        "(standard deviation .410, ODE .485, at 50 steps)",
+    )
+    noise_level: NonNegative = Field(
+        default=0.7,
+        description="eta; 0 makes every step deterministic; a window of two 'sde' steps at 1 widens the samples' "
+        "distribution (standard deviation .431 to .518)",
+    )
     log_prob: LogProbType = Field(
         default="density",
         description="'density': Gaussian log density; 'squared_error': -(x' - mean)^2, as other frameworks use for cps",
