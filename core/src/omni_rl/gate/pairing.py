@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.media import RATE, quantise
@@ -72,7 +71,8 @@ def _noise_likeness(subject: Trainer, probe: Probe) -> torch.Tensor:
     inside = ((following.to(step.mean.device) - step.mean) / step.std).cpu()
     mask = trajectory.masks_of(probe.batch).get(name, torch.ones(1, dtype=torch.bool)).to(inside)
     named = noise_of(probe.requests, name, following.shape[1:])
-    return _normed(inside * mask) @ _normed(named * mask).T
+    likeness: torch.Tensor = _normed(inside * mask) @ _normed(named * mask).T
+    return likeness
 
 
 def _normed(rows: torch.Tensor) -> torch.Tensor:
@@ -125,8 +125,7 @@ def decoded_media(subject: Sampler, sample: Sample) -> Tensors:
 def _media(sample: Sample) -> Tensors:
     assert sample.trajectory is not None, sample.error
     found = sample.trajectory.get("media", None)
-    assert found is None or isinstance(found, TensorDict)
-    return {k: v for k, v in (found.items() if found is not None else ()) if not k.endswith(RATE)}
+    return {} if found is None else {k: v for k, v in dict(found.items()).items() if not k.endswith(RATE)}
 
 
 def _kind_fault(

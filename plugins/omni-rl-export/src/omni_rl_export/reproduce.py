@@ -71,7 +71,7 @@ def apply(denoiser: torch.nn.Module, tensors: dict[str, torch.Tensor], names: di
         down = next(tensors[key] for side in ("lora_A", "lora_down") if (key := f"{name}.{side}.weight") in tensors)
         up = next(tensors[key] for side in ("lora_B", "lora_up") if (key := f"{name}.{side}.weight") in tensors)
         scale = float(tensors.get(f"{name}.alpha", torch.tensor(len(down)))) / len(down)
-        weight = denoiser.get_submodule(layer).weight
+        weight = denoiser.get_parameter(f"{layer}.weight")
         weight.copy_(weight.float() + scale * (up.float() @ down.float()).to(weight.device))
 
 
