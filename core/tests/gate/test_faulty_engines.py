@@ -103,6 +103,33 @@ ENGINES = {
             r"\(at most 0.0001 is allowed\)"
         },
     ),
+    "the trajectory of another sample": (
+        """
+        class Faulty(EmbeddedEngine):
+            def completed(self):
+                samples = list(super().completed())
+                for sample, other in zip(samples, [s.trajectory.clone() for s in reversed(samples)]):
+                    for name in ("uid", "sample_id"):
+                        other[name] = sample.trajectory[name]
+                    yield type(sample)(sample.request, other)
+        """,
+        {
+            "pairing": r"the engine gave sample \d+ the trajectory of sample \d+ \(6 of 6 samples",
+            "transition": "differs from the stored latents",
+        },
+    ),
+    "the media of another sample": (
+        """
+        class Faulty(EmbeddedEngine):
+            def completed(self):
+                samples = list(super().completed())
+                media = [s.trajectory["media"].clone() for s in samples]
+                for sample, other in zip(samples, media[1:] + media[:1]):
+                    sample.trajectory["media"] = other
+                    yield sample
+        """,
+        {"media": r"the engine gave sample \d+ the image of sample \d+ \(6 of 6 samples"},
+    ),
     "no local hooks": (
         """
         class Faulty(EmbeddedEngine):

@@ -197,3 +197,53 @@ def test_a_run_with_nothing_to_show_still_has_a_report(tmp_path):
 def test_a_report_that_cannot_be_written_says_where(tmp_path):
     with pytest.raises(RunError, match=r"cannot write .*nowhere/report\.html: No such file or directory"):
         report(tmp_path / "nowhere" / "report.html")
+
+
+HOSTILE = "a\x00b\x1b[2J\ud800</title><script>alert(1)</script>'\" onload='x' \uffff &amp; ]]> --> \x85"
+
+
+def test_hostile_text_stays_text_wherever_it_stands(tmp_path):
+    rows = [{"iteration": i, HOSTILE: i / 9, f"{HOSTILE}/constant": 1.0} for i in (1, 2, 3)]
+    health = {HOSTILE: {HOSTILE: 0.5, "reward": 1.0}, "after": {"reward": 2.0}}
+    given = {"title": HOSTILE, "config_yaml": HOSTILE, "captions": [HOSTILE, "x"], "notes": [HOSTILE]}
+    source = report(tmp_path / "report.html", metrics=rows, health=health, **given)
+    page = Page(source)
+    assert page.open == []
+    assert page.count("script") == 0
+    assert not any("onload" in attributes for _, attributes in page.elements)
+    assert re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", source) == []
+    assert page.text.count("alert(1)") >= 6
+    for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def long_metrics(rows: int, names: int) -> list[dict[str, float]]:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(rows, names))
+    return [{"iteration": i + 1, **{f"actor/figure_{k}": v for k, v in enumerate(row)}} for i, row in enumerate(values)]
+
+
+def test_the_size_does_not_grow_with_the_rows(tmp_path):
+    sizes = [len(report(tmp_path / "report.html", metrics=long_metrics(rows, 5))) for rows in (1_000, 20_000)]
+    assert abs(sizes[1] - sizes[0]) < 0.1 * sizes[0]
+
+
+def test_thinning_keeps_the_extremes_the_ends_and_the_mean():
+    values = [math.sin(x / 500) for x in range(1, 10_001)]
+    values[4_321], values[7_777] = 9.0, -8.0
+    svg = curve("y", [{"iteration": x, "y": y} for x, y in enumerate(values, 1)])
+    corners = points_of(curve("y", [{"iteration": 1, "y": 9.0}, {"iteration": 10_000, "y": -8.0}]), "line")
+    thin, line = points_of(svg, "thin"), points_of(svg, "line")
+    assert (min(y for _, y in thin), max(y for _, y in thin)) == (corners[0][1], corners[1][1])
+    assert (thin[0][0], thin[-1][0]) == (corners[0][0], corners[1][0])
+    per_unit = (corners[1][1] - corners[0][1]) / 17
+    wanted = corners[0][1] + (9 - math.sin(2_500 / 500)) * per_unit
+    assert line[len(line) // 4][1] == pytest.approx(wanted, abs=per_unit * 0.3)
+
+
+@pytest.mark.parametrize("odd", [1e308, -1e308, math.inf, math.nan, None, "text", [1]])
+def test_values_that_cannot_be_drawn_leave_no_point(odd):
+    rows = [{"iteration": 1, "y": 1.0}, {"iteration": 2, "y": odd}, {"iteration": 3, "y": 2.0}]
+    assert len(points_of(curve("y", rows), "line")) == 2
+    assert "nan" not in curve("y", rows)
+    assert sections(rows) == {"other": ["y"]}

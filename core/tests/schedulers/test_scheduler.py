@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import math
 import types
@@ -75,7 +77,8 @@ def test_trajectory_replays_to_the_bit_from_the_scheduler_and_from_stored_sigmas
     made, x, stored = scheduler(5), draw(3, 4, 8, 8, seed=1), []
     for i, t in enumerate(made.timesteps):
         v = draw(3, 4, 8, 8, seed=i + 2, dtype=torch.bfloat16)
-        out = made.step(v, t, x, sde_type=sde_type, generator=torch.Generator().manual_seed(i))
+        drawn = made.sample_previous_step(x, v, t, torch.Generator().manual_seed(i), sde_type=sde_type)
+        out = FlowMatchSDEDiscreteSchedulerOutput(*drawn)
         assert out.prev_sample.dtype == torch.float32
         stored.append((x, v, t, made.sigmas[i].clone(), made.sigmas[i + 1].clone(), out))
         x = out.prev_sample
@@ -125,6 +128,19 @@ def test_latents_are_fp32_whatever_goes_in():
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         out = made.sample_previous_step(draw(2, 3, dtype=dtype), draw(2, 3, dtype=dtype), made.timesteps[0])
         assert {field.dtype for field in out} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_step_returns_the_models_dtype_and_computes_in_fp32(dtype, sde_type):
+    """As diffusers' own schedulers: a pipeline passes the next latents to a model of that dtype."""
+    made, x, v = scheduler(), draw(2, 3, seed=1), draw(2, 3, seed=2, dtype=dtype)
+    inside = made.sample_previous_step(x, v, made.timesteps[0], torch.Generator().manual_seed(0), sde_type=sde_type)
+    out = made.step(v, made.timesteps[0], x, generator=torch.Generator().manual_seed(0), sde_type=sde_type)
+    assert out.prev_sample.dtype == dtype
+    assert torch.equal(out.prev_sample, inside[0].to(dtype))
+    for field, own in zip((out.log_prob, out.prev_sample_mean, out.std_dev_t), inside[1:], strict=True):
+        assert field.dtype == torch.float32
+        assert torch.equal(field, own)
 
 
 def test_gradient_of_a_fresh_draws_log_prob_is_the_score_and_not_zero():
@@ -206,6 +222,14 @@ def test_what_cannot_be_honoured_is_refused_and_does_not_advance(arguments, word
 # ---------------------------------------------------------------------------------------------------------- pipelines
 
 
+EMBEDDINGS = {
+    "prompt_embeds": (5, 16),
+    "pooled_prompt_embeds": (8,),
+    "negative_prompt_embeds": (5, 16),
+    "negative_pooled_prompt_embeds": (8,),
+}
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusion3Pipeline:
     """A real Stable Diffusion 3 pipeline, tiny, with random weights."""
@@ -285,3 +309,23 @@ def test_a_diffusers_pipeline_runs_with_the_scheduler_as_it_is(pipeline):
     again = sample(pipeline, FlowMatchSDEDiscreteScheduler(shift=3.0))
     assert first.isfinite().all()
     assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_a_bf16_pipeline_takes_it_as_it_is(pipeline, level):
+    """Without noise, the latents are those of diffusers' own scheduler, which rounds dt x velocity to bf16."""
+    whole = copy.deepcopy(pipeline).to(torch.bfloat16)
+    given = {name: draw(2, *shape, seed=3, dtype=torch.bfloat16) for name, shape in EMBEDDINGS.items()}
+
+    def final(made: FlowMatchEulerDiscreteScheduler) -> torch.Tensor:
+        whole.scheduler = made
+        start = draw(2, 4, 8, 8, seed=9, dtype=torch.bfloat16)
+        return whole(**given, num_inference_steps=3, latents=start, height=8, width=8, output_type="latent").images
+
+    ours = FlowMatchSDEDiscreteScheduler(shift=3.0)
+    ours.step = functools.partial(ours.step, noise_level=level, generator=torch.Generator().manual_seed(0))
+    latents = final(ours)
+    assert latents.dtype == torch.bfloat16
+    own = final(FlowMatchEulerDiscreteScheduler(shift=3.0)).float()
+    near = float((latents.float() - own).abs().max() / own.abs().max()) < 0.02
+    assert near == (level == 0)

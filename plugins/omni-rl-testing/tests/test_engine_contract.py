@@ -48,6 +48,38 @@ class Swapping(EmbeddedEngine):
             yield Sample(sample.request, other.trajectory)
 
 
+class SwappedLatents(EmbeddedEngine):
+    """Hands over its neighbour's trajectory under the sample's own name."""
+
+    def completed(self):
+        samples = list(super().completed())
+        kept = [sample.trajectory.clone() for sample in samples]
+        for sample, other in zip(samples, reversed(kept), strict=True):
+            for name in ("uid", "sample_id", "policy_version"):
+                other[name] = sample.trajectory[name]
+            yield Sample(sample.request, other)
+
+
+class SwappedMedia(EmbeddedEngine):
+    """Hands over its neighbour's picture."""
+
+    def completed(self):
+        samples = list(super().completed())
+        media = [sample.trajectory["media"].clone() for sample in samples]
+        for sample, other in zip(samples, media[1:] + media[:1], strict=True):
+            sample.trajectory["media"] = other
+            yield sample
+
+
+class Framing(EmbeddedEngine):
+    """Draws a frame into one corner of every picture."""
+
+    def completed(self):
+        for sample in super().completed():
+            sample.trajectory["media", "image"][0, 0] = 255 - sample.trajectory["media", "image"][0, 0]
+            yield sample
+
+
 class Rewriting(EmbeddedEngine):
     """Answers with requests of its own making."""
 
@@ -160,6 +192,9 @@ FAULTS = {
     Lossy: "test_every_request_comes_back_exactly_once",
     Failing: "test_every_request_comes_back_exactly_once",
     Swapping: "test_samples_say_whose_they_are",
+    SwappedLatents: "test_latents_belong_to_their_request",
+    SwappedMedia: "test_media_are_the_final_latents_decoded",
+    Framing: "test_media_are_the_final_latents_decoded",
     Rewriting: "test_samples_say_whose_they_are",
     AlwaysNoisy: "test_a_request_without_a_window_is_sampled_too",
     Halved: "test_trajectories_are_as_documented",
@@ -179,7 +214,7 @@ TESTS = [name for name in dir(EngineContract) if name.startswith("test_")]
 @pytest.mark.parametrize(("faulty", "test"), FAULTS.items(), ids=[kind.__name__ for kind in FAULTS])
 def test_a_fault_is_found(faulty, test):
     method = getattr(EngineContract(), test)
-    given = {"parts": assembled(faulty, toy_model(), {}), "order": "reversed"}
+    given = {"parts": assembled(faulty, toy_model(), {}), "order": "reversed", "stored": "without"}
     with pytest.raises((AssertionError, AttributeError)):
         method(**{name: given[name] for name in inspect.signature(method).parameters})
 
@@ -187,3 +222,22 @@ def test_a_fault_is_found(faulty, test):
 @pytest.mark.parametrize("test", TESTS)
 def test_every_test_finds_a_fault(test):
     assert test in FAULTS.values()
+
+
+@pytest.mark.parametrize("stored", ["with stored steps", "without"])
+def test_swapped_latents_are_named(stored):
+    parts = assembled(SwappedLatents, toy_model(), {})
+    with pytest.raises(AssertionError, match=r"gave sample \d+ the trajectory of sample \d+ .*rewards would go"):
+        EngineContract().test_latents_belong_to_their_request(parts, stored)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "sentence"),
+    [
+        (SwappedMedia, r"gave sample \d+ the image of sample \d+ .*rewards would go to the wrong samples"),
+        (Framing, r"the image of sample \d+ differs from its final latents, decoded .* in one value by"),
+    ],
+)
+def test_foreign_media_are_named(faulty, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        EngineContract().test_media_are_the_final_latents_decoded(assembled(faulty, toy_model(), {}))

@@ -12,7 +12,7 @@ from omni_rl_testing.new_plugin import kinds, new_plugin
 
 
 def test_there_is_a_template_per_kind() -> None:
-    assert sorted(kinds()) == ["algorithm", "engine", "model", "reward"]
+    assert sorted(kinds()) == ["algorithm", "engine", "model", "reward", "tracker"]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,23 @@ def test_a_wrong_name(name: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         new_plugin("reward", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("Lumina2", "lumina2"),
+        ("Lumina2Pipeline", "lumina2"),
+        ("StableDiffusion3Pipeline", "stable-diffusion3"),
+        ("QwenImage", "qwen-image"),
+        ("FLUX.2", "flux-2"),
+        ("Wan2_2", "wan2-2"),
+        ("LTX2", "ltx2"),
+    ],
+)
+def test_a_model_keeps_its_number(name: str, suggested: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"omni-rl new model {suggested}$"):
+        new_plugin("model", name, tmp_path)
 
 
 def test_a_wrong_kind(tmp_path: Path) -> None:

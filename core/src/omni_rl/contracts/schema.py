@@ -77,8 +77,16 @@ class Algorithm(PluginSection):
 class SdeOptions(Section):
     """The noise of the denoising steps inside the SDE window."""
 
-    type: SdeType = Field(default="sde", description="formula of the transition's mean and standard deviation")
-    noise_level: Small = Field(default=0.7, description="eta; 0 makes every step deterministic")
+    type: SdeType = Field(
+        default="sde",
+        description="formula of the transition's mean and standard deviation; 'cps' narrows the samples' distribution "
+        "(standard deviation .410, ODE .485, at 50 steps)",
+    )
+    noise_level: Small = Field(
+        default=0.7,
+        description="eta; 0 makes every step deterministic; a window of two 'sde' steps at 1 widens the samples' "
+        "distribution (standard deviation .431 to .518)",
+    )
     log_prob: LogProbType = Field(
         default="density",
         description="'density': Gaussian log density; 'squared_error': -(x' - mean)^2, as other frameworks use for cps",
@@ -208,7 +216,7 @@ class Train(PluginSection):
     checkpoint_every: Iterations = Field(
         default=0, description="iterations between checkpoints; 0: only by `checkpoint_every_s` and at the end"
     )
-    checkpoint_every_s: NonNegative = Field(
+    checkpoint_every_s: Small = Field(
         default=600,
         description="seconds after which the next complete iteration is saved; 0: only by `checkpoint_every`",
     )

@@ -78,6 +78,10 @@ class DenoiseState:
         return self.step >= len(self.table.timesteps)
 
 
+NOT_FINITE = "its latents or media are NaN or infinite"
+"""The error of a sample that cannot be scored, because the model computed no numbers."""
+
+
 @dataclass
 class Sample:
     """An engine's result for one request: a trajectory, or the reason why sampling failed.

@@ -7,6 +7,7 @@ import time
 from omni_rl.contracts.context import ENGINE_HOOKS
 from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.model_rows import model_rows
+from omni_rl.gate.pairing import pairing_rows
 from omni_rl.gate.probe import draw
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
@@ -24,6 +25,7 @@ def run_gate(subject: Subject) -> list[Row]:
         *_hook_rows(subject),
         *model_rows(subject, probe),
         *sampler_rows(subject, probe),
+        *pairing_rows(subject, probe),
         *replay_rows(subject, probe),
         *weight_rows(subject, probe),
         reward_row(subject, probe),

@@ -48,6 +48,25 @@ def reason(function: Callable[..., Any]) -> str | None:
     return text if isinstance(text, str) and text.strip() else None
 
 
+TRACKER_METHODS = ("state", "restore", "close")
+"""What a run calls on a tracker besides its hooks."""
+
+
+def check_tracker(tracker: object, source: str) -> None:
+    """Refuse a tracker, an instance or a class, that lacks a method, before a run depends on it.
+
+    Raises:
+        PluginError: a method of :class:`omni_rl.contracts.interfaces.Tracker` is missing.
+    """
+    missing = [name for name in TRACKER_METHODS if not callable(getattr(tracker, name, None))]
+    if missing:
+        raise PluginError(
+            f"{source}: the tracker has no method {', '.join(missing)}.",
+            "A tracker has state(), restore(state) and close(failed=False), besides its hooks on_*; "
+            "omni_rl_trackers.base.Tracker is a base class for it.",
+        )
+
+
 def implementations(layer: Layer) -> list[Implementation]:
     """The hook implementations of one layer's plugin: a module, an instance, or (only for checks) a class.
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +30,7 @@ from omni_rl.plugins.discovery import (
     is_hidden,
     offers_of,
 )
+from omni_rl.plugins.own_time import run_limited
 
 Status = Literal["installed", "hidden", "refused", "works", "broken", "too slow"]
 
@@ -70,7 +71,7 @@ def check(listed: Sequence[ListedPlugin], seconds: float = 20.0, jobs: int = 2) 
     """Import each distribution of status ``installed`` in its own process, and return the rows with the result.
 
     Args:
-        seconds: time limit for one distribution.
+        seconds: limit of the own time of one distribution: computing and waiting, not waiting for a busy CPU.
         jobs: number of processes that run at the same time.
     """
     with ThreadPoolExecutor(max_workers=jobs) as pool:
@@ -154,12 +155,10 @@ def _checked(row: ListedPlugin, seconds: float) -> ListedPlugin:
         result, log = Path(folder, "result.json"), Path(folder, "log")
         command = [sys.executable, "-P", "-m", "omni_rl.plugins.probe", row.distribution, str(result)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        try:
-            with log.open("wb") as stream:
-                code = subprocess.run(
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, timeout=seconds
-                ).returncode
-        except subprocess.TimeoutExpired:
+        with log.open("wb") as stream:
+            files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": stream}
+            code = run_limited(command, seconds, env=environment, **files)
+        if code is None:
             return replace(row, status="too slow", text=_too_slow(row, seconds))
         problems = json.loads(result.read_text(encoding="utf-8")) if result.exists() else [_crashed(row, code, log)]
     text = "\n".join(filter(None, [row.text, *problems]))
@@ -168,7 +167,7 @@ def _checked(row: ListedPlugin, seconds: float) -> ListedPlugin:
 
 def _too_slow(row: ListedPlugin, seconds: float) -> str:
     return (
-        f"{row.distribution} {row.version} was not imported within {seconds:g} s.\n"
+        f"{row.distribution} {row.version} was not imported within {seconds:g} s of its own time.\n"
         "  Slow work should not run at module level; to wait longer: omni-rl plugins --check --seconds 300"
     )
 

@@ -5,12 +5,13 @@ Runs in its own process, so that a plugin which hangs, prints or crashes does no
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
 
 from omni_rl.errors import PluginError
-from omni_rl.plugins.checks import implementations
+from omni_rl.plugins.checks import check_tracker, implementations
 from omni_rl.plugins.contract import LAYER_OF_KIND, Layer
 from omni_rl.plugins.discovery import Offer, load, offers
 
@@ -21,6 +22,8 @@ def problem(offer: Offer) -> str | None:
         plugin = load(offer)
         if offer.kind in LAYER_OF_KIND:
             implementations(Layer(LAYER_OF_KIND[offer.kind], plugin, offer.source))
+        if offer.kind == "trackers" and inspect.isclass(plugin):
+            check_tracker(plugin, offer.source)
     except PluginError as error:
         return str(error)
     return None

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
+from typing import TypeGuard
+
+import numpy as np
+
+from omni_rl.reporting.escaping import html
 
 MetricsRow = dict[str, float]
 Point = tuple[float, float]
+Measured = tuple[float, float, float]
+"""Iteration, value, standard error."""
 ToSvg = Callable[[Point], str]
 """Maps a point of the data to SVG coordinates, as text: ``x,y``."""
 
 WIDTH, HEIGHT = 320.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 26.0, 20.0
 _SECTIONS = {"val": "reward", "reward": "reward", "actor": "actor"}  # part of a name before the first slash -> section
+BINS = 200
+"""A longer curve is thinned: its points are divided into this many bins, about as many as its panel has pixels."""
+
+_LARGEST = 1e300  # larger values count as not finite: the arithmetic of axes would overflow
+_HOVER = 100  # points of a curve that show their values under the mouse pointer, at most
 _SMOOTH_FROM = 20  # with at least this many points, a running mean is drawn over the single values
 
 
@@ -22,7 +33,7 @@ def sections(metrics: Sequence[MetricsRow]) -> dict[str, list[str]]:
 
     Order: totals before their components, and validation before training.
     """
-    names = {name for row in metrics for name in row if name != "iteration"}
+    names = set().union(*metrics) - {"iteration"}
     names -= {stderr_name(name) for name in names} | constants(metrics).keys()
     grouped: dict[str, list[str]] = {"reward": [], "actor": [], "other": []}
     for name in sorted(names, key=_rank):
@@ -36,12 +47,17 @@ def _rank(name: str) -> tuple[int, bool, str]:
 
 def constants(metrics: Sequence[MetricsRow]) -> dict[str, float]:
     """The metrics with the same finite value in every row, and that value."""
-    seen: dict[str, set[float]] = {}
+    first: dict[str, float] = {}
+    varying = {"iteration"}
     for row in metrics:
         for name, value in row.items():
-            seen.setdefault(name, set()).add(value)
-    single = {name: next(iter(values)) for name, values in seen.items() if len(values) == 1 and name != "iteration"}
-    return {name: value for name, value in sorted(single.items()) if math.isfinite(value)}
+            if value != first.setdefault(name, value):
+                varying.add(name)
+    return {name: value for name, value in sorted(first.items()) if name not in varying and _is_number(value)}
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and abs(value) < _LARGEST
 
 
 def stderr_name(name: str) -> str:
@@ -50,14 +66,18 @@ def stderr_name(name: str) -> str:
 
 
 def curve(name: str, metrics: Sequence[MetricsRow]) -> str:
-    """One metric as an ``<svg>``; rows without a finite value of it have no point."""
-    points = [(row["iteration"], row[name]) for row in metrics if math.isfinite(row.get(name, math.nan))]
-    if not points:
+    """One metric as an ``<svg>``; rows without a finite value of it have no point.
+
+    A long curve is thinned: a thin line through the lowest and the highest value of each bin, and over it the running
+    mean of the bins' means. Its size does not grow with the number of rows.
+    """
+    found = _measured(name, metrics)
+    if not found:
         return _frame(name, "no finite value", "")
-    spread = {row["iteration"]: row.get(stderr_name(name), 0.0) for row in metrics}
-    spread = {x: error if math.isfinite(error) else 0.0 for x, error in spread.items()}
-    band = [(x, y - spread[x]) for x, y in points] + [(x, y + spread[x]) for x, y in reversed(points)]
-    low, high = _range([y for _, y in band])
+    points, bins = [(x, y) for x, y, _ in found], _bins(found)
+    means = [_mean(each) for each in bins]
+    band = [(x, y - spread) for x, y, spread in means] + [(x, y + spread) for x, y, spread in reversed(means)]
+    low, high = _range([y for _, y in points] + [y for _, y in band])
     first, last = metrics[0]["iteration"], max(metrics[-1]["iteration"], metrics[0]["iteration"] + 1)
 
     def to_svg(point: Point) -> str:
@@ -66,19 +86,54 @@ def curve(name: str, metrics: Sequence[MetricsRow]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     body = _axes(low, high, first, last, to_svg)
-    if any(spread.values()):
+    if any(spread for _, _, spread in means):
         body += f'<polygon class="band" points="{" ".join(map(to_svg, band))}"/>'
-    smooth = _running_mean(points)
-    body += f'<polyline class="{"thin" if smooth else "line"}" points="{" ".join(map(to_svg, points))}"/>'
+    smooth = _running_mean([(x, y) for x, y, _ in means])
+    shown = points if len(bins) == len(points) else _outline(bins)
+    body += f'<polyline class="{"thin" if smooth else "line"}" points="{" ".join(map(to_svg, shown))}"/>'
     body += f'<polyline class="line" points="{" ".join(map(to_svg, smooth))}"/>' if smooth else ""
-    body += "".join(_dot(point, to_svg, visible=len(points) < _SMOOTH_FROM) for point in points)
+    body += "".join(_dot(point, to_svg, visible=len(points) < _SMOOTH_FROM) for point in _spaced(points, _HOVER))
     return _frame(name, _label(points[-1][1], _step(low, high) / 100), body)
+
+
+def _measured(name: str, metrics: Sequence[MetricsRow]) -> list[Measured]:
+    error, found = stderr_name(name), []
+    for row in metrics:
+        value = row.get(name)
+        if _is_number(value):
+            spread = row.get(error, 0.0)
+            found.append((row["iteration"], value, spread if _is_number(spread) else 0.0))
+    return found
+
+
+def _bins(found: Sequence[Measured]) -> list[np.ndarray]:
+    """Each point alone (1, 3), or for a long curve :data:`BINS` runs of consecutive points, of nearly equal length."""
+    return np.array_split(np.array(found, dtype=np.float64), len(found) if len(found) <= 2 * BINS else BINS)
+
+
+def _mean(points: np.ndarray) -> Measured:
+    x, y, spread = (points / len(points)).sum(axis=0).tolist()
+    return x, y, spread
+
+
+def _outline(bins: Sequence[np.ndarray]) -> list[Point]:
+    """The lowest and the highest point of each bin in order, between the first and the last point of all."""
+    chosen = [bins[0][0], bins[-1][-1]]
+    for points in bins:
+        chosen += [points[points[:, 1].argmin()], points[points[:, 1].argmax()]]
+    return sorted({(x, y) for x, y, _ in np.stack(chosen).tolist()})
+
+
+def _spaced(points: Sequence[Point], most: int) -> list[Point]:
+    """At most ``most`` of the points, evenly spaced, the last among them."""
+    every = -(-len(points) // most)
+    return list(points[::-1][::every][::-1])
 
 
 def _frame(name: str, value: str, body: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(name)}">'
-        f'<text class="name" x="{_LEFT:.0f}" y="14">{escape(name)}</text>'
+        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{html(name)}">'
+        f'<text class="name" x="{_LEFT:.0f}" y="14">{html(name)}</text>'
         f'<text class="value" x="{WIDTH - _RIGHT:.0f}" y="14" text-anchor="end">{value}</text>{body}</svg>'
     )
 

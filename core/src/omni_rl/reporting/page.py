@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from omni_rl.reporting.curves import MetricsRow, constants, curve, sections
+from omni_rl.reporting.escaping import html
 from omni_rl.reporting.image_grids import data_uri
 from omni_rl.storage.durable import write_atomic
 
@@ -56,7 +56,7 @@ def write_report(
     """
     assert len(before) == len(after) == len(captions), (len(before), len(after), len(captions))
     parts = [
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{html(title)}</h1>",
         f'<div class="soft">{metrics[-1]["iteration"] if metrics else 0:.0f} iterations</div>',
         _headline(health),
         _list(notes),
@@ -64,7 +64,7 @@ def write_report(
         _curves(metrics),
         _health(health),
         "<h2>Configuration</h2>",
-        f"<details><summary>every effective value</summary><pre>{escape(config_yaml)}</pre></details>",
+        f"<details><summary>every effective value</summary><pre>{html(config_yaml)}</pre></details>",
     ]
     write_atomic(path, _page(title, "\n".join(part for part in parts if part)).encode())
 
@@ -80,7 +80,7 @@ def _page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{escape(title)}</title>\n<style>\n{style()}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{html(title)}</title>\n<style>\n{style()}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
@@ -99,7 +99,7 @@ def _list(notes: Sequence[str]) -> str:
     """A few notes are shown, many are folded, so that the images stay near the top."""
     if not notes:
         return ""
-    items = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
+    items = f"<ul>{''.join(f'<li>{html(note)}</li>' for note in notes)}</ul>"
     return items if len(notes) <= _FEW else f"<details><summary>{len(notes)} notes</summary>{items}</details>"
 
 
@@ -107,7 +107,7 @@ def _pairs(before: Sequence[np.ndarray], after: Sequence[np.ndarray], captions: 
     if not captions:
         return ""
     figures = "".join(
-        f'<figure><figcaption title="{escape(caption)}">{escape(caption)}</figcaption>{_img(one)}{_img(two)}</figure>'
+        f'<figure><figcaption title="{html(caption)}">{html(caption)}</figcaption>{_img(one)}{_img(two)}</figure>'
         for caption, one, two in zip(captions, before, after, strict=True)
     )
     intro = '<p class="soft">Upper image: before training. Lower image: after, same prompt, same noise.</p>'
@@ -126,7 +126,7 @@ def _curves(metrics: Sequence[MetricsRow]) -> str:
     for section, names in sections(metrics).items():
         panels = "".join(curve(name, metrics) for name in names)
         parts.append(f'<h3>{section}</h3><div class="curves">{panels}</div>')
-    fixed = ", ".join(f"{escape(name)} {value:.6g}" for name, value in constants(metrics).items())
+    fixed = ", ".join(f"{html(name)} {value:.6g}" for name, value in constants(metrics).items())
     return "".join(parts) + (f'<p class="soft">Constant: {fixed}</p>' if fixed else "")
 
 
@@ -135,12 +135,12 @@ def _health(health: Health) -> str:
     if not names:
         return ""
     first = next(iter(health.values()))
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    head = "".join(f"<th>{html(name.replace('_', ' '))}</th>" for name in names)
     rows = "".join(
-        f"<tr><th>{escape(label)}</th>{''.join(_cell(row, first, name) for name in names)}</tr>"
+        f"<tr><th>{html(label)}</th>{''.join(_cell(row, first, name) for name in names)}</tr>"
         for label, row in health.items()
     )
-    meanings = "".join(f"<dt>{n.replace('_', ' ')}</dt><dd>{_MEANING[n]}</dd>" for n in names if n in _MEANING)
+    meanings = "".join(f"<dt>{html(n.replace('_', ' '))}</dt><dd>{_MEANING[n]}</dd>" for n in names if n in _MEANING)
     warning = (
         f"Marked: below {_LOW:.0%} of the first row. If the reward rises while these figures fall, look at the images."
     )

@@ -62,5 +62,11 @@ class Recorder:
         self.hooks.on_checkpoint(run=self.info(state), path=str(path))
 
     def end(self, state: State, error: BaseException | None) -> None:
-        """The run is over."""
-        self.hooks.on_run_end(run=self.info(state), error=error)
+        """The run is over. What observers raise after an error of the run is shown, and never takes its place."""
+        try:
+            self.hooks.on_run_end(run=self.info(state), error=error)
+        except Exception as own:
+            if error is None:
+                raise
+            said = (str(own).strip() or "no reason given").splitlines()[0]
+            self.progress.note(f"a tracker or another observer failed at the end, too: {type(own).__name__}: {said}")

@@ -19,6 +19,7 @@ from omni_rl.contracts.schema import Config, Data, RewardEntry
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.data import prompts as prompt_files
 from omni_rl.model.loading import load_model, pick_device
+from omni_rl.plugins.checks import check_tracker
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
@@ -88,6 +89,8 @@ def assemble(resolved: Resolved) -> Assembly:
     held_out = prompts if config.validation.data is None else _prompts(held_out_data, resolved.validation_dataset)
     rewards, validation_rewards = _rewards(resolved)
     trackers = [chosen.instance() for chosen in resolved.trackers]
+    for tracker, chosen in zip(trackers, resolved.trackers, strict=True):
+        check_tracker(tracker, chosen.source)
     observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
     observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
     manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])

@@ -19,7 +19,7 @@ from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.media import quantise
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import DenoiseState, Sample, SigmaTable, Streams, Tensors
+from omni_rl.contracts.types import NOT_FINITE, DenoiseState, Sample, SigmaTable, Streams, Tensors
 from omni_rl.model.encoding import encode, on_device
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn, randn_rows
@@ -202,12 +202,16 @@ def _record(state: DenoiseState, inside: torch.Tensor, following: Streams, log_p
 
 @hookimpl
 def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample]:
-    """Decode and quantise the media, and build one trajectory per request."""
+    """Decode and quantise the media, and build one trajectory per request; one whose media are NaN has failed."""
     call = state.requests[0].call
     decoded = model.hooks.decode_latents(model=model, latents=state.x, conditioning=state.conditioning, call=call)
     media = {kind: quantise(kind, value) for kind, value in decoded.items()}
     batch = recorded(state, media)
-    return [Sample(r, row) for r, row in zip(state.requests, batch.unbind(0), strict=True)]
+    finite = torch.stack([value.flatten(1).isfinite().all(1).cpu() for value in decoded.values()]).all(0).tolist()
+    return [
+        Sample(request, row) if good else Sample(request, error=NOT_FINITE)
+        for request, row, good in zip(state.requests, batch.unbind(0), finite, strict=True)
+    ]
 
 
 def recorded(state: DenoiseState, media: Tensors) -> TensorDict:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.requests import Request
-from omni_rl.contracts.types import Sample
+from omni_rl.contracts.types import NOT_FINITE, Sample
 from omni_rl.errors import RunError
 
 RETRIES = 2
@@ -17,16 +17,26 @@ RETRIES = 2
 def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Sample]]:
     """Yield each group when it is complete. Requests that fail even after retries give samples without trajectory.
 
+    A sample whose latents are not finite has failed; it is not retried, because the same keys give the same latents.
+
     Raises:
-        RunError: the engine returned a wrong sample, or lost a request.
+        RunError: the engine returned a wrong sample, or lost a request; or no sample has finite latents.
     """
     expected = Counter(request.uid for request in requests)
     arrived: dict[int, list[Sample]] = defaultdict(list)
+    broken = 0
     for sample in _with_retries(engine, requests):
+        broken += sample.error == NOT_FINITE
         group = arrived[sample.request.uid]
         group.append(sample)
         if len(group) == expected[sample.request.uid]:
             yield sorted(group, key=lambda s: s.request.sample_id)
+    if requests and broken == len(requests):
+        raise RunError(
+            f"all {broken} samples are NaN or infinite: the model's weights or its arithmetic are broken",
+            "find out since when with the curves in metrics.jsonl; train with `precision: fp32`, a smaller train.lr or"
+            " train.max_grad_norm; `gate: on` finds weights that are broken from the start",
+        )
 
 
 def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sample]:
@@ -39,9 +49,9 @@ def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sampl
             if sample.request.sample_id not in outstanding:
                 raise RunError(f"the engine returned sample {sample.request.sample_id} twice or without a request")
             outstanding.remove(sample.request.sample_id)
-            if sample.error is None or last:
+            if sample.error in (None, NOT_FINITE) or last:
                 _check_identity(sample)
-                yield sample
+                yield _require_finite(sample)
             else:
                 failed.append(sample.request)
         if outstanding:
@@ -50,6 +60,14 @@ def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sampl
         if not failed:
             return
         open_requests = failed
+
+
+def _require_finite(sample: Sample) -> Sample:
+    """A failed sample in place of one whose latents are not finite: its pictures are black and say nothing."""
+    if sample.trajectory is None:
+        return sample
+    finite = all(bool(kept["final"].isfinite().all()) for kept in sample.trajectory["latents"].values())
+    return sample if finite else Sample(sample.request, error=NOT_FINITE)
 
 
 def _check_identity(sample: Sample) -> None:

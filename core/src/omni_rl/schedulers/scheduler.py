@@ -25,11 +25,12 @@ from omni_rl.schedulers.types import LogProbType, SdeType
 
 @dataclass
 class FlowMatchSDEDiscreteSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput):
-    """The return value of :meth:`FlowMatchSDEDiscreteScheduler.step`; all tensors are fp32.
+    """The return value of :meth:`FlowMatchSDEDiscreteScheduler.step`; all tensors but ``prev_sample`` are fp32.
 
     Attributes:
-        prev_sample: (B, ...) next latents x'.
-        log_prob: (B,) log-prob of ``prev_sample`` per element; None with ``return_logprobs=False``.
+        prev_sample: (B, ...) next latents x', in the dtype of the model output, as diffusers' schedulers return them.
+        log_prob: (B,) log-prob per element of x' before it was rounded to that dtype; None with
+            ``return_logprobs=False``.
         prev_sample_mean: (B, ...) mean of x' given x.
         std_dev_t: (B, 1, ..., 1); for ``sde`` the std of x' divided by sqrt(-dt), for ``cps`` and ``dance_sde`` the
             std of x'.
@@ -43,7 +44,9 @@ class FlowMatchSDEDiscreteSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput)
 class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
     """SDE version of FlowMatchEulerDiscreteScheduler, with the same constructor, tables and step counting.
 
-    Latents are always fp32, for any dtype of the model output.
+    It computes in fp32 for any dtype of the model output. :meth:`step` returns the next latents in the dtype of the
+    model output, so that it works in a bf16 pipeline; for latents to keep, use :meth:`sample_previous_step`, which
+    returns fp32: log-probs of rounded latents are wrong.
 
     Raises:
         ModelError: ``invert_sigmas`` (reversed time) or ``stochastic_sampling`` (another kind of noise) is set.
@@ -127,7 +130,8 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
             s_churn, s_tmin, s_tmax, s_noise: part of the parent's signature; only the defaults are accepted.
             return_dict: True: return the output class; False: return the tuple of its fields.
 
-        The other arguments and the errors are those of :meth:`sample_previous_step`.
+        ``prev_sample`` has the dtype of ``model_output``. The other arguments and the errors are those of
+        :meth:`sample_previous_step`.
         """
         if (s_churn, s_tmin, s_tmax, s_noise) != (0.0, 0.0, math.inf, 1.0):
             raise UserError("s_churn, s_tmin, s_tmax and s_noise are not supported", "use noise_level and sde_type")
@@ -149,6 +153,7 @@ class FlowMatchSDEDiscreteScheduler(FlowMatchEulerDiscreteScheduler):
             log_prob_type=log_prob_type,
         )
         self._step_index = self.step_index + 1
+        fields = (fields[0].to(model_output.dtype), *fields[1:])
         return FlowMatchSDEDiscreteSchedulerOutput(*fields) if return_dict else fields
 
     def sample_previous_step(

@@ -35,7 +35,7 @@ def write_card(
     Args:
         folder: the export folder.
         dtype: name of the torch dtype of the weights.
-        lora: arguments of each call of ``load_lora_weights``; empty for a pipeline folder.
+        lora: one entry per LoRA file, as ``write_lora`` returns them; empty for a pipeline folder.
         exhibits: validation samples of these weights.
         verified: None if the export was not compared with the run's images.
     """
@@ -118,14 +118,18 @@ def _usage(source: Source, model: Mapping[str, Any], dtype: str, lora: Sequence[
         'prompt = "..."',
         "",
         f"pipe = DiffusionPipeline.from_pretrained({pipeline}, dtype=torch.{dtype})",
-        *(
-            f"pipe.load_lora_weights(folder, {', '.join(f'{k}={_python(v)}' for k, v in each.items())})"
-            for each in lora
-        ),
+        *map(_loading, lora),
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
         f"result = pipe(prompt=prompt, {words}).{'frames' if video else 'images'}[0]",
     ]
     return "## Use\n\n```python\n{}\n```".format("\n".join(lines))
+
+
+def _loading(entry: Mapping[str, Any]) -> str:
+    """The line that loads one LoRA file."""
+    if "file" in entry:
+        return f"# {entry['component']}: load {entry['file']} with the reader of its format"
+    return f"pipe.load_lora_weights(folder, {', '.join(f'{k}={_python(v)}' for k, v in entry.items())})"
 
 
 def _python(value: Any) -> str:

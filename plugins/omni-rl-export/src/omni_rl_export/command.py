@@ -21,8 +21,12 @@ def export(
         str | None, typer.Option(help="policy, ema, ...; default: ema if the run has it, else policy")
     ] = None,
     layout: Annotated[
-        Literal["lora", "pipeline"] | None,
-        typer.Option("--format", help="default: lora if the run trained adapters; pipeline merges them"),
+        Literal["diffusers", "peft", "comfyui", "kohya", "pipeline", "lora"] | None,
+        typer.Option(
+            "--format",
+            help="reader of the LoRA file; default: diffusers (also called lora) if the run trained adapters; "
+            "pipeline: a pipeline folder with adapters merged",
+        ),
     ] = None,
     dtype: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="default: the run's precision")] = None,
     verify: Annotated[bool, typer.Option(help="draw the validation images again with plain diffusers")] = True,

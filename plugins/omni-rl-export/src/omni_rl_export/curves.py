@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from omni_rl.reporting.curves import HEIGHT, WIDTH, MetricsRow, curve, sections
+from omni_rl.reporting.escaping import html
 from omni_rl.reporting.page import style
 from omni_rl.storage.durable import write_atomic
 
@@ -30,5 +30,5 @@ def _sheet(metrics: Sequence[MetricsRow], css: str) -> str:
     )
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     own = f"width: {width:.0f}px; font-family: sans-serif"
-    style = f"<style>{escape(css, quote=False)}</style>"
+    style = f"<style>{html(css)}</style>"
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="{own}">{style}{cells}</svg>\n'

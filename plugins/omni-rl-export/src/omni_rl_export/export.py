@@ -24,7 +24,8 @@ from omni_rl_export.weights import write_lora, write_pipeline
 SHEET = "omni-rl.json"
 """File with the export's data as JSON; a folder with this file is an export."""
 
-Format = Literal["lora", "pipeline"]
+Format = Literal["lora", "diffusers", "peft", "comfyui", "kohya", "pipeline"]
+"""``lora`` is another name of ``diffusers``."""
 Precision = Literal["fp32", "bf16"]
 
 __all__ = ["Format", "Precision", "Wanted", "export_run"]
@@ -37,7 +38,7 @@ class Wanted:
     Attributes:
         iteration: the iteration of the checkpoint; None: the newest.
         weights: ``policy``, ``ema`` or another copy that the run keeps; None: the weights that validation sampled with.
-        format: None: ``lora`` for a run that trained LoRA, otherwise ``pipeline``.
+        format: None: ``diffusers`` for a run that trained LoRA, otherwise ``pipeline``.
         dtype: of the exported weights; None: the run's precision.
         verify: load the export in plain diffusers and draw the run's validation images again.
         force: replace an earlier export.
@@ -89,11 +90,11 @@ def _fill(
 ) -> None:
     precision = source.resolved.config.precision
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[wanted.dtype or precision]
-    form = wanted.format or ("lora" if source.lora else "pipeline")
+    form = wanted.format or ("diffusers" if source.lora else "pipeline")
     lora: list[dict[str, Any]] = []
     base = source.base() if wanted.verify or form == "pipeline" else None
-    if form == "lora":
-        lora = write_lora(folder, source, getattr(torch, dtype))
+    if form != "pipeline":
+        lora = write_lora(folder, source, getattr(torch, dtype), "diffusers" if form == "lora" else form)
     else:
         assert base is not None
         write_pipeline(folder, source, base, getattr(torch, dtype))
@@ -112,6 +113,7 @@ def _fill(
         "iteration": source.iteration,
         "weights": source.weights,
         "dtype": dtype,
+        "format": form,
         "lora": lora,
         "verified": verified and asdict(verified),
         "provenance": source.origin,

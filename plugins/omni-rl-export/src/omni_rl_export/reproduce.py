@@ -48,8 +48,11 @@ class RunsSchedule(FlowMatchEulerDiscreteScheduler):
 def pipeline(base: str, sheet: dict[str, Any], device: str, offload: bool) -> DiffusionPipeline:
     """The exported pipeline, or the base model with the exported LoRA."""
     pipe = DiffusionPipeline.from_pretrained(base, dtype=getattr(torch, sheet["dtype"]), use_safetensors=True)
-    for arguments in sheet["lora"]:
-        pipe.load_lora_weights(HERE, **arguments)
+    for entry in sheet["lora"]:
+        if "file" in entry:
+            apply(getattr(pipe, entry["component"]), load_file(HERE / entry["file"]), entry["names"])
+        else:
+            pipe.load_lora_weights(HERE, **entry)
     own = pipe.scheduler
     if type(own) is not FlowMatchEulerDiscreteScheduler or own.config.get("stochastic_sampling"):
         pipe.scheduler = RunsSchedule(num_train_timesteps=own.config.num_train_timesteps)
@@ -59,6 +62,17 @@ def pipeline(base: str, sheet: dict[str, Any], device: str, offload: bool) -> Di
         pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@torch.no_grad()
+def apply(denoiser: torch.nn.Module, tensors: dict[str, torch.Tensor], names: dict[str, str]) -> None:
+    """W + alpha / rank * B A for every layer, as readers do that ignore the header; without alpha the factor is 1."""
+    for layer, name in names.items():
+        down = next(tensors[key] for side in ("lora_A", "lora_down") if (key := f"{name}.{side}.weight") in tensors)
+        up = next(tensors[key] for side in ("lora_B", "lora_up") if (key := f"{name}.{side}.weight") in tensors)
+        scale = float(tensors.get(f"{name}.alpha", torch.tensor(len(down)))) / len(down)
+        weight = denoiser.get_parameter(f"{layer}.weight")
+        weight.copy_(weight.float() + scale * (up.float() @ down.float()).to(weight.device))
 
 
 def draw(pipe: DiffusionPipeline, sample: dict[str, Any]) -> np.ndarray:

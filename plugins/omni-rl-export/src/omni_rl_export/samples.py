@@ -27,7 +27,7 @@ def write_samples(
         folder: the export folder.
         exhibits: one or more validation samples.
         dtype: name of the torch dtype for sampling.
-        lora: arguments of each call of ``load_lora_weights``; empty for a pipeline folder.
+        lora: one entry per LoRA file, as ``write_lora`` returns them; empty for a pipeline folder.
         base: a hub id; None for a model that is not on a hub.
     """
     samples = folder / "samples"

@@ -1,4 +1,4 @@
-"""Writes weights in the formats of plain diffusers: a LoRA for ``load_lora_weights``, or a pipeline folder."""
+"""Writes weights as files: a LoRA in the format of its reader, or a pipeline folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from omni_rl.contracts.schema import Lora
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import ModelError, UserError
 from omni_rl.model.weights import ADAPTER_SIDES
+from omni_rl_export.lora_files import WRITERS, Layer, LoraFormat, adapter_settings, diffusers_tensors, layers_of
 from omni_rl_export.source import Source
 
 SECOND = "transformer_2"
@@ -25,28 +26,37 @@ SECOND = "transformer_2"
 _PICKLED = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack")
 
 
-def write_lora(folder: Path, source: Source, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """Write one file per denoiser with diffusers' own ``save_lora_weights``; its header has rank and alpha.
+def write_lora(folder: Path, source: Source, dtype: torch.dtype, form: LoraFormat) -> list[dict[str, Any]]:
+    """Write one file per denoiser, in the format of its reader.
 
     Returns:
-        The arguments of each call of ``load_lora_weights`` that loads the files.
+        One entry per file: for ``diffusers`` the arguments of ``load_lora_weights``, for other formats the file, the
+        denoiser, and the names in the file by layer.
 
     Raises:
         UserError: the run trained no LoRA, or diffusers cannot load a LoRA into this pipeline.
     """
     if source.lora is None:
         raise UserError("this run trained the whole denoiser, so there is no LoRA", "export it with --format pipeline")
-    found, calls = source.tensors(), []
+    found = {name: layers_of(tensors, source.lora, dtype) for name, tensors in source.tensors().items()}
+    if form == "diffusers":
+        return _write_diffusers(folder, source, found)
+    return [WRITERS[form](folder, source, name, layers) for name, layers in found.items()]
+
+
+def _write_diffusers(folder: Path, source: Source, found: Mapping[str, Mapping[str, Layer]]) -> list[dict[str, Any]]:
+    """Write with diffusers' own ``save_lora_weights``."""
+    calls = []
     pipeline = _loader(source.resolved.architecture, list(found))
-    for name, tensors in found.items():
+    for name, layers in found.items():
         second = name == SECOND
         file = "pytorch_lora_weights_2.safetensors" if second else "pytorch_lora_weights.safetensors"
         pipeline.save_lora_weights(
             folder,
             weight_name=file,
             # a second expert's file is identified by its name, not by tensor names
-            **{f"{_first(pipeline)}_lora_layers": {n: t.to(dtype).contiguous() for n, t in tensors.items()}},
-            **{f"{_first(pipeline)}_lora_adapter_metadata": _metadata(source.lora, tensors)},
+            **{f"{_first(pipeline)}_lora_layers": diffusers_tensors(layers)},
+            **{f"{_first(pipeline)}_lora_adapter_metadata": adapter_settings(layers)},
         )
         calls.append({"weight_name": file, **({f"load_into_{SECOND}": True} if second else {})})
     return calls
@@ -55,7 +65,7 @@ def write_lora(folder: Path, source: Source, dtype: torch.dtype) -> list[dict[st
 def _loader(architecture: str, denoisers: list[str]) -> Any:
     """The pipeline's class, if it can load a LoRA into each of these denoisers."""
     pipeline: Any = getattr(diffusers, architecture, None)
-    hint = "export the merged weights with --format pipeline"
+    hint = "export the merged weights with --format pipeline, or the adapters with --format peft"
     if not hasattr(pipeline, "load_lora_weights"):
         raise UserError(f"diffusers' {architecture} has no load_lora_weights", hint)
     loaded = {_first(pipeline), SECOND} & set(pipeline._lora_loadable_modules)
@@ -68,14 +78,6 @@ def _loader(architecture: str, denoisers: list[str]) -> Any:
 def _first(pipeline: Any) -> str:
     """The component into which ``load_lora_weights`` loads."""
     return str(getattr(pipeline, "transformer_name", None) or pipeline.unet_name)
-
-
-def _metadata(lora: Lora, tensors: Tensors) -> dict[str, Any]:
-    """The LoRA settings that diffusers needs. Other fields are left out, because PEFT rejects fields of other
-    releases.
-    """
-    modules = sorted({name.partition(".lora_")[0] for name in tensors})
-    return {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": modules}
 
 
 def write_pipeline(folder: Path, source: Source, base: Path, dtype: torch.dtype) -> None:

@@ -17,7 +17,7 @@ def conformance(
             help="options of the plugin as in a configuration, e.g. reward.detect=true, rollout.call.height=64",
         ),
     ] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine, backend")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="model, algorithm, reward, engine, backend, tracker")] = None,
     key: Annotated[list[str] | None, typer.Option(help="its name in a configuration, e.g. ocr")] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint, for models and engines")
@@ -41,7 +41,7 @@ def conformance(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="model, algorithm, reward or engine")],
+    kind: Annotated[str, typer.Argument(help="model, algorithm, reward, engine or tracker")],
     name: Annotated[str, typer.Argument(help="lower-case words joined by -, without omni-rl-: sharp-edges")],
     output: Annotated[Path, typer.Option("--output", "-o", help="existing folder to write the package in")] = Path(),
 ) -> None:

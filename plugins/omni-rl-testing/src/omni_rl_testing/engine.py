@@ -14,6 +14,8 @@ from omni_rl.contracts.context import ENGINE_HOOKS, Context
 from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import NO_STEPS
+from omni_rl.gate.pairing import latents_fault, media_fault
+from omni_rl.gate.probe import Probe
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.toy import toy_model
@@ -110,6 +112,28 @@ class EngineContract:
             assert found(sample).batch_size == torch.Size([])
             check_documented(sample)
             assert (found(sample)["sigmas"].diff() < 0).all()
+
+    @pytest.mark.parametrize("stored", ["with stored steps", "without"])
+    def test_latents_belong_to_their_request(self, parts: Assembly, stored: str) -> None:
+        """A reward must go to the sample that earned it: no request gets the latents of another one.
+
+        Mend ``completed``: pair finished latents with their request by ``sample_id``, not by their place.
+        """
+        asked = parts.requests()
+        if stored == "without":
+            asked = [replace(request, window=NO_STEPS) for request in asked]
+        samples = parts.draw(asked)
+        fault = latents_fault(parts.subject, Probe(asked, samples, trajectory.collate(samples), spare=[]))
+        assert fault is None, fault
+
+    def test_media_are_the_final_latents_decoded(self, parts: Assembly) -> None:
+        """Rewards see the media, training sees the latents: of every sample, one must be the other, decoded.
+
+        Mend ``completed``: store what ``decode_latents`` returns for the sample's own final latents, quantised with
+        ``omni_rl.contracts.media.quantise``.
+        """
+        fault = media_fault(parts.subject, parts.draw(parts.requests()))
+        assert fault is None, fault
 
     # --------------------------------------------------------------------------------------------------------- draws
 

@@ -58,7 +58,7 @@ def _check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
         raise UserError(
             f"{name!r} cannot be a plugin's name: use lower-case words of letters and digits, joined by - or _",
-            f"omni-rl new {kind} {_suggestion(name)}",
+            f"omni-rl new {kind} {_suggestion(kind, name)}",
         )
     key = name.replace("-", "_")
     taken = [offer.distribution for offer in offers(f"{kind}s") if offer.key == key]
@@ -66,9 +66,11 @@ def _check_name(kind: str, name: str) -> None:
         raise PluginError(f"{kind} {key!r} is already offered by {taken[0]}", f"omni-rl new {kind} my-{name}")
 
 
-def _suggestion(name: str) -> str:
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1-\2", name).lower()
-    return re.sub(r"[^a-z0-9]+", "-", words).strip("-0123456789") or "my-plugin"
+def _suggestion(kind: str, name: str) -> str:
+    """A usable name near to ``name``: ``Lumina2Pipeline`` -> ``lumina2`` for a model."""
+    bare = name.removesuffix("Pipeline") if kind == "model" else name
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1-\2", bare).lower()
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-").lstrip("-0123456789") or "my-plugin"
 
 
 def _usage(name: str) -> str:

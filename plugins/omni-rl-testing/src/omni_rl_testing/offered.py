@@ -35,6 +35,7 @@ from omni_rl_testing.engine import EngineContract
 from omni_rl_testing.model import Media, ModelContract
 from omni_rl_testing.reward import RewardContract
 from omni_rl_testing.toy import toy_model
+from omni_rl_testing.tracker import TrackerContract
 
 SMALL = {"height": 32, "width": 64, "num_frames": 9}
 """Sizes that every diffusers pipeline can generate; arguments that a pipeline does not have are left out."""
@@ -146,6 +147,17 @@ class OfferedBackend(BackendContract):
         return _with_options(self.subject)
 
 
+class OfferedTracker(TrackerContract):
+    """On a run that is made up."""
+
+    subject: ClassVar[Subject]
+
+    @pytest.fixture
+    def make_tracker(self) -> Callable[[], Any]:
+        """From its options."""
+        return lambda: _instance(self.subject)
+
+
 CONTRACTS: Mapping[str, type] = MappingProxyType(
     {
         "models": ModelContract,
@@ -153,6 +165,7 @@ CONTRACTS: Mapping[str, type] = MappingProxyType(
         "rewards": RewardContract,
         "engines": EngineContract,
         "backends": BackendContract,
+        "trackers": TrackerContract,
     }
 )
 OFFERED: Mapping[str, type] = MappingProxyType(
@@ -162,6 +175,7 @@ OFFERED: Mapping[str, type] = MappingProxyType(
         "rewards": OfferedReward,
         "engines": OfferedEngine,
         "backends": OfferedBackend,
+        "trackers": OfferedTracker,
     }
 )
 

@@ -56,6 +56,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         "rewards": Section(("reward", 0), schema.RewardEntry, "name"),
         "engines": Section(("rollout",), schema.Rollout, "engine"),
         "backends": Section(("train",), schema.Train, "backend"),
+        "trackers": Section(("tracker", 0), schema.Tracker, "name"),
     }
 )
 """The kinds that have a suite."""

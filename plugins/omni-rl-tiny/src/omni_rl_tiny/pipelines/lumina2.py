@@ -28,7 +28,7 @@ def lumina2() -> DiffusionPipeline:
     return Lumina2Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=image_vae(),
+        vae=image_vae((4, 8, 8, 8)),  # the pipeline assumes eight pixels per latent
         text_encoder=gemma2(tokenizer),
         tokenizer=tokenizer,
     )
