@@ -76,7 +76,7 @@ def _noise_likeness(subject: Trainer, probe: Probe) -> torch.Tensor:
 
 
 def _normed(rows: torch.Tensor) -> torch.Tensor:
-    flat = rows.flatten(1)
+    flat: torch.Tensor = rows.flatten(1)
     return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
 
