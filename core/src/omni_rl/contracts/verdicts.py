@@ -19,12 +19,14 @@ class Row:
     """The result of one check of the gate: its name, its verdict, and a sentence with the measured number.
 
     ``fault`` is the error if the user's own code or configuration caused the failure (e.g. a reward that raises).
+    ``limit`` is what the measured number may be at most; None if the row has no such limit.
     """
 
     name: str
     verdict: Verdict
     detail: str
     fault: UserError | None = None
+    limit: float | None = None
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -55,9 +57,10 @@ def raise_on_failure(rows: Sequence[Row]) -> None:
 class Verdicts(list[Row]):
     """The gate's rows, convertible to JSON for other processes."""
 
-    def to_json(self) -> list[dict[str, str]]:
-        """JSON data with name, verdict and detail of each row, without ``fault``."""
-        return [{"name": row.name, "verdict": row.verdict, "detail": row.detail} for row in self]
+    def to_json(self) -> list[dict[str, Any]]:
+        """JSON data of each row, without ``fault``."""
+        names = ("name", "verdict", "detail", "limit")
+        return [{n: value for n in names if (value := getattr(row, n)) is not None} for row in self]
 
     @staticmethod
     def from_json(data: Sequence[Mapping[str, Any]]) -> Verdicts:

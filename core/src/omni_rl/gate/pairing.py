@@ -77,7 +77,8 @@ def _noise_likeness(subject: Trainer, probe: Probe) -> torch.Tensor:
 
 def _normed(rows: torch.Tensor) -> torch.Tensor:
     flat: torch.Tensor = rows.flatten(1)
-    return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    unit: torch.Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    return unit
 
 
 def _final_distances(subject: Trainer, probe: Probe) -> torch.Tensor:

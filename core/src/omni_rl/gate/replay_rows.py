@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tensordict import TensorDict
@@ -112,7 +112,8 @@ def _replay(subject: Trainer, probe: Probe, gaps: Gaps) -> Row:
         return judge("replay", False, what)
     what = f"replayed log-probs differ from stored ones by {gaps.replay:.2g}, in micro-batches by {gaps.training:.2g}"
     rounded = f", with text rounded differently by {gaps.rounding:.2g}" if gaps.rounding else ""
-    return judge("replay", good, f"{what}; in batches of one sample they change by {gaps.composition:.2g}{rounded}")
+    detail = f"{what}; in batches of one sample they change by {gaps.composition:.2g}{rounded}"
+    return replace(judge("replay", good, detail), limit=rounding)
 
 
 def _clip(clip_range: tuple[float, float] | None, gaps: Gaps) -> Row:

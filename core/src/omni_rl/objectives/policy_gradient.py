@@ -148,6 +148,7 @@ class PolicyGradient(GroupRelative):
         """(B,) loss of one stored step."""
         loss, metrics = self.surrogate(step)
         batch, index = step.batch, step.index
+        metrics["rollout_logp_absdiff_max"] = _distance(step)
         if "importance" in batch.keys():
             loss = loss * trajectory.at(batch, "importance", index).to(loss)
         if self.config.kl_beta > 0:
@@ -184,6 +185,12 @@ def clipped(advantages: torch.Tensor, log_ratio: torch.Tensor, low: float, high:
         "pg_clipfrac_higher": above,
         "pg_clipfrac_lower": below,
     }
+
+
+def _distance(step: Step) -> torch.Tensor:
+    """(B,) distance of the log-prob from the engine's own, whatever the old policy's is."""
+    stored = trajectory.at(step.batch, "log_probs", step.index).to(step.now.log_prob)
+    return (step.now.log_prob - stored).abs()
 
 
 def _safe(std: torch.Tensor) -> torch.Tensor:

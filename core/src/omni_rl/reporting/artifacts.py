@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from omni_rl.contracts.media import media_of
-from omni_rl.contracts.verdicts import Row
+from omni_rl.contracts.verdicts import Row, Verdicts
 from omni_rl.errors import CheckpointError
 from omni_rl.reporting import exhibits, page, video_files
 from omni_rl.reporting.health import health, reward_figures
@@ -35,7 +35,7 @@ PLAYED = 8
 
 def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
     """``gate.json``: every row of the gate."""
-    directory.write_json("gate.json", [{"name": r.name, "verdict": r.verdict, "detail": r.detail} for r in rows])
+    directory.write_json("gate.json", Verdicts(rows).to_json())
 
 
 def read_gate(directory: RunDirectory) -> list[Row]:

@@ -25,6 +25,7 @@ from omni_rl.reporting import artifacts
 from omni_rl.reporting.recorder import Recorder
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.experience import check_staleness
+from omni_rl.run.replay_alarm import ReplayAlarm
 from omni_rl.run.signals import Stopped, StopSignals
 from omni_rl.run.state import Origin, save
 from omni_rl.run.validation import validate
@@ -55,6 +56,8 @@ class TrainingLoop:
         self._parts, self._recorder, self._origin = parts, recorder, origin
         self._row: dict[str, float] = {}  # of the last complete iteration; empty if it is in the metrics already
         self._signals = StopSignals()
+        gate = artifacts.read_gate(recorder.directory)
+        self._alarm = ReplayAlarm(gate, parts.model.dtype, recorder.progress.note)
         self._saved_at = time.monotonic()
 
     def run(self) -> Finished:
@@ -100,6 +103,7 @@ class TrainingLoop:
         self.updating = True
         self.state, self._row = learn(self._parts, self.state, drawn)
         self.updating = False
+        self._alarm.check(self._row, drawn.current)
         train = self._parts.config.train
         last = self.state.iteration == train.iterations
         if _is_due(self.state.iteration, self._parts.config.validation.every) or last:
@@ -146,9 +150,15 @@ class TrainingLoop:
 
 
 class Drawn(NamedTuple):
-    """The training data of an iteration, and the times (``time.perf_counter``) at which it began and was complete."""
+    """The training data of an iteration.
+
+    Attributes:
+        current: whether all samples were drawn with the weights that the update begins with.
+        started, ready: the times (``time.perf_counter``) at which it began and was complete.
+    """
 
     experience: Experience
+    current: bool
     started: float
     ready: float
 
@@ -158,7 +168,8 @@ def draw(parts: Assembly, state: State) -> Drawn:
     started = time.perf_counter()
     experience = parts.source.next(state)
     check_staleness(experience, parts.source, state)
-    return Drawn(experience, started, time.perf_counter())
+    current = bool((experience.batch["policy_version"] == state.policy_version).all())
+    return Drawn(experience, current, started, time.perf_counter())
 
 
 def learn(parts: Assembly, state: State, drawn: Drawn) -> tuple[State, dict[str, float]]:

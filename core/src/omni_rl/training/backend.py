@@ -34,7 +34,7 @@ VARIANTS = 64
 PATIENCE = 3
 """Updates with a gradient that is not finite are skipped; after this number of them in a row, the run stops."""
 
-FIRST_UPDATE_ONLY = {"logp_absdiff_max"}
+FIRST_UPDATE_ONLY = {"logp_absdiff_max", "rollout_logp_absdiff_max"}
 """Metrics of the iteration's first update only. The replay error has a meaning only before the policy changes."""
 
 
