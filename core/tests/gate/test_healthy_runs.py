@@ -28,6 +28,8 @@ JUDGED = {
     "clip range",
     "windows",
     "transition",
+    "pairing",
+    "media",
     "sensitivity",
     "encoders",
     "mode",
@@ -49,7 +51,7 @@ def prepare_condition(requests):
 
 
 def assert_healthy(rows: dict[str, Row]) -> None:
-    verdicts = {name: row.verdict for name, row in rows.items()}
+    verdicts = {name: row.verdict for name, row in rows.items() if name != "solver"}  # where the pipeline has one
     assert verdicts == {**dict.fromkeys(JUDGED, "ok"), **dict.fromkeys(TOLD, "info")}, table(list(rows.values()))
 
 

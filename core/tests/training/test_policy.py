@@ -17,7 +17,8 @@ def parts() -> Assembly:
 
 def batch_with(**call: list[float]) -> TensorDict:
     rows = len(next(iter(call.values())))
-    values = {name: torch.tensor(value) for name, value in call.items()}
+    dtypes = {float: torch.float64, int: torch.int64, bool: torch.bool}
+    values = {name: torch.tensor(value, dtype=dtypes[type(value[0])]) for name, value in call.items()}
     return TensorDict({"call": values}, batch_size=[rows])
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 import diffusers
@@ -62,7 +64,7 @@ def _is_component(value: Any) -> bool:
 
 
 def _own_code(file: Path, name: str, value: Any) -> ModelError:
-    what = f"{file}: {name} is {str(value)[:80]!r}, not the name of a class of diffusers"
+    what = f"{file}: {name} is {repr(value)[:80]}, not the name of a class of diffusers"
     return ModelError(what, "code of a model folder is not run; use a pipeline that diffusers has itself")
 
 
@@ -74,7 +76,7 @@ def _check_left_out(folder: Path, architecture: str, name: str) -> None:
 
 
 def _check_named(folder: Path, name: str, value: Any) -> None:
-    """The value is ``[library, class]``, of a library whose code is installed with omni-rl."""
+    """The value is ``[library, class]``: of diffusers, transformers, or a module that a plugin has imported."""
     file = folder / INDEX
     if len(value) != 2 or not all(isinstance(part, str) and part.isidentifier() for part in value):
         raise _own_code(file, name, value)
@@ -82,11 +84,10 @@ def _check_named(folder: Path, name: str, value: Any) -> None:
         raise ModelError(f"{file}: a component is named {name[:80]!r}, which is no name of a folder", _AGAIN)
     library, cls = value
     own = library in diffusers.pipelines._import_structure
-    if library not in ("diffusers", "transformers") and not own:
+    known: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
+    home = known.get(library) or (getattr(diffusers.pipelines, library, None) if own else _imported(folder, library))
+    if home is None:
         raise _own_code(file, name, value)
-    home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library) or getattr(
-        diffusers.pipelines, library, None
-    )
     found = getattr(home, cls, None) or (getattr(diffusers, cls, None) if own else None)
     if found is None and library == "transformers":  # diffusers knows where some classes are that it does not export
         return
@@ -95,6 +96,13 @@ def _check_named(folder: Path, name: str, value: Any) -> None:
         raise ModelError(what, "upgrade diffusers and transformers, or check the name")
     if cls.startswith("Auto"):
         _refuse_auto_map(folder / name)
+
+
+def _imported(folder: Path, library: str) -> ModuleType | None:
+    """A module that a plugin of this run has imported from elsewhere. Nothing is imported because an index names it."""
+    module = sys.modules.get(library)
+    file = getattr(module, "__file__", None)
+    return None if file is None or Path(file).resolve().is_relative_to(folder.resolve()) else module
 
 
 def _refuse_auto_map(component: Path) -> None:

@@ -66,7 +66,7 @@ def _require_finite(sample: Sample) -> Sample:
     """A failed sample in place of one whose latents are not finite: its pictures are black and say nothing."""
     if sample.trajectory is None:
         return sample
-    finite = all(bool(kept["final"].isfinite().all()) for kept in sample.trajectory["latents"].values())
+    finite = all(bool(kept["final"].isfinite().all()) for kept in sample.trajectory.get("latents", {}).values())
     return sample if finite else Sample(sample.request, error=NOT_FINITE)
 
 

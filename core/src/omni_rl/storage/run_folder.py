@@ -230,5 +230,5 @@ def _make_folders(folders: list[Path]) -> None:
     except OSError as error:
         for folder in reversed(made):
             folder.rmdir()
-        what = f"cannot create the run directory {folders[-1].parent}: {error.strerror} ({error.filename})"
+        what = f"cannot create the run directory ({error.strerror}): {folders[-1].parent}"
         raise UserError(what, "give another one with --run-dir") from error
