@@ -149,7 +149,7 @@ def architecture_of(folder: Path) -> str:
             f"{index} does not name a pipeline class ({error!r})", "it needs the key _class_name"
         ) from error
     if not isinstance(name, str):
-        what = f"{index} does not name a pipeline class: _class_name is {str(name)[:80]!r}"
+        what = f"{index} does not name a pipeline class: _class_name is {repr(name)[:80]}"
         hint = "code of a model folder is not run; use a pipeline that diffusers has itself" if name else None
         raise ModelError(what, hint)
     return name

@@ -92,6 +92,8 @@ def _check_named(folder: Path, name: str, value: Any) -> None:
     if found is None and library == "transformers":  # diffusers knows where some classes are that it does not export
         return
     if not (isinstance(found, type) and hasattr(found, "from_pretrained")):
+        if not own and library not in known:
+            raise _own_code(file, name, value)
         what = f"{file}: {name} is {cls} of {library}, and the installed {library.partition('.')[0]} has no such class"
         raise ModelError(what, "upgrade diffusers and transformers, or check the name")
     if cls.startswith("Auto"):
