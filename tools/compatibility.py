@@ -9,15 +9,14 @@ from __future__ import annotations
 import sys
 import tomllib
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import get_args
 
 from omni_rl.config.algorithm_traits import traits_of
 from omni_rl.config.chosen import Chosen
 from omni_rl.contracts.traits import Trained
 from omni_rl.schedulers.types import SdeType
+from written import ROOT, write_or_check
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/compatibility.md"
 
 HEAD = """# What runs with what
@@ -63,14 +62,7 @@ def _mark(able: bool) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the page, or with ``--check`` only compare it."""
-    wanted = page()
-    if arguments != ["--check"]:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is out of date; run: python tools/compatibility.py")
-    return 1
+    return write_or_check(arguments, "compatibility", {PAGE: page()})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from written import ROOT, write_or_check
+
 PAGE = ROOT / "docs/coverage.md"
 RECORD = ROOT / "benchmarks/results/universal_coverage.json"
 TESTS = ROOT / "core/tests"  # verdicts
@@ -116,13 +117,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--run"]:
         record(judged(arguments[1:]))
     content = page(json.loads(RECORD.read_text(encoding="utf-8")))
-    if list(arguments) != ["--check"]:
-        PAGE.write_text(content, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == content:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is out of date; run: python tools/coverage_table.py")
-    return 1
+    return write_or_check(arguments, "coverage_table", {PAGE: content})
 
 
 # ----------------------------------------------------------------------------------------------------------- verdicts

@@ -12,9 +12,9 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from written import ROOT, write_or_check
+
 IMAGE = ROOT / "docs/images/layers.svg"
 SOURCES = ROOT / "core/src/omni_rl"
 
@@ -69,14 +69,7 @@ def _box(room: str, text: list[str], x: float, y: int, width: float, height: int
 
 def main(arguments: list[str]) -> int:
     """Write the image, or with ``--check`` only compare it."""
-    wanted = picture()
-    if arguments != ["--check"]:
-        IMAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if IMAGE.exists() and IMAGE.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{IMAGE.relative_to(ROOT)} is out of date; run: python tools/layers.py")
-    return 1
+    return write_or_check(arguments, "layers", {IMAGE: picture()})
 
 
 if __name__ == "__main__":

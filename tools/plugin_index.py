@@ -11,7 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from written import ROOT, write_or_check
+
 INDEX = ROOT / "core/src/omni_rl/plugins/known_plugins.json"
 NOT_OFFERS = {"omni_rl.contract", "omni_rl.conformance"}
 
@@ -37,14 +38,7 @@ def text(content: Index) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the index, or with ``--check`` only compare it."""
-    wanted = text(index())
-    if arguments != ["--check"]:
-        INDEX.write_text(wanted, encoding="utf-8")
-        return 0
-    if INDEX.exists() and INDEX.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{INDEX.relative_to(ROOT)} is out of date; run: python tools/plugin_index.py")
-    return 1
+    return write_or_check(arguments, "plugin_index", {INDEX: text(index())})
 
 
 if __name__ == "__main__":

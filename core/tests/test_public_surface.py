@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,17 +11,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-
-def tool():
-    spec = importlib.util.spec_from_file_location("surface_snapshot", TOOLS / "surface_snapshot.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SNAPSHOT = tool()
+SNAPSHOT = importlib.import_module("surface_snapshot")
 FACADES = [name for name in SNAPSHOT.modules() if SNAPSHOT._file_of(name).suffix == ".pyi"]
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from omni_rl.plugins.contract import ORDER, SPECS
 
-TOOLS = Path(__file__).resolve().parents[3] / "tools"
-
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 def test_the_snapshot_is_the_contract():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tracked_run import MEAN, drive, hooks_of, image, row, run_in
+from tracked_run import MEAN, drive, image, resume_and_lose_the_engine, run_in
 
 from omni_rl.errors import PluginError
 from omni_rl_trackers.swanlab import SwanLab
@@ -70,11 +70,7 @@ def test_an_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     assert not finish.error
 
     resumed = SwanLab(SwanLab.Config(mode="offline", project="signs"))
-    resumed.restore(state)
-    hooks = hooks_of(resumed)
-    hooks.on_run_start(run=run)
-    hooks.on_iteration_end(run=run, row=row(3))
-    hooks.on_run_end(run=run, error=RuntimeError("engine lost"))
+    resume_and_lose_the_engine(resumed, state, run, iteration=3)
     assert resumed.state() == state
     (later,) = set((run.directory / "swanlab").glob("run-*")) - {folder}
     found = records(later)

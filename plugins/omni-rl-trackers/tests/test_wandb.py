@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tracked_run import MEAN, drive, hooks_of, row, run_in
+from tracked_run import MEAN, drive, resume_and_lose_the_engine, row, run_in
 
 from omni_rl_trackers.wandb import WeightsAndBiases
 
@@ -79,11 +79,7 @@ def test_wandb_offline_run_reads_back_and_resumes_under_its_id(tmp_path):
     assert len(list(folder.glob("files/media/images/**/*.png"))) == 4
 
     resumed = WeightsAndBiases(WeightsAndBiases.Config(mode="offline", project="signs"))
-    resumed.restore(state)
-    hooks = hooks_of(resumed)
-    hooks.on_run_start(run=run)
-    hooks.on_iteration_end(run=run, row=row(3))
-    hooks.on_run_end(run=run, error=RuntimeError("engine lost"))
+    resume_and_lose_the_engine(resumed, state, run, iteration=3)
     assert resumed.state() == state
     (later,) = set((run.directory / "wandb").glob("offline-run-*")) - {folder}
     records = wandb_records(later)

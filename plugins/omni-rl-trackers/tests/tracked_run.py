@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -72,3 +74,12 @@ def drive(tracker: Tracker, run: RunInfo, first: int, last: int) -> None:
     hooks.on_iteration_end(run=run, row=validation_row(last))
     hooks.on_run_end(run=run, error=None)
     tracker.close()  # a second time does no harm
+
+
+def resume_and_lose_the_engine(tracker: Tracker, state: Mapping[str, Any], run: RunInfo, iteration: int) -> None:
+    """What a resumed run does with its observers, if its engine fails after one more iteration."""
+    tracker.restore(state)
+    hooks = hooks_of(tracker)
+    hooks.on_run_start(run=run)
+    hooks.on_iteration_end(run=run, row=row(iteration))
+    hooks.on_run_end(run=run, error=RuntimeError("engine lost"))

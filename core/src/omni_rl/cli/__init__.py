@@ -82,7 +82,8 @@ def train(
     from omni_rl.run.start import train
 
     quiet()
-    announce(train(config, overrides or (), run_dir, show=True))
+    done = train(config, overrides or (), run_dir, show=True)
+    announce(done.directory, done.state.iteration, done.signal)
 
 
 @app.command()
@@ -92,7 +93,8 @@ def resume(run: RunFolder, overrides: Overrides = None) -> None:
     from omni_rl.run.start import resume
 
     quiet()
-    announce(resume(run, overrides or (), show=True))
+    done = resume(run, overrides or (), show=True)
+    announce(done.directory, done.state.iteration, done.signal)
 
 
 @app.command()

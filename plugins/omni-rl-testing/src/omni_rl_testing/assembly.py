@@ -27,6 +27,7 @@ from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.manager import Hooks, build_manager
 from omni_rl.plugins.runspec import CORE_HOOKS
 from omni_rl.run import core_hooks
+from omni_rl.run.weight_sync import give_weights
 from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl.sampling.plan_requests import rollout_requests
 from omni_rl.schedulers.randomness import randn, seed_of
@@ -70,9 +71,7 @@ class Assembly:
     def sync(self, policy_version: int | None = None) -> SyncReport:
         """Send the trained weights to the engine, by default with the assembly's own policy version."""
         version = self.policy_version if policy_version is None else policy_version
-        form = self.engine.takes_weights
-        weights = iter(()) if form == "none" else self.backend.weights("trained", form)
-        return self.engine.sync(version, weights)
+        return give_weights(self.backend, self.engine, version, "trained")
 
     def requests(self, iteration: int = 0) -> list[Request]:
         """The requests of one iteration: ``rollout.group_size`` samples of every prompt."""
