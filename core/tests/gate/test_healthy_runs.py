@@ -225,7 +225,7 @@ def test_on_refuses_before_anything_is_written(configure, tmp_path):
     with pytest.raises(GateError) as raised:
         train(configure(fault=CONSTANT, reward="constant"), run_dir=tmp_path / "run")
     message = str(raised.value)
-    assert "the gate stops this run because 1 of 17 checks failed:" in message
+    assert "the gate stops this run because 1 of 20 checks failed:" in message
     assert "rewards: all 6 samples have the reward 0.5: there is no signal to learn from" in message
     assert "set `gate: warn` to train anyway" in message
     assert not (tmp_path / "run").exists()
