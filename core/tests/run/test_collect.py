@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,13 @@ def drawn(request: Request, **changes: int) -> Sample:
     identity = {name: value[0] for name, value in trajectory.identity([request]).items()}
     identity |= {name: torch.tensor(value) for name, value in changes.items()}
     return Sample(request, TensorDict({"media": {"image": image}, **identity}))
+
+
+def with_scale(request: Request, scale: float) -> Sample:
+    """A sample of an engine that draws with a guidance scale of its own and changes the request alike."""
+    sample = drawn(replace(request, call={"guidance_scale": scale}))
+    sample.trajectory["call"] = {"guidance_scale": torch.tensor(scale, dtype=torch.float64)}
+    return sample
 
 
 class Fake:
@@ -114,13 +122,18 @@ def test_what_fails_to_the_end_is_a_missing_sample_and_no_number():
         (lambda asked, _: [drawn(r) for r in [*asked, asked[0]]], "returned sample 0 twice or without a request"),
         (lambda asked, _: [drawn(r, uid=1) for r in asked], "returned uid 1 for the request with uid 0"),
         (lambda asked, _: [drawn(r, sample_id=9) for r in asked], "sample_id 9 for the request with sample_id 0"),
+        (
+            lambda asked, _: [with_scale(r, 4.0) for r in asked],
+            "a sample with guidance_scale 4.0 for the request with guidance_scale 4.5",
+        ),
         (lambda asked, _: [drawn(r, policy_version=3) for r in asked], "policy_version 3 .* policy_version 4"),
     ],
-    ids=["lost", "twice", "another group", "another sample", "an old policy"],
+    ids=["lost", "twice", "another group", "another sample", "other arguments", "an old policy"],
 )
 def test_what_an_engine_must_not_hand_over(answer, says):
+    requests = [replace(r, call={"guidance_scale": 4.5}) for r in requests_of()]
     with pytest.raises(RunError, match=says):
-        list(finished_groups(Fake(answer), requests_of()))
+        list(finished_groups(Fake(answer), requests))
 
 
 def test_an_iteration_without_any_reward_says_why():

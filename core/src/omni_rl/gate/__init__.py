@@ -6,6 +6,7 @@ import time
 
 from omni_rl.contracts.context import ENGINE_HOOKS
 from omni_rl.contracts.verdicts import Row
+from omni_rl.gate.argument_rows import argument_rows
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.pairing import pairing_rows
 from omni_rl.gate.probe import draw
@@ -21,12 +22,15 @@ def run_gate(subject: Subject) -> list[Row]:
     started = time.perf_counter()
     probe = draw(subject)
     seconds = time.perf_counter() - started
+    replayed = list(replay_rows(subject, probe))
+    limit = next((row.limit for row in replayed if row.limit is not None), 0.0)
     return [
         *_hook_rows(subject),
         *model_rows(subject, probe),
         *sampler_rows(subject, probe),
         *pairing_rows(subject, probe),
-        *replay_rows(subject, probe),
+        *replayed,
+        *argument_rows(subject, limit),
         *weight_rows(subject, probe),
         reward_row(subject, probe),
         geometry_row(subject.config),

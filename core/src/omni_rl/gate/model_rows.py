@@ -116,7 +116,7 @@ def model_rows(subject: Sampler, probe: Probe) -> Iterator[Row]:
         yield _schedule(probe, state.table, oracle)
         ours = {n: v[: len(oracle.requests)] for n, v in state.conditioning.items()}
         yield _text(subject, ours, oracle.conditioning)
-        yield _own_loop(subject, oracle, start, state)
+        yield own_loop_row(subject, oracle, start, state)
         if scheduler_stand_ins.own_solver(subject.model.pipe.scheduler):
             yield solver_row(oracle, take(start, torch.tensor([0])))
     yield _guidance(subject, probe, start, state.conditioning)
@@ -199,7 +199,11 @@ def _tokens(conditioning: Tensors, name: str) -> torch.Tensor:
     return value.flatten(0, 1) if mask is None and value.ndim > 2 else value if mask is None else value[mask.bool()]
 
 
-def _own_loop(subject: Sampler, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:
+def own_loop_row(subject: Sampler, oracle: Oracle, start: Streams, state: DenoiseState) -> Row:
+    """Compare the final latents of core's loop without SDE noise (``state``) with those of the pipeline's own loop.
+
+    Both begin with x_T ``start`` (B, ...).
+    """
     shapes = {n: tuple(x.shape[1:]) for n, x in start.items()}
     if shapes != {n: tuple(s) for n, s in oracle.shapes.items()}:
         what = f"not comparable: this run's latents have shapes {shapes}, the pipeline's {oracle.shapes}"

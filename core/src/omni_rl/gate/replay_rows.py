@@ -85,6 +85,12 @@ def _measure(subject: Trainer, batch: TensorDict) -> Gaps:
     )
 
 
+def difference_from_stored(subject: Trainer, batch: TensorDict) -> float:
+    """The largest difference of stored log-probs and those that the trainer replays with all rows in one batch."""
+    replayed = _log_probs(subject, batch)  # (B, T)
+    return _largest(replayed - batch["log_probs"].to(replayed.device))
+
+
 def _log_probs(subject: Trainer, batch: TensorDict) -> torch.Tensor:
     """Replayed log-probs (B, T), all rows in one batch."""
     with torch.no_grad():

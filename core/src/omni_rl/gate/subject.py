@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from omni_rl.contracts.interfaces import Backend, Engine, SyncReport
@@ -47,6 +47,7 @@ class Subject(Trainer):
 
     Attributes:
         requests: the requests of the first iteration.
+        extremes: requests with the smallest and the largest value of each argument that differs from prompt to prompt.
         rewards, validation_rewards: the rewards.
         overridden: hooks of which a plugin overrides core's default.
         overridden_above_model: those of them that a stronger layer than the model plugin overrides.
@@ -55,6 +56,7 @@ class Subject(Trainer):
     """
 
     requests: Sequence[Request]
+    extremes: Mapping[str, Request]
     rewards: RewardRunner
     validation_rewards: RewardRunner
     overridden: frozenset[str]

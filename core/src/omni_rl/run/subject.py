@@ -10,7 +10,7 @@ from omni_rl.gate.subject import Subject
 from omni_rl.plugins.manager import diffuse_reason, overridden
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.weight_sync import give_weights
-from omni_rl.sampling.plan_requests import rollout_requests
+from omni_rl.sampling.plan_requests import extreme_requests, rollout_requests
 
 
 def subject_of(parts: Assembly, state: State) -> Subject:
@@ -24,6 +24,7 @@ def subject_of(parts: Assembly, state: State) -> Subject:
         rewards=parts.rewards,
         validation_rewards=parts.validation_rewards,
         requests=rollout_requests(parts.config, parts.hooks, parts.prompts, 0, state.policy_version),
+        extremes=extreme_requests(parts.config, parts.hooks, parts.prompts, state.policy_version),
         policy_version=state.policy_version,
         clip_range=parts.traits.clip_range,
         overridden=frozenset(overridden(parts.manager)),

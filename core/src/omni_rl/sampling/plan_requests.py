@@ -4,13 +4,14 @@ the iteration, so a resumed run makes exactly the same requests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omni_rl.contracts.call import call_of_row
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import Request, Sde
 from omni_rl.contracts.schema import Config
+from omni_rl.errors import clipped
 from omni_rl.schedulers.types import NoiseKey
 
 SHARED = -1
@@ -34,6 +35,39 @@ def rollout_requests(
         alike = {"steps": rollout.steps, "window": window, "sde": sde, "policy_version": policy_version}
         requests += _group(iteration * rollout.prompts + index, row, calls, keys, shared, **alike)
     return requests
+
+
+def extreme_requests(config: Config, hooks: Any, prompts: PromptSet, policy_version: int) -> dict[str, Request]:
+    """Requests of the rows with the smallest and the largest value of each argument that rows set (``data.call``).
+
+    Texts count by their length. An argument that is the same in all rows is left out. The keys of the result say which
+    value of which argument it is.
+    """
+    rollout, seed, requests = config.rollout, config.run_seed, {}
+    for label, index in _extremes(prompts.rows):
+        window = hooks.sde_window(iteration=0, group=index, steps=rollout.steps, seed=seed)
+        alike = {"steps": rollout.steps, "window": window, "sde": Sde(**rollout.sde.model_dump())}
+        keys = [NoiseKey(seed, "gate", 0, index, 0)]
+        (requests[label],) = _group(
+            index, prompts.rows[index], [rollout.call], keys, policy_version=policy_version, **alike
+        )
+    return requests
+
+
+def _extremes(rows: Sequence[PromptRow]) -> Iterator[tuple[str, int]]:
+    """(what is extreme, index of the row) for the arguments of the rows that are numbers or texts."""
+    for name in sorted({name for row in rows for name in row.call}):
+        sizes = {index: size for index, row in enumerate(rows) if (size := _size(row.call.get(name))) is not None}
+        if len(set(sizes.values())) > 1:
+            for word, pick in (("smallest", min), ("largest", max)):
+                index = pick(sizes, key=sizes.__getitem__)
+                yield f"the {word} {name} ({clipped(str(rows[index].call[name]))})", index
+
+
+def _size(value: Any) -> float | None:
+    if isinstance(value, str):
+        return len(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def validation_requests(

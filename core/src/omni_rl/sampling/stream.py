@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
 
 from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.requests import Request
+from omni_rl.contracts.trajectory import numeric_call
 from omni_rl.contracts.types import NOT_FINITE, Sample
 from omni_rl.errors import RunError
 
@@ -43,12 +47,12 @@ def _with_retries(engine: Engine, requests: Sequence[Request]) -> Iterator[Sampl
     open_requests = list(requests)
     for last in [False] * RETRIES + [True]:
         engine.submit(open_requests)
-        outstanding = {request.sample_id for request in open_requests}
+        outstanding = {request.sample_id: request for request in open_requests}
         failed = []
         for sample in engine.completed():
             if sample.request.sample_id not in outstanding:
                 raise RunError(f"the engine returned sample {sample.request.sample_id} twice or without a request")
-            outstanding.remove(sample.request.sample_id)
+            sample = replace(sample, request=outstanding.pop(sample.request.sample_id))  # an engine may change its own
             if sample.error in (None, NOT_FINITE) or last:
                 _check_identity(sample)
                 yield _require_finite(sample)
@@ -71,10 +75,22 @@ def _require_finite(sample: Sample) -> Sample:
 
 
 def _check_identity(sample: Sample) -> None:
-    """Raise RunError if the trajectory belongs to another request or to another policy version."""
+    """Raise RunError if the trajectory belongs to another request or to another policy version, or has
+    other arguments than its request.
+    """
     if sample.trajectory is None:
         return
     for name in ("uid", "sample_id", "policy_version"):
         got, wanted = int(sample.trajectory[name]), getattr(sample.request, name)
         if got != wanted:
             raise RunError(f"the engine returned {name} {got} for the request with {name} {wanted}")
+    _check_arguments(sample.trajectory.get("call", {}), sample.request)
+
+
+def _check_arguments(stored: Mapping[str, torch.Tensor], request: Request) -> None:
+    """Raise RunError if a numeric argument of a trajectory is not the request's: the sample is another one."""
+    for name, wanted in numeric_call(request.call, 1).items():
+        got = stored[name].item() if name in stored.keys() else None
+        if got is not None and got != wanted.item():
+            asked = wanted.item()
+            raise RunError(f"the engine returned a sample with {name} {got} for the request with {name} {asked}")
