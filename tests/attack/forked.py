@@ -110,6 +110,7 @@ class Server:
         self._process = subprocess.Popen(command, pass_fds=[there.fileno()], env=environment)
         there.close()
         self._pipe = here.makefile("rwb")
+        here.close()  # the file keeps it open
         self._outputs = tempfile.TemporaryDirectory(prefix="omni-rl-attack-")
         self._cases = 0
 
