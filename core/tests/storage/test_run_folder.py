@@ -127,3 +127,22 @@ def test_write_json_replaces_whole_and_leaves_no_other_file(tmp_path):
 
 def test_default_path_names_the_configuration_and_the_second():
     assert re.fullmatch(r"runs/tiny-20\d{6}-\d{6}", str(default_path("tiny")))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"iteration": "1"}',
+        '{"iteration": true}',
+        '{"iteration": 1, "loss": "0"}',
+        '{"loss": 1}',
+        "[1]",
+        '{"a": 1',
+        "\\xff",
+    ],
+)
+def test_a_line_that_is_no_row_of_metrics_is_refused(tmp_path, line):
+    run = RunDirectory.create(tmp_path / "run")
+    run.metrics_file.write_bytes(line.encode().replace(b"\\xff", b"\xff") + b"\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 1"):
+        run.metrics()

@@ -193,11 +193,12 @@ def to_every_file() -> Iterator[Damage]:
 
 
 def swap(one: str, other: str) -> Act:
-    """Exchange two files of a run."""
+    """Exchange two files of a run; rename one if the other does not exist."""
 
     def act(run: Path) -> None:
         (run / one).rename(run / "swapped")
-        (run / other).rename(run / one)
+        if (run / other).exists():
+            (run / other).rename(run / one)
         (run / "swapped").rename(run / other)
 
     return act
@@ -216,7 +217,7 @@ def take(source: Path, name: str) -> Act:
 
 def particular(other: Path) -> Iterator[Damage]:
     """Damage that needs to know what a file means. ``other``: a run with another seed."""
-    for name in FILES[:4] + (NEWEST, EARLIER, "checkpoints", "images/before.safetensors"):
+    for name in (*FILES[:4], NEWEST, EARLIER, "checkpoints", "images/before.safetensors"):
         yield Damage(f"{name} of another run", name, take(other, name))
     for name in ("state.json", "tensors.safetensors"):
         yield Damage(f"{name} of another run", f"{NEWEST}/{name}", take(other, f"{NEWEST}/{name}"))

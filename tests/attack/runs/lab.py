@@ -60,8 +60,11 @@ CONFIG: Mapping[str, Any] = {
     "gate": "off",
 }
 LINES, LENGTH = 40, 4096
-PATIENCE = 120.0
+PATIENCE = 90.0
 """Seconds after which a case counts as hung."""
+
+MEMORY = 4 << 30
+"""Bytes of data of a process, so that a case that reads without end fails alone."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,13 @@ class Lab:
     def start(self, arguments: Sequence[str], *hooks: Hook, **options: Any) -> Child:
         """Start a command of a case; everything that it must not do is written down."""
         environment = self.environment | options.pop("environment", {})
+        limits = {"RLIMIT_DATA": MEMORY} | options.pop("limits", {})
         data = [str(self.folder / "model"), *(str(run) for run in self.folder.glob("run-*"))]
         watch: Hook = (
             "runs.watch:record",
             {"log": str(self.log), "data": data, "writable": [str(self.folder), *options.pop("writable", ())]},
         )
-        return self.server.start(arguments, self.folder, hooks=[watch, *hooks], environment=environment, **options)
+        return self.server.start(arguments, self.folder, hooks=[watch, *hooks], environment=environment, limits=limits)
 
     def call(self, arguments: Sequence[str], *hooks: Hook, **options: Any) -> Ended:
         """:meth:`start` and wait."""

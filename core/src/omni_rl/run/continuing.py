@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_rl.config.resolve import Resolved, resolve
+from omni_rl.contracts.input_files import PROMPTS, parse_json, read_regular
 from omni_rl.errors import CheckpointError
 from omni_rl.reporting import provenance
 from omni_rl.storage import checkpoint
@@ -92,8 +93,8 @@ def _own_id(directory: RunDirectory) -> str | None:
 
 def _known_origin(directory: RunDirectory) -> dict[str, Any]:
     try:
-        data = json.loads((directory.path / provenance.FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = parse_json(read_regular(directory.path / provenance.FILE, PROMPTS).decode())
+    except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
 

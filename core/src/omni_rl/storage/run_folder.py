@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from omni_rl.contracts.input_files import parse_json
 from omni_rl.errors import CheckpointError, UserError, did_you_mean
 from omni_rl.storage import lock
 from omni_rl.storage.durable import append, is_temporary, write_atomic
@@ -202,13 +203,23 @@ class RunDirectory:
 
     def _parse(self, line: bytes, number: int) -> dict[str, float]:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line.decode())
+        except ValueError as error:
             where = f"{self.metrics_file}, line {number}"
             raise CheckpointError(f"{where} is not JSON: {error}", _METRICS_HINT) from error
-        if not isinstance(row, dict) or "iteration" not in row:
+        if not is_row(row):
             raise CheckpointError(f"{self.metrics_file}, line {number} is not a metrics row", _METRICS_HINT)
-        return row
+        known: dict[str, float] = row
+        return known
+
+
+def is_row(row: Any) -> bool:
+    """Whether data is a row of metrics or of a validation: numbers by name, with the number of an iteration."""
+    return (
+        isinstance(row, dict)
+        and type(row.get("iteration")) is int
+        and all(isinstance(value, (int, float)) for value in row.values())
+    )
 
 
 _METRICS_HINT = "restore metrics.jsonl as this run wrote it; without it, train again with another --run-dir"
