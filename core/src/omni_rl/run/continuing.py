@@ -16,9 +16,9 @@ from typing import Any
 from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.contracts.input_files import PROMPTS, parse_json, read_regular
 from omni_rl.errors import CheckpointError
-from omni_rl.reporting import provenance
+from omni_rl.reporting import artifacts, provenance
 from omni_rl.storage import checkpoint
-from omni_rl.storage.run_folder import RunDirectory, metrics_hash
+from omni_rl.storage.run_folder import RunDirectory, metrics_hash, row_hashes
 
 _WITHOUT_EFFECT = (
     *("config.validation", "config.tracker", "config.gate", "config.launcher", "provenance.data.validation"),
@@ -82,7 +82,23 @@ def find(directory: RunDirectory) -> Point:
             f"{directory.metrics_file} does not have the figures that this run wrote up to iteration {point.iteration}",
             "restore metrics.jsonl as this run wrote it; without it, train again with another --run-dir",
         )
+    _check_validations(directory, point)
     return point
+
+
+def _check_validations(directory: RunDirectory, point: Point) -> None:
+    """A validation that the run wrote may be missing, but not have other figures or be there twice.
+
+    Raises:
+        CheckpointError: it has other figures.
+    """
+    rows = artifacts.validations(directory)
+    now, then = row_hashes(rows), point.kept.get("validations") or {}
+    other = [name for name, known in then.items() if now.get(name, known) != known]
+    if other or [row["iteration"] for row in rows] != sorted({row["iteration"] for row in rows}):
+        wrong = f"other figures of iteration {other[0]} than this run wrote" if other else "double or exchanged rows"
+        hint = "restore it as this run wrote it, or delete these lines; the report then lacks those validations"
+        raise CheckpointError(f"{directory.path / 'validation.jsonl'} has {wrong}", hint)
 
 
 def _own_id(directory: RunDirectory) -> str | None:
@@ -121,7 +137,16 @@ def differences(point: Point, directory: RunDirectory, resolved: Resolved, now: 
     after = {"config": new, "provenance": {kind: now[kind] for kind in kinds if kind in then and kind in now}}
     one, other = dict(_leaves(before, "")), dict(_leaves(after, ""))
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
-    return {key: f"{_words(key)}: {_short(one.get(key))} -> {_short(other.get(key))}" for key in keys}
+    return _missing_validations(point, directory) | {
+        key: f"{_words(key)}: {_short(one.get(key))} -> {_short(other.get(key))}" for key in keys
+    }
+
+
+def _missing_validations(point: Point, directory: RunDirectory) -> dict[str, str]:
+    now = row_hashes(artifacts.validations(directory))
+    missing = [name for name in point.kept.get("validations") or {} if name not in now]
+    said = f"validation.jsonl: the validations of iterations {', '.join(missing)} are missing in it and in the report"
+    return {"config.validation rows": _clipped(said)} if missing else {}
 
 
 def change_training(changed: Mapping[str, str]) -> bool:
@@ -176,5 +201,8 @@ def _words(key: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return _clipped(json.dumps(value), 80)
+
+
+def _clipped(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."

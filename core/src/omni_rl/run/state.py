@@ -11,10 +11,11 @@ from typing import Any
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Tracker
 from omni_rl.errors import CheckpointError
+from omni_rl.reporting import artifacts
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.weight_sync import give_weights, in_place
 from omni_rl.storage import checkpoint
-from omni_rl.storage.run_folder import RunDirectory, metrics_hash
+from omni_rl.storage.run_folder import RunDirectory, metrics_hash, row_hashes
 
 
 @dataclass
@@ -47,6 +48,7 @@ def save(
         "provenance": origin.provenance,
         "row": dict(origin.row),
         "metrics_sha256": _metrics_sha256(directory, state, origin),
+        "validations": _validations(directory, state),
         "backend": backend,
         "source": parts.source.state(),
         "trackers": _tracker_states(parts, note),
@@ -86,6 +88,13 @@ def _metrics_sha256(directory: RunDirectory, state: State, origin: Origin) -> st
     with contextlib.suppress(CheckpointError, OSError):
         return metrics_hash(directory.contiguous_metrics(state.iteration, origin.row or None))
     return None
+
+
+def _validations(directory: RunDirectory, state: State) -> dict[str, str]:
+    """Hashes of the earlier validations; that of this iteration may be made again. None are known of a damaged file."""
+    with contextlib.suppress(CheckpointError, OSError):
+        return row_hashes([row for row in artifacts.validations(directory) if row["iteration"] < state.iteration])
+    return {}
 
 
 def _tracker_states(parts: Assembly, note: Callable[[str], None]) -> dict[str, Any]:

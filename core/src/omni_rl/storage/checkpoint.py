@@ -50,6 +50,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "provenance": (dict,),
     "row": (dict,),
     "metrics_sha256": (str, type(None)),
+    "validations": (dict,),
     "backend": (dict,),
     "source": (dict,),
     "trackers": (dict, list),

@@ -226,9 +226,18 @@ _METRICS_HINT = "restore metrics.jsonl as this run wrote it; without it, train a
 
 
 def metrics_hash(rows: Sequence[Mapping[str, float]]) -> str:
-    """sha256 of metrics rows without the figures of validations, which may be added later."""
-    plain = [{name: value for name, value in row.items() if not name.startswith("val/")} for row in rows]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """sha256 of metrics rows, of the last one without the figures of its validation, which may be added later."""
+    plain = [{name: value for name, value in row.items() if not name.startswith("val/")} for row in rows[-1:]]
+    return _hash([*rows[:-1], *plain])
+
+
+def row_hashes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A hash of each row of validations by its iteration."""
+    return {str(row["iteration"]): _hash(row)[:16] for row in rows}
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _make_folders(folders: list[Path]) -> None:
