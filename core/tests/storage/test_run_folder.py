@@ -146,3 +146,20 @@ def test_a_line_that_is_no_row_of_metrics_is_refused(tmp_path, line):
     run.metrics_file.write_bytes(line.encode().replace(b"\\xff", b"\xff") + b"\n")
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 1"):
         run.metrics()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.html", "images/before_after.png", "checkpoints/latest.json"])
+def test_a_folder_in_place_of_a_file_is_found_before_the_run_goes_on(tmp_path, name):
+    run = RunDirectory.create(tmp_path / "run")
+    run.check()
+    (run.path / name).mkdir()
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is a folder"):
+        run.check()
+
+
+def test_a_file_in_place_of_a_folder_is_found_too(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    run.images.rmdir()
+    run.images.write_text("")
+    with pytest.raises(CheckpointError, match="images is a file"):
+        run.check()

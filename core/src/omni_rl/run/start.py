@@ -155,6 +155,7 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`resume` in this process."""
     resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
     with steady_output(), directory.locked():
+        directory.check()
         directory.sweep()
         point = find(directory)
         differences(point, directory, resolved, {})  # refuses before the weights are loaded

@@ -28,6 +28,9 @@ _OWN = re.compile(
 )
 """What a run writes before its first checkpoint, relative to its folder."""
 
+_FOLDERS = ("images", "videos", "checkpoints")
+_POINTER = "latest.json"
+
 
 def default_path(config_stem: str) -> Path:
     """``runs/<stem>-<YYYYmmdd-HHMMSS>``, local time, relative to the working directory."""
@@ -115,6 +118,20 @@ class RunDirectory:
                 self.path.rmdir()
         return True
 
+    def check(self) -> None:
+        """Check that no folder has the name of a file that the run will write, and no file that of a folder.
+
+        Raises:
+            CheckpointError: one has.
+        """
+        entries = [*self.path.glob("*"), *self.images.glob("*"), *self.videos.glob("*"), self.checkpoints / _POINTER]
+        for entry in entries:
+            name = entry.relative_to(self.path).as_posix()
+            folder = name in _FOLDERS
+            if (_OWN.fullmatch(name) or entry.name == _POINTER) and entry.exists() and entry.is_dir() != folder:
+                is_now, should = ("a file", "a folder") if folder else ("a folder", "a file")
+                raise CheckpointError(f"{entry} is {is_now}, but a run has {should} there", "move it to another place")
+
     def sweep(self) -> None:
         """Delete the half-written files of a killed process. Only the owner of the lock may do this."""
         for file in (*self.path.glob(".*"), *self.images.glob(".*"), *self.videos.glob(".*")):
@@ -127,7 +144,7 @@ class RunDirectory:
 
     def _is_own(self, entry: Path) -> bool:
         name = entry.relative_to(self.path).as_posix()
-        folder = name in ("images", "videos", "checkpoints")
+        folder = name in _FOLDERS
         known = _OWN.fullmatch(name) is not None or is_temporary(entry)
         return known and not entry.is_symlink() and entry.is_dir() == folder
 
