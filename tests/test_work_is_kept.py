@@ -179,6 +179,19 @@ def test_a_user_error_before_the_first_iteration_leaves_room_for_the_mended_run(
     assert train(recipe, ["train.iterations=1"], folder).state.iteration == 1
 
 
+def test_a_run_that_cannot_write_its_beginning_can_be_started_again(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no run yet that could be continued."""
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "write_gate", lambda *_: raiser(RunError("the disk is full"))())
+        with pytest.raises(RunError, match="the disk is full") as raised:
+            train(recipe, SETTINGS, tmp_path / "run")
+    assert "give the same command again" in "".join(raised.value.__notes__)
+    assert "resume" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def finished(recipe: dict[str, Any], tmp_path: Path) -> Path:
     (tmp_path / "reward.py").write_text(

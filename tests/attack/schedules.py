@@ -40,6 +40,7 @@ class Schedule:
             self.lost.append(lost)
         else:
             self.fallen.append(f"{case}: {wrong}")
+            print(f"{self.name}: {self.fallen[-1]}", flush=True)  # -s shows it long before the end
 
     def finish(self, record_property: Callable[[str, object], None]) -> None:
         """Report and print the counts; fail if a case fell."""

@@ -63,8 +63,6 @@ def harm(lab: Lab, half: Path, schedule: Schedule, damages: Iterable[Damage]) ->
                 wrong = "it wrote through a link"
             if list(lab.folder.glob("unpickled")):
                 wrong = "it unpickled"
-        if wrong is not None:
-            print(f"{damage.name}: {wrong}", flush=True)
         schedule.add(damage.name, wrong)
         shutil.rmtree(run, ignore_errors=True)
         shutil.rmtree(outside, ignore_errors=True)

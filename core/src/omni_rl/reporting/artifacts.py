@@ -24,7 +24,7 @@ from omni_rl.reporting import exhibits, page, video_files
 from omni_rl.reporting.health import health, reward_figures
 from omni_rl.reporting.image_grids import before_after, grid
 from omni_rl.reporting.validated import SHOWN, Validated
-from omni_rl.storage.durable import RESUME, replacing, write_atomic, writing
+from omni_rl.storage.durable import replacing, write_atomic, writing
 from omni_rl.storage.run_folder import RunDirectory, is_row
 
 COLUMNS = 8
@@ -71,7 +71,7 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
         write_atomic(before_file(directory), save({"images": torch.from_numpy(images), "rewards": validated.rewards}))
 
 
-def write_png(path: Path, image: Image.Image, then: str = RESUME) -> None:
+def write_png(path: Path, image: Image.Image, then: str = "") -> None:
     """Write an image atomically; ``then`` is the hint if the disk is full."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
