@@ -59,9 +59,8 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
 
     All images of the first validation are stored, for the report.
     """
-    rows = [row for row in validations(directory) if row["iteration"] < validated.iteration]
-    rows.append({"iteration": validated.iteration, **validated.row()})
-    write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    earlier = [row for row in validations(directory) if row["iteration"] < validated.iteration]
+    _write_validations(directory, [*earlier, {"iteration": validated.iteration, **validated.row()}])
     images = validated.images()
     sheet = grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS)
     write_png(directory.images / f"validation-{validated.iteration:06d}.png", sheet)
@@ -69,6 +68,15 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
     exhibits.write(directory, validated.iteration, validated.exhibits)
     if validated.iteration == 0 or not has_before(directory):
         write_atomic(before_file(directory), save({"images": torch.from_numpy(images), "rewards": validated.rewards}))
+
+
+def drop_validation(directory: RunDirectory, iteration: int) -> None:
+    """Delete a line of ``validation.jsonl``, so that the validation is made again."""
+    _write_validations(directory, [row for row in validations(directory) if row["iteration"] != iteration])
+
+
+def _write_validations(directory: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def write_png(path: Path, image: Image.Image, then: str = "") -> None:

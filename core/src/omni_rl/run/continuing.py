@@ -18,7 +18,7 @@ from omni_rl.contracts.input_files import PROMPTS, parse_json, read_regular
 from omni_rl.errors import CheckpointError
 from omni_rl.reporting import artifacts, provenance
 from omni_rl.storage import checkpoint
-from omni_rl.storage.run_folder import RunDirectory, metrics_hash, row_hashes
+from omni_rl.storage.run_folder import RunDirectory, is_row, metrics_hash, row_hashes
 
 _WITHOUT_EFFECT = (
     *("config.validation", "config.tracker", "config.gate", "config.launcher", "provenance.data.validation"),
@@ -75,6 +75,7 @@ def find(directory: RunDirectory) -> Point:
             f"{path} was written by another run ({stored}, not {own})",
             f"take it out of the folder; {directory.path} continues from the checkpoint before it, or from its start",
         )
+    _check_kept(path, kept)
     point = Point(path, kept, stored or own or new_id())
     rows = directory.contiguous_metrics(point.iteration, point.row or None)
     if kept.get("metrics_sha256") not in (None, metrics_hash(rows)):
@@ -86,15 +87,24 @@ def find(directory: RunDirectory) -> Point:
     return point
 
 
+def _check_kept(path: Path, kept: Mapping[str, Any]) -> None:
+    """A state of another form, such as an edited one, is refused before anything is read from it."""
+    row, config = kept.get("row") or {}, kept.get("config") or {"model": {}, "train": {}}
+    sections = all(isinstance(config.get(name), Mapping) for name in ("model", "train"))
+    if not sections or (row and not (is_row(row) and row["iteration"] == kept["iteration"])):
+        raise CheckpointError(f"{path / 'state.json'} is damaged: its configuration or its metrics have another form")
+
+
 def _check_validations(directory: RunDirectory, point: Point) -> None:
-    """A validation that the run wrote may be missing, but not have other figures or be there twice.
+    """An earlier validation that the run wrote may be missing, but not have other figures or be there twice. That of the
+    checkpoint's own iteration may: it is made again.
 
     Raises:
         CheckpointError: it has other figures.
     """
     rows = artifacts.validations(directory)
     now, then = row_hashes(rows), point.kept.get("validations") or {}
-    other = [name for name, known in then.items() if now.get(name, known) != known]
+    other = [name for name, known in then.items() if now.get(name, known) != known and name != str(point.iteration)]
     if other or [row["iteration"] for row in rows] != sorted({row["iteration"] for row in rows}):
         wrong = f"other figures of iteration {other[0]} than this run wrote" if other else "double or exchanged rows"
         hint = "restore it as this run wrote it, or delete these lines; the report then lacks those validations"
@@ -142,9 +152,20 @@ def differences(point: Point, directory: RunDirectory, resolved: Resolved, now: 
     }
 
 
+def last_validation_differs(point: Point, directory: RunDirectory) -> bool:
+    """Whether the validation of the checkpoint's iteration has other figures than when the checkpoint was written."""
+    own = str(point.iteration)
+    known = (point.kept.get("validations") or {}).get(own)
+    return known is not None and row_hashes(artifacts.validations(directory)).get(own, known) != known
+
+
 def _missing_validations(point: Point, directory: RunDirectory) -> dict[str, str]:
     now = row_hashes(artifacts.validations(directory))
-    missing = [name for name in point.kept.get("validations") or {} if name not in now]
+    missing = [name for name in point.kept.get("validations") or {} if name not in now and int(name) < point.iteration]
+    if last_validation_differs(point, directory):
+        return {
+            "config.validation rows": f"validation.jsonl: iteration {point.iteration} has other figures, made again"
+        }
     said = f"validation.jsonl: the validations of iterations {', '.join(missing)} are missing in it and in the report"
     return {"config.validation rows": _clipped(said)} if missing else {}
 

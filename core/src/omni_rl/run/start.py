@@ -32,7 +32,7 @@ from omni_rl.reporting.recorder import Recorder
 from omni_rl.reporting.steady_output import steady_output
 from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
-from omni_rl.run.continuing import Point, change_training, differences, find, new_id, shown
+from omni_rl.run.continuing import Point, change_training, differences, find, last_validation_differs, new_id, shown
 from omni_rl.run.data_check import check_data_of
 from omni_rl.run.failure import failure, way_on
 from omni_rl.run.loop import Finished, TrainingLoop
@@ -180,6 +180,8 @@ def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: 
         if checked is not None:
             artifacts.write_gate(directory, checked)
         directory.truncate_metrics(point.iteration, point.row or None)
+        if last_validation_differs(point, directory):
+            artifacts.drop_validation(directory, point.iteration)
         directory.write_config(dump(parts.resolved))
         if not (directory.path / FILE).exists():
             directory.write_json(FILE, {"run": origin.run, **origin.provenance})

@@ -94,8 +94,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path, needed: int, then: str = "") -> Iterator[None]:
-    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError; ``then``: what to do after the disk has room, unless
-    the caller says it.
+    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError.
+
+    ``then``: what to do when the disk has room again; empty if the caller says it.
     """
     try:
         yield
