@@ -51,8 +51,6 @@ def save(directory: RunDirectory, **changes: Any) -> None:
 def test_the_runs_own_point(run: RunDirectory) -> None:
     point = find(run)
     assert (point.iteration, point.run, point.row["iteration"]) == (2, "a", 2)
-    write(run, "metrics.jsonl", [ROWS[0], {**ROWS[1], "val/reward/mean": 0.75}])  # made again after the checkpoint
-    assert find(run).iteration == 2
     write(run, "metrics.jsonl", ROWS[:1])  # the last row is in the checkpoint
     assert find(run).iteration == 2
     write(run, "validation.jsonl", [*VALIDATIONS, {"iteration": 2, "val/reward/mean": 0.5}])
@@ -71,10 +69,17 @@ def test_other_validations(run: RunDirectory, rows: list[dict[str, Any]]) -> Non
         find(run)
 
 
-def test_another_validation_of_an_earlier_iteration_in_the_metrics(run: RunDirectory) -> None:
-    write(run, "metrics.jsonl", [{**ROWS[0], "val/reward/mean": 0.9}, ROWS[1]])
+@pytest.mark.parametrize("number", [0, 1])
+def test_another_validation_in_the_metrics(run: RunDirectory, number: int) -> None:
+    write(run, "metrics.jsonl", [{**row, "val/reward/mean": 0.9} if i == number else row for i, row in enumerate(ROWS)])
     with pytest.raises(CheckpointError, match="does not have the figures that this run wrote"):
         find(run)
+
+
+def test_a_validation_that_was_made_after_the_checkpoint(run: RunDirectory) -> None:
+    save(run, row={"iteration": 2, "reward/mean": float("nan")})
+    write(run, "metrics.jsonl", [ROWS[0], {**ROWS[1], "val/reward/mean": 0.75}])
+    assert find(run).iteration == 2
 
 
 @pytest.mark.parametrize(

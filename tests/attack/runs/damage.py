@@ -233,7 +233,7 @@ def particular(other: Path) -> Iterator[Damage]:
     yield Damage("all checkpoints deleted", "checkpoints", delete)
     yield Damage("header of 2^62 bytes", f"{NEWEST}/tensors.safetensors", huge_header)
     yield Damage("header of 2^62 bytes, before", "images/before.safetensors", huge_header)
-    for pointer in ("../../../etc", "iteration-000001", "..", "iteration-999999", "\\u0000"):
+    for pointer in ("../../../etc", "iteration-000001", "..", "iteration-999999", "\\\\u0000"):
         yield Damage(f"latest.json names {pointer}", "checkpoints/latest.json", text("iteration-000002", pointer))
     yield Damage("first row missing", "metrics.jsonl", lines(lambda rows: rows[1:]))
     yield Damage("last row missing", "metrics.jsonl", lines(lambda rows: rows[:-1]))

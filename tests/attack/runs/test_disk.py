@@ -121,7 +121,8 @@ def test_a_disk_that_becomes_read_only(lab: Lab, record_property: Record, half: 
                 ended = child.wait()
             wrong = wrong_words(ended) if ended.code else "it says nothing of the disk"
             remount(disk, "rw")
-            pipe.unlink()
+            for made in (pipe, disk / "filler"):
+                made.unlink(missing_ok=True)
             schedule.add(moment, wrong or lab.judged(run, ended))
         disk.rmdir()
     schedule.finish(record_property)

@@ -78,7 +78,9 @@ def find(directory: RunDirectory) -> Point:
     _check_kept(path, kept)
     point = Point(path, kept, stored or own or new_id())
     rows = directory.contiguous_metrics(point.iteration, point.row or None)
-    if kept.get("metrics_sha256") not in (None, metrics_hash(rows)):
+    last = rows[-1] if rows else {}
+    same = all(json.dumps(last.get(name)) == json.dumps(value) for name, value in point.row.items())
+    if not same or kept.get("metrics_sha256") not in (None, metrics_hash(rows)):
         raise CheckpointError(
             f"{directory.metrics_file} does not have the figures that this run wrote up to iteration {point.iteration}",
             "restore metrics.jsonl as this run wrote it; without it, train again with another --run-dir",
@@ -96,8 +98,8 @@ def _check_kept(path: Path, kept: Mapping[str, Any]) -> None:
 
 
 def _check_validations(directory: RunDirectory, point: Point) -> None:
-    """An earlier validation that the run wrote may be missing, but not have other figures or be there twice. That of the
-    checkpoint's own iteration may: it is made again.
+    """An earlier validation that the run wrote may be missing, but not have other figures or be there twice; that of
+    the checkpoint's own iteration may have other figures, because it is made again.
 
     Raises:
         CheckpointError: it has other figures.
@@ -160,14 +162,14 @@ def last_validation_differs(point: Point, directory: RunDirectory) -> bool:
 
 
 def _missing_validations(point: Point, directory: RunDirectory) -> dict[str, str]:
-    now = row_hashes(artifacts.validations(directory))
-    missing = [name for name in point.kept.get("validations") or {} if name not in now and int(name) < point.iteration]
+    now, own = row_hashes(artifacts.validations(directory)), str(point.iteration)
+    missing = [name for name in point.kept.get("validations") or {} if name not in now and name != own]
+    told = {}
+    if missing:
+        told["lost"] = f"the validations of iterations {', '.join(missing)} are missing in it and in the report"
     if last_validation_differs(point, directory):
-        return {
-            "config.validation rows": f"validation.jsonl: iteration {point.iteration} has other figures, made again"
-        }
-    said = f"validation.jsonl: the validations of iterations {', '.join(missing)} are missing in it and in the report"
-    return {"config.validation rows": _clipped(said)} if missing else {}
+        told["other"] = f"iteration {own} has other figures, and is validated again"
+    return {f"config.validation {key}": _clipped(f"validation.jsonl: {text}") for key, text in told.items()}
 
 
 def change_training(changed: Mapping[str, str]) -> bool:
