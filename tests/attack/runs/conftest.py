@@ -1,4 +1,7 @@
-"""The folder of the attacked runs, with its warm process, and a run that is half done."""
+"""The folder of the attacked runs, with its warm process, and a run that is half done.
+
+The warm process takes longer to start than the cases of the ci tier: these are one group, so that one worker starts it.
+"""
 
 from __future__ import annotations
 

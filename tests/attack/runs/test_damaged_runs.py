@@ -85,6 +85,7 @@ def restored_inputs(lab: Lab, path: Path) -> Iterator[None]:
 
 
 @pytest.mark.ci
+@pytest.mark.xdist_group("attack")
 def test_some_damaged_files(lab: Lab, half: Path, other: Path, record_property: Record) -> None:
     schedule = Schedule("damaged runs, sample")
     every = [*to_every_file(), *particular(other)]

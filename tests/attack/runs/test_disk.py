@@ -37,6 +37,7 @@ def fail_at(lab: Lab, schedule: Schedule, number: int, name: str, again: bool) -
 
 
 @pytest.mark.ci
+@pytest.mark.xdist_group("attack")
 def test_some_failing_operations(lab: Lab, record_property: Record) -> None:
     schedule = Schedule("failing file operations, sample")
     fail_at(lab, schedule, 60, "ENOSPC", True)

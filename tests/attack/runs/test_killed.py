@@ -78,6 +78,7 @@ def too_much_lost(file: Path, reached: int, kept: int, every_s: float) -> str | 
 
 
 @pytest.mark.ci
+@pytest.mark.xdist_group("attack")
 def test_killed_at_some_file_operations(lab: Lab, record_property: Record) -> None:
     schedule = Schedule("kill -9 at a file operation, sample")
     kill_at_operations(lab, schedule, 4)

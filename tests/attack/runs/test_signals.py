@@ -58,6 +58,7 @@ def send_at(lab: Lab, schedule: Schedule, step: str, number: int, name: str) -> 
 
 
 @pytest.mark.ci
+@pytest.mark.xdist_group("attack")
 def test_some_signals(lab: Lab, record_property: Record) -> None:
     schedule = Schedule("signals, sample")
     send_at(lab, schedule, "reward", 3, "SIGTERM")
