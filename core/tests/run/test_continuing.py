@@ -88,6 +88,7 @@ def test_a_validation_that_was_made_after_the_checkpoint(run: RunDirectory) -> N
         {"row": {"iteration": 1}},
         {"row": {"iteration": 2, "loss": "0"}},
         {"row": {"loss": 0.0}},
+        {"row": {**ROWS[1], "policy_version": 1}},
         {"config": {"model": 5, "train": {}}},
         {"config": {"seed": 1}},
     ],

@@ -93,7 +93,8 @@ def _check_kept(path: Path, kept: Mapping[str, Any]) -> None:
     """A state of another form, such as an edited one, is refused before anything is read from it."""
     row, config = kept.get("row") or {}, kept.get("config") or {"model": {}, "train": {}}
     sections = all(isinstance(config.get(name), Mapping) for name in ("model", "train"))
-    if not sections or (row and not (is_row(row) and row["iteration"] == kept["iteration"])):
+    same = is_row(row) and all(row.get(name, kept[name]) == kept[name] for name in ("iteration", "policy_version"))
+    if not sections or (row and not same):
         raise CheckpointError(f"{path / 'state.json'} is damaged: its configuration or its metrics have another form")
 
 
