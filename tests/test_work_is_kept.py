@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from omni_rl import resume, train
 from omni_rl.errors import RewardError, RunError, UserError
+from omni_rl.reporting import artifacts
 from omni_rl.run.experience import Sampled
 from omni_rl.storage.run_folder import RunDirectory
 from omni_rl.training.backend import TorchBackend
@@ -177,6 +179,19 @@ def test_a_user_error_before_the_first_iteration_leaves_room_for_the_mended_run(
     assert train(recipe, ["train.iterations=1"], folder).state.iteration == 1
 
 
+def test_a_run_that_cannot_write_its_beginning_can_be_started_again(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no run yet that could be continued."""
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "write_gate", lambda *_: raiser(RunError("the disk is full"))())
+        with pytest.raises(RunError, match="the disk is full") as raised:
+            train(recipe, SETTINGS, tmp_path / "run")
+    assert "give the same command again" in "".join(raised.value.__notes__)
+    assert "resume" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def finished(recipe: dict[str, Any], tmp_path: Path) -> Path:
     (tmp_path / "reward.py").write_text(
@@ -239,6 +254,36 @@ def test_metrics_of_another_run_are_refused(finished: Path, damage: Callable[[li
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         resume(finished, ["train.iterations=3"])
     assert contents(finished) == before
+
+
+def other_validation(lines: list[str]) -> list[str]:
+    return [re.sub(r'("val/reward/mean": )', r"\g<1>1", lines[0]), *lines[1:]]
+
+
+@pytest.mark.parametrize("damage", [double, other_validation, lambda lines: lines[::-1]])
+def test_validations_of_another_run_are_refused(finished: Path, damage: Callable[[list[str]], list[str]]) -> None:
+    file = finished / "validation.jsonl"
+    file.write_text("".join(damage(file.read_text().splitlines(keepends=True))))
+    before = contents(finished)
+    with pytest.raises(UserError, match=r"validation\.jsonl has (other figures|double)"):
+        resume(finished, ["train.iterations=3"])
+    assert contents(finished) == before
+
+
+def test_a_validation_that_is_missing_is_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = finished / "validation.jsonl"
+    file.write_text("".join(drop(file.read_text().splitlines(keepends=True))))
+    assert resume(finished, ["train.iterations=3"], show=True).state.iteration == 3
+    assert "the validations of iterations 0 are missing" in capsys.readouterr().out
+
+
+def test_an_error_after_the_last_iteration_does_not_name_another(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "write_report", lambda *_: {}["a bug"])
+    with pytest.raises(RunError, match=r"the end of the run failed: .*a bug") as raised:
+        train(recipe, SETTINGS, tmp_path / "run")
+    assert "iteration 3 is saved" in "".join(raised.value.__notes__)
 
 
 def test_a_checkpoint_of_another_run_is_refused(finished: Path) -> None:

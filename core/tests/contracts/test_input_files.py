@@ -56,3 +56,8 @@ def test_a_message_fits_on_a_screen_whatever_it_echoes():
     assert len(UserError("a\n" * 1000).what.splitlines()) <= LINES + 1
     assert UserError("\x1b[31m\0\ud800").what == "\\x1b[31m\\x00\\ud800"
     str(error).encode()
+
+
+def test_a_high_limit_takes_no_memory(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert read_regular(tmp_path / "a", 1 << 60) == b"x" * 3_000_000

@@ -282,3 +282,77 @@ def test_a_full_disk_at_any_call_leaves_the_previous_checkpoint(run, monkeypatch
     assert names(run) == ["iteration-000005", "latest.json"]
     assert checkpoint.latest(run) == previous
     checkpoint.load(previous)
+
+
+def rehashed(path: Path, **changes: object) -> None:
+    """Change a checkpoint's state, with a hash that fits."""
+    sheet = json.loads((path / "state.json").read_text())
+    sheet["state"].update(changes)
+    sheet["state_sha256"] = checkpoint._state_sha256(sheet["state"])
+    (path / "state.json").write_text(json.dumps(sheet))
+
+
+@pytest.mark.parametrize("key", ["iteration", "policy_version", "architecture", "model_fingerprint"])
+@pytest.mark.parametrize("value", ["2", -1, None, True, [1], {}])
+def test_a_state_has_the_types_that_a_run_writes(run, key, value):
+    """Also if its hash fits: a file that somebody edited is refused, instead of failing later."""
+    path = checkpoint.save(run, tensors_of(2), state_of(2), keep=2)
+    assert checkpoint.load_state(path)["iteration"] == 2
+    rehashed(path, **{key: value})
+    if isinstance(value, str) and key in ("architecture", "model_fingerprint"):
+        assert checkpoint.load_state(path)[key] == value
+    else:
+        with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
+            checkpoint.load_state(path)
+
+
+@pytest.mark.parametrize("key", ["run", "config", "provenance", "row", "backend", "source", "trackers"])
+def test_optional_keys_have_their_types_too(run, key):
+    path = checkpoint.save(run, tensors_of(2), state_of(2), keep=2)
+    rehashed(path, **{key: 7})
+    with pytest.raises(CheckpointError, match=f"{key} is missing or of the wrong type"):
+        checkpoint.load_state(path)
+
+
+def test_a_renamed_checkpoint_is_no_later_one(run):
+    path = checkpoint.save(run, tensors_of(2), state_of(2), keep=2)
+    later = path.rename(path.with_name("iteration-000009"))
+    with pytest.raises(CheckpointError, match="has the checkpoint of iteration 2"):
+        checkpoint.load_state(later)
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
+def test_a_checkpoint_consists_of_regular_files(run, name, kind):
+    """Who reads a named pipe waits for ever."""
+    file = checkpoint.save(run, tensors_of(2), state_of(2), keep=2) / name
+    file.unlink()
+    {
+        "pipe": lambda: os.mkfifo(file),
+        "folder": file.mkdir,
+        "loop": lambda: file.symlink_to(file),
+        "device": lambda: file.symlink_to("/dev/zero"),
+    }[kind]()
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.load_state(file.parent)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[1]", b'{"checkpoint": 7}', b'{"checkpoint": "../x"}'])
+def test_a_damaged_pointer_is_not_needed(run, content):
+    path = checkpoint.save(run, tensors_of(2), state_of(2), keep=2)
+    (run.checkpoints / "latest.json").write_bytes(content)
+    assert checkpoint.latest(run) == path
+    (run.checkpoints / "latest.json").unlink()
+    os.mkfifo(run.checkpoints / "latest.json")
+    assert checkpoint.latest(run) == path
+
+
+def test_tensors_that_cannot_be_read_although_their_hash_fits(run):
+    path = checkpoint.save(run, tensors_of(2), state_of(2), keep=2)
+    file = path / "tensors.safetensors"
+    file.write_bytes((1 << 62).to_bytes(8, "little") + file.read_bytes()[8:])
+    sheet = json.loads((path / "state.json").read_text())
+    sheet["tensors"]["sha256"] = checkpoint._sha256(file)
+    (path / "state.json").write_text(json.dumps(sheet))
+    with pytest.raises(CheckpointError, match=r"tensors\.safetensors is damaged"):
+        checkpoint.load(path)

@@ -127,3 +127,39 @@ def test_write_json_replaces_whole_and_leaves_no_other_file(tmp_path):
 
 def test_default_path_names_the_configuration_and_the_second():
     assert re.fullmatch(r"runs/tiny-20\d{6}-\d{6}", str(default_path("tiny")))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"iteration": "1"}',
+        '{"iteration": true}',
+        '{"iteration": 1, "loss": "0"}',
+        '{"loss": 1}',
+        "[1]",
+        '{"a": 1',
+        "\\xff",
+    ],
+)
+def test_a_line_that_is_no_row_of_metrics_is_refused(tmp_path, line):
+    run = RunDirectory.create(tmp_path / "run")
+    run.metrics_file.write_bytes(line.encode().replace(b"\\xff", b"\xff") + b"\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 1"):
+        run.metrics()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.html", "images/before_after.png", "checkpoints/latest.json"])
+def test_a_folder_in_place_of_a_file_is_found_before_the_run_goes_on(tmp_path, name):
+    run = RunDirectory.create(tmp_path / "run")
+    run.check()
+    (run.path / name).mkdir()
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is a folder"):
+        run.check()
+
+
+def test_a_file_in_place_of_a_folder_is_found_too(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    run.images.rmdir()
+    run.images.write_text("")
+    with pytest.raises(CheckpointError, match="images is a file"):
+        run.check()

@@ -29,6 +29,8 @@ DIGITS = 40
 DEPTH = 50
 """Deepest nesting of lists and mappings."""
 
+_PIECE = 1024**2  # bytes; read(n) takes n bytes of memory even if the file is short
+
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -62,14 +64,16 @@ def read_regular(path: Path, limit: int, kind: type[UserError] = DataError) -> b
         UserError: of the type ``kind``: it is no regular file, is larger, or cannot be read.
     """
     require_regular(path, limit, kind)
+    content = bytearray()
     try:
         with path.open("rb") as stream:
-            content = stream.read(limit + 1)  # files of /proc give their size as 0
+            while piece := stream.read(_PIECE):  # files of /proc give their size as 0
+                content += piece
+                if len(content) > limit:
+                    raise _too_large(path, limit, kind)
     except OSError as error:
         raise kind(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > limit:
-        raise _too_large(path, limit, kind)
-    return content
+    return bytes(content)
 
 
 def _too_large(path: Path, limit: int, kind: type[UserError]) -> UserError:

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from omni_rl.contracts.input_files import CONFIGURATION, PROMPTS, parse_json, read_regular, require_regular
 from omni_rl.contracts.media import media_of
 from omni_rl.contracts.verdicts import Row, Verdicts
 from omni_rl.errors import CheckpointError
@@ -23,14 +24,17 @@ from omni_rl.reporting import exhibits, page, video_files
 from omni_rl.reporting.health import health, reward_figures
 from omni_rl.reporting.image_grids import before_after, grid
 from omni_rl.reporting.validated import SHOWN, Validated
-from omni_rl.storage.durable import RESUME, replacing, write_atomic, writing
-from omni_rl.storage.run_folder import RunDirectory
+from omni_rl.storage.durable import replacing, write_atomic, writing
+from omni_rl.storage.run_folder import RunDirectory, is_row
 
 COLUMNS = 8
 """Images per row of a grid."""
 
 PLAYED = 8
 """Number of videos that each validation writes."""
+
+_LARGEST_BEFORE = 64 * 1024**3
+"""Bytes of the first validation's pictures."""
 
 
 def write_gate(directory: RunDirectory, rows: Sequence[Row]) -> None:
@@ -42,8 +46,10 @@ def read_gate(directory: RunDirectory) -> list[Row]:
     """The rows of ``gate.json``; none when the gate was off."""
     path = directory.path / "gate.json"
     try:
-        return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if not path.exists():
+            return []
+        return [Row(**row) for row in parse_json(read_regular(path, CONFIGURATION).decode())]
+    except (ValueError, TypeError) as error:
         hint = f"the report can do without it: rm {shlex.quote(str(path))}"
         raise CheckpointError(f"{path} is damaged", hint) from error
 
@@ -53,9 +59,8 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
 
     All images of the first validation are stored, for the report.
     """
-    rows = [row for row in validations(directory) if row["iteration"] < validated.iteration]
-    rows.append({"iteration": validated.iteration, **validated.row()})
-    write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    earlier = [row for row in validations(directory) if row["iteration"] < validated.iteration]
+    _write_validations(directory, [*earlier, {"iteration": validated.iteration, **validated.row()}])
     images = validated.images()
     sheet = grid(list(images[:SHOWN]), _captions(validated)[:SHOWN], COLUMNS)
     write_png(directory.images / f"validation-{validated.iteration:06d}.png", sheet)
@@ -65,7 +70,16 @@ def write_validation(directory: RunDirectory, validated: Validated) -> None:
         write_atomic(before_file(directory), save({"images": torch.from_numpy(images), "rewards": validated.rewards}))
 
 
-def write_png(path: Path, image: Image.Image, then: str = RESUME) -> None:
+def drop_validation(directory: RunDirectory, iteration: int) -> None:
+    """Delete a line of ``validation.jsonl``, so that the validation is made again."""
+    _write_validations(directory, [row for row in validations(directory) if row["iteration"] != iteration])
+
+
+def _write_validations(directory: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_atomic(directory.path / "validation.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def write_png(path: Path, image: Image.Image, then: str = "") -> None:
     """Write an image atomically; ``then`` is the hint if the disk is full."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -93,18 +107,21 @@ def validations(directory: RunDirectory) -> list[dict[str, Any]]:
         CheckpointError: a line is damaged.
     """
     path = directory.path / "validation.jsonl"
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    if not path.exists():
+        return []
+    lines = read_regular(path, PROMPTS, CheckpointError).decode(errors="replace").splitlines()
     return [_validation_row(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
 
 
 def _validation_row(where: str, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         row = None
-    if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
+    if not is_row(row):
         raise CheckpointError(f"{where} is damaged", "delete that line; the report then lacks that validation")
-    return row
+    known: dict[str, Any] = row
+    return known
 
 
 def history(directory: RunDirectory) -> list[dict[str, float]]:
@@ -122,8 +139,12 @@ def before(directory: RunDirectory) -> tuple[np.ndarray, torch.Tensor]:
     """
     file = before_file(directory)
     try:
+        require_regular(file, _LARGEST_BEFORE)
         kept = load(file.read_bytes())
-        return kept["images"].numpy(), kept["rewards"]
+        images, rewards = kept["images"], kept["rewards"]
+        if images.dtype != torch.uint8 or images.ndim != 4 or rewards.shape != images.shape[:1]:
+            raise ValueError("other shapes than those of pictures and their rewards")
+        return images.numpy(), rewards
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged or missing", _compare_with_now(directory)) from error
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from omni_rl.config.resolve import Resolved, resolve
+from omni_rl.contracts.input_files import PROMPTS, parse_json, read_regular
 from omni_rl.errors import CheckpointError
-from omni_rl.reporting import provenance
+from omni_rl.reporting import artifacts, provenance
 from omni_rl.storage import checkpoint
-from omni_rl.storage.run_folder import RunDirectory, metrics_hash
+from omni_rl.storage.run_folder import RunDirectory, is_row, metrics_hash, row_hashes
 
 _WITHOUT_EFFECT = (
     *("config.validation", "config.tracker", "config.gate", "config.launcher", "provenance.data.validation"),
@@ -74,14 +75,43 @@ def find(directory: RunDirectory) -> Point:
             f"{path} was written by another run ({stored}, not {own})",
             f"take it out of the folder; {directory.path} continues from the checkpoint before it, or from its start",
         )
+    _check_kept(path, kept)
     point = Point(path, kept, stored or own or new_id())
     rows = directory.contiguous_metrics(point.iteration, point.row or None)
-    if kept.get("metrics_sha256") not in (None, metrics_hash(rows)):
+    last = rows[-1] if rows else {}
+    same = all(json.dumps(last.get(name)) == json.dumps(value) for name, value in point.row.items())
+    if not same or kept.get("metrics_sha256") not in (None, metrics_hash(rows)):
         raise CheckpointError(
             f"{directory.metrics_file} does not have the figures that this run wrote up to iteration {point.iteration}",
             "restore metrics.jsonl as this run wrote it; without it, train again with another --run-dir",
         )
+    _check_validations(directory, point)
     return point
+
+
+def _check_kept(path: Path, kept: Mapping[str, Any]) -> None:
+    """A state of another form, such as an edited one, is refused before anything is read from it."""
+    row, config = kept.get("row") or {}, kept.get("config") or {"model": {}, "train": {}}
+    sections = all(isinstance(config.get(name), Mapping) for name in ("model", "train"))
+    same = is_row(row) and all(row.get(name, kept[name]) == kept[name] for name in ("iteration", "policy_version"))
+    if not sections or (row and not same):
+        raise CheckpointError(f"{path / 'state.json'} is damaged: its configuration or its metrics have another form")
+
+
+def _check_validations(directory: RunDirectory, point: Point) -> None:
+    """An earlier validation that the run wrote may be missing, but not have other figures or be there twice; that of
+    the checkpoint's own iteration may have other figures, because it is made again.
+
+    Raises:
+        CheckpointError: it has other figures.
+    """
+    rows = artifacts.validations(directory)
+    now, then = row_hashes(rows), point.kept.get("validations") or {}
+    other = [name for name, known in then.items() if now.get(name, known) != known and name != str(point.iteration)]
+    if other or [row["iteration"] for row in rows] != sorted({row["iteration"] for row in rows}):
+        wrong = f"other figures of iteration {other[0]} than this run wrote" if other else "double or exchanged rows"
+        hint = "restore it as this run wrote it, or delete these lines; the report then lacks those validations"
+        raise CheckpointError(f"{directory.path / 'validation.jsonl'} has {wrong}", hint)
 
 
 def _own_id(directory: RunDirectory) -> str | None:
@@ -92,8 +122,8 @@ def _own_id(directory: RunDirectory) -> str | None:
 
 def _known_origin(directory: RunDirectory) -> dict[str, Any]:
     try:
-        data = json.loads((directory.path / provenance.FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = parse_json(read_regular(directory.path / provenance.FILE, PROMPTS).decode())
+    except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -120,7 +150,27 @@ def differences(point: Point, directory: RunDirectory, resolved: Resolved, now: 
     after = {"config": new, "provenance": {kind: now[kind] for kind in kinds if kind in then and kind in now}}
     one, other = dict(_leaves(before, "")), dict(_leaves(after, ""))
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
-    return {key: f"{_words(key)}: {_short(one.get(key))} -> {_short(other.get(key))}" for key in keys}
+    return _missing_validations(point, directory) | {
+        key: f"{_words(key)}: {_short(one.get(key))} -> {_short(other.get(key))}" for key in keys
+    }
+
+
+def last_validation_differs(point: Point, directory: RunDirectory) -> bool:
+    """Whether the validation of the checkpoint's iteration has other figures than when the checkpoint was written."""
+    own = str(point.iteration)
+    known = (point.kept.get("validations") or {}).get(own)
+    return known is not None and row_hashes(artifacts.validations(directory)).get(own, known) != known
+
+
+def _missing_validations(point: Point, directory: RunDirectory) -> dict[str, str]:
+    now, own = row_hashes(artifacts.validations(directory)), str(point.iteration)
+    missing = [name for name in point.kept.get("validations") or {} if name not in now and name != own]
+    told = {}
+    if missing:
+        told["lost"] = f"the validations of iterations {', '.join(missing)} are missing in it and in the report"
+    if last_validation_differs(point, directory):
+        told["other"] = f"iteration {own} has other figures, and is validated again"
+    return {f"config.validation {key}": _clipped(f"validation.jsonl: {text}") for key, text in told.items()}
 
 
 def change_training(changed: Mapping[str, str]) -> bool:
@@ -175,5 +225,8 @@ def _words(key: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return _clipped(json.dumps(value), 80)
+
+
+def _clipped(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -27,7 +27,8 @@ def failure(error: BaseException, loop: TrainingLoop, recorder: Recorder) -> Bas
     file = recorder.directory.path / "error.txt"
     with contextlib.suppress(Exception):
         write_atomic(file, "".join(traceback.format_exception(error)).encode(errors="replace"))
-    what = f"iteration {loop.state.iteration + 1} failed: {_described(error)}"
+    where = "the end of the run" if loop.complete else f"iteration {loop.state.iteration + 1}"
+    what = f"{where} failed: {_described(error)}"
     return RunError(f"{what}\n  the traceback is in {file}" if file.exists() else what)
 
 

@@ -60,6 +60,11 @@ class TrainingLoop:
         self._alarm = ReplayAlarm(gate, parts.model.dtype, recorder.progress.note)
         self._saved_at = time.monotonic()
 
+    @property
+    def complete(self) -> bool:
+        """Whether all iterations are."""
+        return self.state.iteration >= self._parts.config.train.iterations
+
     def run(self) -> Finished:
         """Run, and save a checkpoint at the end, also if an error or a signal is the end.
 
@@ -69,7 +74,7 @@ class TrainingLoop:
         with self._signals:
             try:
                 self._first_validation()
-                while self.state.iteration < self._parts.config.train.iterations:
+                while not self.complete:
                     self._iteration()
             except BaseException as error:
                 return self._leave(error)
@@ -80,10 +85,9 @@ class TrainingLoop:
         again, because its process may have ended before it wrote the report.
         """
         iteration, directory = self.state.iteration, self._recorder.directory
-        finished = iteration >= self._parts.config.train.iterations
         known = any(row["iteration"] == iteration for row in artifacts.validations(directory))
         missing = _is_due(iteration, self._parts.config.validation.every) and not known
-        if iteration == 0 or finished or missing or not artifacts.has_before(directory):
+        if iteration == 0 or self.complete or missing or not artifacts.has_before(directory):
             figures = self._validate()
             if iteration > 0 and missing:
                 directory.amend_metrics(iteration, figures)
@@ -105,7 +109,7 @@ class TrainingLoop:
         self.updating = False
         self._alarm.check(self._row, drawn.current)
         train = self._parts.config.train
-        last = self.state.iteration == train.iterations
+        last = self.complete
         if _is_due(self.state.iteration, self._parts.config.validation.every) or last:
             self._validate()
         self._record()

@@ -7,6 +7,7 @@ Each resolves the configuration and passes the run's specification to the launch
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
-from omni_rl.errors import UserError
+from omni_rl.errors import RunError, UserError
 from omni_rl.gate import run_gate
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
@@ -31,7 +32,7 @@ from omni_rl.reporting.recorder import Recorder
 from omni_rl.reporting.steady_output import steady_output
 from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
-from omni_rl.run.continuing import Point, change_training, differences, find, new_id, shown
+from omni_rl.run.continuing import Point, change_training, differences, find, last_validation_differs, new_id, shown
 from omni_rl.run.data_check import check_data_of
 from omni_rl.run.failure import failure, way_on
 from omni_rl.run.loop import Finished, TrainingLoop
@@ -116,7 +117,8 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
         directory = RunDirectory.create(run_dir)
         with directory.locked():
             origin = Origin(new_id(), provenance(resolved, parts.fingerprint, parts.model.device))
-            _write_beginning(directory, resolved, origin, verdicts)
+            with _noting("no iteration was trained; to start the run, give the same command again"):
+                _write_beginning(directory, resolved, origin, verdicts)
             progress.note(f"run directory {directory.path}, seed {resolved.config.seed}")
             recorder = _recorder(parts, directory, progress)
             return _finish(parts, recorder, TrainingLoop(parts, recorder, origin, State(), None), new=True)
@@ -155,6 +157,7 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`resume` in this process."""
     resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
     with steady_output(), directory.locked():
+        directory.check()
         directory.sweep()
         point = find(directory)
         differences(point, directory, resolved, {})  # refuses before the weights are loaded
@@ -172,16 +175,30 @@ def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: 
     if changed:
         progress.note(shown(changed))
     check_data_of(parts, progress.note)
-    if point.path is None or change_training(changed):
-        artifacts.write_gate(directory, _pass_gate(parts, progress, state))
-    directory.truncate_metrics(point.iteration, point.row or None)
-    directory.write_config(dump(parts.resolved))
-    if not (directory.path / FILE).exists():
-        directory.write_json(FILE, {"run": origin.run, **origin.provenance})
+    checked = _pass_gate(parts, progress, state) if point.path is None or change_training(changed) else None
+    with _noting(f"nothing is lost; continue with: omni-rl resume {shlex.quote(str(directory.path))}"):
+        if checked is not None:
+            artifacts.write_gate(directory, checked)
+        directory.truncate_metrics(point.iteration, point.row or None)
+        if last_validation_differs(point, directory):
+            artifacts.drop_validation(directory, point.iteration)
+        directory.write_config(dump(parts.resolved))
+        if not (directory.path / FILE).exists():
+            directory.write_json(FILE, {"run": origin.run, **origin.provenance})
     progress.note(_where(point, directory))
     recorder = _recorder(parts, directory, progress)
     saved = point.iteration if point.path else None
     return _finish(parts, recorder, TrainingLoop(parts, recorder, origin, state, saved), new=False)
+
+
+@contextlib.contextmanager
+def _noting(sentence: str) -> Iterator[None]:
+    """Add a sentence to the error if the run fails here."""
+    try:
+        yield
+    except RunError as error:
+        error.add_note(sentence)
+        raise
 
 
 def _where(point: Point, directory: RunDirectory) -> str:

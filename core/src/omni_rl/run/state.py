@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Tracker
-from omni_rl.errors import CheckpointError
+from omni_rl.errors import CheckpointError, RunError, UserError
+from omni_rl.plugins.blame import describe_error
+from omni_rl.reporting import artifacts
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.weight_sync import give_weights, in_place
 from omni_rl.storage import checkpoint
-from omni_rl.storage.run_folder import RunDirectory, metrics_hash
+from omni_rl.storage.run_folder import RunDirectory, metrics_hash, row_hashes
 
 
 @dataclass
@@ -47,6 +49,7 @@ def save(
         "provenance": origin.provenance,
         "row": dict(origin.row),
         "metrics_sha256": _metrics_sha256(directory, state, origin),
+        "validations": _validations(directory, state),
         "backend": backend,
         "source": parts.source.state(),
         "trackers": _tracker_states(parts, note),
@@ -62,13 +65,28 @@ def restore(parts: Assembly, path: Path) -> State:
     """
     tensors, kept = checkpoint.load(path, parts.model.architecture)
     checkpoint.same_model(path, kept, parts.resolved.model_path, parts.fingerprint)
-    parts.backend.load_state(tensors, kept["backend"])
-    parts.source.load_state(kept.get("source", {}))
-    _restore_trackers(parts.trackers, _tracker_names(parts), kept["trackers"])
+    with _restoring(path, "training backend"):
+        parts.backend.load_state(tensors, kept["backend"])
+    with _restoring(path, "source of samples"):
+        parts.source.load_state(kept.get("source", {}))
+    with _restoring(path, "trackers"):
+        _restore_trackers(parts.trackers, _tracker_names(parts), kept["trackers"])
     state = State(kept["iteration"], kept["policy_version"])
     with in_place(parts.backend, parts.traits.samples_with):
         give_weights(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with)
     return state
+
+
+@contextlib.contextmanager
+def _restoring(path: Path, part: str) -> Iterator[None]:
+    """Whatever a part raises about a state that is not its own becomes a CheckpointError."""
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        what = f"the state of the {part} in {path} cannot be restored: {describe_error(error)}"
+        raise CheckpointError(what, "use the versions of omni-rl and of the plugins that wrote it") from error
 
 
 def newest(directory: RunDirectory) -> Path:
@@ -86,6 +104,13 @@ def _metrics_sha256(directory: RunDirectory, state: State, origin: Origin) -> st
     with contextlib.suppress(CheckpointError, OSError):
         return metrics_hash(directory.contiguous_metrics(state.iteration, origin.row or None))
     return None
+
+
+def _validations(directory: RunDirectory, state: State) -> dict[str, str]:
+    """Hashes of the validations up to this iteration. None are known of a damaged file."""
+    with contextlib.suppress(CheckpointError, OSError):
+        return row_hashes([row for row in artifacts.validations(directory) if row["iteration"] <= state.iteration])
+    return {}
 
 
 def _tracker_states(parts: Assembly, note: Callable[[str], None]) -> dict[str, Any]:

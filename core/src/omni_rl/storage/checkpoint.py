@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from omni_rl.contracts.input_files import CONFIGURATION, parse_json, read_regular
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
 from omni_rl.storage.durable import sync, temporary, write_atomic, writing
@@ -38,6 +39,26 @@ from omni_rl.storage.run_folder import RunDirectory
 SCHEMA = 1
 REQUIRED = ("iteration", "policy_version", "architecture", "model_fingerprint")
 """Keys that every state has. Further keys: data position, tracker ids, the backend's and the algorithm's own state."""
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "iteration": (int,),
+    "policy_version": (int,),
+    "architecture": (str,),
+    "model_fingerprint": (str,),
+    "run": (str,),
+    "config": (dict,),
+    "provenance": (dict,),
+    "row": (dict,),
+    "metrics_sha256": (str, type(None)),
+    "validations": (dict,),
+    "backend": (dict,),
+    "source": (dict,),
+    "trackers": (dict, list),
+}
+"""The types of the keys of a state."""
+
+_LARGEST_STATE = 256 * 1024**2
+"""Bytes of ``state.json``."""
 
 _NAME = re.compile(r"iteration-(\d+)(\.replaced)?")
 _LEFT = re.compile(r"\.iteration-\d+(\.replaced)?\.(tmp|deleted)|\.tmp-[0-9a-f]{16}-iteration-\d+(\.replaced)?")
@@ -90,7 +111,11 @@ def load(
     another architecture than ``architecture`` or to another model folder than ``model_fingerprint``.
     """
     state = load_state(path, architecture, model_fingerprint)
-    return load_file(path / "tensors.safetensors"), state
+    file = path / "tensors.safetensors"
+    try:
+        return load_file(file), state
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}", _recovery(path)) from error
 
 
 def load_state(path: Path, architecture: str | None = None, model_fingerprint: str | None = None) -> dict[str, Any]:
@@ -167,8 +192,8 @@ def _publish(temporary: Path, final: Path) -> None:
 def _named(pointer: Path) -> str | None:
     """The folder name in ``latest.json``; None when the file is absent or damaged, for the folders are the truth."""
     try:
-        name = json.loads(pointer.read_bytes())["checkpoint"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        name = parse_json(read_regular(pointer, CONFIGURATION).decode())["checkpoint"]
+    except (ValueError, KeyError, TypeError):
         return None
     return str(name)
 
@@ -227,27 +252,44 @@ def _verify(path: Path) -> dict[str, Any]:
     file, sheet = path / "tensors.safetensors", _read_sheet(path / "state.json")
     if not file.is_file():
         raise CheckpointError(f"{file} is missing")
-    size, expected = file.stat().st_size, sheet["tensors"]["bytes"]
+    size, expected = file.stat().st_size, sheet["tensors"].get("bytes")
     if size != expected:
         raise CheckpointError(f"{file} has {size} bytes instead of {expected}")
-    if _sha256(file) != sheet["tensors"]["sha256"]:
+    if _sha256(file) != sheet["tensors"].get("sha256"):
         raise CheckpointError(f"{file} is damaged: its sha256 is not the one in state.json")
     state: dict[str, Any] = sheet["state"]
+    _check_state(path, state)
     return state
 
 
+def _check_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Every key has its type, and the iteration is that of the folder's name."""
+    file = path / "state.json"
+    for key in (*REQUIRED, *_KINDS):
+        kinds = _KINDS[key]
+        if (key in state and type(state[key]) not in kinds) or (key in REQUIRED and key not in state):
+            raise CheckpointError(f"{file} is damaged: {key} is missing or of the wrong type")
+    if state["iteration"] < 0 or state["policy_version"] < 0:
+        raise CheckpointError(f"{file} is damaged: a count is negative")
+    name = _NAME.fullmatch(path.name)
+    if name and int(name[1]) != state["iteration"]:
+        raise CheckpointError(f"{path} has the checkpoint of iteration {state['iteration']}")
+
+
 def _read_sheet(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise CheckpointError(f"{file} is missing")
+    content = read_regular(file, _LARGEST_STATE, CheckpointError)
     try:
-        sheet: dict[str, Any] = json.loads(file.read_bytes())
+        sheet: dict[str, Any] = json.loads(content)
         schema = sheet["schema"]
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: it is not the JSON of a checkpoint") from error
     if schema != SCHEMA:
         hint = "resume with the version of omni-rl that wrote it"
-        raise CheckpointError(f"{file} has checkpoint schema {schema}; this omni-rl reads schema {SCHEMA}", hint)
-    if "state" not in sheet or "tensors" not in sheet or _state_sha256(sheet["state"]) != sheet.get("state_sha256"):
+        raise CheckpointError(f"{file} has checkpoint schema {schema!r}; this omni-rl reads schema {SCHEMA}", hint)
+    plain = isinstance(sheet.get("state"), dict) and isinstance(sheet.get("tensors"), dict)
+    if not plain or _state_sha256(sheet["state"]) != sheet.get("state_sha256"):
         raise CheckpointError(f"{file} is damaged: its content does not match its own sha256")
     return sheet
 

@@ -16,9 +16,6 @@ from safetensors import SafetensorError
 
 from omni_rl.errors import RunError
 
-RESUME = "continue with: omni-rl resume RUN"
-"""The hint for a full disk while a run trains."""
-
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}-")
 
 
@@ -32,7 +29,7 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.match(path.name) is not None
 
 
-def write_atomic(path: Path, data: bytes, then: str = RESUME) -> None:
+def write_atomic(path: Path, data: bytes, then: str = "") -> None:
     """Replace the content of ``path`` by ``data``. After a crash at any moment, the file has either the old or the new
     content, never a mixture. If ``path`` is a link, the link is replaced; the file that it points to is not written.
 
@@ -43,7 +40,7 @@ def write_atomic(path: Path, data: bytes, then: str = RESUME) -> None:
 
 
 @contextmanager
-def replacing(path: Path, needed: int, then: str = RESUME) -> Iterator[Path]:
+def replacing(path: Path, needed: int, then: str = "") -> Iterator[Path]:
     """The name of a new file, which replaces ``path`` when the context ends without an error; raises RunError as
     :func:`write_atomic`.
     """
@@ -96,8 +93,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, needed: int, then: str = RESUME) -> Iterator[None]:
-    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError; ``then`` is the hint for a full disk."""
+def writing(path: Path, needed: int, then: str = "") -> Iterator[None]:
+    """Turn a failure to write ``needed`` bytes to ``path`` into a RunError.
+
+    ``then``: what to do when the disk has room again; empty if the caller says it.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -111,7 +111,8 @@ def _explain(path: Path, needed: int, error: Exception, then: str) -> str:
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return text
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
-    return f"{text} and {decimal(free)} are free\n  free some disk space, then {then}"
+    hint = f"free some disk space, then {then}" if then else "free some disk space first"
+    return f"{text} and {decimal(free)} are free\n  {hint}"
 
 
 def _errno(error: Exception) -> int | None:

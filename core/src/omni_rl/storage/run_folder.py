@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from omni_rl.contracts.input_files import parse_json
 from omni_rl.errors import CheckpointError, UserError, did_you_mean
 from omni_rl.storage import lock
 from omni_rl.storage.durable import append, is_temporary, write_atomic
@@ -26,6 +27,9 @@ _OWN = re.compile(
     r"|videos|videos/validation-\d+-\d+\.mp4|checkpoints"
 )
 """What a run writes before its first checkpoint, relative to its folder."""
+
+_FOLDERS = ("images", "videos", "checkpoints")
+_POINTER = "latest.json"
 
 
 def default_path(config_stem: str) -> Path:
@@ -114,6 +118,20 @@ class RunDirectory:
                 self.path.rmdir()
         return True
 
+    def check(self) -> None:
+        """Check that no folder has the name of a file that the run will write, and no file that of a folder.
+
+        Raises:
+            CheckpointError: one has.
+        """
+        entries = [*self.path.glob("*"), *self.images.glob("*"), *self.videos.glob("*"), self.checkpoints / _POINTER]
+        for entry in entries:
+            name = entry.relative_to(self.path).as_posix()
+            folder = name in _FOLDERS
+            if (_OWN.fullmatch(name) or entry.name == _POINTER) and entry.exists() and entry.is_dir() != folder:
+                is_now, should = ("a file", "a folder") if folder else ("a folder", "a file")
+                raise CheckpointError(f"{entry} is {is_now}, but a run has {should} there", "move it to another place")
+
     def sweep(self) -> None:
         """Delete the half-written files of a killed process. Only the owner of the lock may do this."""
         for file in (*self.path.glob(".*"), *self.images.glob(".*"), *self.videos.glob(".*")):
@@ -126,7 +144,7 @@ class RunDirectory:
 
     def _is_own(self, entry: Path) -> bool:
         name = entry.relative_to(self.path).as_posix()
-        folder = name in ("images", "videos", "checkpoints")
+        folder = name in _FOLDERS
         known = _OWN.fullmatch(name) is not None or is_temporary(entry)
         return known and not entry.is_symlink() and entry.is_dir() == folder
 
@@ -202,22 +220,41 @@ class RunDirectory:
 
     def _parse(self, line: bytes, number: int) -> dict[str, float]:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line.decode())
+        except ValueError as error:
             where = f"{self.metrics_file}, line {number}"
             raise CheckpointError(f"{where} is not JSON: {error}", _METRICS_HINT) from error
-        if not isinstance(row, dict) or "iteration" not in row:
+        if not is_row(row):
             raise CheckpointError(f"{self.metrics_file}, line {number} is not a metrics row", _METRICS_HINT)
-        return row
+        known: dict[str, float] = row
+        return known
+
+
+def is_row(row: Any) -> bool:
+    """Whether data is a row of metrics or of a validation: numbers by name, with the number of an iteration."""
+    return (
+        isinstance(row, dict)
+        and type(row.get("iteration")) is int
+        and all(isinstance(value, (int, float)) for value in row.values())
+    )
 
 
 _METRICS_HINT = "restore metrics.jsonl as this run wrote it; without it, train again with another --run-dir"
 
 
 def metrics_hash(rows: Sequence[Mapping[str, float]]) -> str:
-    """sha256 of metrics rows without the figures of validations, which may be added later."""
-    plain = [{name: value for name, value in row.items() if not name.startswith("val/")} for row in rows]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """sha256 of metrics rows, of the last one without the figures of its validation, which may be added later."""
+    plain = [{name: value for name, value in row.items() if not name.startswith("val/")} for row in rows[-1:]]
+    return _hash([*rows[:-1], *plain])
+
+
+def row_hashes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A hash of each row of validations by its iteration."""
+    return {str(row["iteration"]): _hash(row)[:16] for row in rows}
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _make_folders(folders: list[Path]) -> None:
