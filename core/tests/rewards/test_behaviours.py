@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import locale
 import os
 import random
+import signal
 import sys
 import time
 import warnings
@@ -130,6 +132,15 @@ def setting(change):
     return score
 
 
+def inference_mode_for_ever() -> None:
+    mode = torch.inference_mode()
+    mode.__enter__()
+    KEPT.append(mode)  # it ends when the object does
+
+
+KEPT: list[object] = []
+
+
 def unlocked(batch: RewardBatch) -> list[float]:
     batch.media[1]["image"].data.flags.writeable = True
     batch.media[1]["image"].data[0] = 255
@@ -157,6 +168,12 @@ REFUSED = {
     "matmul precision": (setting(lambda: torch.set_float32_matmul_precision("medium")), "float32 matmul precision"),
     "deterministic": (setting(lambda: torch.use_deterministic_algorithms(True)), "torch's deterministic algorithms"),
     "cudnn": (setting(lambda: setattr(torch.backends.cudnn, "benchmark", True)), "torch.backends.cudnn.benchmark"),
+    "default device": (setting(lambda: torch.set_default_device("meta")), "torch's default device"),
+    "anomaly detection": (setting(lambda: torch.autograd.set_detect_anomaly(True)), "torch's anomaly detection"),
+    "inference mode": (setting(inference_mode_for_ever), "torch's inference mode"),
+    "autocast": (setting(lambda: torch.autocast("cpu", torch.bfloat16).__enter__()), "torch's autocast"),
+    "an alarm": (setting(lambda: signal.alarm(3600)), "the timer of signal.alarm"),
+    "umask": (setting(lambda: os.umask(0o777)), "the umask of the process"),
     "working folder": (setting(lambda: os.chdir("/")), "the working folder"),
     "stdout": (setting(lambda: setattr(sys, "stdout", io.StringIO())), "sys.stdout"),
     "file of stdout": (setting(lambda: os.close(1)), "sys.stdout"),
@@ -245,6 +262,24 @@ def test_metadata_belongs_to_one_call(draw, runner_of, score_all, unharmed) -> N
     runner = runner_of(*two(greedy))
     for _ in range(2):
         assert {k: s.value for k, s in score_all(runner, draw(1)).items()} == unharmed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: warnings.simplefilter("error"),
+        lambda: np.seterr(all="raise"),
+        lambda: locale.setlocale(locale.LC_NUMERIC, "C.UTF-8"),
+    ],
+    ids=["warnings", "numpy's errors", "locale"],
+)
+def test_what_libraries_set_when_they_are_imported_is_set_back_in_silence(
+    draw, runner_of, score_all, unharmed, change
+) -> None:
+    runner = runner_of(*two(setting(change)))
+    scored = score_all(runner, draw(1))
+    assert [s.components["bad"] for s in scored.values()] == [1.0] * 4
+    assert {k: s.components["good"] for k, s in scored.items()} == unharmed
 
 
 def test_draws_from_global_generators_are_allowed(draw, runner_of, score_all, unharmed) -> None:

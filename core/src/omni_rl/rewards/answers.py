@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -73,10 +73,12 @@ def _read(label: str, returned: Any, prompts: Sequence[str]) -> Answer:
     return Answer(scores, [_not_a_number(label, *wrong[0], len(wrong))] if wrong else [])
 
 
-def refusal(label: str, changes: Sequence[str], when: str = "") -> RewardError:
-    """The error that stops the run because a reward changed what others use."""
+def refusal(labels: Set[str], changes: Sequence[str], when: str = "") -> RewardError:
+    """The error that stops the run because a reward changed what others use; ``labels``: the rewards that ran then."""
+    named = ", ".join(map(repr, sorted(labels)))
+    who = f"reward {named}" if len(labels) == 1 else f"one of the rewards {named}, which ran at the same time,"
     return RewardError(
-        f"reward {label!r} changed {', '.join(changes)}{when}, which other parts of the run use.",
+        f"{who} changed {', '.join(dict.fromkeys(changes))}{when}, which other parts of the run use.",
         "Let the reward undo its own changes, or set `process: true` for it: it then runs in a process of its own.",
     )
 
