@@ -206,7 +206,6 @@ def _fixed(folder: Path) -> Iterator[Case]:
         yield _case(f"{name} in the VAE", {f"model/vae/{name}": _torch_file()}, "either")
     pickles = {f"model/{TRANSFORMER}.bin": _torch_file(), f"model/{TRANSFORMER}.safetensors": _torch_file()}
     yield _case("a pickle named safetensors", pickles, "refused")
-    yield _case("a folder as a weight file", {f"model/{TRANSFORMER}.safetensors/x": b""}, "refused")
     yield _case("weights lead nowhere", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "nowhere"})
     yield _case("weights of a device", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "/dev/zero"})
     yield _case("a loop of links", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "diffusion_pytorch_model.safetensors"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import cases
 from audit import Watched, told
@@ -50,8 +51,8 @@ def attack(server: Server, models: Mapping[str, Path], tmp_path: Path) -> Attack
         kind: str, fixed: Sequence[Case], strategy: SearchStrategy[Case], count: int, number: int = 0
     ) -> Tally:
         tally, room = Tally(kind), tmp_path / "cases"
-        room.mkdir()
-        (tmp_path / "secret").mkdir()
+        room.mkdir(exist_ok=True)
+        (tmp_path / "secret").mkdir(exist_ok=True)
         with Watched(tmp_path / "secret") as watched:
 
             @seed(number)
@@ -85,7 +86,7 @@ def _try(
     log = room / "log"
     log.unlink(missing_ok=True)
     watched.touched()
-    hook = ("audit:record", {"log": str(log), "models": [str(folder / "model")], "around": str(room.parent)})
+    hook = ("inputs.audit:record", {"log": str(log), "models": [str(folder / "model")], "around": str(room.parent)})
     ended = cases.run(case, server, folder, (hook,))
     wrong = cases.fault(case, ended, folder)
     forbidden = [*told(log), *(["reads what lies outside the folder"] if watched.touched() else [])]
