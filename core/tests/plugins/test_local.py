@@ -97,6 +97,7 @@ def test_a_second_file_beside_it_is_not_shipped_and_the_message_says_so(write):
 
 def test_a_missing_file_is_named(tmp_path):
     assert f"{tmp_path / 'absent.py'} cannot be read" in failure(tmp_path / "absent.py")
+    assert "/dev/zero is a device, not a regular file" in failure("/dev/zero")
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path):

@@ -13,21 +13,33 @@ from hypothesis import strategies as st
 Path = tuple[str | int, ...]
 
 BOUNDARY = (
-    0, 1, 2, 3, -1, -2, 0.5, 1.0, 1.5, -0.0, 1e-9, 1e-300, 5e-324, 1e6, 1e38, 1e39, 1e308, -1e308, 2**15, 2**31 - 1, 2**31,
-    2**32, 2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**20, 10**39, 10**400, float("inf"), float("-inf"),
-    float("nan"),
+    0, 1, 2, 3, -1, -2, 0.5, 1.0, 1.5, -0.0, 1e-9, 1e-300, 5e-324, 1e6, 1e38, 1e39, 1e308, -1e308, 2**15, 2**31 - 1,
+    2**31, 2**32, 2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**20, 10**39, 10**400, float("inf"),
+    float("-inf"), float("nan"),
 )  # fmt: skip
 WRONG: tuple[Any, ...] = (
-    None, True, False, "", " ", "0", "3", "1e-3", "nan", "many", "ja", "\u0130", "\U0001f600", "a\tb", "a\nb", "../..", "~",
-    "{}", "null", "%s%n", "${HOME}", "{0.__class__}", "a" * 300, "a" * 100_000, [], [[]], [None], [1, 2], [0.9, 0.99, 0.999],
-    ["a"] * 6000, {}, {"": 1}, {"a": {"b": {"c": 1}}}, {"name": "brightness"}, [{"name": "brightness"}], {"path": "model"},
+    None, True, False, "", " ", "0", "3", "1e-3", "nan", "many", "ja", "\u0130", "\U0001f600", "a\tb", "a\nb",
+    "../..", "~", "{}", "null", "%s%n", "${HOME}", "{0.__class__}", "a" * 300, "a" * 100_000, [], [[]], [None],
+    [1, 2], [0.9, 0.99, 0.999], ["a"] * 6000, {}, {"": 1}, {"a": {"b": {"c": 1}}}, {"name": "brightness"},
+    [{"name": "brightness"}], {"path": "model"},
 )  # fmt: skip
 FOREIGN = (
-    "learning_rate", "gradient_accumulation_steps", "optimizer", "lr_scheduler_type", "num_train_epochs", "max_steps", "bf16",
-    "fp16", "seed", "report_to", "output_dir", "per_device_train_batch_size", "beta", "kl_coef", "use_lora", "lora_rank",
-    "sampling_steps", "guidance_scale", "resolution", "num_generations", "ppo_epochs", "deepspeed", "fsdp", "wandb",
+    "learning_rate", "gradient_accumulation_steps", "optimizer", "lr_scheduler_type", "num_train_epochs", "max_steps",
+    "bf16", "fp16", "seed", "report_to", "output_dir", "per_device_train_batch_size", "beta", "kl_coef", "use_lora",
+    "lora_rank", "sampling_steps", "guidance_scale", "resolution", "num_generations", "ppo_epochs", "deepspeed",
+    "fsdp", "wandb",
 )  # fmt: skip
-COSTLY = {"steps", "prompts", "group_size", "iterations", "samples_per_prompt", "inner_epochs", "height", "width", "warmup"}
+COSTLY = {
+    "steps",
+    "prompts",
+    "group_size",
+    "iterations",
+    "samples_per_prompt",
+    "inner_epochs",
+    "height",
+    "width",
+    "warmup",
+}
 """Keys of which a large value is right and takes hours."""
 
 
@@ -78,15 +90,19 @@ def meant(path: Path, value: Any) -> dict[Path, Any]:
 @st.composite
 def changed_values(draw: st.DrawFn, resolved: Mapping[str, Any]) -> Case:
     """One value of a complete valid configuration is another one."""
-    path = draw(st.sampled_from([path for path in leaves(resolved) if path not in (("model", "path"), ("data", "path"))]))
+    path = draw(
+        st.sampled_from([path for path in leaves(resolved) if path not in (("model", "path"), ("data", "path"))])
+    )
     value = draw(st.one_of(st.sampled_from(BOUNDARY), st.sampled_from(WRONG), st.integers(-3, 9), st.floats(0, 1)))
     command = "config" if too_long(path, value) else "train"
     what, takes = f"{'.'.join(map(str, path))} = {value!r:.60}", meant(path, value)
     if draw(st.booleans()):
         text = f"{'.'.join(map(str, path))}={dumped(value)}"
-        return Case(f"override {what}", overrides=(text,), takes=takes, command=command) if len(text) < 100_000 else _file(
-            resolved, path, value, what, takes, command
-        )  # fmt: skip
+        return (
+            Case(f"override {what}", overrides=(text,), takes=takes, command=command)
+            if len(text) < 100_000
+            else _file(resolved, path, value, what, takes, command)
+        )
     return _file(resolved, path, value, what, takes, command)
 
 
@@ -112,7 +128,9 @@ def changed_keys(draw: st.DrawFn, resolved: Mapping[str, Any]) -> Case:
     kind = draw(st.sampled_from(["misspelt", "missing", "foreign", "moved", "case", "long"]))
     if kind == "missing":
         tree = changed(resolved, path, lambda inner: inner.pop(name))
-        command = "config" if name in COSTLY or name in ("train", "rollout", "call") else "train"  # the defaults are large
+        command = (
+            "config" if name in COSTLY or name in ("train", "rollout", "call") else "train"
+        )  # the defaults are large
         return Case(f"without {'.'.join(map(str, path))}", {"run.yaml": text_of(tree).encode()}, command=command)
     place = draw(st.integers(0, len(name) - 1))
     key = {
@@ -188,15 +206,20 @@ WHOLE_FILES: Mapping[str, tuple[bytes, Any]] = {
     "JSON": (json.dumps(BASE).encode(), "trains"),
     "pretty JSON": (json.dumps(BASE, indent=2).encode(), "trains"),
     "underscores in numbers": (VALID.replace("seed: 3", "seed: 1_000").encode(), "trains"),
-    "anchors": (VALID.replace("steps: 2", "steps: &two 2").replace("group_size: 2", "group_size: *two").encode(), "trains"),
+    "anchors": (
+        VALID.replace("steps: 2", "steps: &two 2").replace("group_size: 2", "group_size: *two").encode(),
+        "trains",
+    ),
     "a merge key": (VALID.replace("  lr: 0.001", "  <<: {lr: 0.001}").encode(), "trains"),
     "short forms": (VALID.replace("- name: brightness", "- brightness").encode(), "trains"),
-}  # fmt: skip
+}
 
 
 def fixed() -> Sequence[Case]:
     """Files that are odd as a whole, and overrides as hands type them, each once."""
-    files = [Case(f"a file: {what}", {"run.yaml": data}, verdict=verdict) for what, (data, verdict) in WHOLE_FILES.items()]
+    files = [
+        Case(f"a file: {what}", {"run.yaml": data}, verdict=verdict) for what, (data, verdict) in WHOLE_FILES.items()
+    ]
     return [*files, *(Case(f"typed {text[:60]!r}", overrides=(text,)) for text in TYPED)]
 
 
@@ -228,25 +251,29 @@ def reordered(draw: st.DrawFn, resolved: Mapping[str, Any]) -> Case:
 
 
 TYPED = (
-    "", "=", "=1", "train.lr", "train.lr=", "train.lr=1=2", "train..lr=1", ".train.lr=1", "train.lr.=1", "train.lr.x=1",
-    "reward.9.weight=1", "reward.-1.weight=1", "reward.0=1", "reward.name=1", "reward.x.weight=2", "train=1", "train=null",
-    "model=null", "data=null", "rollout.call=null", "rollout.call.height=null", "rollout.call=[1]", "train.lr=[", "train.lr=}",
-    "train.lr=&a *a", "train.lr=!!int 3", "train.lr=: :", "train.betas=[1,1]", "train.betas.0=0.5", "train.betas.7=0.5",
-    "seed=\ud800", "seed=\x00", "se\u00e9d=1", "\u202eseed=1", "seed=" + "9" * 5000, "seed=" + "[" * 900, "a." * 300 + "b=1",
-    "k" * 20_000 + "=1", "train.lr=" + "x" * 50_000, "--config=1", "-x", "train.lr = 1e-3", "TRAIN.LR=1e-3", "train.lr=1,5",
-    "train.lr=1e-3 # small", "train.lr='1e-3'", "train.iterations=1e0", "train.iterations=0x1", "train.iterations=1.0", "gate=on",
-    "gate=True", "gate=yes", "gate=off", "device=cuda:7", "device=tpu", "device=cuda:-1", "precision=fp16", "reward=brightness",
-    "reward=[]", "reward=[brightness, brightness]", "tracker=null", "tracker=nobody", "launcher=local", "launcher=ray",
-    "plugins=[x.py]", "plugins=[run.yaml]", "plugins=[/dev/zero]", "model.path=/dev/zero", "data.path=/dev/zero", "data.path=.",
-    "data.path=/proc/self/mem", "model.path=run.yaml", "model.path=.", "model.path=..", "model.path='a\\0b'", "data.path='a\\0b'",
-    "model.path=" + "m" * 5000, "data.path=" + "p" * 5000, "data.path=" + "p/" * 3000, "model.lora={}", "model.lora.rank=1000000",
-    "model.lora={rank: 0}", "model.lora={targets: []}", "model.lora={targets: ['']}", "model.lora={targets: nothing}",
-    "model.lora={targets: ['(']}", "data.format=exe", "data.format=''", "data.prompt_column=''", "data.media={image: x}",
-    "data.call=[height]", "data.call=['']", "rollout.engine=vllm", "train.backend=fsdp", "rollout.call={height: 16, width: 16}",
-    "rollout.call.prompt=x", "rollout.call.num_inference_steps=3", "rollout.call.negative_prompt=bad", "rollout.call.latents=1",
-    "rollout.call.true_cfg_scale=2.0", "rollout.call.height=1e3", "rollout.call.height=16.0", "rollout.call.height='32'",
-    "rollout.call.output_type=pil", "rollout.call.generator=1", "rollout.call.sigmas=[1, .5]", "rollout.call.callback=x",
-    "rollout.call.num_images_per_prompt=2", "rollout.call.max_sequence_length=4", "rollout.call.max_sequence_length=-1",
+    "", "=", "=1", "train.lr", "train.lr=", "train.lr=1=2", "train..lr=1", ".train.lr=1", "train.lr.=1",
+    "train.lr.x=1", "reward.9.weight=1", "reward.-1.weight=1", "reward.0=1", "reward.name=1", "reward.x.weight=2",
+    "train=1", "train=null", "model=null", "data=null", "rollout.call=null", "rollout.call.height=null",
+    "rollout.call=[1]", "train.lr=[", "train.lr=}", "train.lr=&a *a", "train.lr=!!int 3", "train.lr=: :",
+    "train.betas=[1,1]", "train.betas.0=0.5", "train.betas.7=0.5", "seed=\ud800", "seed=\x00", "se\u00e9d=1",
+    "\u202eseed=1", "seed=" + "9" * 5000, "seed=" + "[" * 900, "a." * 300 + "b=1", "k" * 20_000 + "=1",
+    "train.lr=" + "x" * 50_000, "--config=1", "-x", "train.lr = 1e-3", "TRAIN.LR=1e-3", "train.lr=1,5",
+    "train.lr=1e-3 # small", "train.lr='1e-3'", "train.iterations=1e0", "train.iterations=0x1",
+    "train.iterations=1.0", "gate=on", "gate=True", "gate=yes", "gate=off", "device=cuda:7", "device=tpu",
+    "device=cuda:-1", "precision=fp16", "reward=brightness", "reward=[]", "reward=[brightness, brightness]",
+    "tracker=null", "tracker=nobody", "launcher=local", "launcher=ray", "plugins=[x.py]", "plugins=[run.yaml]",
+    "plugins=[/dev/zero]", "model.path=/dev/zero", "data.path=/dev/zero", "data.path=.", "data.path=/proc/self/mem",
+    "model.path=run.yaml", "model.path=.", "model.path=..", "model.path='a\\0b'", "data.path='a\\0b'",
+    "model.path=" + "m" * 5000, "data.path=" + "p" * 5000, "data.path=" + "p/" * 3000, "model.lora={}",
+    "model.lora.rank=1000000", "model.lora={rank: 0}", "model.lora={targets: []}", "model.lora={targets: ['']}",
+    "model.lora={targets: nothing}", "model.lora={targets: ['(']}", "data.format=exe", "data.format=''",
+    "data.prompt_column=''", "data.media={image: x}", "data.call=[height]", "data.call=['']", "rollout.engine=vllm",
+    "train.backend=fsdp", "rollout.call={height: 16, width: 16}", "rollout.call.prompt=x",
+    "rollout.call.num_inference_steps=3", "rollout.call.negative_prompt=bad", "rollout.call.latents=1",
+    "rollout.call.true_cfg_scale=2.0", "rollout.call.height=1e3", "rollout.call.height=16.0",
+    "rollout.call.height='32'", "rollout.call.output_type=pil", "rollout.call.generator=1",
+    "rollout.call.sigmas=[1, .5]", "rollout.call.callback=x", "rollout.call.num_images_per_prompt=2",
+    "rollout.call.max_sequence_length=4", "rollout.call.max_sequence_length=-1",
 )  # fmt: skip
 
 
@@ -255,11 +282,14 @@ def several(draw: st.DrawFn, resolved: Mapping[str, Any]) -> Case:
     """Two mutations at once, of the file and on the command line."""
     one, two = draw(changed_values(resolved)), draw(changed_values(resolved))
     command = "config" if "config" in (one.command, two.command) else "train"
-    return Case(f"{one.what} and {two.what}", one.files or two.files, {}, one.overrides or two.overrides, command=command)
+    return Case(
+        f"{one.what} and {two.what}", one.files or two.files, {}, one.overrides or two.overrides, command=command
+    )
 
 
 def configs(resolved: Mapping[str, Any]) -> st.SearchStrategy[Case]:
     """Everything that is drawn; ``resolved`` is a complete valid configuration."""
     often = [changed_values(resolved)] * 6
-    return st.one_of(*often, changed_keys(resolved), changed_keys(resolved), damaged_files(),
-                     reordered(resolved), several(resolved))  # fmt: skip
+    return st.one_of(
+        *often, changed_keys(resolved), changed_keys(resolved), damaged_files(), reordered(resolved), several(resolved)
+    )

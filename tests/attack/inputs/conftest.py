@@ -45,11 +45,9 @@ def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def attack(server: Server, models: Mapping[str, Path], tmp_path: Path) -> Attack:
-    """``attack(kind, fixed, strategy, count, number)``: tries some cases, and ``count`` draws that start at ``number``."""
+    """``attack(kind, fixed, strategy, count, number)``: tries fixed cases, and ``count`` draws of the seed ``number``."""
 
-    def tried(
-        kind: str, fixed: Sequence[Case], strategy: SearchStrategy[Case], count: int, number: int = 0
-    ) -> Tally:
+    def tried(kind: str, fixed: Sequence[Case], strategy: SearchStrategy[Case], count: int, number: int = 0) -> Tally:
         tally, room = Tally(kind), tmp_path / "cases"
         room.mkdir(exist_ok=True)
         (tmp_path / "secret").mkdir(exist_ok=True)
@@ -76,9 +74,7 @@ def attack(server: Server, models: Mapping[str, Path], tmp_path: Path) -> Attack
     return tried
 
 
-def _try(
-    case: Case, server: Server, models: Mapping[str, Path], room: Path, tally: Tally, watched: Watched
-) -> None:
+def _try(case: Case, server: Server, models: Mapping[str, Path], room: Path, tally: Tally, watched: Watched) -> None:
     folder = room / "case"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Strategies of image and video files of an editing pipeline: every kind that cameras and programs write, and damage."""
+"""Image and video files for an editing pipeline: every kind that cameras and programs write, and damaged ones."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ IMAGES: Mapping[str, tuple[str, Callable[[], bytes], Verdict]] = {
     "a pointer of Git LFS": ("a.png", lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "refused"),
     "one pixel": ("a.png", lambda: png_of(1, 1, bytes(4)), "either"),
     "a line": ("a.png", lambda: png_of(2000, 1, bytes(6001)), "either"),
-}  # fmt: skip
+}
 
 PLACES: Mapping[str, tuple[Any, Verdict]] = {
     "a folder": (".", "refused"),
@@ -174,10 +174,20 @@ def damaged(draw: st.DrawFn) -> Case:
     """A file of any format that is cut, or has other bytes somewhere."""
     form, name = draw(
         st.sampled_from(
-            [("PNG", "a.png"), ("JPEG", "a.jpg"), ("WEBP", "a.webp"), ("GIF", "a.gif"), ("TIFF", "a.tif"), ("BMP", "a.bmp"),
-             ("JPEG2000", "a.jp2"), ("TGA", "a.tga"), ("PPM", "a.ppm"), ("MP4", "a.mp4")]
+            [
+                ("PNG", "a.png"),
+                ("JPEG", "a.jpg"),
+                ("WEBP", "a.webp"),
+                ("GIF", "a.gif"),
+                ("TIFF", "a.tif"),
+                ("BMP", "a.bmp"),
+                ("JPEG2000", "a.jp2"),
+                ("TGA", "a.tga"),
+                ("PPM", "a.ppm"),
+                ("MP4", "a.mp4"),
+            ]
         )
-    )  # fmt: skip
+    )
     data = clip() if form == "MP4" else saved(form)
     place, kind = draw(st.integers(0, len(data) - 1)), draw(st.sampled_from(["cut", "byte", "zeros", "twice", "noise"]))
     new = {

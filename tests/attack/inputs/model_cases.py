@@ -20,19 +20,21 @@ CANARY = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\n
 """Code of a folder; the audit hook sees when it is executed."""
 
 LIBRARIES = (
-    "os", "sys", "subprocess", "builtins", "pickle", "torch", "torch.nn", "numpy", "this", "antigravity", "evil", "model.evil",
-    ".evil", "..evil", "../evil", "/tmp/evil", "evil.py", "transformers.models.auto", "diffusers.pipelines", "pipeline_evil",
-    "omni_rl", "omni_rl.errors", "json.tool", "pip", "__main__", "", " ", "a b", "\u0130", "diffusers_modules.local.evil", "x" * 5000,
+    "os", "sys", "subprocess", "builtins", "pickle", "torch", "torch.nn", "numpy", "this", "antigravity", "evil",
+    "model.evil", ".evil", "..evil", "../evil", "/tmp/evil", "evil.py", "transformers.models.auto",
+    "diffusers.pipelines", "pipeline_evil", "omni_rl", "omni_rl.errors", "json.tool", "pip", "__main__", "", " ",
+    "a b", "\u0130", "diffusers_modules.local.evil", "x" * 5000,
 )  # fmt: skip
 CLASSES = (
-    "Evil", "system", "Popen", "Module", "Linear", "load", "eval", "exec", "AutoModel", "AutoTokenizer", "UNet2DModel", "__init__",
-    "FlowMatchHeunDiscreteScheduler", "DDIMScheduler", "AutoencoderKL", "CLIPTextModel", "T5EncoderModel", "QwenImagePipeline",
-    "DiffusionPipeline", "", "a.b", "Nothing", "x" * 5000,
+    "Evil", "system", "Popen", "Module", "Linear", "load", "eval", "exec", "AutoModel", "AutoTokenizer",
+    "UNet2DModel", "__init__", "FlowMatchHeunDiscreteScheduler", "DDIMScheduler", "AutoencoderKL", "CLIPTextModel",
+    "T5EncoderModel", "QwenImagePipeline", "DiffusionPipeline", "", "a.b", "Nothing", "x" * 5000,
 )  # fmt: skip
 PIPELINES = (
-    "FluxPipeline", "StableDiffusionPipeline", "DDPMPipeline", "DiffusionPipeline", "AutoPipelineForText2Image", "Evil", "__class__",
-    "ConfigMixin", "pipelines", "logging", "qwenimagepipeline", "QwenImageImg2ImgPipeline", "QwenImagePipelin", "", " ", "x" * 5000,
-    ["pipeline", "Evil"], ["diffusers", "QwenImagePipeline"], None, 7, {}, [], "../../evil", "evil.py",
+    "FluxPipeline", "StableDiffusionPipeline", "DDPMPipeline", "DiffusionPipeline", "AutoPipelineForText2Image",
+    "Evil", "__class__", "ConfigMixin", "pipelines", "logging", "qwenimagepipeline", "QwenImageImg2ImgPipeline",
+    "QwenImagePipelin", "", " ", "x" * 5000, ["pipeline", "Evil"], ["diffusers", "QwenImagePipeline"], None, 7, {},
+    [], "../../evil", "evil.py",
 )  # fmt: skip
 
 
@@ -40,7 +42,9 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _case(what: str, files: Mapping[str, bytes], verdict: Verdict = "either", links: Mapping[str, str] | None = None) -> Case:
+def _case(
+    what: str, files: Mapping[str, bytes], verdict: Verdict = "either", links: Mapping[str, str] | None = None
+) -> Case:
     own = {f"model/{name}.py": CANARY.encode() for name in ("evil", "pipeline", "transformer/evil", "os")}
     return Case(f"a model: {what}", {**own, **files}, links or {}, verdict=verdict)
 
@@ -61,8 +65,15 @@ def indices(draw: st.DrawFn, folder: Path) -> Case:
     elif kind == "missing":
         del index[name]
     elif kind == "extra":
-        what = draw(st.sampled_from(["evil", "../evil", "/etc", "a/b", "", "controlnet", "safety_checker", "config", "__class__"]))
-        index[what] = [draw(st.sampled_from(["evil", "diffusers", "transformers", "os"])), draw(st.sampled_from(CLASSES))]
+        what = draw(
+            st.sampled_from(
+                ["evil", "../evil", "/etc", "a/b", "", "controlnet", "safety_checker", "config", "__class__"]
+            )
+        )
+        index[what] = [
+            draw(st.sampled_from(["evil", "diffusers", "transformers", "os"])),
+            draw(st.sampled_from(CLASSES)),
+        ]
     elif kind == "null":
         index[name] = [None, None]
     else:
@@ -111,7 +122,11 @@ def weights(draw: st.DrawFn, folder: Path) -> Case:
     data = file.read_bytes()
     header, rest = header_of(data)
     name = draw(st.sampled_from(sorted(n for n in header if n != "__metadata__")))
-    kind = draw(st.sampled_from(["cut", "claims", "dtype", "shape", "offsets", "renamed", "missing", "extra", "bytes", "nan", "text"]))
+    kind = draw(
+        st.sampled_from(
+            ["cut", "claims", "dtype", "shape", "offsets", "renamed", "missing", "extra", "bytes", "nan", "text"]
+        )
+    )
     place, odd = draw(st.integers(0, len(data) - 1)), draw(st.sampled_from([*BOUNDARY[:31], *WRONG[:12]]))
     claims = None
     if kind == "claims":
@@ -121,7 +136,9 @@ def weights(draw: st.DrawFn, folder: Path) -> Case:
     elif kind == "shape":
         header[name]["shape"] = draw(st.sampled_from([[], [odd], [2**40, 2**40], [0], "x", None, [-1], [1.5]]))
     elif kind == "offsets":
-        header[name]["data_offsets"] = draw(st.sampled_from([[odd, odd], [0], [], None, [0, 2**70], [8, 4], [0, float("inf")]]))
+        header[name]["data_offsets"] = draw(
+            st.sampled_from([[odd, odd], [0], [], None, [0, 2**70], [8, 4], [0, float("inf")]])
+        )
     elif kind == "renamed":
         header[draw(st.sampled_from(["x", "", "../x", "a" * 5000]))] = header.pop(name)
     elif kind == "missing":
@@ -197,7 +214,17 @@ def _fixed(folder: Path) -> Iterator[Case]:
         ("an argument", _json({**index, "_ignore_files": ["x"]}), "either"),
     ):
         yield _case(f"index: {name}", {INDEX: content}, verdict)  # type: ignore[arg-type]
-    for shard in ("x.bin", "../../../secret/x.safetensors", "/etc/passwd", "a\\b.safetensors", "", "x.safetensors", "..", "x\0.safetensors", "n" * 5000 + ".safetensors"):
+    for shard in (
+        "x.bin",
+        "../../../secret/x.safetensors",
+        "/etc/passwd",
+        "a\\b.safetensors",
+        "",
+        "x.safetensors",
+        "..",
+        "x\0.safetensors",
+        "n" * 5000 + ".safetensors",
+    ):
         yield _sharded({}, dict.fromkeys(tensors, shard), folder)
     for odd in (None, [], 7, "x", {"a": 1}, {"a": ["x.safetensors"]}, {}):
         yield _sharded({}, odd, folder)
@@ -208,32 +235,69 @@ def _fixed(folder: Path) -> Iterator[Case]:
     yield _case("a pickle named safetensors", pickles, "refused")
     yield _case("weights lead nowhere", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "nowhere"})
     yield _case("weights of a device", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "/dev/zero"})
-    yield _case("a loop of links", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "diffusion_pytorch_model.safetensors"})
+    yield _case(
+        "a loop of links", {}, "refused", {f"model/{TRANSFORMER}.safetensors": "diffusion_pytorch_model.safetensors"}
+    )
     yield _case("a link to itself", {}, "either", {"model/vae/more": ".."})
     yield _case("a variant beside", {f"model/{TRANSFORMER}.fp16.safetensors": data}, "trains")
     yield _case("a damaged variant beside", {f"model/{TRANSFORMER}.fp16.safetensors": data[:99]}, "either")
-    yield _case("read me", {"model/README.md": b"---\n", "model/.gitattributes": b"", "model/vae/.DS_Store": b"\0"}, "trains")
+    yield _case(
+        "read me", {"model/README.md": b"---\n", "model/.gitattributes": b"", "model/vae/.DS_Store": b"\0"}, "trains"
+    )
     yield _case("a hub's cache", {"model/.cache/huggingface/x.lock": b""}, "trains")
-    bare = {name: {k: v for k, v in entry.items()} for name, entry in header.items() if name != "__metadata__"}
+    bare = {name: entry for name, entry in header.items() if name != "__metadata__"}
     yield _case("no metadata", {f"model/{TRANSFORMER}.safetensors": file_of(_json(bare), rest)}, "trains")
     padded = _json(header) + b" " * 64
     yield _case("a padded header", {f"model/{TRANSFORMER}.safetensors": file_of(padded, rest)}, "trains")
-    for name, head in (("empty", b""), ("a list", b"[]"), ("deep", b"[" * 50_000), ("a text", b'"x"'), ("NaN", b'{"x": NaN}'),
-                       ("infinity", b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}'),
-                       ("5,000 digits", b'{"x": {"data_offsets": [0, ' + b"9" * 5000 + b"]}}"), ("not UTF-8", b'{"\xff": 1}')):
-        yield _case(f"header: {name}", {f"model/{TRANSFORMER}.safetensors": file_of(head, b"")}, "refused")  # fmt: skip
-    for name in ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json", "vae/config.json"):
-        for what, content in (("empty", b""), ("a list", b"[]"), ("null", b"null"), ("deep", b"[" * 100_000), ("binary", bytes(256)),
-                              ("cut", (folder / name).read_bytes()[:-9]), ("5,000 digits", b'{"x": ' + b"9" * 5000 + b"}")):
-            yield _case(f"{name}: {what}", {f"model/{name}": content})  # fmt: skip
-    for name in ("tokenizer/chat_template.jinja", "tokenizer/added_tokens.json", "tokenizer/special_tokens_map.json", "tokenizer/vocab.json"):
+    for name, head in (
+        ("empty", b""),
+        ("a list", b"[]"),
+        ("deep", b"[" * 50_000),
+        ("a text", b'"x"'),
+        ("NaN", b'{"x": NaN}'),
+        ("infinity", b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}'),
+        ("5,000 digits", b'{"x": {"data_offsets": [0, ' + b"9" * 5000 + b"]}}"),
+        ("not UTF-8", b'{"\xff": 1}'),
+    ):
+        yield _case(f"header: {name}", {f"model/{TRANSFORMER}.safetensors": file_of(head, b"")}, "refused")
+    for name in (
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+        "vae/config.json",
+    ):
+        for what, content in (
+            ("empty", b""),
+            ("a list", b"[]"),
+            ("null", b"null"),
+            ("deep", b"[" * 100_000),
+            ("binary", bytes(256)),
+            ("cut", (folder / name).read_bytes()[:-9]),
+            ("5,000 digits", b'{"x": ' + b"9" * 5000 + b"}"),
+        ):
+            yield _case(f"{name}: {what}", {f"model/{name}": content})
+    for name in (
+        "tokenizer/chat_template.jinja",
+        "tokenizer/added_tokens.json",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/vocab.json",
+    ):
         yield _case(f"{name} of text", {f"model/{name}": b"{{ ''.__class__.__mro__ }}\n"})
 
 
 def hub(models: Mapping[str, Path]) -> Sequence[Case]:
     """A path that is no folder, and ids of a hub."""
     del models
-    odd = ("./nothing", "org/model", "https://huggingface.co/org/model", "prompts.txt", "org/model@main", "~", "model/", "model/.")
+    odd = (
+        "./nothing",
+        "org/model",
+        "https://huggingface.co/org/model",
+        "prompts.txt",
+        "org/model@main",
+        "~",
+        "model/",
+        "model/.",
+    )
     return [Case(f"model.path {p}", {"run.yaml": text_of({**BASE, "model": {"path": p}}).encode()}) for p in odd]
 
 

@@ -192,8 +192,11 @@ PARQUETS: Mapping[str, tuple[Mapping[str, Any], Verdict]] = {
     "another column": ({"caption": ["a", "b"]}, "refused"),
     "an index of pandas": ({**PLAIN, "__index_level_0__": [0, 1]}, "trains"),
     "NUL": ({"prompt": ["a", "b\0"]}, "refused"),
-    "maps": ({**PLAIN, "n": pyarrow.array([[("a", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int64()))}, "either"),
-}  # fmt: skip
+    "maps": (
+        {**PLAIN, "n": pyarrow.array([[("a", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int64()))},
+        "either",
+    ),
+}
 
 
 @st.composite
@@ -217,8 +220,12 @@ def parquets(draw: st.DrawFn) -> Case:
 @st.composite
 def row_arguments(draw: st.DrawFn) -> Case:
     """Rows whose columns are arguments of the pipeline."""
-    values = st.sampled_from([16, 32, 32.0, "32", 0, -16, 17, None, True, 1e9, 2**31, 2**70, [32], {"a": 1}, "", "x", 0.5])
-    name = draw(st.sampled_from(["height", "width", "true_cfg_scale", "negative_prompt", "max_sequence_length", "nothing"]))
+    values = st.sampled_from(
+        [16, 32, 32.0, "32", 0, -16, 17, None, True, 1e9, 2**31, 2**70, [32], {"a": 1}, "", "x", 0.5]
+    )
+    name = draw(
+        st.sampled_from(["height", "width", "true_cfg_scale", "negative_prompt", "max_sequence_length", "nothing"])
+    )
     rows = [{**row, name: draw(values)} for row in ROWS]
     what = f"{name} of {[row[name] for row in rows]!r:.60}"
     return _with("p.jsonl", _lines(rows), what, call=[name])

@@ -34,7 +34,7 @@ def score(batch):
 """
 
 HEAD = """
-import asyncio, contextlib, ctypes, decimal, fractions, gc, io, itertools, locale, logging, math, multiprocessing, os, random
+import asyncio, contextlib, decimal, fractions, gc, io, locale, logging, math, multiprocessing, os, random
 import signal, subprocess, sys, tempfile, threading, time, types, warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np, torch
@@ -81,7 +81,9 @@ class Behaviour:
     @property
     def source(self) -> str:
         """The reward file."""
-        return HEAD + (self.body if "def score" in self.body else f"def score(batch):\n    n = len(batch)\n    {self.body}\n")
+        return HEAD + (
+            self.body if "def score" in self.body else f"def score(batch):\n    n = len(batch)\n    {self.body}\n"
+        )
 
 
 def case_of(name: str, behaviour: Behaviour, **entry: Any) -> Case:
@@ -157,11 +159,15 @@ NUMBERS = {
     "the smallest": _number("return [1e-45] * n", 1e-45),
     "minus zero": _number("return [-0.0] * n", 0),
     "negative numbers": _number("return [-1e6] * n", -1e6),
-    "an async function": _number("async def score(batch):\n    await asyncio.sleep(0.01)\n    return [2.0] * len(batch)", 2),
+    "an async function": _number(
+        "async def score(batch):\n    await asyncio.sleep(0.01)\n    return [2.0] * len(batch)", 2
+    ),
     "an awaitable": _number("return asyncio.sleep(0.01, [2.0] * n)", 2),
     "a group reward": _number("return [float(batch.uids.count(u)) for u in batch.uids]", N, scope="group"),
     "threads": _number("with ThreadPoolExecutor(2) as pool:\n        return list(pool.map(square, range(n)))", 3.5),
-    "a thread that stays": _number("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n    " + ONE, 1),
+    "a thread that stays": _number(
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n    " + ONE, 1
+    ),
     "a program": _number("return [float(subprocess.run(['echo', '2'], capture_output=True).stdout)] * n", 2),
     "a program that stays": _number("subprocess.Popen(['sleep', '60'])\n    " + ONE, 1),
     "prints": _number("print('scoring', n)\n    " + ONE, 1),
@@ -172,8 +178,12 @@ NUMBERS = {
     "draws numbers": _number("torch.randn(3); random.random(); np.random.rand(2)\n    " + ONE, 1),
     "draws many numbers": _number("torch.randn(10**6); np.random.rand(10**6)\n    " + ONE, 1),
     "its own generator": _number("torch.Generator().manual_seed(1); np.random.default_rng(1)\n    " + ONE, 1),
-    "undoes its changes": _number("with torch.no_grad(), torch.random.fork_rng():\n        torch.manual_seed(1)\n    " + ONE, 1),
-    "autocast": _number("with torch.autocast('cpu', torch.bfloat16):\n        return (torch.ones(n, 2) @ torch.ones(2)).float()", 2),
+    "undoes its changes": _number(
+        "with torch.no_grad(), torch.random.fork_rng():\n        torch.manual_seed(1)\n    " + ONE, 1
+    ),
+    "autocast": _number(
+        "with torch.autocast('cpu', torch.bfloat16):\n        return (torch.ones(n, 2) @ torch.ones(2)).float()", 2
+    ),
     "inference mode": _number("with torch.inference_mode():\n        return torch.ones(n)", 1),
     "a gradient": _number("w = torch.ones(n, requires_grad=True); w.sum().backward()\n    return w.grad", 1),
     "clears its metadata": _number("[row.clear() for row in batch.metadata]\n    " + ONE, 1),
@@ -192,13 +202,23 @@ NUMBERS = {
     "a temporary file": _number("with tempfile.NamedTemporaryFile() as f:\n        f.write(b'x')\n    " + ONE, 1),
     "fails once": _number("CALLS.append(1)\n    if len(CALLS) == 1: raise ValueError('not yet')\n    " + ONE, 1),
     "a lambda": _number("score = lambda batch: [1.0] * len(batch)  # def score", 1),
-    "a partial": _number("import functools\nscore = functools.partial(lambda x, batch: [x] * len(batch), 2.0)  # def score", 2),
-    "an object": _number("class S:\n    def __call__(self, batch):\n        return [3.0] * len(batch)\nscore = S()  # def score", 3),
-    "a fork pool": _number("with multiprocessing.get_context('fork').Pool(2) as pool:\n        return pool.map(square, range(n))", 3.5),
-    "a spawn pool": _number("with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:\n        return list(pool.map(square, range(n)))", 3.5),
+    "a partial": _number(
+        "import functools\nscore = functools.partial(lambda x, batch: [x] * len(batch), 2.0)  # def score", 2
+    ),
+    "an object": _number(
+        "class S:\n    def __call__(self, batch):\n        return [3.0] * len(batch)\nscore = S()  # def score", 3
+    ),
+    "a fork pool": _number(
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n        return pool.map(square, range(n))", 3.5
+    ),
+    "a spawn pool": _number(
+        "with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:\n        "
+        "return list(pool.map(square, range(n)))",
+        3.5,
+    ),
     "forks by itself": _number("pid = os.fork()\n    if pid == 0: os._exit(0)\n    os.waitpid(pid, 0)\n    " + ONE, 1),
     "its own event loop": _number("return asyncio.run(asyncio.sleep(0, [2.0] * n))", 2),
-}  # fmt: skip
+}
 PARTS = {
     "None for one": Behaviour("return [None] + [1.0] * (n - 1)", Says(1.0, 1 / N)),
     "NaN for one": Behaviour("return [math.nan] + [1.0] * (n - 1)", Says(1.0, 1 / N, FINITE)),
@@ -249,7 +269,9 @@ LOST = {
     "raises 1,000 lines": _lost("raise ValueError('x\\n' * 1000)", "ValueError"),
     "raises control characters": _lost("raise ValueError('\\x1b[31m\\x00\\ud800')", "ValueError"),
     "raises what cannot be printed": _lost("raise Unprintable", "Unprintable"),
-    "raises a chain": _lost("try:\n        1 / 0\n    except Exception as e:\n        raise Unprintable from e", "Unprintable"),
+    "raises a chain": _lost(
+        "try:\n        1 / 0\n    except Exception as e:\n        raise Unprintable from e", "Unprintable"
+    ),
     "raises a group": _lost("raise ExceptionGroup('two', [ValueError('first'), Unprintable()])", "ValueError: first"),
     "raises BaseException": _lost("raise BaseException('odd')", "BaseException: odd"),
     "raises KeyboardInterrupt": _lost("raise KeyboardInterrupt", "KeyboardInterrupt"),
@@ -258,9 +280,13 @@ LOST = {
     "raises TimeoutError": _lost("raise TimeoutError('no answer')", "TimeoutError: no answer"),
     "raises CancelledError": _lost("raise asyncio.CancelledError", "CancelledError"),
     "async raises CancelledError": _lost("async def score(batch):\n    raise asyncio.CancelledError", "CancelledError"),
-    "async raises TimeoutError": _lost("async def score(batch):\n    raise TimeoutError('no answer')", "TimeoutError: no answer"),
+    "async raises TimeoutError": _lost(
+        "async def score(batch):\n    raise TimeoutError('no answer')", "TimeoutError: no answer"
+    ),
     "async raises SystemExit": _lost("async def score(batch):\n    raise SystemExit(0)", "SystemExit"),
-    "async cancels itself": _lost("async def score(batch):\n    asyncio.current_task().cancel()\n    await asyncio.sleep(1)", "Cancelled"),
+    "async cancels itself": _lost(
+        "async def score(batch):\n    asyncio.current_task().cancel()\n    await asyncio.sleep(1)", "Cancelled"
+    ),
     "sys.exit": _lost("sys.exit(0)", "SystemExit"),
     "os._exit": _lost("os._exit(0)", "os._exit(0)"),
     "quit": _lost("quit()", "SystemExit"),
@@ -269,24 +295,38 @@ LOST = {
     "an assertion": _lost("assert n == 0", "AssertionError"),
     "a missing key": _lost("return [m['video'] for m in batch.media]", "KeyError: 'video'"),
     "a missing module": _lost("import no_such_module", "no_such_module"),
-    "a list that raises": _lost("class L(list):\n        def __len__(self): raise Unprintable\n    return L([1.0] * n)", "Unprintable"),
-    "an object that raises": _lost("class O:\n        def __getattr__(self, name): raise Unprintable\n        __repr__ = None\n    return O()", "(O)"),
-    "an array that lies": _lost("class A(np.ndarray):\n        def tolist(self): return 7\n    return np.ones(n).view(A)", "reward 'bad' returned 7"),
+    "a list that raises": _lost(
+        "class L(list):\n        def __len__(self): raise Unprintable\n    return L([1.0] * n)", "Unprintable"
+    ),
+    "an object that raises": _lost(
+        "class O:\n        def __getattr__(self, name): raise Unprintable\n        __repr__ = None\n    return O()",
+        "(O)",
+    ),
+    "an array that lies": _lost(
+        "class A(np.ndarray):\n        def tolist(self): return 7\n    return np.ones(n).view(A)",
+        "reward 'bad' returned 7",
+    ),
     "writes pixels": _lost("batch.media[0]['image'].data[:] = 0", "read-only"),
     "hangs": _lost("time.sleep(50)", "did not answer within 1 s", timeout_s=1),
     "hangs in a loop": _lost("while True: pass", "did not answer within 1 s", timeout_s=1),
-    "hangs async": _lost("async def score(batch):\n    await asyncio.sleep(50)", "did not answer within 1 s", timeout_s=1),
-    "hangs in an async loop": _lost("async def score(batch):\n    time.sleep(50)", "did not answer within 1 s", timeout_s=1),
+    "hangs async": _lost(
+        "async def score(batch):\n    await asyncio.sleep(50)", "did not answer within 1 s", timeout_s=1
+    ),
+    "hangs in an async loop": _lost(
+        "async def score(batch):\n    time.sleep(50)", "did not answer within 1 s", timeout_s=1
+    ),
     "waits for itself": _lost("threading.Event().wait(50)", "did not answer within 1 s", timeout_s=1),
     "asks for input": _lost("input()", "EOFError"),
     "needs another argument": _lost("def score(batch, device):\n    return []", ""),
-}  # fmt: skip
+}
 REFUSED = {
     "default dtype": _refused("torch.set_default_dtype(torch.float64)", "torch's default dtype"),
     "grad mode": _refused("torch.set_grad_enabled(False)", "torch's grad mode"),
     "threads of torch": _refused("torch.set_num_threads(7)", "torch's number of threads"),
     "matmul precision": _refused("torch.set_float32_matmul_precision('medium')", "float32 matmul precision"),
-    "deterministic algorithms": _refused("torch.use_deterministic_algorithms(True)", "torch's deterministic algorithms"),
+    "deterministic algorithms": _refused(
+        "torch.use_deterministic_algorithms(True)", "torch's deterministic algorithms"
+    ),
     "cudnn": _refused("torch.backends.cudnn.benchmark = True", "torch.backends.cudnn.benchmark"),
     "seed of torch": _refused("torch.manual_seed(1)", "the seed of torch"),
     "seed of numpy": _refused("np.random.seed(1)", "the seed of numpy.random"),
@@ -299,11 +339,13 @@ REFUSED = {
     "pixels through torch": _refused("torch.from_numpy(batch.media[0]['image'].data).zero_()", "image"),
     "unlocked pixels": _refused("d = batch.media[0]['image'].data; d.flags.writeable = True; d[:] = 0", "image"),
     "default device": _refused("torch.set_default_device('meta')", "torch's default device"),
-    "inference mode for ever": _refused("CALLS.append(torch.inference_mode()); CALLS[-1].__enter__()", "torch's inference mode"),
+    "inference mode for ever": _refused(
+        "CALLS.append(torch.inference_mode()); CALLS[-1].__enter__()", "torch's inference mode"
+    ),
     "autocast for ever": _refused("torch.autocast('cpu', torch.bfloat16).__enter__()", "autocast"),
     "anomaly mode": _refused("torch.autograd.set_detect_anomaly(True)", "anomaly"),
     "umask": _refused("os.umask(0o777)", "the umask"),
     "alarm": _refused("signal.alarm(60)", "signal.alarm"),
     "determinism of cudnn": _refused("torch.backends.cudnn.deterministic = True", "cudnn.deterministic"),
-}  # fmt: skip
+}
 TABLE: Mapping[str, Behaviour] = {**NUMBERS, **PARTS, **LOST, **REFUSED}

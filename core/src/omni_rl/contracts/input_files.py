@@ -78,7 +78,7 @@ def _too_large(path: Path, limit: int, kind: type[UserError]) -> UserError:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder. Names that no file can have, and folders that may not be read, have none."""
+    """Whether there is such a file or folder; False also for a name that no file can have, or that may not be seen."""
     try:
         return path.exists()
     except (OSError, ValueError):  # the name is too long, or holds a NUL

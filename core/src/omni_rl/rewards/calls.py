@@ -120,7 +120,9 @@ class Calls:
             return await self._in_own_process(call, call.reward)
         if inspect.iscoroutinefunction(call.reward.score):
             return await self._in_loop(call, lambda: call.reward.score(call.batch()))
-        ended = await self._in_line(Visit(self._watch, call.label), 0, lambda: call.reward.score(call.batch()), call.timeout_s)
+        ended = await self._in_line(
+            Visit(self._watch, call.label), 0, lambda: call.reward.score(call.batch()), call.timeout_s
+        )
         if inspect.isawaitable(ended.result) and not ended.changes.names:
             return await self._in_loop(call, lambda: ended.result)
         return ended
