@@ -72,7 +72,7 @@ def raises(error: BaseException):
 
 NOT_FINITE = "which is not a finite number in fp32, for the prompt 'prompt 1'"
 NUMBERS = {
-    "ints and bools": ([1, 0, True, 2], [1.0, 0.0, 1.0, 2.0]),
+    "ints and bools": ([1, 0, True, np.True_], [1.0, 0.0, 1.0, 1.0]),
     "fractions": ([Fraction(1, 4), 0.5, np.float16(0.5), np.int64(3)], [0.25, 0.5, 0.5, 3.0]),
     "None": ([None, 1.0, None, 2.0], [None, 1.0, None, 2.0]),
     "a bf16 tensor with a gradient": (torch.ones(4, dtype=torch.bfloat16, requires_grad=True), [1.0] * 4),

@@ -45,7 +45,7 @@ def server(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def attack(server: Server, models: Mapping[str, Path], tmp_path: Path) -> Attack:
-    """``attack(kind, fixed, strategy, count, number)``: tries fixed cases, and ``count`` draws of the seed ``number``."""
+    """``attack(kind, fixed, strategy, count, number)``: tries fixed cases and ``count`` draws of a seed."""
 
     def tried(kind: str, fixed: Sequence[Case], strategy: SearchStrategy[Case], count: int, number: int = 0) -> Tally:
         tally, room = Tally(kind), tmp_path / "cases"

@@ -154,7 +154,7 @@ NUMBERS = {
     "a tensor of bf16 with a gradient": _number("return torch.ones(n, dtype=torch.bfloat16, requires_grad=True)", 1),
     "a view of a tensor": _number("return torch.arange(2 * n)[::2]", 3),
     "fractions": _number("return [fractions.Fraction(1, 4)] * n", 0.25),
-    "numpy's scalars": _number("return [np.float32(0.5), np.int8(1), np.uint64(2), np.bool_(True)]", None),  # type: ignore[arg-type]
+    "numpy's scalars": _number("return [np.float32(0.5), np.int8(1), np.uint64(2), np.bool_(True)]", 1.125),
     "the largest in fp32": _number("return [3.4e38] + [0.0] * (n - 1)", 0.85e38),
     "the smallest": _number("return [1e-45] * n", 1e-45),
     "minus zero": _number("return [-0.0] * n", 0),

@@ -89,7 +89,7 @@ _LIST = "Return a list with one number per sample of the batch, in order; None f
 def _number(entry: Any) -> float | None:
     """The entry as a float that is finite in fp32; None if it is not a real number or too large."""
     try:
-        value = float(entry) if isinstance(entry, Real) else math.nan
+        value = float(entry) if isinstance(entry, (Real, np.bool_)) else math.nan
     except Exception:  # OverflowError of a large int, or anything that a class of the user raises
         return None
     return value if in_range(value) else None
