@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from omni_rl.errors import PluginError
-from omni_rl.plugins.local import Registry, declared, load_file, load_source
+from omni_rl.plugins.local import Registry, declared, load_file, load_source, neighbours
 from omni_rl.plugins.manager import Hooks, Layer, build_manager
 
 REWARD = """
@@ -154,3 +154,17 @@ def test_two_files_may_not_declare_one_key(write):
     first, second = (load_file(write("OMNI_RL = {'rewards': {'mine': 1}}", name)) for name in ("one.py", "two.py"))
     with pytest.raises(PluginError, match=r"reward 'mine' is declared by .*one\.py and by .*two\.py"):
         Registry([first, second])
+
+
+def test_the_modules_that_a_file_imports_from_beside_it(tmp_path):
+    for name, text in {
+        "score.py": "import torch\nfrom helper import value\n",
+        "helper.py": "import model.net\nimport score\n",
+        "model/__init__.py": "",
+        "model/net.py": "",
+        "other.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    names = [each.relative_to(tmp_path).as_posix() for each in neighbours(tmp_path / "score.py")]
+    assert names == ["helper.py", "model/__init__.py", "model/net.py"]

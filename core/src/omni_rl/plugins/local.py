@@ -94,6 +94,20 @@ def _find_neighbours(file: Path) -> None:
             )
 
 
+def neighbours(file: Path) -> list[Path]:
+    """The modules and packages beside a Python file that it imports, and those that they import; sorted."""
+    found: set[Path] = set()
+    to_read = [file]
+    while to_read:
+        for name in _imported(to_read.pop()):
+            package = file.parent / name
+            inside = package.rglob("*.py") if is_file(package / "__init__.py") else [file.parent / f"{name}.py"]
+            new = {each for each in inside if is_file(each) and each != file} - found
+            found |= new
+            to_read += new
+    return sorted(found)
+
+
 def _imported(file: Path) -> set[str]:
     """The top names that a file imports anywhere; none if it is not Python, which its import reports."""
     try:
