@@ -100,6 +100,7 @@ MISSING_SAMPLES = {
 MISSING_CALLS = {
     "too short": ([1.0] * 3, "returned 3 scores for 4 samples (first prompt: 'prompt 1')"),
     "too long": (np.zeros(5), "returned 5 scores for 4 samples"),
+    "endless": (range(10**12), "returned 1000000000000 scores for 4 samples"),
     "empty": ([], "returned 0 scores for 4 samples"),
     "one number": (0.5, "returned 0.5 (float) for 4 samples"),
     "a scalar array": (np.float32(0.5), "(float32) for 4 samples"),

@@ -63,10 +63,10 @@ def _read(label: str, returned: Any, prompts: Sequence[str]) -> Answer:
     if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes)):
         what = f"reward {label!r} returned {short(returned)} ({type(returned).__name__}) for {len(prompts)} samples"
         return missing(len(prompts), f"{what} {first}. {_LIST}")
-    listed = list(listed)
-    if len(listed) != len(prompts):
+    if len(listed) != len(prompts):  # before it becomes a list: a range can be longer than the memory
         what = f"reward {label!r} returned {len(listed)} scores for {len(prompts)} samples {first}"
         return missing(len(prompts), f"{what}. {_LIST}")
+    listed = list(listed)
     scores = [_number(entry) for entry in listed]
     pairs = zip(listed, scores, prompts, strict=True)
     wrong = [(entry, prompt) for entry, score, prompt in pairs if score is None and entry is not None]
