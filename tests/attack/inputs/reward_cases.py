@@ -304,7 +304,7 @@ LOST = {
     ),
     "an array that lies": _lost(
         "class A(np.ndarray):\n        def tolist(self): return 7\n    return np.ones(n).view(A)",
-        "reward 'bad' returned 7",
+        "reward 'bad' returned",
     ),
     "writes pixels": _lost("batch.media[0]['image'].data[:] = 0", "read-only"),
     "hangs": _lost("time.sleep(50)", "did not answer within 1 s", timeout_s=1),
@@ -317,9 +317,11 @@ LOST = {
     ),
     "waits for itself": _lost("threading.Event().wait(50)", "did not answer within 1 s", timeout_s=1),
     "asks for input": _lost("input()", "EOFError"),
-    "needs another argument": _lost("def score(batch, device):\n    return []", ""),
 }
 REFUSED = {
+    "needs another argument": Behaviour(
+        "def score(batch, device):\n    return []", Says(words="must take one argument", refused=True)
+    ),
     "default dtype": _refused("torch.set_default_dtype(torch.float64)", "torch's default dtype"),
     "grad mode": _refused("torch.set_grad_enabled(False)", "torch's grad mode"),
     "threads of torch": _refused("torch.set_num_threads(7)", "torch's number of threads"),

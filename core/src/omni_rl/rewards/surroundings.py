@@ -19,6 +19,7 @@ import torch
 
 AUTOCAST = ("cpu", "cuda")
 WORDS = 624
+AT_ONCE = 500
 MOST_DRAWS = 50_000
 """Blocks of 624 draws of the global generator of ``random`` or numpy that count as draws; then it was seeded again."""
 
@@ -241,16 +242,19 @@ def _drawn(before: tuple[np.ndarray, int], after: tuple[np.ndarray, int]) -> boo
     """Whether draws from a Mersenne Twister (its 624 words, its position) lead from one state to the other."""
     if np.array_equal(before[0], after[0]):
         return after[1] >= before[1]
-    twister = np.random.MT19937()
-    state: Any = twister.state
-    state["state"] = {"key": before[0], "pos": before[1]}
-    twister.state = state
-    for _ in range(MOST_DRAWS):
-        twister.random_raw(WORDS)
-        now: Any = twister.state
-        if np.array_equal(now["state"]["key"], after[0]):
+    source, target = _twister(before[0], WORDS), _twister(after[0], 0).random_raw(WORDS)
+    for _ in range(MOST_DRAWS // AT_ONCE):
+        if (source.random_raw(AT_ONCE * WORDS).reshape(AT_ONCE, WORDS) == target).all(axis=1).any():
             return True
     return False
+
+
+def _twister(words: np.ndarray, position: int) -> np.random.MT19937:
+    twister = np.random.MT19937()
+    state: Any = twister.state
+    state["state"] = {"key": words, "pos": position}
+    twister.state = state
+    return twister
 
 
 class Snapshot:
