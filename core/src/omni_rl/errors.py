@@ -55,7 +55,10 @@ class CheckpointError(UserError):
 
 
 class RunError(RuntimeError):
-    """The run itself failed although the user's input was sound (disk full, engine lost)."""
+    """The run itself failed although the user's input was sound (disk full, engine lost); arguments as UserError."""
+
+    def __init__(self, what: str, hint: str | None = None) -> None:
+        super().__init__(clipped(what if hint is None else f"{what}\n  {hint}"))
 
 
 class GateError(RunError):

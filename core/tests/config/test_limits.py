@@ -125,3 +125,20 @@ def test_a_key_of_another_trainer_gets_its_answer(section: str, key: str, says: 
 def test_rslora_and_dropout_are_answered():
     assert "sqrt(rank)" in errors(model={"path": "m", "lora": {"use_rslora": True}})
     assert "no dropout" in errors(model={"path": "m", "lora": {"dropout": 0.1}})
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"data": {"path": "p.txt", "format": ""}}, "data.format"),
+        ({"model": {"path": "m", "plugin": ""}}, "model.plugin"),
+        ({"model": {"path": "m", "lora": {"rank": 1_000_000}}}, "model.lora.rank"),
+        ({"model": {"path": "m", "lora": {"targets": [""]}}}, "model.lora.targets"),
+    ],
+)
+def test_names_of_nothing_and_ranks_of_no_module(data: dict[str, object], key: str):
+    base = {"model": {"path": "m"}, "algorithm": {"name": "a"}, "reward": ["brightness"], "data": {"path": "p.txt"}}
+    tree = Tree(SetBy("file", "run.yaml", by="file"))
+    tree.overlay({**base, **data}, lambda _: SetBy("file", "run.yaml", by="file"))
+    _, errors = validate(Config, tree.data, tree)
+    assert any(key in str(error) for error in errors), errors

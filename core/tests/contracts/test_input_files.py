@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.contracts.input_files import DEPTH, flaw, parse_json, read_regular
-from omni_rl.errors import LENGTH, LINES, ConfigError, DataError, UserError
+from omni_rl.contracts.input_files import DEPTH, exists, flaw, is_file, is_folder, names_in, parse_json, read_regular
+from omni_rl.errors import LENGTH, LINES, ConfigError, DataError, RunError, UserError
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,22 @@ def test_a_message_fits_on_a_screen_whatever_it_echoes():
 def test_a_high_limit_takes_no_memory(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
     assert read_regular(tmp_path / "a", 1 << 60) == b"x" * 3_000_000
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "n/" * 3000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_of_no_file(tmp_path: Path, name: str):
+    path = tmp_path / name
+    assert [exists(path), is_file(path), is_folder(path), names_in(path)] == [False, False, False, []]
+
+
+def test_names_in_a_folder(tmp_path: Path):
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "c").mkdir()
+    assert names_in(tmp_path) == ["a.txt", "b.txt"]
+    assert names_in(tmp_path, folders=True) == ["c"]
+
+
+def test_the_hint_of_a_failed_run_is_a_line_of_its_own():
+    assert str(RunError("the disk is full", "delete something")) == "the disk is full\n  delete something"
+    assert len(str(RunError("x\n" * 10**5))) < LENGTH

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from omni_rl.errors import ModelError
-from omni_rl.model.encoding import joined
+from omni_rl.model.encoding import encode_prompts, joined
 
 
 def encoding(rows: int, width: int) -> dict[str, torch.Tensor]:
@@ -35,3 +38,15 @@ def test_without_a_mask_nothing_is_padded():
     with pytest.raises(ModelError, match=r"prompt_embeds has widths \[3, 5\], and no mask says what is padding"):
         joined(alone)
     assert torch.equal(joined(alone[:1] * 2)["prompt_embeds"], torch.ones(2, 3, 4))
+
+
+class BrokenHooks:
+    def tokenize(self, **_: object) -> dict[str, torch.Tensor]:
+        raise TypeError("'>' not supported between instances of 'int' and 'list'")
+
+
+def test_what_a_tokenizer_raises_is_an_error_of_the_model():
+    model: Any = SimpleNamespace(hooks=BrokenHooks(), architecture="QwenImagePipeline")
+    with pytest.raises(ModelError, match="QwenImagePipeline cannot encode texts: TypeError: '>' not") as caught:
+        encode_prompts(model, ["snow"], None, {})
+    assert f"(at {__file__}:" in caught.value.what

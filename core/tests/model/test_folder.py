@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from omni_rl.errors import ModelError
 from omni_rl.model.folder import check_folder
+from omni_rl.model.loading import load_model
 from omni_rl_tiny import tiny_random
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -62,6 +65,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "bin": (lambda f: shard(f, "x.bin"), "weights are read from safetensors only"),
     "outside": (lambda f: shard(f, "../../outside.safetensors"), "outside the folder"),
     "absolute": (lambda f: shard(f, "/etc/x.safetensors"), "outside the folder"),
+    "no shards": (lambda f: (f / SHARDS).write_text('{"weight_map": {}}'), "has no weight_map"),
+    "long shard": (lambda f: shard(f, "n" * 5000 + ".safetensors"), "not there"),
+    "infinite": (lambda f: header(f, 32, b'{"x":{"data_offsets":[0,1e999]}}'), "header is damaged"),
+    "long component": (lambda f: index(f, **{"x" * 300: ["diffusers", "AutoencoderKL"]}), "has no folder xxx"),
     "missing shard": (lambda f: shard(f, "x-00001-of-00002.safetensors"), "not there"),
     "header": (lambda f: header(f, 2**62), "its header claims 4611686018427387904"),
     "damaged": (lambda f: header(f, 2, b"[]"), "header is damaged"),
@@ -91,3 +98,15 @@ def test_links_that_lie_in_the_folder_are_followed(folder: Path, tmp_path: Path)
     blob.unlink()
     with pytest.raises(ModelError, match="its link leads nowhere"):
         check_folder(folder)
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder"])
+def test_weights_that_are_missing_in_the_files_are_not_drawn_at_random(folder: Path, component: str):
+    file = next((folder / component).glob("*.safetensors"))
+    tensors = load_file(file)
+    name = sorted(tensors)[3]
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="do not contain") as caught:
+        load_model(folder, device=torch.device("cpu"), precision="fp32", full=True)
+    assert name.rpartition(".layers.")[2] in caught.value.what

@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from omni_rl.errors import PluginError
-from omni_rl.plugins.local import Registry, declared, load_file, load_source
+from omni_rl.plugins.local import Registry, declared, load_file, load_source, neighbours
 from omni_rl.plugins.manager import Hooks, Layer, build_manager
 
 REWARD = """
@@ -97,6 +97,7 @@ def test_a_second_file_beside_it_is_not_shipped_and_the_message_says_so(write):
 
 def test_a_missing_file_is_named(tmp_path):
     assert f"{tmp_path / 'absent.py'} cannot be read" in failure(tmp_path / "absent.py")
+    assert "/dev/zero is a device, not a regular file" in failure("/dev/zero")
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path):
@@ -153,3 +154,17 @@ def test_two_files_may_not_declare_one_key(write):
     first, second = (load_file(write("OMNI_RL = {'rewards': {'mine': 1}}", name)) for name in ("one.py", "two.py"))
     with pytest.raises(PluginError, match=r"reward 'mine' is declared by .*one\.py and by .*two\.py"):
         Registry([first, second])
+
+
+def test_the_modules_that_a_file_imports_from_beside_it(tmp_path):
+    for name, text in {
+        "score.py": "import torch\nfrom helper import value\n",
+        "helper.py": "import model.net\nimport score\n",
+        "model/__init__.py": "",
+        "model/net.py": "",
+        "other.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    names = [each.relative_to(tmp_path).as_posix() for each in neighbours(tmp_path / "score.py")]
+    assert names == ["helper.py", "model/__init__.py", "model/net.py"]

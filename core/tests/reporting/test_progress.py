@@ -69,6 +69,14 @@ def test_validation_and_notes_stand_on_lines_of_their_own(capsys):
     ]
 
 
+def test_control_characters_and_long_texts_of_others_are_shown_as_text(capsys):
+    with Progress(9, plain=True) as progress:
+        progress.note("ValueError: \x1b[31m\x00\ud800\n" * 1000)
+    said = capsys.readouterr().out
+    assert said.startswith("ValueError: \\x1b[31m\\x00\\ud800\n")
+    assert len(said.splitlines()) < 40
+
+
 def test_the_gate_is_a_table(capsys):
     Progress(5, plain=True).gate([Row("sigma table", "ok", "equal"), Row("rewards", "fail", "all are 0.5")])
     assert capsys.readouterr().out == "gate\n  ok    sigma table  equal\n  FAIL  rewards      all are 0.5\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import locale
 import os
 import random
+import signal
 import sys
 import time
 import warnings
@@ -70,7 +72,7 @@ def raises(error: BaseException):
 
 NOT_FINITE = "which is not a finite number in fp32, for the prompt 'prompt 1'"
 NUMBERS = {
-    "ints and bools": ([1, 0, True, 2], [1.0, 0.0, 1.0, 2.0]),
+    "ints and bools": ([1, 0, True, np.True_], [1.0, 0.0, 1.0, 1.0]),
     "fractions": ([Fraction(1, 4), 0.5, np.float16(0.5), np.int64(3)], [0.25, 0.5, 0.5, 3.0]),
     "None": ([None, 1.0, None, 2.0], [None, 1.0, None, 2.0]),
     "a bf16 tensor with a gradient": (torch.ones(4, dtype=torch.bfloat16, requires_grad=True), [1.0] * 4),
@@ -98,6 +100,7 @@ MISSING_SAMPLES = {
 MISSING_CALLS = {
     "too short": ([1.0] * 3, "returned 3 scores for 4 samples (first prompt: 'prompt 1')"),
     "too long": (np.zeros(5), "returned 5 scores for 4 samples"),
+    "endless": (range(10**12), "returned 1000000000000 scores for 4 samples"),
     "empty": ([], "returned 0 scores for 4 samples"),
     "one number": (0.5, "returned 0.5 (float) for 4 samples"),
     "a scalar array": (np.float32(0.5), "(float32) for 4 samples"),
@@ -130,6 +133,15 @@ def setting(change):
     return score
 
 
+def inference_mode_for_ever() -> None:
+    mode = torch.inference_mode()
+    mode.__enter__()
+    KEPT.append(mode)  # it ends when the object does
+
+
+KEPT: list[object] = []
+
+
 def unlocked(batch: RewardBatch) -> list[float]:
     batch.media[1]["image"].data.flags.writeable = True
     batch.media[1]["image"].data[0] = 255
@@ -157,6 +169,12 @@ REFUSED = {
     "matmul precision": (setting(lambda: torch.set_float32_matmul_precision("medium")), "float32 matmul precision"),
     "deterministic": (setting(lambda: torch.use_deterministic_algorithms(True)), "torch's deterministic algorithms"),
     "cudnn": (setting(lambda: setattr(torch.backends.cudnn, "benchmark", True)), "torch.backends.cudnn.benchmark"),
+    "default device": (setting(lambda: torch.set_default_device("meta")), "torch's default device"),
+    "anomaly detection": (setting(lambda: torch.autograd.set_detect_anomaly(True)), "torch's anomaly detection"),
+    "inference mode": (setting(inference_mode_for_ever), "torch's inference mode"),
+    "autocast": (setting(lambda: torch.autocast("cpu", torch.bfloat16).__enter__()), "torch's autocast"),
+    "an alarm": (setting(lambda: signal.alarm(3600)), "the timer of signal.alarm"),
+    "umask": (setting(lambda: os.umask(0o777)), "the umask of the process"),
     "working folder": (setting(lambda: os.chdir("/")), "the working folder"),
     "stdout": (setting(lambda: setattr(sys, "stdout", io.StringIO())), "sys.stdout"),
     "file of stdout": (setting(lambda: os.close(1)), "sys.stdout"),
@@ -245,6 +263,24 @@ def test_metadata_belongs_to_one_call(draw, runner_of, score_all, unharmed) -> N
     runner = runner_of(*two(greedy))
     for _ in range(2):
         assert {k: s.value for k, s in score_all(runner, draw(1)).items()} == unharmed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: warnings.simplefilter("error"),
+        lambda: np.seterr(all="raise"),
+        lambda: locale.setlocale(locale.LC_NUMERIC, "C.UTF-8"),
+    ],
+    ids=["warnings", "numpy's errors", "locale"],
+)
+def test_what_libraries_set_when_they_are_imported_is_set_back_in_silence(
+    draw, runner_of, score_all, unharmed, change
+) -> None:
+    runner = runner_of(*two(setting(change)))
+    scored = score_all(runner, draw(1))
+    assert [s.components["bad"] for s in scored.values()] == [1.0] * 4
+    assert {k: s.components["good"] for k, s in scored.items()} == unharmed
 
 
 def test_draws_from_global_generators_are_allowed(draw, runner_of, score_all, unharmed) -> None:

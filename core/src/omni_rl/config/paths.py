@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_rl.contracts.call import INDEX
-from omni_rl.contracts.input_files import CONFIGURATION, parse_json, read_regular
+from omni_rl.contracts.input_files import CONFIGURATION, exists, is_file, is_folder, names_in, parse_json, read_regular
 from omni_rl.errors import DataError, ModelError, PluginError, UserError, did_you_mean, nearest
 from omni_rl.plugins.local import Registry
 
@@ -37,7 +37,7 @@ class Files:
     def find(self, name: str | Path) -> Path | None:
         """The absolute path of an existing file or folder, or None."""
         candidates = (folder / Path(name).expanduser() for folder in self.folders)
-        return next((path.resolve() for path in candidates if _exists(path)), None)
+        return next((path.resolve() for path in candidates if exists(path)), None)
 
     def absolute(self, name: str | Path) -> Path:
         """As ``find``; if nothing exists, the absolute path in the first folder."""
@@ -64,7 +64,7 @@ class Files:
             raise
         except Exception as error:
             raise PluginError(f"{source} cannot provide its checkpoint '{name}': {error!r}") from error
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise PluginError(f"{source} gives {folder} as its checkpoint '{name}', but that folder does not exist")
         return folder.resolve()
 
@@ -89,9 +89,7 @@ class Files:
 
     def _no_model(self, name: str) -> ModelError:
         shipped = self.registry.keys("checkpoints")
-        folders = [
-            path.name for folder in self.folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()
-        ]
+        folders = [folder for each in self.folders for folder in names_in(each, folders=True)]
         near = did_you_mean(name, [*shipped, *folders])
         lines = [f"installed checkpoints: {', '.join(shipped) or 'none'}"]
         if _HUB_ID.fullmatch(name):
@@ -108,24 +106,17 @@ class Files:
         """
         first, _, rest = name.partition("/")
         folder = self.checkpoint(first) if rest else None
-        file = (folder / rest if (folder / rest).is_file() else None) if folder else self.find(name)
+        file = (folder / rest if is_file(folder / rest) else None) if folder else self.find(name)
         if file is not None:
             return file
         if re.search(r"[*?\[]", name):
             raise DataError(f"data.path '{name[:80]}' is a pattern, and one file is read", _JOIN)
         searched = [folder] if folder else [(f / name).parent for f in self.folders]
-        beside = sorted({path.name for each in searched if each.is_dir() for path in each.iterdir() if path.is_file()})
+        beside = sorted({name for each in searched for name in names_in(each)})
         near = nearest(Path(name).name, beside)
         what = f"there is no prompt file '{name}'" + (f" in the checkpoint '{first}'" if folder else "")
         hint = f"files in that folder: {', '.join(beside[:8])}" if beside and not near else None
         raise DataError(what + (f". Did you mean '{near}'?" if near else ""), hint)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # the name is too long, or holds a NUL
-        return False
 
 
 def is_family(make: Callable[..., object]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from omni_rl.contracts.input_files import CONFIGURATION, DEPTH, DIGITS, flaw, read_regular
+from omni_rl.contracts.input_files import CONFIGURATION, DEPTH, DIGITS, exists, flaw, names_in, read_regular
 from omni_rl.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -247,7 +247,7 @@ def read(path: str | Path) -> Document:
 
 
 def _text(path: Path) -> str:
-    if _absent(path):
+    if not exists(path):
         raise ConfigError(f"there is no file {path}{_similar(path)}", "give the path of a YAML file")
     try:
         return read_regular(path, CONFIGURATION, ConfigError).decode("utf-8-sig")
@@ -257,15 +257,7 @@ def _text(path: Path) -> str:
         raise ConfigError(error.what, "give the path of a YAML file") from None
 
 
-def _absent(path: Path) -> bool:
-    try:
-        return not path.exists()
-    except (OSError, ValueError):  # a name that is too long, or contains a NUL
-        return True
-
-
 def _similar(path: Path) -> str:
     """The YAML files in the folder of the missing file, for a message."""
-    names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-    names = names if len(path.name) <= 255 else []
+    names = [name for name in names_in(path.parent) if name.endswith((".yaml", ".yml"))]
     return f" (that folder contains {', '.join(names[:5])})" if names else ""

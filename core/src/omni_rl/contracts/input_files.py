@@ -81,6 +81,33 @@ def _too_large(path: Path, limit: int, kind: type[UserError]) -> UserError:
     return kind(f"{path} is larger than {size}, the limit for such a file.", "Give a smaller file.")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False also for a name that no file can have, or that may not be seen."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # the name is too long, or holds a NUL
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """As :func:`exists`, for a folder."""
+    return exists(path) and path.is_dir()
+
+
+def is_file(path: Path) -> bool:
+    """As :func:`exists`, for a regular file."""
+    return exists(path) and path.is_file()
+
+
+def names_in(folder: Path, folders: bool = False) -> list[str]:
+    """The names of the files, or of the folders, in a folder, sorted; none if it is no folder or may not be read."""
+    try:
+        inside = list(folder.iterdir()) if is_folder(folder) else []
+    except OSError:
+        return []
+    return sorted(path.name for path in inside if (is_folder(path) if folders else is_file(path)))
+
+
 def parse_json(text: str) -> Any:
     """The data in ``text``.
 

@@ -16,6 +16,7 @@ from omni_rl.schedulers.types import LogProbType, SdeType
 
 # Upper limits refuse numbers with which a run could never end or never fit into any memory.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Rank = Annotated[int, Field(gt=0, le=4096)]
 Steps = Annotated[int, Field(gt=0, le=10_000)]
 Iterations = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Small = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -43,11 +44,11 @@ class PluginSection(BaseModel):
 class Lora(Section):
     """LoRA adapters, inserted into the denoiser's modules, with fp32 master weights."""
 
-    rank: Count = Field(default=16, description="rank of each adapter")
+    rank: Rank = Field(default=16, description="rank of each adapter")
     alpha: PositiveFloat = Field(
         default=32.0, le=1_000_000, description="the adapter's output is multiplied by alpha / rank"
     )
-    targets: list[str] | str = Field(
+    targets: list[Text] | Text = Field(
         default="all-linear", description="suffixes of the names of the modules that get an adapter, or 'all-linear'"
     )
 
@@ -59,7 +60,7 @@ class Model(PluginSection):
         description="name of a shipped checkpoint, folder of a diffusers pipeline, or with `hub: true` a hub id",
         examples=["./my-pipeline"],
     )
-    plugin: str | None = Field(
+    plugin: Text | None = Field(
         default=None,
         description="pip package to use if several offer the architecture; 'universal': use no model plugin",
     )
@@ -71,7 +72,7 @@ class Algorithm(PluginSection):
     """The RL objective. The algorithm's own options are keys of this section too."""
 
     name: Text = Field(description="algorithm (RL objective)", examples=["flow_grpo"])
-    plugin: str | None = Field(default=None, description="pip package to use if several offer the algorithm")
+    plugin: Text | None = Field(default=None, description="pip package to use if several offer the algorithm")
 
 
 class SdeOptions(Section):
@@ -97,7 +98,7 @@ class Rollout(PluginSection):
     """Sampling. The rollout engine's own options are keys of this section too."""
 
     engine: Text = Field(default="diffusers", description="rollout engine")
-    plugin: str | None = Field(default=None, description="pip package to use if several offer the engine")
+    plugin: Text | None = Field(default=None, description="pip package to use if several offer the engine")
     steps: Steps = Field(default=10, description="denoising steps per sample")
     prompts: Count = Field(default=8, description="prompts per iteration")
     group_size: Count = Field(default=8, description="samples per prompt and iteration")
@@ -114,8 +115,8 @@ class RewardEntry(PluginSection):
     """One reward. The reward's own options are keys of this section too."""
 
     name: Text = Field(description="reward", examples=["ocr"])
-    plugin: str | None = Field(default=None, description="pip package to use if several offer the reward")
-    label: str | None = Field(default=None, description="name in metrics; null: `name`")
+    plugin: Text | None = Field(default=None, description="pip package to use if several offer the reward")
+    label: Text | None = Field(default=None, description="name in metrics; null: `name`")
     weight: float = Field(
         default=1.0, ge=-1_000_000, le=1_000_000, description="factor in the weighted sum of all rewards"
     )
@@ -149,16 +150,16 @@ class Data(PluginSection):
         description="prompt file: relative to the configuration file, or <shipped checkpoint>/<file>",
         examples=["prompts.txt"],
     )
-    format: str | None = Field(
+    format: Text | None = Field(
         default=None, description="txt, jsonl, parquet, or a format of a plugin (geneval); null: the file's suffix"
     )
-    prompt_column: str = Field(default="prompt", description="column with the prompt")
-    media: dict[str, str] = Field(
+    prompt_column: Text = Field(default="prompt", description="column with the prompt")
+    media: dict[Text, Text] = Field(
         default_factory=dict,
         description="pipeline argument -> column with its file or list of files, relative to the prompt file",
         examples=["{image: source}"],
     )
-    call: list[str] = Field(
+    call: list[Text] = Field(
         default_factory=list,
         description="columns that are arguments of the pipeline for their row; they replace those of rollout.call",
         examples=["[height, width]"],
@@ -257,7 +258,7 @@ class Tracker(PluginSection):
     """An experiment tracker. The tracker's own options are keys of this section too."""
 
     name: Text = Field(description="experiment tracker", examples=["tensorboard"])
-    plugin: str | None = Field(default=None, description="pip package to use if several offer the tracker")
+    plugin: Text | None = Field(default=None, description="pip package to use if several offer the tracker")
 
 
 class Launcher(PluginSection):
@@ -266,7 +267,7 @@ class Launcher(PluginSection):
     name: Text = Field(
         default="local", description="launcher that starts the processes; `launcher: local` is short for this key"
     )
-    plugin: str | None = Field(default=None, description="pip package to use if several offer the launcher")
+    plugin: Text | None = Field(default=None, description="pip package to use if several offer the launcher")
 
 
 class Config(Section):
@@ -283,7 +284,7 @@ class Config(Section):
     launcher: Annotated[Launcher, BeforeValidator(named)] = Field(
         default_factory=Launcher, description="the processes of the run"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: Text = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="precision of the model's forward pass; master weights and log-probs stay fp32"
     )
@@ -294,7 +295,7 @@ class Config(Section):
         default="on",
         description="check the run before training: 'on' stops if a check fails, 'warn' trains anyway, 'off' skips it",
     )
-    plugins: list[str] = Field(
+    plugins: list[Text] = Field(
         default_factory=list, description="Python files with plugins for this run (local plugins)"
     )
 

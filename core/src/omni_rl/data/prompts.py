@@ -13,7 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omni_rl.contracts.input_files import MEDIUM, PROMPTS, flaw, parse_json, read_regular, require_regular
+from omni_rl.contracts.input_files import (
+    MEDIUM,
+    PROMPTS,
+    exists,
+    flaw,
+    is_folder,
+    names_in,
+    parse_json,
+    read_regular,
+    require_regular,
+)
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Data
 from omni_rl.errors import ConfigError, DataError, PluginError, did_you_mean, nearest
@@ -133,7 +143,7 @@ def _files(where: str, path: Path, column: str, value: Any) -> str | list[str]:
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: column {column!r} must hold a path or a list of paths, not {_shown(value)}.")
     files = [path.parent / name for name in names]
-    absent = next((file for file in files if not file.exists()), None)
+    absent = next((file for file in files if not exists(file)), None)
     if absent is not None:
         raise DataError(f"{where}: {absent} does not exist.", "Paths are relative to the data file.")
     for file in files:
@@ -258,11 +268,10 @@ def _check_keys(data: Data) -> None:
 
 
 def _check_exists(path: Path) -> None:
-    if path.is_dir():
+    if is_folder(path):
         raise DataError(f"the prompt file {path} is a folder.", "Set `data.path` to a file of prompts.")
-    if not path.exists():
-        beside = (other.name for other in path.parent.iterdir()) if path.parent.is_dir() else ()
-        near = did_you_mean(path.name, beside)
+    if not exists(path):
+        near = did_you_mean(path.name, names_in(path.parent))
         raise DataError(f"the prompt file {path} does not exist.{near}", "Set `data.path` to a file of prompts.")
 
 

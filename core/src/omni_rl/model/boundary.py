@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from omni_rl.errors import ModelError, RunError, UserError
+from omni_rl.plugins.blame import CORE
 
 _WORDS = 300
 
@@ -29,7 +32,17 @@ def foreign(what: str, hint: str) -> Iterator[None]:
     except (UserError, RunError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        raise ModelError(f"{what}: {reason(error)}", hint) from error
+        raise ModelError(f"{what}: {reason(error)}{_own_line(error)}", hint) from error
+
+
+def _own_line(error: BaseException) -> str:
+    """The line of a plugin's author in the traceback, if there is one: neither core's nor a library's."""
+    apart = (str(CORE), sys.base_prefix, "<")
+    files = [
+        (f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(apart)
+    ]
+    own = [f"{file}:{line}" for file, line in files if "site-packages" not in file]
+    return f" (at {own[-1]})" if own else ""
 
 
 def reason(error: BaseException) -> str:

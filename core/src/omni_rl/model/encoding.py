@@ -20,6 +20,7 @@ from omni_rl.contracts.types import Tensors, lossless
 from omni_rl.data.media_files import load
 from omni_rl.errors import DataError, ModelError
 from omni_rl.model import tokenizer_calls
+from omni_rl.model.boundary import foreign
 from omni_rl.model.tokenizer_calls import TokenizerCall
 
 
@@ -128,7 +129,20 @@ def encode_prompts(
 
     Args:
         call: with the media that the texts see, loaded.
+
+    Raises:
+        ModelError: the tokenizer, the text encoder or a hook raises something that is no error of the user.
     """
+    with foreign(f"{model.architecture} cannot encode texts", _TEXTS):
+        return _encoded(model, prompts, negatives, call)
+
+
+_TEXTS = "check the tokenizer and the text encoder in the model folder, and the arguments under rollout.call"
+
+
+def _encoded(
+    model: LoadedModel, prompts: Sequence[str], negatives: Sequence[str] | None, call: Mapping[str, Any]
+) -> tuple[Tensors, Tensors]:
     hooks = model.hooks
     tokens = hooks.tokenize(model=model, prompts=prompts, call=call)
     if not tokens:

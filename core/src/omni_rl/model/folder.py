@@ -19,7 +19,7 @@ import diffusers.pipelines
 import transformers
 
 from omni_rl.contracts.call import INDEX
-from omni_rl.contracts.input_files import parse_json, read_regular
+from omni_rl.contracts.input_files import is_file, is_folder, parse_json, read_regular
 from omni_rl.contracts.model import DENOISER_PREFIXES
 from omni_rl.errors import ModelError
 from omni_rl.model.safetensors_files import check_header
@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
     if not isinstance(index.get("_class_name"), str):
         raise _own_code(folder / INDEX, "_class_name", index.get("_class_name"))
     components = {name: value for name, value in index.items() if _is_component(value)}
-    present = any((folder / name).is_dir() for name in components)  # a hub's snapshot may hold the index alone
+    present = any(is_folder(folder / name) for name in components)  # a hub's snapshot may hold the index alone
     for name, value in components.items():
         if list(value) == [None, None]:
             _check_left_out(folder, index["_class_name"], name)
@@ -108,20 +108,20 @@ def _imported(folder: Path, library: str) -> ModuleType | None:
 
 
 def _refuse_auto_map(component: Path) -> None:
-    for file in sorted(component.glob("*.json")) if component.is_dir() else []:
+    for file in sorted(component.glob("*.json")) if is_folder(component) else []:
         if "config" in file.name and "auto_map" in _object(file, CONFIGURATION):
             raise _own_code(file, "auto_map", "code beside the weights")
 
 
 def _check_component(folder: Path, name: str) -> None:
     component = folder / name
-    if not component.is_dir():
+    if not is_folder(component):
         raise ModelError(f"{folder} has no folder {name}, which its {INDEX} names", f"{_AGAIN}: it is incomplete")
     files = sorted(component.iterdir())
     for file in files:
         _check_file(file)
     config = component / "config.json"
-    settings = _object(config, CONFIGURATION) if config.is_file() else {}
+    settings = _object(config, CONFIGURATION) if is_file(config) else {}
     _check_settings(config, name, settings)
     weights = [file.name for file in files if file.suffix in _WEIGHTS]
     if weights:
@@ -180,7 +180,7 @@ def _variant(name: str) -> str | None:
 
 def _shards(index: Path) -> Iterator[str]:
     named = _object(index, WEIGHT_INDEX).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+    if not isinstance(named, dict) or not named or not all(isinstance(shard, str) for shard in named.values()):
         raise ModelError(f"{index} has no weight_map of file names", _AGAIN)
     yield from sorted(set(named.values()))
 
@@ -191,8 +191,8 @@ def _check_shard(component: Path, index: Path, shard: str) -> None:
         raise ModelError(f"{index} names {shard[:80]!r}: weights are read from safetensors only", _AGAIN)
     if path.is_absolute() or ".." in path.parts or "\\" in shard or "\0" in shard:
         raise ModelError(f"{index} names {shard[:80]!r}, which is outside the folder", "do not use this model")
-    if not (component / shard).is_file():
-        raise ModelError(f"{index} names {shard[:80]}, which is not there", f"{_AGAIN}: it is incomplete")
+    if not is_file(component / shard):
+        raise ModelError(f"{index} names {shard[:80]!r}, which is not there", f"{_AGAIN}: it is incomplete")
     check_header(component / shard)
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from omni_rl.contracts.call import INDEX
 from omni_rl.contracts.model import DENOISER_PREFIXES, LoadedModel
 from omni_rl.errors import ConfigError, ModelError
+from omni_rl.model import whole_weights
 from omni_rl.model.boundary import foreign
 from omni_rl.model.folder import check_folder
 
@@ -86,10 +87,12 @@ def _check_flow_matching(model: LoadedModel) -> None:
 
 
 def _from_pretrained(source: str, dtypes: Mapping[str, torch.dtype]) -> DiffusionPipeline:
-    with foreign(f"{source}: diffusers cannot load this pipeline", "check model.path"):
-        return DiffusionPipeline.from_pretrained(
+    with foreign(f"{source}: diffusers cannot load this pipeline", "check model.path"), whole_weights.required():
+        pipe = DiffusionPipeline.from_pretrained(
             source, dtype=dict(dtypes), use_safetensors=True, local_files_only=True
         )
+    whole_weights.check(part for part in pipe.components.values() if isinstance(part, nn.Module))
+    return pipe
 
 
 def _downloaded(hub: str) -> Path:
@@ -99,7 +102,7 @@ def _downloaded(hub: str) -> Path:
 
 
 def _denoiser_names(path: Path) -> list[str]:
-    index = json.loads((path / INDEX).read_text())
+    index = json.loads((path / INDEX).read_text(encoding="utf-8-sig"))
     return [name for name in index if name.startswith(DENOISER_PREFIXES)]
 
 

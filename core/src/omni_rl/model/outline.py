@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from omni_rl.contracts.call import INDEX
+from omni_rl.contracts.input_files import is_file
 from omni_rl.contracts.model import DENOISER_PREFIXES
 from omni_rl.errors import ModelError
 from omni_rl.model.boundary import foreign
@@ -39,10 +40,10 @@ def denoisers(folder: Path) -> dict[str, nn.Module]:
     Raises:
         ModelError: a configuration cannot be read, or does not fit its class.
     """
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8-sig"))
     named = {n: each for n, each in index.items() if n.startswith(DENOISER_PREFIXES) and isinstance(each, list)}
     classes: dict[str, Any] = {n: getattr(diffusers, cls, None) for n, (_, cls) in named.items() if cls is not None}
-    if not all(cls is not None and (folder / n / cls.config_name).is_file() for n, cls in classes.items()):
+    if not all(cls is not None and is_file(folder / n / cls.config_name) for n, cls in classes.items()):
         return {}
     return {name: _built(cls, folder / name) for name, cls in classes.items()}
 

@@ -38,6 +38,6 @@ def _end(file: Path, header: bytes) -> int:
     try:
         entries: dict[str, Any] = json.loads(header)
         ends = [int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{file} is not a safetensors file: its header is damaged", _AGAIN) from error
     return max(ends, default=0)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.errors import DataError
+from omni_rl.model.boundary import foreign
 
 UNLIMITED = 2**62
 HINT = "shorten the prompt, or set rollout.call.max_sequence_length, if the pipeline has this argument and allows more"
@@ -41,7 +42,8 @@ class TokenizerCall:
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, without truncation."""
         options = {"add_special_tokens": self.special, "truncation": False, "padding": False, "verbose": False}
-        return [len(ids) for ids in self.tokenizer(list(texts), **options)["input_ids"]]
+        with foreign(f"the pipeline's {self.name} cannot tokenise texts", "check its files in the model folder"):
+            return [len(ids) for ids in self.tokenizer(list(texts), **options)["input_ids"]]
 
 
 @dataclass

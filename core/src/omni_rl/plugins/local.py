@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from omni_rl.contracts.input_files import is_file, names_in, read_regular
 from omni_rl.errors import ConfigError, PluginError, did_you_mean
 from omni_rl.plugins.blame import describe_error
 from omni_rl.plugins.discovery import KINDS, Offer, find, load, offers
@@ -23,6 +24,8 @@ from omni_rl.plugins.local_files import Text, announce, module_name
 from omni_rl.plugins.moved import advice, is_about_omni_rl
 
 DECLARATION = "OMNI_RL"
+PYTHON = 16 * 1024**2
+"""Largest Python file of a user, in bytes."""
 
 
 def read_source(path: str | Path) -> str:
@@ -32,12 +35,10 @@ def read_source(path: str | Path) -> str:
         PluginError: the file does not exist or is not text.
     """
     try:
-        return importlib.util.decode_source(Path(path).read_bytes())
-    except OSError as error:
-        raise PluginError(
-            f"The local plugin {path} cannot be read: {error.strerror}.",
-            "Correct the path under `plugins:` in the configuration.",
-        ) from error
+        return importlib.util.decode_source(read_regular(Path(path), PYTHON, PluginError))
+    except PluginError as error:
+        hint = "Correct the path under `plugins:` in the configuration."
+        raise PluginError(f"The local plugin cannot be used: {error.what}", hint) from error
     except (UnicodeDecodeError, SyntaxError) as error:
         raise PluginError(f"{path} is not Python text: {error}.", "Save it as UTF-8.") from error
 
@@ -58,8 +59,8 @@ def load_function(file: Path, name: str) -> Callable[[Any], Any]:
         ConfigError: the file or the function does not exist, or cannot be called with one argument.
         PluginError: the file cannot be imported; gives the line.
     """
-    if not file.is_file():
-        near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
+    if not is_file(file):
+        near = did_you_mean(file.name, (name for name in names_in(file.parent) if name.endswith(".py")))
         raise ConfigError(f"the reward file {file} does not exist.{near}", "Set `file` to the path of a Python file.")
     if file.suffix != ".py":
         raise ConfigError(f"{file} is not a Python file.", "Its name must end in .py.")
@@ -91,6 +92,20 @@ def _find_neighbours(file: Path) -> None:
                 f"{file} imports {name!r}, but another module of this name is already imported: {known}.",
                 f"Rename {beside.name}, and the import.",
             )
+
+
+def neighbours(file: Path) -> list[Path]:
+    """The modules and packages beside a Python file that it imports, and those that they import; sorted."""
+    found: set[Path] = set()
+    to_read = [file]
+    while to_read:
+        for name in _imported(to_read.pop()):
+            package = file.parent / name
+            inside = package.rglob("*.py") if is_file(package / "__init__.py") else [file.parent / f"{name}.py"]
+            new = {each for each in inside if is_file(each) and each != file} - found
+            found |= new
+            to_read += new
+    return sorted(found)
 
 
 def _imported(file: Path) -> set[str]:

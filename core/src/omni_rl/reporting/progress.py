@@ -14,6 +14,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Live
 
 from omni_rl.contracts.verdicts import Row, table
+from omni_rl.errors import clipped
 
 # (label, key of the metrics row, format). The formats are wide enough for usual values, so that lines stay aligned.
 # A ratio has six decimals because relevant deviations start at the fifth.
@@ -61,11 +62,11 @@ class Progress:
 
     def gate(self, rows: Sequence[Row]) -> None:
         """Show the gate's table of verdicts."""
-        self.note(f"gate\n{table(rows)}")
+        self._view.say(f"gate\n{table(rows)}")
 
     def note(self, text: str) -> None:
-        """Show a text between the lines of iterations."""
-        self._view.say(text)
+        """Show a text between the lines of iterations; what others raised is in it, so at most one screen of it."""
+        self._view.say(clipped(text))
 
     def stop(self) -> None:
         """End the live display; a second call does nothing."""

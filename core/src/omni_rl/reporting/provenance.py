@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,33 @@ import torch
 from omni_rl._version import __version__
 from omni_rl.config.resolved import Resolved
 from omni_rl.plugins.discovery import CORE
+from omni_rl.plugins.local import neighbours
+from omni_rl.storage.fingerprint import combined_hash
 
 FILE = "provenance.json"
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
-def provenance(resolved: Resolved, fingerprint: str, device: torch.device) -> dict[str, Any]:
+def provenance(
+    resolved: Resolved, fingerprint: str, device: torch.device, media: Collection[str] = ()
+) -> dict[str, Any]:
     """``model``, ``data``, ``rewards``, ``plugins``, ``seed``, ``device``, ``versions``: plain data, no absolute paths.
 
-    Data, the files in options of rewards, and local plugin files have their name and sha256; the sha256 of a folder
-    covers the names and bytes of all its files.
+    Data, the files in options of rewards, and local plugin files have their name and sha256. The sha256 of a folder
+    covers the names and bytes of all its files, that of a Python file also the modules beside it that it imports.
 
     Args:
         resolved: the configuration of the run.
         fingerprint: ``omni_rl.storage.checkpoint.fingerprint`` of the model folder.
         device: the device that trains.
+        media: the image and video files of all rows. If there are some, ``media`` has their number, and a hash of the
+            bytes of all.
     """
+    shown = {"media": {"files": len(media), "blake2b": combined_hash(media)}} if media else {}
     return {
         "model": model(resolved, fingerprint),
         "data": _data(resolved),
+        **shown,
         "rewards": _rewards(resolved),
         "plugins": [_identity(Path(str(module.__file__))) for module in resolved.local],
         "seed": resolved.config.seed,
@@ -83,9 +91,11 @@ def _files_in(value: Any) -> Iterator[Path]:
 
 
 def _identity(path: Path) -> dict[str, str]:
-    if path.is_file():
+    beside = neighbours(path) if path.suffix == ".py" and path.is_file() else []
+    if path.is_file() and not beside:
         return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    inside = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    folder, files = (path.parent, [path, *beside]) if beside else (path, path.rglob("*"))
+    inside = sorted((file.relative_to(folder).as_posix(), file) for file in files if file.is_file())
     lines = [f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for name, file in inside]
     return {"file": path.name, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
 

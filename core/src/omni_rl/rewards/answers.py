@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -63,20 +63,22 @@ def _read(label: str, returned: Any, prompts: Sequence[str]) -> Answer:
     if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes)):
         what = f"reward {label!r} returned {short(returned)} ({type(returned).__name__}) for {len(prompts)} samples"
         return missing(len(prompts), f"{what} {first}. {_LIST}")
-    listed = list(listed)
-    if len(listed) != len(prompts):
+    if len(listed) != len(prompts):  # before it becomes a list: a range can be longer than the memory
         what = f"reward {label!r} returned {len(listed)} scores for {len(prompts)} samples {first}"
         return missing(len(prompts), f"{what}. {_LIST}")
+    listed = list(listed)
     scores = [_number(entry) for entry in listed]
     pairs = zip(listed, scores, prompts, strict=True)
     wrong = [(entry, prompt) for entry, score, prompt in pairs if score is None and entry is not None]
     return Answer(scores, [_not_a_number(label, *wrong[0], len(wrong))] if wrong else [])
 
 
-def refusal(label: str, changes: Sequence[str], when: str = "") -> RewardError:
-    """The error that stops the run because a reward changed what others use."""
+def refusal(labels: Set[str], changes: Sequence[str], when: str = "") -> RewardError:
+    """The error that stops the run because a reward changed what others use; ``labels``: the rewards that ran then."""
+    named = ", ".join(map(repr, sorted(labels)))
+    who = f"reward {named}" if len(labels) == 1 else f"one of the rewards {named}, which ran at the same time,"
     return RewardError(
-        f"reward {label!r} changed {', '.join(changes)}{when}, which other parts of the run use.",
+        f"{who} changed {', '.join(dict.fromkeys(changes))}{when}, which other parts of the run use.",
         "Let the reward undo its own changes, or set `process: true` for it: it then runs in a process of its own.",
     )
 
@@ -87,7 +89,7 @@ _LIST = "Return a list with one number per sample of the batch, in order; None f
 def _number(entry: Any) -> float | None:
     """The entry as a float that is finite in fp32; None if it is not a real number or too large."""
     try:
-        value = float(entry) if isinstance(entry, Real) else math.nan
+        value = float(entry) if isinstance(entry, (Real, np.bool_)) else math.nan
     except Exception:  # OverflowError of a large int, or anything that a class of the user raises
         return None
     return value if in_range(value) else None

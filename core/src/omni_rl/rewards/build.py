@@ -90,5 +90,5 @@ def _watched(recipe: Recipe) -> Reward:
         before.close()
     settings = [change for change in changes if not change.startswith("the seed of")]  # no draw of a run uses them
     if settings:
-        raise refusal(recipe.label, settings, " while it was built")
+        raise refusal({recipe.label}, settings, " while it was built")
     return reward  # type: ignore[no-any-return]

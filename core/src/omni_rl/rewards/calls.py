@@ -12,7 +12,7 @@ from typing import Any
 from omni_rl.contracts.reward import Reward, RewardBatch
 from omni_rl.rewards.answers import Answer, answer_of, missing, raised, refusal
 from omni_rl.rewards.process import OwnProcess
-from omni_rl.rewards.surroundings import THREAD, Snapshot, Visit, Watch
+from omni_rl.rewards.surroundings import THREAD, Changes, Snapshot, Visit, Watch
 from omni_rl.rewards.threads import EndsGuarded, Line, Loop
 
 ATTEMPTS = 2
@@ -48,10 +48,10 @@ class _Raised:
 
 @dataclass(frozen=True)
 class _Ended:
-    """What a call returned or raised, and the settings that it changed."""
+    """What a call returned or raised, and the settings that changed meanwhile."""
 
     result: Any
-    changes: list[str]
+    changes: Changes
 
 
 class Calls:
@@ -106,9 +106,10 @@ class Calls:
                 ended = await self._ended(call)
             except TimeoutError:
                 return missing(len(call.prompts), _timed_out(call))
-            changes = [*ended.changes, *call.changed_media()]
-            if changes:
-                return Answer([None] * len(call.prompts), refused=refusal(call.label, changes))
+            names = [*ended.changes.names, *call.changed_media()]
+            if names:
+                refused = refusal({call.label, *ended.changes.suspects}, names)
+                return Answer([None] * len(call.prompts), refused=refused)
             answer = _answer(call, ended.result)
             if not answer.failed:
                 break
@@ -119,36 +120,42 @@ class Calls:
             return await self._in_own_process(call, call.reward)
         if inspect.iscoroutinefunction(call.reward.score):
             return await self._in_loop(call, lambda: call.reward.score(call.batch()))
-        ended = await self._in_line(0, lambda: call.reward.score(call.batch()), call.timeout_s)
-        if inspect.isawaitable(ended.result) and not ended.changes:
+        ended = await self._in_line(
+            Visit(self._watch, call.label), 0, lambda: call.reward.score(call.batch()), call.timeout_s
+        )
+        if inspect.isawaitable(ended.result) and not ended.changes.names:
             return await self._in_loop(call, lambda: ended.result)
         return ended
 
     async def _in_own_process(self, call: Call, reward: OwnProcess) -> _Ended:
         """The time limit counts from when the process is ready: a new one may have to load a model."""
         try:
-            ready = await self._in_line(id(reward), reward.ensure_started, STARTS_WITHIN)
+            ready = await self._in_line(None, id(reward), reward.ensure_started, STARTS_WITHIN)
             if isinstance(ready.result, _Raised):
                 return ready
-            return await self._in_line(id(reward), lambda: reward.score(call.batch()), call.timeout_s)
+            return await self._in_line(None, id(reward), lambda: reward.score(call.batch()), call.timeout_s)
         except TimeoutError:
             reward.stop()
             raise
 
-    async def _in_line(self, key: int, job: Callable[[], Any], limit: float) -> _Ended:
-        """Run a job in the line's thread; raises TimeoutError after ``limit`` seconds."""
-        line, visit = self._lines.setdefault(key, Line()), Visit(self._watch)
+    async def _in_line(self, visit: Visit | None, key: int, job: Callable[[], Any], limit: float) -> _Ended:
+        """Run a job in the line's thread; raises TimeoutError after ``limit`` seconds.
+
+        ``visit``: None for what runs in another process, which cannot change this one.
+        """
+        line = self._lines.setdefault(key, Line())
         async with line.turn:
-            running = line.start(lambda: _watched(job, visit))
+            running = line.start(lambda: _unwatched(job) if visit is None else _watched(job, visit))
             try:
                 return await asyncio.wait_for(asyncio.wrap_future(running), limit)
             except TimeoutError:
                 line.abandon()
-                visit.end()
+                if visit is not None:
+                    visit.end()
                 raise
 
     async def _in_loop(self, call: Call, score: Callable[[], Any]) -> _Ended:
-        loop, visit = self._loop or Loop("omni-rl-reward-loop"), Visit(self._watch)
+        loop, visit = self._loop or Loop("omni-rl-reward-loop"), Visit(self._watch, call.label)
         self._loop = loop
         running = loop.start(_awaited(score, visit))
         try:
@@ -161,6 +168,13 @@ class Calls:
             raise
 
 
+def _unwatched(job: Callable[[], Any]) -> _Ended:
+    try:
+        return _Ended(job(), Changes())
+    except BaseException as error:  # the line's thread must go on
+        return _Ended(_Raised(error), Changes())
+
+
 def _watched(job: Callable[[], Any], visit: Visit) -> _Ended:
     """Run a plain reward, in its thread."""
     visit.begin()
@@ -169,7 +183,8 @@ def _watched(job: Callable[[], Any], visit: Visit) -> _Ended:
         result: Any = job()
     except BaseException as error:  # sys.exit() must not end the thread
         result = _Raised(error)
-    return _Ended(result, [*here.restored(), *visit.end()])
+    own, changes = here.restored(), visit.end()
+    return _Ended(result, Changes([*own, *changes.names], changes.suspects))
 
 
 async def _awaited(score: Callable[[], Any], visit: Visit) -> _Ended:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import os
 import random
+import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+AUTOCAST = ("cpu", "cuda")
 WORDS = 624
+AT_ONCE = 500
 MOST_DRAWS = 50_000
 """Blocks of 624 draws of the global generator of ``random`` or numpy that count as draws; then it was seeded again."""
 
 
 class Setting(NamedTuple):
-    """One setting: how its user calls it, how to read it, and how to set it to a value that was read."""
+    """One setting: how its user calls it, how to read it, and how to set it to a value that was read.
+
+    ``silent``: a change is set back and allowed, because libraries make it when they are first imported.
+    """
 
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], Any]
+    silent: bool = False
 
 
 def _deterministic() -> tuple[bool, bool]:
@@ -53,6 +62,81 @@ def _flag(owner: Any, name: str) -> Setting:
     return Setting(label, lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
 
 
+def _default_device() -> str:
+    return str(torch.get_default_device())
+
+
+def _set_default_device(value: str) -> None:
+    torch.set_default_device(None if value == "cpu" else value)  # None also removes the slower mode of dispatch
+
+
+def _anomalies() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+def _set_anomalies(value: tuple[bool, bool]) -> None:
+    torch.set_anomaly_enabled(*value)
+
+
+def _timer() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+
+def _set_timer(value: bool) -> None:
+    if not value:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _umask() -> str:
+    """The mask of new files; only Linux tells it without setting it."""
+    try:
+        with open("/proc/self/status") as status:
+            return next((line.split()[1] for line in status if line.startswith("Umask")), "")
+    except OSError:
+        return ""
+
+
+def _set_umask(value: str) -> None:
+    os.umask(int(value, 8))
+
+
+def _locale() -> str:
+    return locale.setlocale(locale.LC_ALL)
+
+
+def _set_locale(value: str) -> None:
+    locale.setlocale(locale.LC_ALL, value)
+
+
+def _warnings() -> tuple[Any, ...]:
+    return tuple(warnings.filters)
+
+
+def _set_warnings(value: tuple[Any, ...]) -> None:
+    warnings.filters[:] = value  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+def _autocast() -> tuple[tuple[bool, torch.dtype], ...]:
+    return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in AUTOCAST)
+
+
+def _set_autocast(value: tuple[tuple[bool, torch.dtype], ...]) -> None:
+    for kind, (enabled, dtype) in zip(AUTOCAST, value, strict=True):
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, dtype)
+
+
+def _set_inference_mode(value: bool) -> None:
+    """Torch has no function for it: a guard that is never left sets it for the rest of the thread."""
+    guard = torch.inference_mode(value)
+    guard.__enter__()
+    _GUARDS.append(guard)
+
+
+_GUARDS: list[Any] = []
+
+
 PROCESS = (
     Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Setting("float32 matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
@@ -60,11 +144,20 @@ PROCESS = (
     _flag(torch.backends.cudnn, "deterministic"),
     _flag(torch.backends.cudnn, "benchmark"),
     _flag(torch.backends.cudnn, "enabled"),
+    Setting("torch's default device", _default_device, _set_default_device),
+    Setting("torch's anomaly detection", _anomalies, _set_anomalies),
     Setting("the working folder", _working_folder, _enter),
+    Setting("the timer of signal.alarm", _timer, _set_timer),
+    Setting("the umask of the process", _umask, _set_umask),
+    Setting("the locale", _locale, _set_locale, silent=True),
+    Setting("the filters of warnings", _warnings, _set_warnings, silent=True),
 )
 THREAD = (
+    Setting("torch's inference mode", torch.is_inference_mode_enabled, _set_inference_mode),
     Setting("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    Setting("torch's autocast", _autocast, _set_autocast),
     Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    Setting("numpy's treatment of errors", np.geterr, lambda value: np.seterr(**value), silent=True),
 )
 
 
@@ -149,16 +242,19 @@ def _drawn(before: tuple[np.ndarray, int], after: tuple[np.ndarray, int]) -> boo
     """Whether draws from a Mersenne Twister (its 624 words, its position) lead from one state to the other."""
     if np.array_equal(before[0], after[0]):
         return after[1] >= before[1]
-    twister = np.random.MT19937()
-    state: Any = twister.state
-    state["state"] = {"key": before[0], "pos": before[1]}
-    twister.state = state
-    for _ in range(MOST_DRAWS):
-        twister.random_raw(WORDS)
-        now: Any = twister.state
-        if np.array_equal(now["state"]["key"], after[0]):
+    source, target = _twister(before[0], WORDS), _twister(after[0], 0).random_raw(WORDS)
+    for _ in range(MOST_DRAWS // AT_ONCE):
+        if (source.random_raw(AT_ONCE * WORDS).reshape(AT_ONCE, WORDS) == target).all(axis=1).any():
             return True
     return False
+
+
+def _twister(words: np.ndarray, position: int) -> np.random.MT19937:
+    twister = np.random.MT19937()
+    state: Any = twister.state
+    state["state"] = {"key": words, "pos": position}
+    twister.state = state
+    return twister
 
 
 class Snapshot:
@@ -168,11 +264,11 @@ class Snapshot:
         self._values = [(setting, setting.read()) for setting in settings]
 
     def restored(self) -> list[str]:
-        """Set everything back, and return the names of what was different."""
+        """Set everything back, and return the names of what was different and is not allowed to be."""
         different = [(setting, value) for setting, value in self._values if setting.read() != value]
         for setting, value in different:
             setting.write(value)
-        return [setting.name for setting, _ in different]
+        return [setting.name for setting, _ in different if not setting.silent]
 
 
 class Surroundings:
@@ -197,36 +293,63 @@ class Surroundings:
         self._output.close()
 
 
+@dataclass
+class Changes:
+    """What was different after a call.
+
+    Attributes:
+        names: of the settings.
+        suspects: the labels of the rewards that ran then.
+    """
+
+    names: list[str] = field(default_factory=list)
+    suspects: set[str] = field(default_factory=set)
+
+
 class Watch:
-    """Compares the surroundings before and after calls, of which several may run at the same time."""
+    """Compares the surroundings before and after calls, of which several may run at the same time.
+
+    A difference is a change of one of the calls that ran then. If several did, each of them is told, with the labels of
+    all of them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running = 0
         self._before: Surroundings | None = None
+        self._running: dict[Visit, Changes] = {}
 
-    def begin(self) -> None:
+    def begin(self, visit: Visit) -> None:
         """A call begins. The first of several calls takes the snapshot."""
         with self._lock:
-            if self._running == 0:
+            if self._running:
+                self._tell()  # what is different now was changed by the others
+            else:
                 self._before = Surroundings()
-            self._running += 1
+            self._running[visit] = Changes()
 
-    def end(self) -> list[str]:
-        """A call has ended: set everything back, and return the names of what was different."""
+    def end(self, visit: Visit) -> Changes:
+        """A call has ended: set everything back, and return what was different."""
         with self._lock:
-            assert self._before is not None, "a call ended that did not begin"
-            changes = self._before.restored()
-            self._running -= 1
-            if self._running == 0:
+            self._tell()
+            changes = self._running.pop(visit)
+            if not self._running and self._before is not None:
                 self._before.close()
             return changes
+
+    def _tell(self) -> None:
+        assert self._before is not None, "a call ended that did not begin"
+        names = self._before.restored()
+        labels = {visit.label for visit in self._running} if names else set()
+        for changes in self._running.values():
+            changes.names.extend(names)
+            changes.suspects.update(labels)
 
 
 class Visit:
     """One call under a watch. It may be given up; what it does after that is not set back any more."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, label: str) -> None:
+        self.label = label
         self._watch = watch
         self._lock = threading.Lock()
         self._open = False
@@ -237,10 +360,10 @@ class Visit:
         with self._lock:
             if not self._over:
                 self._open = True
-                self._watch.begin()
+                self._watch.begin(self)
 
-    def end(self) -> list[str]:
+    def end(self) -> Changes:
         """The call has ended or is given up; only the first time counts."""
         with self._lock:
             counts, self._open, self._over = self._open, False, True
-            return self._watch.end() if counts else []
+            return self._watch.end(self) if counts else Changes()

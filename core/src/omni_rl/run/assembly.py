@@ -64,6 +64,11 @@ class Assembly:
     engine: Engine
     source: ExperienceSource
 
+    def media(self) -> set[str]:
+        """The image and video files of all rows."""
+        given = [value for row in (*self.prompts.rows, *self.validation_rows) for value in row.media.values()]
+        return {file for value in given for file in (value if isinstance(value, list) else [value])}
+
     def close(self) -> None:
         """Close all parts, even if one of them raises; the error is raised after all are closed."""
         with contextlib.ExitStack() as stack:

@@ -145,7 +145,7 @@ def differences(point: Point, directory: RunDirectory, resolved: Resolved, now: 
     new = resolved.config.model_dump(mode="json")
     _refuse_other_meaning(point.path, old, new)
     then = point.kept.get("provenance") or _known_origin(directory)
-    kinds = ("data", "rewards", "plugins", "device", "versions")
+    kinds = ("data", "media", "rewards", "plugins", "device", "versions")
     before = {"config": old, "provenance": {kind: then[kind] for kind in kinds if kind in then and kind in now}}
     after = {"config": new, "provenance": {kind: now[kind] for kind in kinds if kind in then and kind in now}}
     one, other = dict(_leaves(before, "")), dict(_leaves(after, ""))

@@ -27,6 +27,7 @@ from omni_rl.data import media_files
 from omni_rl.data.prompts import place
 from omni_rl.errors import DataError, UserError
 from omni_rl.model import tokenizer_calls
+from omni_rl.model.boundary import foreign
 from omni_rl.model.encoding import encode_prompts, refuse_unseen_end
 from omni_rl.model.tokenizer_calls import TokenizerCall
 from omni_rl.run.assembly import Assembly
@@ -211,7 +212,7 @@ def _refusal(
 ) -> str | None:
     """What the model's own hook, or the ends of embeddings, say about one text; None: it is sound."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), foreign(f"{model.architecture} cannot tokenise this text", ""):
             model.hooks.tokenize(model=model, prompts=[text], call=call)
             refuse_unseen_end(model, calls, text, call, kind, guided)
     except UserError as error:

@@ -116,7 +116,7 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
         verdicts = _pass_gate(parts, progress, State())
         directory = RunDirectory.create(run_dir)
         with directory.locked():
-            origin = Origin(new_id(), provenance(resolved, parts.fingerprint, parts.model.device))
+            origin = Origin(new_id(), provenance(resolved, parts.fingerprint, parts.model.device, parts.media()))
             with _noting("no iteration was trained; to start the run, give the same command again"):
                 _write_beginning(directory, resolved, origin, verdicts)
             progress.note(f"run directory {directory.path}, seed {resolved.config.seed}")
@@ -167,7 +167,8 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
 
 
 def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: Progress) -> Run:
-    origin = Origin(point.run, provenance(parts.resolved, parts.fingerprint, parts.model.device), point.row)
+    now = provenance(parts.resolved, parts.fingerprint, parts.model.device, parts.media())
+    origin = Origin(point.run, now, point.row)
     changed = differences(point, directory, parts.resolved, origin.provenance)
     if point.iteration > 0:
         artifacts.check_report(directory, len(parts.validation_rows) * parts.config.validation.samples_per_prompt)

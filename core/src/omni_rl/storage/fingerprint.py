@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,20 @@ def sampled_fingerprint(model_folder: Path) -> str:
         content = _sampled(file) if file.suffix == ".safetensors" else file.read_bytes()
         digest.update(f"{file.relative_to(model_folder).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def combined_hash(files: Collection[str]) -> str:
+    """blake2b of the bytes of all files, whatever their names and order are; an unreadable file counts as empty."""
+    with ThreadPoolExecutor(4) as pool:
+        found = sorted(pool.map(_hash_or_nothing, files))
+    return hashlib.blake2b("".join(found).encode(), digest_size=32).hexdigest()
+
+
+def _hash_or_nothing(file: str) -> str:
+    try:
+        return file_hash(Path(file))
+    except OSError:  # checking the data says what is wrong with it
+        return ""
 
 
 def file_hash(file: Path) -> str:
