@@ -229,7 +229,7 @@ def in_another_process(spec: RunSpec, entry: str, arguments: Mapping[str, Any]) 
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, __file__, "run", str(answer)]
-        subprocess.run(command, input=pack(spec, entry, arguments), text=True, check=True)
+        subprocess.run(command, input=pack(spec, entry, arguments), text=True, check=True, cwd=folder)
         return unpack(answer.read_text())
 
 

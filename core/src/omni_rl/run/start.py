@@ -23,7 +23,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
-from omni_rl.errors import UserError
+from omni_rl.errors import PluginError, UserError
 from omni_rl.gate import run_gate
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
@@ -36,7 +36,7 @@ from omni_rl.run.spec import remember, resolved_of
 from omni_rl.run.state import restore
 from omni_rl.run.subject import subject_of
 from omni_rl.run.validation import validate
-from omni_rl.run.weight_sync import trained_weights
+from omni_rl.run.weight_sync import engine_with
 from omni_rl.storage.run_folder import RunDirectory, default_path
 
 Source = str | Path | Mapping[str, Any]
@@ -105,7 +105,7 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`train` in this process."""
     resolved, directory = resolved_of(spec), RunDirectory(run_dir)
     with _assembled(resolved) as parts:
-        progress = _progress(resolved, show)
+        progress = Progress(resolved.config.train.iterations, quiet=not show)
         verdicts = _pass_gate(parts, progress, State())
         RunDirectory.create(directory.path)
         directory.write_config(dump(resolved))
@@ -135,7 +135,7 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
     changed = _changes_samples(resolved, resolve(directory.config_file))
     with _assembled(resolved) as parts:
-        progress = _progress(resolved, show)
+        progress = Progress(resolved.config.train.iterations, quiet=not show)
         state = restore(parts, directory)
         if changed:
             artifacts.write_gate(directory, _pass_gate(parts, progress, state))
@@ -162,11 +162,9 @@ def _launch(resolved: Resolved, entry: Any, **arguments: Any) -> Any:
 
 
 def _finished(answer: Any) -> Run:
+    if not isinstance(answer, Run | dict):
+        raise PluginError(f"the launcher must return the answer of the function that it calls, not {answer!r:.200}")
     return answer if isinstance(answer, Run) else Run.from_json(answer)
-
-
-def _progress(resolved: Resolved, show: bool) -> Progress:
-    return Progress(resolved.config.train.iterations, quiet=not show)
 
 
 def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> Recorder:
@@ -176,7 +174,7 @@ def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> R
 def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
     if parts.config.gate == "off":
         return []
-    with trained_weights(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
+    with engine_with("trained", parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
         rows = run_gate(subject_of(parts, state))
     progress.gate(rows)
     if parts.config.gate == "on":

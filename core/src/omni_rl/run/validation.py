@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from omni_rl.contracts.events import State
+from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RewardError
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.health import reward_figures
 from omni_rl.reporting.validated import SHOWN, Validated
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.collect import collect, without_trajectory
-from omni_rl.run.weight_sync import evaluated
+from omni_rl.run.weight_sync import engine_with
 from omni_rl.sampling.plan_requests import validation_requests
 
 
@@ -26,8 +27,8 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     """
     config, rewards = parts.config, parts.validation_rewards
     requests = validation_requests(config, parts.validation_rows, state.policy_version, changes)
-    averaged = config.train.ema is not None
-    with evaluated(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with, averaged):
+    copy: Copy = "trained" if config.train.ema is None else "ema"
+    with engine_with(copy, parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
         collected = collect(parts.engine, rewards, requests)
         held_out = dict(parts.source.held_out(state))
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
