@@ -210,10 +210,14 @@ class SourceContract:
             run.source.close()
 
 
+class NoOptions(BaseModel):
+    """The options of :class:`Brightness`."""
+
+
 class Brightness:
     """The mean of an image, in [0, 1]."""
 
-    Config: ClassVar[type[BaseModel]] = BaseModel
+    Config: ClassVar[type[BaseModel]] = NoOptions
     scope: Literal["sample", "group"] = "sample"
 
     def __init__(self, config: Any) -> None:
@@ -278,7 +282,7 @@ def begun(
     """A new run before its first iteration."""
     parts = assemble(make_model(), prompts=[row.prompt for row in rows], **sections)
     prompts = PromptSet(list(rows))
-    rewards = RewardRunner([RewardSpec("brightness", 1.0, 8, Brightness(BaseModel()))])
+    rewards = RewardRunner([RewardSpec("brightness", 1.0, 8, Brightness(NoOptions()))])
     source = make_source(
         config=parts.config,
         model=parts.model,
