@@ -18,7 +18,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.traits import Copy
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl_testing.parts import Parts, assemble
+from omni_rl_testing.parts import POLICY, Parts, assemble
 from omni_rl_testing.toy import toy_model
 from omni_rl_testing.witness import Witness
 
@@ -228,7 +228,7 @@ class BackendContract:
         parts = train()
         parts.backend.update(sampled(parts), 0)
         tensors, extra = parts.backend.state()
-        name = max(tensors, key=lambda n: tensors[n].ndim)
+        name = max((n for n in tensors if n.startswith(POLICY)), key=lambda n: tensors[n].ndim)
         missing = {n: t for n, t in tensors.items() if n != name}
         for wrong in (missing, {**tensors, name: tensors[name][:1, :1]}, {**tensors, "stranger": torch.zeros(1)}):
             with pytest.raises(CheckpointError):
