@@ -4,23 +4,56 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from omni_rl import train
+from omni_rl.contracts import Backend, Context, Launcher
 from omni_rl.errors import DataError, PluginError, RunError
+from omni_rl.plugins.local import load_file
 from omni_rl.run.start import check, resume
+from omni_rl_testing.backend import BackendContract
+from omni_rl_testing.launcher import LauncherContract
+from omni_rl_testing.source import MakeSource, SourceContract
 
 pytestmark = pytest.mark.ci
+DOORS = Path(__file__).with_name("doors.py")
+doors: Any = load_file(DOORS)
+
+
+class TestElsewhere(BackendContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def link(cls) -> Iterator[Any]:
+        """One process for all backends, because it takes seconds to start."""
+        link = doors.Link()
+        yield link
+        link.close()
+
+    @pytest.fixture
+    def backend(self, link: Any) -> Callable[[Context], Backend]:
+        return lambda context: doors.Elsewhere(context, link)
+
+
+class TestAhead(SourceContract):
+    @pytest.fixture
+    def make_source(self) -> MakeSource:
+        return lambda **given: doors.Ahead(given["sampled"])
+
+
+class TestInAnotherProcess(LauncherContract):
+    @pytest.fixture
+    def launcher(self) -> Launcher:
+        return doors.in_another_process
 
 
 @pytest.fixture
 def docked(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe of these tests' runs, with the toy parts at hand."""
-    recipe["plugins"] = [str(Path(__file__).with_name("doors.py"))]
+    recipe["plugins"] = [str(DOORS)]
     recipe["model"]["lora"] = {"rank": 2}
     return recipe
 
@@ -49,7 +82,7 @@ def test_a_source_may_be_ahead_as_far_as_it_says(docked: dict[str, Any], tmp_pat
     run = train(docked, ["algorithm.name=eager", "train.iterations=3"], tmp_path / "run")
     assert [row["policy_version"] for row in run.metrics] == [1, 2, 3]
     kept = sorted((tmp_path / "run/checkpoints").glob("iteration-*/state.json"))[-1]
-    assert json.loads(kept.read_text())["state"]["source"] == {"in_flight": [3]}
+    assert json.loads(kept.read_text())["state"]["source"]["in_flight"] == [3]
 
 
 def test_and_no_further(docked: dict[str, Any], tmp_path: Path) -> None:
