@@ -1,4 +1,4 @@
-"""What omni-rl says to its users when something is wrong.
+"""Errors for users.
 
 Every message answers three questions: what is wrong, where (file, line, key, plugin), what to type next.
 The command line prints these without a traceback: a :class:`UserError` exits 2, a :class:`RunError` exits 1.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user can mend: a key, a path, a plugin, a prompt, a reward.
+    """An error that the user can fix: a key, a path, a plugin, a prompt, a reward.
 
     Args:
         what: one sentence that names the wrong thing and where it stands.

@@ -90,7 +90,7 @@ def encode_prompts(
     """Conditioning and token ids of texts, by the model's hooks.
 
     Args:
-        call: with the media that the texts see, loaded.
+        call: arguments of the pipeline, with the loaded media that the text encoder sees.
     """
     hooks = model.hooks
     tokens = hooks.tokenize(model=model, prompts=prompts, call=call)
