@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -24,11 +24,7 @@ CORE_FILES = sorted(CORE.rglob("*.py"))
 PARTS_OF_CORE = {"omni-rl-testing", "omni-rl-export", "omni-rl-trackers"}
 """Shipped apart, pinned to core's exact version: these alone may import anything of it."""
 
-spec = spec_from_file_location("surface_snapshot", ROOT / "tools/surface_snapshot.py")
-assert spec
-assert spec.loader
-surface_snapshot = module_from_spec(spec)
-spec.loader.exec_module(surface_snapshot)
+surface_snapshot = import_module("surface_snapshot")
 PUBLIC_MODULES, PUBLIC_PACKAGES = surface_snapshot.MODULES, surface_snapshot.PACKAGES
 
 PLUGIN_SOURCES = sorted(
@@ -152,6 +148,46 @@ def exists(module: str) -> bool:
 
 def test_the_top_of_core_is_rooms() -> None:
     assert len(list(CORE.glob("*.py"))) <= MAX_TOP_FILES, sorted(path.name for path in CORE.glob("*.py"))
+
+
+def test_only_the_room_run_knows_the_assembly() -> None:
+    outside = [path for path in CORE_FILES if CORE / "run" not in path.parents]
+    assert [path for path in outside if "Assembly" in set(words_of(path))] == []
+
+
+def words_of(path: Path) -> Iterator[str]:
+    """The names and attributes of a file; text in strings and comments does not count."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        yield getattr(node, "id", getattr(node, "attr", getattr(node, "name", ""))) or ""
+
+
+def test_a_finished_run_is_returned_and_never_taken() -> None:
+    assert [f"{path}: {name}" for path in CORE_FILES for name in takes_a_run(path)] == []
+
+
+def takes_a_run(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.arg) and node.annotation is not None and ast.unparse(node.annotation) == "Run":
+            yield node.arg
+
+
+def test_no_protocol_is_hidden_behind_getattr() -> None:
+    """What core needs of an algorithm, an engine or a backend is in their types."""
+    asked = {f"{path}: {name}" for path in CORE_FILES for name in attributes_asked_of_plugins(path)}
+    assert asked == set()
+
+
+def attributes_asked_of_plugins(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+            name = ast.unparse(node.args[0]).split(".")[-1]
+            if name in ("algorithm", "engine", "backend", "source", "launcher"):
+                yield ast.unparse(node)
+
+
+def test_the_testing_kit_pretends_no_type() -> None:
+    kit = sorted((ROOT / "plugins/omni-rl-testing/src").rglob("*.py"))
+    assert [path for path in kit if "cast" in set(words_of(path))] == []
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:

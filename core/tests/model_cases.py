@@ -18,7 +18,7 @@ from omni_rl import hookimpl
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.requests import NO_STEPS, Request, Window, all_steps
 from omni_rl.model.loading import load_model
-from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl_testing.parts import PROMPTS, Parts, assemble
 from omni_rl_testing.toy import PolicyGradient
 from omni_rl_tiny import pipelines
 
@@ -67,9 +67,9 @@ class Case:
     folder: Path
     call: dict[str, Any]
     guided: bool
-    made: dict[Any, Assembly] = field(default_factory=dict)
+    made: dict[Any, Parts] = field(default_factory=dict)
 
-    def assembly(self, lora: bool = False) -> Assembly:
+    def assembly(self, lora: bool = False) -> Parts:
         """Kept for the session: with the folder's own weights, or with adapters that were moved off zero."""
         if lora not in self.made:
             self.made[lora] = self.fresh(model={"lora": {"rank": 2, "alpha": 2} if lora else None})
@@ -77,7 +77,7 @@ class Case:
                 self.made[lora].nudge()
         return self.made[lora]
 
-    def fresh(self, *, precision: str = "fp32", offload: bool = False, **sections: Any) -> Assembly:
+    def fresh(self, *, precision: str = "fp32", offload: bool = False, **sections: Any) -> Parts:
         """Parts of their own, for a test that changes something."""
         full = (sections.get("model") or {}).get("lora") is None
         model = load_model(self.folder, device=torch.device("cpu"), precision=precision, full=full, offload=offload)
@@ -106,14 +106,14 @@ class Case:
         return self.plain(**call, return_dict=False)[0]
 
 
-def still(assembly: Assembly, prompts: tuple[str, ...] = PROMPTS, **changes: Any) -> list[Request]:
+def still(assembly: Parts, prompts: tuple[str, ...] = PROMPTS, **changes: Any) -> list[Request]:
     """One request without noise injection for every prompt."""
     requests = {r.prompt: replace(r, window=NO_STEPS, **changes) for r in reversed(assembly.requests())}
     some = next(iter(requests.values()))
     return [requests.get(p) or replace(some, prompt=p) for p in prompts]
 
 
-def own_loop(assembly: Assembly, requests: list[Request]) -> tuple[dict[str, torch.Tensor], Any]:
+def own_loop(assembly: Parts, requests: list[Request]) -> tuple[dict[str, torch.Tensor], Any]:
     """(x_T, the state after core's loop)."""
     hooks, model = assembly.hooks, assembly.model
     with torch.no_grad():

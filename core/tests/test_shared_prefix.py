@@ -9,7 +9,7 @@ from omni_rl.contracts import trajectory
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.requests import Window
 from omni_rl.sampling.denoise import sharing
-from omni_rl_testing.assembly import assemble
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model
 from omni_rl_testing.trajectories import replayed
 

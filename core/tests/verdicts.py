@@ -33,7 +33,7 @@ from omni_rl.gate.rows import gap
 from omni_rl.model.loading import load_model
 from omni_rl.run import assembly
 from omni_rl.universal.ask import latent_arguments
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 
@@ -146,7 +146,7 @@ class EulerOver:
         return (sample + dt * model_output,)
 
 
-def _assembled(tiny: Subject, prompts: Sequence[str] = PROMPTS) -> Assembly:
+def _assembled(tiny: Subject, prompts: Sequence[str] = PROMPTS) -> Parts:
     model = load_model(tiny.folder, device=torch.device("cpu"), precision="fp32", full=True)
     media = list(tiny.media[: len(prompts)]) or None
     rollout = {"call": dict(tiny.call)}
@@ -266,7 +266,7 @@ def _everything_moves(tiny: Subject, work: Path) -> None:
         fresh.close()
 
 
-def _matters(run: assembly.Assembly, name: str) -> bool:
+def _matters(run: assembly.Parts, name: str) -> bool:
     """Whether the velocity of the first sample at either end of the schedule depends on a weight, or on the one that an
     adapter stands beside.
     """
@@ -281,7 +281,7 @@ def _matters(run: assembly.Assembly, name: str) -> bool:
     return any(gap(a, b) > 1e-6 for a, b in zip(after, before, strict=True))
 
 
-def _velocities(run: assembly.Assembly) -> list[torch.Tensor]:
+def _velocities(run: assembly.Parts) -> list[torch.Tensor]:
     from omni_rl.sampling.plan_requests import rollout_requests
 
     (request, *_) = rollout_requests(run.config, run.hooks, run.prompts, 0, 0)

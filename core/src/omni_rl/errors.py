@@ -1,4 +1,4 @@
-"""What omni-rl says to its users when something is wrong.
+"""Errors for users.
 
 Every message answers three questions: what is wrong, where (file, line, key, plugin), what to type next.
 The command line prints these without a traceback: a :class:`UserError` exits 2, a :class:`RunError` exits 1.
@@ -17,7 +17,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class UserError(ValueError):
-    """Something the user can mend: a key, a path, a plugin, a prompt, a reward.
+    """An error that the user can fix: a key, a path, a plugin, a prompt, a reward.
 
     Args:
         what: one sentence that names the wrong thing and where it stands.

@@ -56,3 +56,19 @@ def test_what_fits_is_left_alone():
 
 def test_noise_does_not_concern_who_draws_none():
     assert found(config(rollout={"sde": {"noise_level": 0, "type": "dance_sde"}}), ON_FINISHED_SAMPLES) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"clip_range": 0.2},
+        {"samples_with": "olde"},
+        {"samples_with": "old"},
+        {"keeps": frozenset({"prev"})},
+        {"engines": "diffusers"},
+        {"sde": ("ode",)},
+    ],
+)
+def test_traits_that_say_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="|".join(wrong)):
+        AlgorithmTraits(**wrong)

@@ -9,7 +9,7 @@ from omni_rl.contracts.schema import Lora
 from omni_rl.errors import ConfigError, ModelError
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.loading import load_model
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import toy_model
 
 
@@ -22,7 +22,7 @@ def loaded(folder, precision: str = "bf16", full: bool = False) -> LoadedModel:
     return load_model(folder, device=torch.device("cpu"), precision=precision, full=full)
 
 
-def parts_of(model: LoadedModel, lora: dict | None, **train) -> Assembly:
+def parts_of(model: LoadedModel, lora: dict | None, **train) -> Parts:
     call = {} if model.architecture == "ToyPipeline" else {"height": 16, "width": 16, "guidance_scale": 1.0}
     rollout = {"steps": 3, "call": call}
     return assemble(model, prompts=("a sign",), rollout=rollout, model={"lora": lora}, train=train)

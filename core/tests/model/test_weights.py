@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omni_rl.model.weights import load, packed, portions, unpacked, weight_names, weights
-from omni_rl_testing.assembly import assemble
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 
 

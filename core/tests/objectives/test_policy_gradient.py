@@ -15,8 +15,8 @@ from omni_rl.contracts.requests import Window
 from omni_rl.objectives.divergence import divergence
 from omni_rl.objectives.policy_gradient import ClippedOptions, PolicyGradient
 from omni_rl.objectives.rollout_correction import Correction, corrected
-from omni_rl_testing.assembly import assemble
 from omni_rl_testing.linear_flow import LinearFlow, assert_gradient, only_step
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 
 SIGMAS, ETA = (0.9, 0.6, 0.25), 0.5
@@ -236,11 +236,12 @@ def test_what_is_rejected_leaves_the_denominator_too(micro_batch_size):
     kept[:4] = 0
     train = {"micro_batch_size": micro_batch_size, "weight_decay": 0.0, "max_grad_norm": 1e9}
     sizes = {"steps": 4, "group_size": 3}
-    parts = assemble(toy_model(), algorithm=Rejecting(kept), prompts=("a", "b"), rollout=sizes, train=train)
+    same = {"options": ClippedOptions(), "prompts": ("a", "b"), "rollout": sizes, "train": train}
+    parts = assemble(toy_model(), algorithm=Rejecting(kept), **same)
     parts.nudge()
     batch = parts.batch()
     figures = parts.backend.update(batch, 0)
-    alone = assemble(toy_model(), algorithm=Rejecting(torch.ones(2, 3)), prompts=("a", "b"), rollout=sizes, train=train)
+    alone = assemble(toy_model(), algorithm=Rejecting(torch.ones(2, 3)), **same)
     alone.nudge()
     expected = alone.backend.update(batch[4:], 0)
     assert figures["actor/grad_norm"] == pytest.approx(expected["actor/grad_norm"], rel=1e-5)
@@ -248,7 +249,9 @@ def test_what_is_rejected_leaves_the_denominator_too(micro_batch_size):
 
 
 def test_an_iteration_whose_steps_are_all_rejected_is_no_update():
-    parts = assemble(toy_model(), algorithm=Rejecting(torch.zeros(6, 3)), rollout={"steps": 4})
+    parts = assemble(
+        toy_model(), algorithm=Rejecting(torch.zeros(6, 3)), options=ClippedOptions(), rollout={"steps": 4}
+    )
     assert parts.backend.update(parts.batch(), 0) == {"actor/updates": 0, "actor/skipped_updates": 0}
 
 
@@ -256,7 +259,8 @@ def test_an_iteration_whose_steps_are_all_rejected_is_no_update():
 
 
 def test_figures_of_a_correction_stand_beside_the_actors():
-    parts = assemble(toy_model(), algorithm=algorithm(old_log_probs="recomputed"))
+    method = algorithm(old_log_probs="recomputed")
+    parts = assemble(toy_model(), algorithm=method, options=method.config)
     parts.nudge()
     figures = parts.backend.update(parts.batch(), 0)
     assert figures["rollout_corr/ess"] == pytest.approx(1.0)

@@ -14,8 +14,8 @@ from omni_rl.contracts.types import Sample
 from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl.sampling.plan_requests import validation_requests
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
-from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import ToyPipeline, toy_model
 from omni_rl_testing.trajectories import found
 
@@ -28,20 +28,20 @@ class TestEmbedded(EngineContract):
         return EmbeddedEngine
 
 
-def parts_of(**rollout) -> Assembly:
+def parts_of(**rollout) -> Parts:
     sizes = {"steps": 5, "group_size": 2, "batch_size": 4}
     return assemble(toy_model(), prompts=PROMPTS, rollout={**sizes, **rollout})
 
 
 @pytest.fixture
-def parts() -> Assembly:
+def parts() -> Parts:
     return parts_of()
 
 
 # ------------------------------------------------------------------------------------------- against other arithmetic
 
 
-def reference(parts: Assembly, request: Request) -> dict[str, torch.Tensor]:
+def reference(parts: Parts, request: Request) -> dict[str, torch.Tensor]:
     """One trajectory in float64, from diffusers' own sigmas, the pipeline's network, and the papers' formulas."""
     pipe = parts.model.pipe
     network = type(pipe.transformer)().double()

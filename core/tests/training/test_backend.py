@@ -9,8 +9,8 @@ from omni_rl.contracts.types import LossOutput
 from omni_rl.errors import ConfigError, RunError
 from omni_rl.training.backend import TorchBackend
 from omni_rl_testing.algorithm import gradient
-from omni_rl_testing.assembly import Assembly, assemble
-from omni_rl_testing.backend import BackendContract, weights
+from omni_rl_testing.backend import BackendContract
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model
 
 
@@ -20,12 +20,12 @@ class TestTorch(BackendContract):
         return TorchBackend
 
 
-def parts_of(reference: bool = False, lora: dict | None = None, **train) -> Assembly:
+def parts_of(reference: bool = False, lora: dict | None = None, **train) -> Parts:
     algorithm = PolicyGradient(uses_reference=reference)
     return assemble(toy_model(), algorithm=algorithm, model={"lora": lora}, train={"lr": 1e-2, **train})
 
 
-def vector(parts: Assembly) -> np.ndarray:
+def vector(parts: Parts) -> np.ndarray:
     """(P,) float64: everything that trains."""
     return torch.cat([p.detach().flatten() for p in parts.model.parameters().values()]).double().numpy()
 
@@ -215,10 +215,10 @@ def test_the_reference_of_adapters_is_the_bare_model():
 def test_weights_come_back_when_an_algorithm_fails_inside():
     parts = parts_of(reference=True)
     parts.backend.update(parts.batch(), 0)
-    before = weights(parts)
+    before = parts.trained()
     with pytest.raises(RuntimeError, match="lost"), parts.backend.policy.weights("reference"):
         raise RuntimeError("lost")
-    assert all(torch.equal(value, before[name]) for name, value in weights(parts).items())
+    assert all(torch.equal(value, before[name]) for name, value in parts.trained().items())
 
 
 def test_weights_that_are_not_kept_are_named():

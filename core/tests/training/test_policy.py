@@ -6,12 +6,12 @@ from tensordict import TensorDict
 
 from omni_rl.contracts import trajectory
 from omni_rl.training.policy import call_of
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import toy_model
 
 
 @pytest.fixture
-def parts() -> Assembly:
+def parts() -> Parts:
     return assemble(toy_model())
 
 

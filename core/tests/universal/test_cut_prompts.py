@@ -12,7 +12,7 @@ from omni_rl.errors import DataError
 from omni_rl.model.encoding import encode
 from omni_rl.model.loading import load_model
 from omni_rl.run import data_check
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Assembly, assemble
 from omni_rl_tiny import pipelines, tiny_random
 
 LONG = "zebra apple 7 " * 60

@@ -20,7 +20,7 @@ from omni_rl.errors import ModelError
 from omni_rl.model.loading import load_model
 from omni_rl.universal import media_conditioning
 from omni_rl.universal.ask import latent_arguments
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_tiny import pipelines
 from omni_rl_tiny.pipelines import pictures
 
@@ -50,7 +50,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def assembly(folder: Path) -> Assembly:
+def assembly(folder: Path) -> Parts:
     """Two samples of two prompts, each with media of its own: two pictures where a model takes several."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
     return assemble(
@@ -63,7 +63,7 @@ def assembly(folder: Path) -> Assembly:
     )
 
 
-def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(folder: Path, assembly: Assembly):
+def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(folder: Path, assembly: Parts):
     plain = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     plain.set_progress_bar_config(disable=True)
     if not isinstance(plain.scheduler, FlowMatchEulerDiscreteScheduler):
@@ -82,7 +82,7 @@ def test_noise_off_latents_are_those_of_the_pipeline_that_is_handed_the_files(fo
         assert float((final["latents"] - own).abs().max()) <= 2e-6 * float(own.abs().max())
 
 
-def test_replay_is_exact_and_encodes_nothing(assembly: Assembly):
+def test_replay_is_exact_and_encodes_nothing(assembly: Parts):
     batch = trajectory.collate(assembly.draw(assembly.requests()))
     before = dict(assembly.model.counts)
     for step in range(batch["timesteps"].shape[1]):
@@ -92,7 +92,7 @@ def test_replay_is_exact_and_encodes_nothing(assembly: Assembly):
     assert assembly.model.counts == before
 
 
-def test_each_prompts_media_are_encoded_once_whatever_the_number_of_samples(assembly: Assembly):
+def test_each_prompts_media_are_encoded_once_whatever_the_number_of_samples(assembly: Parts):
     counts = []
     assembly.draw(assembly.requests(iteration=3))  # finds out, by asking twice, in what form embeddings come
     for members in (1, 2):
@@ -103,14 +103,14 @@ def test_each_prompts_media_are_encoded_once_whatever_the_number_of_samples(asse
     assert any(counts[0].values())
 
 
-def test_the_picture_changes_the_sample(assembly: Assembly):
+def test_the_picture_changes_the_sample(assembly: Parts):
     first = assembly.requests()[0]
     other = replace(first, media=assembly.requests()[2].media)
     (a,), (b,) = assembly.draw([first]), assembly.draw([other])
     assert not torch.allclose(a.trajectory["latents", "x", "final"], b.trajectory["latents", "x", "final"], atol=1e-3)
 
 
-def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Assembly):
+def test_a_trainer_that_has_encoded_nothing_replays_the_same(assembly: Parts):
     """The form of encoders' answers is found with blank media where another process has encoded the real ones."""
     batch = trajectory.collate(assembly.draw(assembly.requests()))
     assembly.model.caches.clear()

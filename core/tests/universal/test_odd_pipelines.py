@@ -19,7 +19,7 @@ from omni_rl.model.loading import from_pipe
 from omni_rl.universal import capture, scheduler_stand_ins
 from omni_rl.universal.batch_probes import takes_one_row
 from omni_rl.universal.prompt_outputs import as_taken, named_outputs
-from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl_testing.parts import PROMPTS, Parts, assemble
 
 Toy = toy_two_streams.ToyTwoStreamsPipeline
 CALL = toy_two_streams.CALL
@@ -162,7 +162,7 @@ def pipeline(cls: type[Toy]) -> Toy:
     return pipe
 
 
-def assembled(cls: type[Toy]) -> Assembly:
+def assembled(cls: type[Toy]) -> Parts:
     model = from_pipe(pipeline(cls), path=Path("toy"), device=torch.device("cpu"))
     return assemble(model, algorithm=OneWindow(), model={"lora": None}, rollout={"call": dict(CALL)})
 

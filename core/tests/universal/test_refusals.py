@@ -19,12 +19,12 @@ from omni_rl.errors import ModelError
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.loading import from_pipe, load_model
 from omni_rl.universal import scheduler_stand_ins
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 
 Toy = toy_two_streams.ToyTwoStreamsPipeline
 
 
-def assembled(cls: type | None = None, **call) -> Assembly:
+def assembled(cls: type | None = None, **call) -> Parts:
     """A run's parts around the toy, or around a subclass of its pipeline."""
     pipe = toy_two_streams.pipeline()
     if cls is not None:
@@ -35,7 +35,7 @@ def assembled(cls: type | None = None, **call) -> Assembly:
     return assemble(model, algorithm=OneWindow(), model={"lora": {"rank": 2}}, rollout=rollout)
 
 
-def draw(assembly: Assembly):
+def draw(assembly: Parts):
     return assembly.draw(assembly.requests())
 
 

@@ -16,14 +16,14 @@ from omni_rl.contracts import trajectory
 from omni_rl.errors import ModelError
 from omni_rl.model.encoding import encode_ahead
 from omni_rl.model.loading import from_pipe, load_model
-from omni_rl_testing.assembly import PROMPTS, Assembly, assemble
+from omni_rl_testing.parts import PROMPTS, Parts, assemble
 from omni_rl_tiny.pipelines.text_encoders import WIDTH
 
 PICTURE, SOUND = (4, 4, 8), (2, 6)
 CALLS = {"guided": toy_two_streams.CALL, "unguided": {"height": 8, "width": 16, "guidance_scale": 1.0}}
 
 
-def assembled(call=toy_two_streams.CALL, plugin: object = None, **arguments) -> Assembly:
+def assembled(call=toy_two_streams.CALL, plugin: object = None, **arguments) -> Parts:
     model = from_pipe(toy_two_streams.pipeline(), path=Path("toy"), device=torch.device("cpu"), **arguments)
     sections = {"model": {"lora": {"rank": 2, "alpha": 2}}, "rollout": {"call": dict(call)}}
     assembly = assemble(model, plugin=plugin, algorithm=OneWindow(), **sections)
@@ -47,7 +47,7 @@ def keeping_the_first_row() -> types.ModuleType:
 
 
 @pytest.fixture(scope="module", params=list(CALLS))
-def assembly(request) -> Assembly:
+def assembly(request) -> Parts:
     return assembled(CALLS[request.param])
 
 
@@ -200,7 +200,7 @@ def test_widths_that_no_mask_explains_are_refused():
 
 
 @pytest.fixture(scope="module")
-def masked() -> tuple[Assembly, object]:
+def masked() -> tuple[Parts, object]:
     assembly = assembled(plugin=keeping_the_first_row())
     return assembly, assembly.batch()
 

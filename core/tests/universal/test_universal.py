@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from model_cases import Case, Euler, own_loop, stepping, still
 
 from omni_rl.contracts.types import SigmaTable
-from omni_rl_testing.assembly import PROMPTS
+from omni_rl_testing.parts import PROMPTS
 
 SHORT = "a sign"
 LONG = "describe the image of a sign that says hello world " * 8  # about 100 tokens for every tokenizer here

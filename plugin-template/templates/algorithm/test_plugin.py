@@ -11,8 +11,12 @@ class TestReinforce(AlgorithmContract):
     """The inherited contract tests."""
 
     @pytest.fixture
-    def algorithm(self) -> Reinforce:
-        return Reinforce(Reinforce.Config())
+    def options(self) -> Reinforce.Config:
+        return Reinforce.Config()
+
+    @pytest.fixture
+    def algorithm(self, options: Reinforce.Config) -> Reinforce:
+        return Reinforce(options)
 
 
 def test_advantages_are_relative_to_the_group() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.engine import EngineContract
 from omni_rl_testing.toy import toy_model
 from omni_rl_testing.trajectories import found
@@ -22,18 +22,18 @@ class TestReplicaEngine(EngineContract):
 
 
 @pytest.fixture
-def parts() -> Iterator[Assembly]:
+def parts() -> Iterator[Parts]:
     parts = assemble(toy_model(), engine=ReplicaEngine, rollout={"steps": 4, "group_size": 2, "batch_size": 2})
     yield parts
     parts.engine.close()
 
 
-def drawn(parts: Assembly) -> torch.Tensor:
+def drawn(parts: Parts) -> torch.Tensor:
     """Final latents (N, C, H, W)."""
     return torch.stack([found(sample)["latents", "x", "final"] for sample in parts.draw(parts.requests())])
 
 
-def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Assembly) -> None:
+def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Parts) -> None:
     """The replica has its own weights; samples of an engine with the trainer's weights would change at once."""
     parts.sync(0)
     before = drawn(parts)
@@ -43,12 +43,12 @@ def test_an_update_reaches_samples_with_the_next_sync_and_not_before(parts: Asse
     assert not torch.equal(drawn(parts), before)
 
 
-def test_samples_say_which_sync_they_follow(parts: Assembly) -> None:
+def test_samples_say_which_sync_they_follow(parts: Parts) -> None:
     parts.sync(5)
     assert [int(found(sample)["policy_version"]) for sample in parts.draw(parts.requests())] == [5] * 6
 
 
-def test_batches_run_together(parts: Assembly, count_calls: Callable[[str], list[int]]) -> None:
+def test_batches_run_together(parts: Parts, count_calls: Callable[[str], list[int]]) -> None:
     """Six samples in batches of two, two batches at a time: four passes for four samples, four passes for the rest."""
     together = count_calls("denoise_step")
     drawn(parts)
@@ -56,7 +56,7 @@ def test_batches_run_together(parts: Assembly, count_calls: Callable[[str], list
 
 
 @pytest.fixture
-def count_calls(parts: Assembly, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
+def count_calls(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
     """``count_calls(hook)``: the number of states in each later call of the hook."""
 
     def watch(hook: str) -> list[int]:

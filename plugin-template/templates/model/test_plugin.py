@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 from omni_rl.contracts import LoadedModel
-from omni_rl_testing.assembly import Assembly
+from omni_rl_testing.parts import Parts
 
 from {{ cookiecutter.module }} import predict
 from {{ cookiecutter.module }}.conformance import AuraFlow
@@ -11,7 +11,7 @@ from {{ cookiecutter.module }}.conformance import AuraFlow
 class TestAuraFlow(AuraFlow):
     """The inherited contract tests, with a tiny random pipeline."""
 
-    def test_guidance_adds_a_multiple_of_the_difference(self, parts: Assembly) -> None:
+    def test_guidance_adds_a_multiple_of_the_difference(self, parts: Parts) -> None:
         """v_neg + g (v_pos - v_neg); g = 1 uses only the prompt."""
         x, t, conditioning = point(parts.model)
         swapped = {"prompt_embeds": conditioning["negative_prompt_embeds"]}

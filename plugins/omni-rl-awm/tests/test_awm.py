@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from omni_rl.objectives.forward_process import Noised, noised_at
 from omni_rl.schedulers.randomness import randn
 from omni_rl_awm import AWM, AWMConfig
 from omni_rl_testing.algorithm import AlgorithmContract, prepared
-from omni_rl_testing.assembly import assemble
 from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 
 THETA, SAMPLED_BY, REFERENCE = (0.6, -0.3), (0.5, -0.1), (0.2, 0.3)
@@ -27,10 +29,20 @@ def algorithm(**options) -> AWM:
     return AWM(AWMConfig(**options))
 
 
+def given(**options) -> dict[str, Any]:
+    """The arguments of ``assemble``."""
+    method = algorithm(**options)
+    return {"algorithm": method, "options": method.config}
+
+
 class TestAWM(AlgorithmContract):
     @pytest.fixture(params=[{}, {"levels": "logit_normal", "levels_per_sample": 3, "weighting": "t", "kl_beta": 0.1}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return AWMConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return AWM(options)
 
 
 @pytest.mark.parametrize("weighting", LIKENESS)
@@ -116,7 +128,7 @@ def test_distances_pull_towards_reference_and_average():
     for name, options in {"reference": {"kl_beta": 1.0}, "ema": {"ema_beta": 1.0}}.items():
         ema = {"decay": 0.999} if name == "ema" else None
         train = {"lr": 1e-3, "weight_decay": 0.0, "ema": ema}
-        parts = assemble(toy_model(), algorithm=algorithm(**options), train=train)
+        parts = assemble(toy_model(), **given(**options), train=train)
         parts.nudge()
         batch = parts.rewarded(parts.batch(), torch.ones(6))
         figures = [parts.backend.update(batch, k)[f"actor/{name}_distance"] for k in range(4)]
@@ -125,11 +137,11 @@ def test_distances_pull_towards_reference_and_average():
 
 def test_an_average_that_nobody_keeps_is_missed_before_the_run():
     with pytest.raises(ConfigError, match="needs the moving average of the weights"):
-        assemble(toy_model(), algorithm=algorithm(ema_beta=1.0))
+        assemble(toy_model(), **given(ema_beta=1.0))
 
 
 def test_old_likeness_is_of_the_very_noise_that_is_trained_on():
-    parts = assemble(toy_model(), algorithm=algorithm(levels="uniform", levels_per_sample=3))
+    parts = assemble(toy_model(), **given(levels="uniform", levels_per_sample=3))
     batch = prepared(parts, parts.batch())
     for step in range(3):
         metrics = parts.hooks.compute_loss(policy=parts.backend.policy, batch=batch, steps=[step]).metrics

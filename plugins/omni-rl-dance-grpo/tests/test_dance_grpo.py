@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from omni_rl.contracts import trajectory
 from omni_rl_dance_grpo import DanceGRPO, DanceGRPOConfig
 from omni_rl_testing.algorithm import AlgorithmContract, prepared
-from omni_rl_testing.assembly import assemble
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 
 
@@ -15,15 +17,25 @@ def algorithm(**options) -> DanceGRPO:
     return DanceGRPO(DanceGRPOConfig(**options))
 
 
+def given(**options) -> dict[str, Any]:
+    """The arguments of ``assemble``."""
+    method = algorithm(**options)
+    return {"algorithm": method, "options": method.config}
+
+
 class TestDanceGRPO(AlgorithmContract):
     @pytest.fixture(params=[{}, {"timestep_fraction": 1.0}, {"timestep_fraction": 0.3, "std": "none", "kl_beta": 0.1}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return DanceGRPOConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return DanceGRPO(options)
 
 
 @pytest.fixture
 def parts():
-    found = assemble(toy_model(), algorithm=algorithm(timestep_fraction=0.5), rollout={"steps": 9, "group_size": 3})
+    found = assemble(toy_model(), **given(timestep_fraction=0.5), rollout={"steps": 9, "group_size": 3})
     found.nudge()
     return found
 
@@ -72,5 +84,5 @@ def test_a_row_is_evaluated_at_the_steps_it_names(parts):
 
 def test_all_steps_are_those_of_the_policy_gradient():
     """The whole fraction trains on what FlowGRPO's update would."""
-    parts = assemble(toy_model(), algorithm=algorithm(timestep_fraction=1.0), rollout={"steps": 5})
+    parts = assemble(toy_model(), **given(timestep_fraction=1.0), rollout={"steps": 5})
     assert "order" not in prepared(parts, parts.batch()).keys()

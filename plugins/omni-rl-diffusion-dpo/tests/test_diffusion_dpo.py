@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from omni_rl_diffusion_dpo import DiffusionDPO, OfflineDiffusionDPO
 from omni_rl_diffusion_dpo.options import DiffusionDPOConfig, OfflineDiffusionDPOConfig
 from omni_rl_diffusion_dpo.pairs import paired
 from omni_rl_testing.algorithm import AlgorithmContract, prepared
-from omni_rl_testing.assembly import assemble
 from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 
 THETA, REFERENCE = (0.6, -0.3), (0.5, -0.1)
@@ -22,16 +23,30 @@ def algorithm(**options) -> DiffusionDPO:
     return DiffusionDPO(DiffusionDPOConfig(**options))
 
 
+def given(**options) -> dict[str, Any]:
+    """The arguments of ``assemble``."""
+    method = algorithm(**options)
+    return {"algorithm": method, "options": method.config}
+
+
 class TestDiffusionDPO(AlgorithmContract):
     @pytest.fixture(params=[{}, {"levels": "schedule", "beta": 50.0, "positive": 2.0}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return DiffusionDPOConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return DiffusionDPO(options)
 
 
 class TestOfflineDiffusionDPO(AlgorithmContract):
     @pytest.fixture(params=[{}, {"levels": "uniform", "positive": 1.0, "reference_decay": 0.5}])
-    def algorithm(self, request):
-        return OfflineDiffusionDPO(OfflineDiffusionDPOConfig(**request.param))
+    def options(self, request):
+        return OfflineDiffusionDPOConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return OfflineDiffusionDPO(options)
 
 
 @pytest.fixture
@@ -126,7 +141,7 @@ def test_the_reference_follows_by_its_decay(decay):
     """Once an iteration, whatever the number of its updates."""
     parts = assemble(
         toy_model(),
-        algorithm=algorithm(reference_decay=decay),
+        **given(reference_decay=decay),
         rollout={"group_size": 3},
         train={"mini_batch_prompts": 1, "lr": 1e-2},
     )
@@ -140,7 +155,7 @@ def test_the_reference_follows_by_its_decay(decay):
 
 
 def test_an_iteration_of_ties_changes_nothing():
-    parts = assemble(toy_model(), algorithm=algorithm(), train={"weight_decay": 0.0})
+    parts = assemble(toy_model(), **given(), train={"weight_decay": 0.0})
     before = {n: p.detach().clone() for n, p in parts.model.parameters().items()}
     figures = parts.backend.update(parts.rewarded(parts.batch(), torch.ones(6)), 0)
     assert figures == {"actor/updates": 0, "actor/skipped_updates": 0}
@@ -148,7 +163,7 @@ def test_an_iteration_of_ties_changes_nothing():
 
 
 def test_both_sides_of_a_pair_share_noise_and_level():
-    parts = assemble(toy_model(), algorithm=algorithm(), rollout={"group_size": 3})
+    parts = assemble(toy_model(), **given(), rollout={"group_size": 3})
     batch = prepared(parts, parts.batch())
     assert batch["noise", "x"].shape == batch["noise_levels"].shape == (3, 4)
     same = batch.clone()
@@ -160,7 +175,7 @@ def test_both_sides_of_a_pair_share_noise_and_level():
 
 def test_logit_normal_levels():
     """Half of them below 1/2, and between the quartiles of the logistic image of a normal."""
-    parts = assemble(toy_model(), algorithm=algorithm(levels_per_sample=50), rollout={"group_size": 3})
+    parts = assemble(toy_model(), **given(levels_per_sample=50), rollout={"group_size": 3})
     levels = prepared(parts, parts.batch())["noise_levels"].flatten()
     assert (levels < 0.5).float().mean() == pytest.approx(0.5, abs=0.01)
     quartile = 1 / (1 + math.exp(0.6745))

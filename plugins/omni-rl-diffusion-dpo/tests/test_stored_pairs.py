@@ -17,7 +17,8 @@ from omni_rl.errors import DataError
 from omni_rl.model.loading import load_model
 from omni_rl_diffusion_dpo import stored_pairs
 from omni_rl_diffusion_dpo.stored_pairs import StoredPairs, cache_folder, require_images
-from omni_rl_testing.assembly import assemble
+from omni_rl_testing.parts import assemble
+from omni_rl_testing.source import SourceContract
 
 START = State()
 
@@ -57,6 +58,30 @@ def picture(path, level: int, size=(16, 16)) -> str:
 def row(folder, **changes) -> PromptRow:
     columns = {"chosen": picture(folder / "a.png", 200), "rejected": picture(folder / "b.png", 10)}
     return PromptRow("hello", {**columns, **changes})
+
+
+class TestStoredPairs(SourceContract):
+    @pytest.fixture
+    def make_source(self):
+        return lambda sampled, **given: StoredPairs(**given)
+
+    @pytest.fixture
+    def make_model(self, tiny_folder, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        folder = tiny_folder("StableDiffusion3Pipeline")
+        return lambda: load_model(folder, device=torch.device("cpu"), precision="fp32", full=True)
+
+    @pytest.fixture
+    def rows(self, tmp_path):
+        levels = {"ab": (200, 10), "cd": (150, 20), "ef": (100, 30)}
+        sides = [[picture(tmp_path / f"{n}.png", v) for n, v in zip(k, levels[k], strict=True)] for k in levels]
+        return [PromptRow(chosen, {"chosen": chosen, "rejected": rejected}) for chosen, rejected in sides]
+
+    @pytest.fixture
+    def sections(self, tmp_path):
+        call = unguided(GUIDED["StableDiffusion3Pipeline"])
+        rollout = {"prompts": 2, "steps": 3, "call": call}
+        return {"rollout": rollout, "data": {"path": str(tmp_path / "pairs.jsonl")}}
 
 
 def test_a_pair_is_text_schedule_and_two_sets_of_latents(source, tmp_path):

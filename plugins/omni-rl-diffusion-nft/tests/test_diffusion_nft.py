@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from omni_rl.objectives.forward_process import noised_at
 from omni_rl.schedulers.randomness import randn
 from omni_rl_diffusion_nft import DiffusionNFT, DiffusionNFTConfig, decay_after
 from omni_rl_testing.algorithm import AlgorithmContract, prepared
-from omni_rl_testing.assembly import assemble
 from omni_rl_testing.linear_flow import LinearFlow, assert_gradient
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 
 THETA, OLD, REFERENCE = (0.6, -0.3), (0.5, -0.1), (0.2, 0.3)
@@ -21,10 +22,20 @@ def algorithm(**options) -> DiffusionNFT:
     return DiffusionNFT(DiffusionNFTConfig(**options))
 
 
+def given(**options) -> dict[str, Any]:
+    """The arguments of ``assemble``."""
+    method = algorithm(**options)
+    return {"algorithm": method, "options": method.config}
+
+
 class TestDiffusionNFT(AlgorithmContract):
     @pytest.fixture(params=[{}, {"levels": "uniform", "levels_per_sample": 3, "mode": "binary"}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return DiffusionNFTConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return DiffusionNFT(options)
 
 
 @pytest.fixture
@@ -137,7 +148,7 @@ def test_decays(schedule, expected):
 def test_the_old_policy_follows_once_an_iteration():
     """After the last of the iteration's updates, by the schedule's decay; and it is what samples are drawn with."""
     method = algorithm(decay="linear_to_0_5")
-    parts = assemble(toy_model(), algorithm=method, train={"mini_batch_prompts": 1, "lr": 1e-2})
+    parts = assemble(toy_model(), algorithm=method, options=method.config, train={"mini_batch_prompts": 1, "lr": 1e-2})
     policy = parts.backend.policy
     before = {n: v.clone() for n, v in policy.named["old"].items()}
     parts.backend.update(parts.batch(), 199)
@@ -149,7 +160,7 @@ def test_the_old_policy_follows_once_an_iteration():
 
 def test_levels_differ_from_iteration_to_iteration_and_from_row_to_row():
     """A peer reseeds them with a constant, so a row always trains on the same ones."""
-    parts = assemble(toy_model(), algorithm=algorithm(levels_per_sample=2), rollout={"steps": 10, "group_size": 4})
+    parts = assemble(toy_model(), **given(levels_per_sample=2), rollout={"steps": 10, "group_size": 4})
     batch, method = parts.batch(), parts.algorithm
     plans = [method.prepare_actor_batch(batch, iteration, 0)["noise_levels"] for iteration in range(3)]
     assert len({tuple(row) for plan in plans for row in plan.tolist()}) > 0.8 * 3 * len(batch)

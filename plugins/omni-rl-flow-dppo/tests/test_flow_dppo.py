@@ -20,8 +20,12 @@ def algorithm(**options) -> FlowDPPO:
 
 class TestFlowDPPO(AlgorithmContract):
     @pytest.fixture(params=[{}, {"scale": "none", "window_size": 2, "kl_beta": 0.1}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return FlowDPPOConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return FlowDPPO(options)
 
 
 def density(theta, kind, batch, step):

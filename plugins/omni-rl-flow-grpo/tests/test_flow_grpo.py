@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from torch.distributions import Normal, kl_divergence
 from omni_rl.errors import ConfigError
 from omni_rl_flow_grpo import FlowGRPO, FlowGRPOConfig
 from omni_rl_testing.algorithm import AlgorithmContract
-from omni_rl_testing.assembly import Assembly, assemble
 from omni_rl_testing.linear_flow import LinearFlow, only_step
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import toy_model
 
 ETA = 0.7
@@ -30,10 +31,20 @@ def algorithm(**options) -> FlowGRPO:
     return FlowGRPO(FlowGRPOConfig(**options))
 
 
+def given(**options) -> dict[str, Any]:
+    """The arguments of ``assemble``."""
+    method = algorithm(**options)
+    return {"algorithm": method, "options": method.config}
+
+
 class TestFlowGRPO(AlgorithmContract):
     @pytest.fixture(params=OPTIONS, ids=["default", "group", "none"])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return FlowGRPOConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return FlowGRPO(options)
 
 
 @pytest.mark.parametrize("options", [{"clip_range": 0}, {"kl_beta": -0.1}, {"std": "sample"}, {"window_size": 0}])
@@ -214,8 +225,8 @@ def test_the_reference_is_kept_only_for_a_kl():
     assert "reference" not in algorithm().traits(algorithm().config).keeps
 
 
-def flow_grpo_on_the_toy(**options) -> Assembly:
-    parts = assemble(toy_model(), algorithm=algorithm(**options), train={"lr": 1e-3, "weight_decay": 0.0})
+def flow_grpo_on_the_toy(**options) -> Parts:
+    parts = assemble(toy_model(), **given(**options), train={"lr": 1e-3, "weight_decay": 0.0})
     parts.nudge()  # after the reference was taken
     return parts
 
@@ -270,7 +281,7 @@ def test_samples_of_a_group_share_their_window_in_any_geometry(scope):
     for prompts, size in ((("a", "b"), 6), (("a", "b", "c", "d"), 2)):
         method = algorithm(window_size=2, window_scope=scope)
         rollout = {"steps": 10, "group_size": size, "batch_size": size - 1}
-        parts = assemble(toy_model(), algorithm=method, prompts=prompts, rollout=rollout)
+        parts = assemble(toy_model(), algorithm=method, options=method.config, prompts=prompts, rollout=rollout)
         asked = {request.uid: set() for request in parts.requests(iteration=3)}
         for request in parts.requests(iteration=3):
             asked[request.uid].add(request.window)

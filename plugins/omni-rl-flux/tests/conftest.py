@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from omni_rl_flux import flux1
-from omni_rl_testing.assembly import Assembly
 from omni_rl_testing.model import assembled
+from omni_rl_testing.parts import Parts
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 
@@ -19,6 +19,6 @@ def kontext_folder(tiny_folder: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_folder: Callable[[str], Path]) -> Assembly:
+def parts(tiny_folder: Callable[[str], Path]) -> Parts:
     """A run's parts around the plugin."""
     return assembled(tiny_folder("FluxPipeline"), flux1, CALL, ("a", "b"))

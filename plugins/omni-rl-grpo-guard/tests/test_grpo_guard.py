@@ -21,8 +21,12 @@ def algorithm(**options) -> GRPOGuard:
 
 class TestGRPOGuard(AlgorithmContract):
     @pytest.fixture(params=[{}, {"window_size": 2, "window_scope": "group", "kl_beta": 0.1}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return GRPOGuardConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return GRPOGuard(options)
 
 
 def coefficients(kind, sigma, following):

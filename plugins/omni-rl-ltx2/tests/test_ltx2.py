@@ -7,8 +7,8 @@ import omni_rl_ltx2 as ltx2
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.loading import load_model
 from omni_rl.universal import hooks as universal
-from omni_rl_testing.assembly import assemble
 from omni_rl_testing.model import ModelContract, assembled
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.trajectories import replayed
 
 CALL = {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}

@@ -15,8 +15,12 @@ def algorithm(**options) -> MixGRPO:
 
 class TestMixGRPO(AlgorithmContract):
     @pytest.fixture(params=[{}, {"order": "random"}, {"iterations_per_position": 1, "overlap": 1, "at_end": "stop"}])
-    def algorithm(self, request):
-        return algorithm(**request.param)
+    def options(self, request):
+        return MixGRPOConfig(**request.param)
+
+    @pytest.fixture
+    def algorithm(self, options):
+        return MixGRPO(options)
 
 
 def starts(iterations: int, steps: int = 10, **options) -> list[int]:

@@ -9,8 +9,8 @@ from diffusers import QwenImagePipeline
 
 import omni_rl_qwen_image
 from omni_rl.contracts.model import LoadedModel
-from omni_rl_testing.assembly import Assembly
 from omni_rl_testing.model import assembled
+from omni_rl_testing.parts import Parts
 from omni_rl_tiny import pipelines
 
 
@@ -25,13 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(folder: Path) -> Assembly:
+def parts(folder: Path) -> Parts:
     """A run's parts around the plugin."""
     return assembled(folder, omni_rl_qwen_image, {"height": 16, "width": 32}, ("a", "b"))
 
 
 @pytest.fixture
-def model(parts: Assembly) -> LoadedModel:
+def model(parts: Parts) -> LoadedModel:
     return parts.model
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import omni_rl_sd3
-from omni_rl_testing.assembly import Assembly
 from omni_rl_testing.model import assembled
+from omni_rl_testing.parts import Parts
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 
@@ -19,6 +19,6 @@ def folder(tiny_folder: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(folder: Path) -> Assembly:
+def parts(folder: Path) -> Parts:
     """A run's parts around the plugin."""
     return assembled(folder, omni_rl_sd3, CALL, ("a", "b"))

@@ -9,10 +9,20 @@ import pytest
 from omni_rl_testing.algorithm import AlgorithmContract
 from omni_rl_testing.backend import BackendContract
 from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.launcher import LauncherContract
 from omni_rl_testing.model import ModelContract
 from omni_rl_testing.reward import RewardContract
+from omni_rl_testing.source import SourceContract
 
-CONTRACTS = (AlgorithmContract, BackendContract, EngineContract, ModelContract, RewardContract)
+CONTRACTS = (
+    AlgorithmContract,
+    BackendContract,
+    EngineContract,
+    LauncherContract,
+    ModelContract,
+    RewardContract,
+    SourceContract,
+)
 CHECKS = [getattr(c, name) for c in CONTRACTS for name in dir(c) if name.startswith("test_")]
 
 

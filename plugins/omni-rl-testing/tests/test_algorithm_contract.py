@@ -16,6 +16,7 @@ from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.contracts.types import LossOutput
 from omni_rl.objectives.forward_process import ForwardOptions, ForwardProcess, noised_at
 from omni_rl_testing.algorithm import AlgorithmContract, assembled
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model
 
 STEPS = 6
@@ -236,15 +237,20 @@ TESTS = [name for name in dir(AlgorithmContract) if name.startswith("test_")]
 
 def run(test: str, algorithm: object) -> None:
     method = getattr(AlgorithmContract(), test)
-    given = {"algorithm": algorithm, "model": toy_model(), "rewards": TWO_LEVELS}
+    options = getattr(algorithm, "Config", lambda: None)()
+    given = {"algorithm": algorithm, "options": options, "model": toy_model(), "rewards": TWO_LEVELS}
     needed = inspect.signature(method).parameters
     if "parts" in needed:
-        given["parts"] = assembled(algorithm, toy_model(), STEPS)
+        given["parts"] = assembled(algorithm, options, toy_model(), STEPS)
     method(**{name: given[name] for name in needed})
 
 
 @pytest.mark.parametrize("sound", [PolicyGradient, Clipped])
 class TestSound(AlgorithmContract):
+    @pytest.fixture
+    def options(self, sound):
+        return Clipped.Config() if sound is Clipped else None
+
     @pytest.fixture
     def algorithm(self, sound):
         return sound()
@@ -259,3 +265,29 @@ def test_a_fault_is_found(faulty, test):
 @pytest.mark.parametrize("test", TESTS)
 def test_every_test_finds_a_fault(test):
     assert test in FAULTS.values()
+
+
+class Renamed:
+    """Keeps its options under a name of its own."""
+
+    class Config(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        keep: bool = Field(False, description="keep the reference")
+
+    def __init__(self, config):
+        self._mine = config
+
+    @hookimpl
+    def traits(self, config):
+        return AlgorithmTraits(keeps=frozenset({"reference"} if config.keep else ()))
+
+
+def test_traits_get_the_options_that_are_passed():
+    options = Renamed.Config(keep=True)
+    parts = assemble(toy_model(), algorithm=Renamed(options), options=options)
+    assert parts.context.traits.keeps == {"reference"}
+
+
+def test_options_are_asked_for():
+    with pytest.raises(TypeError, match="Renamed has options"):
+        assemble(toy_model(), algorithm=Renamed(Renamed.Config()))

@@ -1,4 +1,4 @@
-"""The backend suite fails one test for each way to break the contract. A sound backend: core/tests/backends."""
+"""The backend suite fails one test for each way to break the contract. A sound backend: core/tests/training."""
 
 from __future__ import annotations
 
@@ -133,7 +133,26 @@ class OneCopy(TorchBackend):
         return super().weights("trained", form)
 
 
+class Nameless(TorchBackend):
+    """No weight has a name."""
+
+    def weights(self, copy, form):
+        return iter(())
+
+    def weight_names(self, form):
+        return []
+
+
+class CloseOnce(TorchBackend):
+    def close(self):
+        if hasattr(self, "closed"):
+            raise AssertionError("closed already")
+        self.closed = True
+
+
 FAULTS = {
+    Nameless: "test_weights_are_handed_out_by_name",
+    CloseOnce: "test_closing_twice_is_closing",
     Misnaming: "test_weights_are_handed_out_by_name",
     OneCopy: "test_a_copy_is_handed_out_as_it_was_kept",
     Spilling: "test_an_update_moves_what_trains_and_nothing_else",
@@ -156,9 +175,26 @@ def test_a_fault_is_found(faulty, test):
     method = getattr(BackendContract(), test)
     asked = {name: "merged" for name in inspect.signature(method).parameters if name == "form"}
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        method(**{**asked, "train": trainer(faulty, toy_model, lora=True)})
+        method(**{**asked, "train": trainer(faulty, toy_model, lora=True, call={})})
 
 
 @pytest.mark.parametrize("test", TESTS)
 def test_every_test_finds_a_fault(test):
     assert test in FAULTS.values()
+
+
+def test_a_backend_without_trained_weights_is_found():
+    """No test may pass because it compares nothing with nothing."""
+
+    class Empty(TorchBackend):
+        def state(self):
+            tensors, extra = super().state()
+            return {name: value for name, value in tensors.items() if not name.startswith("policy/")}, extra
+
+        def weight_names(self, form):
+            return []
+
+    train = trainer(Empty, toy_model, lora=True, call={})
+    for test in ("test_an_update_moves_what_trains_and_nothing_else", "test_a_learning_rate_of_zero_moves_nothing"):
+        with pytest.raises(AssertionError, match="state has no tensor"):
+            getattr(BackendContract(), test)(train)

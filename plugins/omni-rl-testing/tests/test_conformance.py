@@ -12,6 +12,7 @@ from omni_rl_testing.algorithm import AlgorithmContract
 from omni_rl_testing.conformance.running import IMPORTS, NOT_MADE, SUITE, run
 from omni_rl_testing.conformance.subjects import subjects
 from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.launcher import LauncherContract
 from omni_rl_testing.reward import RewardContract
 from omni_rl_tiny import pipelines
 
@@ -309,3 +310,10 @@ def test_the_users_own_pytest_settings_do_not_matter(install, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
     assert verdicts(checked()) == {"ok"}
+
+
+def test_a_launcher_has_a_suite(install):
+    install("from omni_rl.run.launchers import local as here", launchers={"here": "here"})
+    checks = checked()
+    assert {name.partition(" (")[0] for name in checks} == checks_of(LauncherContract) | {IMPORTS}
+    assert verdicts(checks) == {"ok"}

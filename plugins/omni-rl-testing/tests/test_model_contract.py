@@ -10,8 +10,8 @@ import torch
 
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.universal import hooks as universal
-from omni_rl_testing.assembly import PROMPTS, drawn
 from omni_rl_testing.model import ModelContract, Oracle, assembled
+from omni_rl_testing.parts import PROMPTS, drawn
 from omni_rl_tiny import pipelines
 
 ARCHITECTURE = "FluxPipeline"

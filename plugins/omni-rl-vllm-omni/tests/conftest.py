@@ -45,7 +45,7 @@ def pair(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pair]]:
     from omni_rl.model.loading import load_model
     from omni_rl.plugins.runspec import CORE_HOOKS
     from omni_rl.sampling.embedded import EmbeddedEngine
-    from omni_rl_testing.assembly import assemble
+    from omni_rl_testing.parts import assemble
     from omni_rl_vllm_omni import VllmOmniEngine
     from omni_rl_vllm_omni.options import VllmOmniConfig
 

@@ -8,7 +8,7 @@ import pytest
 
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.sampler_rows import sampler_rows
-from omni_rl_testing.assembly import drawn
+from omni_rl_testing.parts import drawn
 from omni_rl_vllm_omni import engine as driver
 
 pytestmark = pytest.mark.ci

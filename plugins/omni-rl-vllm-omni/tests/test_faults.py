@@ -11,7 +11,7 @@ from omni_rl.contracts.types import SigmaTable
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.weight_rows import weight_rows
-from omni_rl_testing.assembly import drawn
+from omni_rl_testing.parts import drawn
 from omni_rl_vllm_omni import engine as driver
 
 pytestmark = pytest.mark.ci

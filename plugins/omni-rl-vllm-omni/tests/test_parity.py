@@ -12,7 +12,7 @@ from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.weight_rows import weight_rows
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
 from omni_rl.schedulers.types import NoiseKey
-from omni_rl_testing.assembly import drawn
+from omni_rl_testing.parts import drawn
 from omni_rl_testing.trajectories import replayed
 
 pytestmark = pytest.mark.ci

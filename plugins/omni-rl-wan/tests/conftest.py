@@ -8,8 +8,8 @@ import pytest
 
 import omni_rl_wan
 from omni_rl.contracts.model import LoadedModel
-from omni_rl_testing.assembly import Assembly
 from omni_rl_testing.model import assembled
+from omni_rl_testing.parts import Parts
 
 CALL = {"height": 16, "width": 32, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
 
@@ -27,13 +27,13 @@ def two_experts(tiny_folder: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(folder: Path) -> Assembly:
+def parts(folder: Path) -> Parts:
     """A run's parts around the plugin."""
     return assembled(folder, omni_rl_wan, CALL, ("a", "b"))
 
 
 @pytest.fixture(scope="module")
-def parts_of_two(two_experts: Path) -> Assembly:
+def parts_of_two(two_experts: Path) -> Parts:
     """The same with two experts."""
     return assembled(two_experts, omni_rl_wan, CALL, ("a", "b"))
 

@@ -11,7 +11,8 @@ from omni_rl.config.yaml_file import KeyPath
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.errors import PluginError, UserError
-from omni_rl.plugins.checks import described, implementations
+from omni_rl.plugins.blame import describe_error
+from omni_rl.plugins.checks import implementations
 from omni_rl.plugins.contract import Layer
 
 
@@ -23,29 +24,29 @@ def traits_of(algorithm: Chosen) -> AlgorithmTraits:
     """
     if _hook(algorithm, algorithm.object) is None:
         return AlgorithmTraits()
-    function = _hook(algorithm, _built(algorithm))
+    try:
+        answer = _answer(algorithm)
+    except UserError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{algorithm.source}: the hook `traits` fails: {describe_error(error)}") from error
+    if not isinstance(answer, AlgorithmTraits):
+        what = f"{algorithm.source}: the hook `traits` of the algorithm {algorithm.key} returns {answer!r:.200}"
+        raise PluginError(f"{what}, not AlgorithmTraits", "from omni_rl.contracts.traits import AlgorithmTraits")
+    return answer
+
+
+def _answer(algorithm: Chosen) -> object:
+    function = _hook(algorithm, algorithm.instance())
     assert function is not None, "an instance has the hooks of its class"
     takes_config = "config" in inspect.signature(function).parameters
-    answer = function(config=algorithm.options) if takes_config else function()
-    if not isinstance(answer, AlgorithmTraits):
-        what = f"{algorithm.source}: {described(function)} returns {answer!r}, not AlgorithmTraits"
-        raise PluginError(what, "from omni_rl.contracts.traits import AlgorithmTraits")
-    return answer
+    return function(config=algorithm.options) if takes_config else function()
 
 
 def _hook(algorithm: Chosen, plugin: object) -> Callable[..., Any] | None:
     """The hook ``traits`` of a class, an instance or a module."""
     layer = Layer("algorithm", plugin, algorithm.source)
     return next((each.function for each in implementations(layer) if each.spec.name == "traits"), None)
-
-
-def _built(algorithm: Chosen) -> object:
-    try:
-        return algorithm.instance()
-    except UserError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{algorithm.source}: the algorithm {algorithm.key} cannot be built: {error!r}") from error
 
 
 def conflicts(config: Config, name: str, traits: AlgorithmTraits) -> Iterator[tuple[KeyPath, str, str]]:

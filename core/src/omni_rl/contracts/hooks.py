@@ -104,7 +104,7 @@ def prepare_condition(model: LoadedModel, requests: Sequence[Request], call: Map
     """Conditioning besides the prompt (input images, first frames): (B, ...) tensors, or ``NO_CONDITION``.
 
     ``prepare_encode`` calls it once per batch of B requests. ``Request.media`` names the files, and
-    ``omni_rl.data.media_files.load`` opens them. The default returns the outputs of the pipeline's own encoders
+    ``omni_rl.authoring.data.load`` opens them. The default returns the outputs of the pipeline's own encoders
     (``omni_rl.universal.media_conditioning``). The trajectory stores the result under ``condition/<name>``, and
     ``predict`` receives it in ``conditioning``. The rows of one batch have media of equal sizes.
 

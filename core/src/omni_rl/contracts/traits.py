@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from pydantic.dataclasses import dataclass
 
 from omni_rl.schedulers.types import SdeType
 
@@ -27,6 +28,9 @@ class AlgorithmTraits:
         sde: SDE types that it supports; empty for an algorithm that samples without noise.
         engines, backends: names of those that it supports; None: all.
         trained: what it can train: LoRA adapters, all weights, or both.
+
+    Raises:
+        ValueError: a value has a wrong type, or ``samples_with`` is a copy that ``keeps`` does not list.
     """
 
     offline: bool = False
@@ -39,3 +43,7 @@ class AlgorithmTraits:
     engines: tuple[str, ...] | None = None
     backends: tuple[str, ...] | None = None
     trained: tuple[Trained, ...] = get_args(Trained)
+
+    def __post_init__(self) -> None:
+        if self.samples_with not in {"trained", *self.keeps}:
+            raise ValueError(f"samples_with is {self.samples_with}, but keeps does not list this copy")

@@ -128,7 +128,7 @@ def encode_prompts(
     """Conditioning and token ids of texts, by the model's hooks.
 
     Args:
-        call: with the media that the texts see, loaded.
+        call: arguments of the pipeline, with the loaded media that the text encoder sees.
 
     Raises:
         ModelError: the tokenizer, the text encoder or a hook raises something that is no error of the user.

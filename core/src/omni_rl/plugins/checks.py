@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pluggy
+from typing_extensions import get_protocol_members
 
 from omni_rl.errors import PluginError, did_you_mean
 from omni_rl.plugins.contract import SPECS, Layer, Spec
@@ -161,3 +162,17 @@ def _check_layer(layer: Layer, each: Implementation) -> None:
             'Give the reason, which `omni-rl check` prints: diffuse.reason = "a sentence". '
             "Overriding `predict` instead keeps continuous batching.",
         )
+
+
+def require_members(built: object, protocol: type, label: str) -> None:
+    """Raise PluginError unless the object has all attributes of a protocol, and methods that take its arguments."""
+    for name in sorted(get_protocol_members(protocol)):
+        wanted = getattr(protocol, name, None)
+        names = [*inspect.signature(wanted).parameters][1:] if inspect.isfunction(wanted) else None
+        try:
+            member = getattr(built, name)
+            if names is not None:
+                inspect.signature(member).bind(*names)
+        except (AttributeError, TypeError) as error:
+            shown = name if names is None else f"{name}({', '.join(names)})"
+            raise PluginError(f"{label} has no {shown}, which {protocol.__name__} requires") from error

@@ -1,7 +1,8 @@
 """Where the names of contract 1 are now, for errors about plugins that were written for it.
 
 ``moved.json`` holds {old dotted name: new dotted name}, of modules and of names in them, or null for what is gone; the
-page docs/migration.md is written from it. A name that it does not list went with its module.
+page docs/migration.md is written from it. A name that it does not list has the same name at the
+new path of its module.
 """
 
 from __future__ import annotations

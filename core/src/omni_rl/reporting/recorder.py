@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes on: files, a display, and what its observers are told."""
+"""Write the files of a run, show its progress, and call the hooks of its observers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from omni_rl.storage.run_folder import RunDirectory
 
 @dataclass
 class Recorder:
-    """Writes, shows and announces.
+    """Writes files, shows progress and calls the observers' hooks.
 
     Attributes:
-        directory, progress, hooks: where files, display and announcements go.
+        directory, progress, hooks: the run's files, its display, and the hooks of its observers.
         config, architecture: for observers.
         last_validation: the only one whose samples stay in memory.
     """

@@ -19,7 +19,7 @@ from omni_rl.contracts.schema import Config, Data, RewardEntry
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.data import prompts as prompt_files
 from omni_rl.model.loading import load_model, pick_device
-from omni_rl.plugins.checks import check_tracker
+from omni_rl.plugins.checks import check_tracker, require_members
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
 from omni_rl.plugins.manager import Hooks, Manager, build_manager
@@ -46,6 +46,7 @@ class Assembly:
         prompts, validation_rows: training and held-out prompts.
         rewards, validation_rewards, trackers, backend, engine: the run's instances.
         source: returns the training data of each iteration.
+        built: closes the instances.
     """
 
     resolved: Resolved
@@ -63,6 +64,7 @@ class Assembly:
     backend: Backend
     engine: Engine
     source: ExperienceSource
+    built: contextlib.ExitStack
 
     def media(self) -> set[str]:
         """The image and video files of all rows."""
@@ -71,22 +73,20 @@ class Assembly:
 
     def close(self) -> None:
         """Close all parts, even if one of them raises; the error is raised after all are closed."""
-        with contextlib.ExitStack() as stack:
-            for tracker in self.trackers:
-                stack.callback(tracker.close)
-            stack.callback(self.backend.close)
-            for rewards in (self.validation_rewards, self.rewards):
-                stack.callback(close_within, rewards.close)
-            stack.callback(self.source.close)
-            stack.callback(self.engine.close)
+        self.built.close()
 
 
 def assemble(resolved: Resolved) -> Assembly:
-    """Build a run: cheap checks first, then load the weights.
+    """Build a run: cheap checks first, then load the weights. After an error, what was built is closed.
 
     Raises:
         UserError: prompts, rewards, device, model or adapters cannot be used as configured.
     """
+    with contextlib.ExitStack() as built:
+        return _assemble(resolved, built)
+
+
+def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     config = resolved.config
     pick_device(config.device)
     prompts = _prompts(config.data, resolved.dataset)
@@ -96,12 +96,16 @@ def assemble(resolved: Resolved) -> Assembly:
     trackers = [chosen.instance() for chosen in resolved.trackers]
     for tracker, chosen in zip(trackers, resolved.trackers, strict=True):
         check_tracker(tracker, chosen.source)
+    for tracker in trackers:
+        built.callback(tracker.close)
+    for runner in (rewards, validation_rewards):
+        built.callback(close_within, runner.close)
     observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
     observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
     manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
-    backend, engine, model = _trainer_and_engine(resolved, hooks)
+    backend, engine, model = _trainer_and_engine(resolved, hooks, built)
     fingerprint, held = checkpoint.fingerprint(resolved.model_path), held_out.rows[: config.validation.prompts]
     sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
     source = hooks.experience_source(
@@ -114,8 +118,10 @@ def assemble(resolved: Resolved) -> Assembly:
         fingerprint=_encoder_key(resolved, fingerprint),
         sampled=sampled,
     )
+    require_members(source, ExperienceSource, "the answer of experience_source")
+    built.callback(source.close)
     judged = (rewards, validation_rewards, trackers)
-    parts = (model, fingerprint, prompts, held, *judged, backend, engine, source)
+    parts = (model, fingerprint, prompts, held, *judged, backend, engine, source, built.pop_all())
     return Assembly(resolved, config, resolved.traits, manager, hooks, *parts)
 
 
@@ -130,13 +136,19 @@ def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: Loa
     return Context(resolved.config, options, loader, hooks, spec_of(resolved), resolved.traits, shared_model)
 
 
-def _trainer_and_engine(resolved: Resolved, hooks: Hooks) -> tuple[Backend, Engine, LoadedModel]:
+def _trainer_and_engine(
+    resolved: Resolved, hooks: Hooks, built: contextlib.ExitStack
+) -> tuple[Backend, Engine, LoadedModel]:
     backend: Backend = resolved.backend.object(context_of(resolved, hooks, resolved.backend.options))
+    require_members(backend, Backend, resolved.backend.label)
+    built.callback(backend.close)
     model = backend.model
     if model is None:  # the driver needs a pipeline too, for prompts, shapes and schedules
         model = _loader(resolved)()
         model.hooks = hooks
     engine: Engine = resolved.engine.object(context_of(resolved, hooks, resolved.engine.options, backend.model))
+    require_members(engine, Engine, resolved.engine.label)
+    built.callback(engine.close)
     give_weights(backend, engine, 0, "trained")  # an engine in another process has loaded the base model only
     return backend, engine, model
 

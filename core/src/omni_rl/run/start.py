@@ -23,7 +23,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
-from omni_rl.errors import RunError, UserError
+from omni_rl.errors import PluginError, RunError, UserError
 from omni_rl.gate import run_gate
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
@@ -40,7 +40,7 @@ from omni_rl.run.spec import remember, resolved_of
 from omni_rl.run.state import Origin, restore
 from omni_rl.run.subject import subject_of
 from omni_rl.run.validation import validate
-from omni_rl.run.weight_sync import trained_weights
+from omni_rl.run.weight_sync import engine_with
 from omni_rl.storage.run_folder import RunDirectory, default_path
 
 Source = str | Path | Mapping[str, Any]
@@ -104,14 +104,14 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
     stem = Path(config).stem if isinstance(config, (str, Path)) else "run"
     directory = RunDirectory(run_dir or default_path(stem))
     directory.require_free()  # before any work is done
-    return _finished(_launch(resolved, train_here, run_dir=str(directory.path), show=show))
+    return _finished(_launch(resolved, train_here, run_dir=str(directory.path.resolve()), show=show))
 
 
 def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`train` in this process."""
     resolved = resolved_of(spec)
     with steady_output(), _assembled(resolved) as parts:
-        progress = _progress(resolved, show)
+        progress = Progress(resolved.config.train.iterations, quiet=not show)
         check_data_of(parts, progress.note)
         verdicts = _pass_gate(parts, progress, State())
         directory = RunDirectory.create(run_dir)
@@ -150,7 +150,7 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = Fals
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
-    return _finished(_launch(resolved, resume_here, run_dir=str(directory.path), show=show))
+    return _finished(_launch(resolved, resume_here, run_dir=str(directory.path.resolve()), show=show))
 
 
 def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
@@ -163,7 +163,7 @@ def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
         differences(point, directory, resolved, {})  # refuses before the weights are loaded
         artifacts.check_report(directory)
         with _assembled(resolved) as parts:
-            return _continue(parts, directory, point, _progress(resolved, show))
+            return _continue(parts, directory, point, Progress(resolved.config.train.iterations, quiet=not show))
 
 
 def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: Progress) -> Run:
@@ -231,11 +231,9 @@ def _launch(resolved: Resolved, entry: Any, **arguments: Any) -> Any:
 
 
 def _finished(answer: Any) -> Run:
+    if not isinstance(answer, Run | dict):
+        raise PluginError(f"the launcher must return the answer of the function that it calls, not {answer!r:.200}")
     return answer if isinstance(answer, Run) else Run.from_json(answer)
-
-
-def _progress(resolved: Resolved, show: bool) -> Progress:
-    return Progress(resolved.config.train.iterations, quiet=not show)
 
 
 def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> Recorder:
@@ -245,7 +243,7 @@ def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> R
 def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
     if parts.config.gate == "off":
         return []
-    with trained_weights(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
+    with engine_with("trained", parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
         rows = run_gate(subject_of(parts, state))
     progress.gate(rows)
     if parts.config.gate == "on":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from omni_rl.contracts.events import State
+from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RewardError
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.health import reward_figures
@@ -16,7 +17,7 @@ from omni_rl.reporting.validated import SHOWN, Validated
 from omni_rl.rewards.runner import RewardRunner, few_samples
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.collect import Collected, collect, is_unscored, why_unscored, without_trajectory
-from omni_rl.run.weight_sync import evaluated
+from omni_rl.run.weight_sync import engine_with
 from omni_rl.sampling.plan_requests import validation_requests
 
 
@@ -27,8 +28,8 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     """
     config, rewards = parts.config, parts.validation_rewards
     requests = validation_requests(config, parts.validation_rows, state.policy_version, changes)
-    averaged = config.train.ema is not None
-    with evaluated(parts.backend, parts.engine, state.policy_version, parts.traits.samples_with, averaged):
+    copy: Copy = "trained" if config.train.ema is None else "ema"
+    with engine_with(copy, parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
         collected = collect(parts.engine, rewards, requests)
         held_out = dict(parts.source.held_out(state))
     notes = _notes(collected, rewards, config.validation.samples_per_prompt)

@@ -37,28 +37,15 @@ def in_place(backend: Backend, copy: Copy) -> contextlib.AbstractContextManager[
 
 
 @contextlib.contextmanager
-def trained_weights(backend: Backend, engine: Engine, version: int, samples_with: Copy) -> Iterator[None]:
-    """A context in which the engine samples with the trained weights, even if rollouts use another copy."""
-    if samples_with == "trained":
-        yield
-        return
-    give_weights(backend, engine, version, "trained")
-    try:
-        yield
-    finally:
-        with in_place(backend, samples_with):
-            give_weights(backend, engine, version, samples_with)
-
-
-@contextlib.contextmanager
-def evaluated(backend: Backend, engine: Engine, version: int, samples_with: Copy, averaged: bool) -> Iterator[None]:
-    """A context in which backend and engine have the weights of validation: EMA if ``averaged``, else the trained."""
-    copy: Copy = "ema" if averaged else "trained"
+def engine_with(copy: Copy, backend: Backend, engine: Engine, version: int, samples_with: Copy) -> Iterator[None]:
+    """A context in which backend and engine have that copy of the weights, even if rollouts use ``samples_with``."""
     if copy == samples_with:
         yield
         return
-    with in_place(backend, copy):
-        give_weights(backend, engine, version, copy)
-        yield
-    with in_place(backend, samples_with):
-        give_weights(backend, engine, version, samples_with)
+    try:
+        with in_place(backend, copy):
+            give_weights(backend, engine, version, copy)
+            yield
+    finally:
+        with in_place(backend, samples_with):
+            give_weights(backend, engine, version, samples_with)

@@ -64,7 +64,7 @@ class Stream:
 
 
 def arguments(streams: Mapping[str, Stream], x: Streams, conditioning: Tensors) -> dict[str, torch.Tensor]:
-    """Latents under the names by which ``__call__`` takes them."""
+    """The latents as arguments of ``__call__``, by argument name."""
     return {stream.parameter: stream.argument(x[name], conditioning) for name, stream in streams.items()}
 
 

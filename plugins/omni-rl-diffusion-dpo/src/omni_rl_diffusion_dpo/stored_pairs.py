@@ -110,7 +110,7 @@ class StoredPairs:
         return {name: total / (len(batch) * steps) for name, total in sums.items()}
 
     def state(self) -> dict[str, Any]:
-        """Nothing is in flight."""
+        """Empty: the pairs of an iteration depend only on its number."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 from omni_rl.contracts.context import Context
 from omni_rl.contracts.interfaces import Backend, Form
@@ -16,22 +18,29 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.traits import Copy
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl_testing.assembly import Assembly, assemble
-from omni_rl_testing.toy import PolicyGradient, toy_model
+from omni_rl_testing.parts import POLICY, Parts, assemble
+from omni_rl_testing.toy import toy_model
+from omni_rl_testing.witness import Witness
 
 LORA = {"rank": 2, "alpha": 4.0}
-Train = Callable[..., Assembly]
+UPDATES_BEFORE = "actor/updates_before"
+"""The metric of :class:`omni_rl_testing.witness.Witness`."""
+
+Train = Callable[..., Parts]
 
 
 class BackendContract:
     """Checks that a run can use a backend. Inherit it and supply one fixture. Every test runs with LoRA and with the
-    full model.
+    full model. The tests read and change weights through the backend only, so they may be in another process.
 
-    ``backend``: the object of the entry point. Called with a :class:`Context`, it returns a backend that trains
-    ``context.model``.
+    ``backend``: the object of the entry point. Called with a :class:`Context`, it returns a backend that trains the
+    model of ``context.load_model``. In another process, ``context.spec`` rebuilds the hooks, and
+    ``context.spec.config["model"]["path"]`` is the model's folder.
 
     ``make_model`` (optional): a function that returns a new model with equal weights in every call; default: the toy
-    pipeline.
+    pipeline, which exists in memory only. A backend in another process needs a model that was loaded from a folder.
+
+    ``call`` (optional): arguments for the pipeline's ``__call__``; default: none.
 
     Attributes:
         tolerance: largest allowed relative difference between micro-batch sizes.
@@ -44,24 +53,40 @@ class BackendContract:
         """Make the toy pipeline."""
         return toy_model
 
+    @pytest.fixture
+    def call(self) -> dict[str, Any]:
+        """No arguments for the pipeline's ``__call__``."""
+        return {}
+
     @pytest.fixture(params=["lora", "full"])
-    def train(self, request: pytest.FixtureRequest, backend: Callable[[Context], Backend], make_model: Any) -> Train:
-        """``train(lr=..., ...)`` returns a new assembly with the backend and these options of the section ``train``."""
-        return trainer(backend, make_model, request.param == "lora")
+    def train(
+        self,
+        request: pytest.FixtureRequest,
+        backend: Callable[[Context], Backend],
+        make_model: Callable[[], LoadedModel],
+        call: dict[str, Any],
+    ) -> Iterator[Train]:
+        """``train(lr=..., ...)`` returns new parts with the backend and these options of the section ``train``."""
+        make = trainer(backend, make_model, request.param == "lora", call)
+        with contextlib.ExitStack() as stack:
+            yield lambda **options: stack.enter_context(contextlib.closing(make(**options)))
 
     # ---------------------------------------------------------------------------------------------------- what moves
 
     def test_an_update_moves_what_trains_and_nothing_else(self, train: Train) -> None:
-        """Every trained tensor with a gradient changes; frozen weights, encoders and decoders do not change by a bit.
+        """Every trained tensor changes. Frozen weights do not: with the reference in place, log-probs are equal to the
+        bit before and after.
 
-        Fix ``update``: the optimizer must hold exactly the parameters of ``model.parameters()``.
+        Fix ``update``: the optimizer must hold exactly the parameters that ``weight_names("none")`` lists.
         """
         parts = train()
         parts.nudge()
-        before = weights(parts)
-        parts.backend.update(parts.batch(), 0)
-        moved = {name for name, value in weights(parts).items() if not torch.equal(value, before[name])}
-        assert moved == set(parts.model.parameters())
+        batch = sampled(parts)
+        before, frozen = parts.trained(), under_reference(parts, batch)
+        parts.backend.update(batch, 0)
+        moved = {name for name, value in parts.trained().items() if not torch.equal(value, before[name])}
+        assert moved == set(parts.backend.weight_names("none"))
+        assert torch.equal(under_reference(parts, batch), frozen)
 
     def test_a_learning_rate_of_zero_moves_nothing(self, train: Train) -> None:
         """With lr 0, weight decay, momentum and moving averages change nothing either. Experiments use this as control
@@ -70,9 +95,9 @@ class BackendContract:
         Fix ``update``: weight decay is decoupled and scaled by the learning rate.
         """
         parts = train(lr=0.0, weight_decay=0.1)
-        before = weights(parts)
-        parts.backend.update(parts.batch(), 0)
-        assert_equal(weights(parts), before)
+        before = parts.trained()
+        parts.backend.update(sampled(parts), 0)
+        assert_equal(parts.trained(), before)
 
     def test_the_policy_is_what_is_sampled(self, train: Train) -> None:
         """After an update, the policy replays samples of the updated weights exactly.
@@ -80,8 +105,8 @@ class BackendContract:
         Fix ``policy``: it must evaluate the same weights that ``update`` changes.
         """
         parts = train()
-        parts.backend.update(parts.batch(), 0)
-        batch = parts.batch()
+        parts.backend.update(sampled(parts), 0)
+        batch = sampled(parts)
         with torch.no_grad():
             replayed = parts.backend.policy.evaluate(batch, [0])[0].log_prob.cpu()
         torch.testing.assert_close(replayed, batch["log_probs"][:, 0], rtol=self.tolerance, atol=self.tolerance)
@@ -108,11 +133,9 @@ class BackendContract:
         each.
         """
         parts = train(mini_batch_prompts=2, inner_epochs=2)
-        algorithm = parts.algorithm
-        assert isinstance(algorithm, PolicyGradient)
-        for iteration in range(2):
-            parts.backend.update(parts.batch(), iteration)
-        assert algorithm.updates == list(range(1, 9))
+        figures = [parts.backend.update(sampled(parts), iteration) for iteration in range(2)]
+        # The means of 0, 1, 2, 3 and of 4, 5, 6, 7.
+        assert [row[UPDATES_BEFORE] for row in figures] == pytest.approx([1.5, 5.5])
 
     def test_figures_are_finite_means_over_samples(self, train: Train) -> None:
         """``actor/<name>`` is the mean of an algorithm's metric over samples and steps, for every micro-batch size.
@@ -120,7 +143,7 @@ class BackendContract:
         Fix ``update``: weight the metrics of a micro-batch by its number of rows.
         """
         parts = train(micro_batch_size=4, lr=0.0)
-        batch = parts.batch()
+        batch = sampled(parts)
         figures = parts.backend.update(batch, 0)
         assert {"actor/loss", "actor/grad_norm", "actor/lr", "actor/log_prob"} <= figures.keys()
         assert all(math.isfinite(value) for value in figures.values()), figures
@@ -140,6 +163,7 @@ class BackendContract:
         copies: tuple[Copy, ...] = ("trained", "reference")
         for copy in copies:
             sent = list(parts.backend.weights(copy, form))
+            assert sent, f"no weight of the copy {copy}"
             assert [name for name, _ in sent] == list(parts.backend.weight_names(form))
             assert {value.dtype for _, value in sent} == {torch.float32}
 
@@ -151,11 +175,11 @@ class BackendContract:
         parts = train()
         first = {name: value.clone() for name, value in parts.backend.weights("trained", "merged")}
         parts.nudge()
-        before = weights(parts)
+        before = parts.trained()
         reference = dict(parts.backend.weights("reference", "merged"))
         now = dict(parts.backend.weights("trained", "merged"))
-        assert_equal(weights(parts), before)
-        assert all(torch.equal(reference[name], value) for name, value in first.items())
+        assert_equal(parts.trained(), before)
+        assert_equal(reference, first)
         assert any(not torch.equal(now[name], value) for name, value in first.items())
 
     # --------------------------------------------------------------------------------------------------------- state
@@ -168,25 +192,30 @@ class BackendContract:
         """
         options = {"ema": {"decay": 0.5, "every": 2}, "warmup": 3}
         parts, other = train(**options), train(**options)
-        batch = parts.batch()
+        batch = sampled(parts)
         parts.backend.update(batch, 0)
         tensors, extra = parts.backend.state()
         written, loaded = ({name: tensor.clone() for name, tensor in tensors.items()} for _ in range(2))
         other.nudge()
         other.backend.load_state(loaded, json.loads(json.dumps(extra)))
         assert_equal(other.backend.state()[0], written)
-        assert parts.backend.update(batch, 1) == other.backend.update(batch, 1)
+        figures = [each.backend.update(batch, 1) for each in (parts, other)]
+        for row in figures:
+            row.pop(UPDATES_BEFORE)  # the algorithm of a new run has seen none
+        assert figures[0] == figures[1]
         assert_equal(other.backend.state()[0], parts.backend.state()[0])
         assert_equal(loaded, written)  # a file's tensors may be mapped into memory
 
     def test_state_is_plain_data(self, train: Train) -> None:
         """The state can be written as safetensors and JSON, and its tensor names are unique.
 
-        Fix ``state``: contiguous tensors on the CPU; everything else in the mapping for JSON.
+        Fix ``state``: contiguous tensors on the CPU; everything else in the mapping for JSON. The group ``policy`` has
+        the names of ``weight_names("none")``.
         """
         parts = train()
-        parts.backend.update(parts.batch(), 0)
+        parts.backend.update(sampled(parts), 0)
         tensors, extra = parts.backend.state()
+        assert parts.trained().keys() == set(parts.backend.weight_names("none"))
         assert {(value.device.type, value.is_contiguous()) for value in tensors.values()} == {("cpu", True)}
         assert json.loads(json.dumps(extra)) == extra
 
@@ -197,9 +226,9 @@ class BackendContract:
         Fix ``load_state``: compare names and shapes first, and raise CheckpointError with the name.
         """
         parts = train()
-        parts.backend.update(parts.batch(), 0)
+        parts.backend.update(sampled(parts), 0)
         tensors, extra = parts.backend.state()
-        name = max(tensors, key=lambda n: tensors[n].ndim)
+        name = max((n for n in tensors if n.startswith(POLICY)), key=lambda n: tensors[n].ndim)
         missing = {n: t for n, t in tensors.items() if n != name}
         for wrong in (missing, {**tensors, name: tensors[name][:1, :1]}, {**tensors, "stranger": torch.zeros(1)}):
             with pytest.raises(CheckpointError):
@@ -212,42 +241,59 @@ class BackendContract:
         """
         parts = train()
         parts.nudge()
-        batch, before = parts.batch(), weights(parts)
+        batch, before = sampled(parts), parts.trained()
         policy = parts.backend.policy
         with policy.weights("reference"):
             other = policy.evaluate(batch, [0])[0].log_prob
-        assert_equal(weights(parts), before)
+        assert_equal(parts.trained(), before)
         assert not other.requires_grad
         assert not torch.equal(other, policy.evaluate(batch, [0])[0].log_prob.detach())
 
+    def test_closing_twice_is_closing(self, train: Train) -> None:
+        """A run may close its backend twice, also after an error.
 
-def trainer(backend: Callable[[Context], Backend], make_model: Callable[[], LoadedModel], lora: bool) -> Train:
+        Fix ``close``: release all resources once.
+        """
+        parts = train()
+        parts.backend.close()
+        parts.backend.close()
+
+
+def trainer(
+    backend: Callable[[Context], Backend], make_model: Callable[[], LoadedModel], lora: bool, call: dict[str, Any]
+) -> Train:
     """``train(lr=..., ...)``, see :class:`BackendContract`."""
 
-    def make(**options: Any) -> Assembly:
-        model = {"lora": LORA if lora else None}
-        algorithm = PolicyGradient(uses_reference=True)
-        return assemble(make_model(), algorithm=algorithm, backend=backend, model=model, train={"lr": 1e-2, **options})
+    def make(**options: Any) -> Parts:
+        train = {"lr": 1e-2, **options}
+        model, rollout = {"lora": LORA if lora else None}, {"call": call}
+        return assemble(make_model(), algorithm=Witness(), backend=backend, model=model, rollout=rollout, train=train)
 
     return make
 
 
-def weights(parts: Assembly) -> Tensors:
-    """A copy of every parameter of every module, by name."""
-    parameters = ((f"{c}.{n}", p) for c, module in parts.model.modules.items() for n, p in module.named_parameters())
-    return {name: parameter.detach().clone() for name, parameter in parameters}
+def sampled(parts: Parts) -> TensorDict:
+    """One iteration's batch, sampled with the trained weights."""
+    parts.sync()
+    return parts.batch()
 
 
-def trained(parts: Assembly) -> tuple[dict[str, float], torch.Tensor]:
-    """Metrics of one iteration's updates, and the change (P,) of the trained parameters."""
+def under_reference(parts: Parts, batch: TensorDict) -> torch.Tensor:
+    """Log-probs (N,) of the first stored step, with the initial weights in place."""
+    with parts.backend.policy.weights("reference"):
+        return parts.backend.policy.evaluate(batch, [0])[0].log_prob
+
+
+def trained(parts: Parts) -> tuple[dict[str, float], torch.Tensor]:
+    """Metrics of one iteration's updates, and the change (P,) of the trained weights."""
     parts.nudge()
-    before = {name: parameter.detach().clone() for name, parameter in parts.model.parameters().items()}
-    figures = parts.backend.update(parts.batch(), 0)
-    change = [(parameter.detach() - before[n]).flatten() for n, parameter in parts.model.parameters().items()]
-    return figures, torch.cat(change)
+    batch, before = sampled(parts), parts.trained()
+    figures = parts.backend.update(batch, 0)
+    return figures, torch.cat([(value - before[name]).flatten() for name, value in parts.trained().items()])
 
 
 def assert_equal(found: Tensors, expected: Tensors) -> None:
-    """Fail unless both mappings have the same tensors, bit for bit."""
+    """Fail unless both mappings have the same tensors, bit for bit, and at least one."""
+    assert expected
     assert found.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []

@@ -17,7 +17,7 @@ from omni_rl.contracts.requests import NO_STEPS
 from omni_rl.gate.pairing import latents_fault, media_fault
 from omni_rl.gate.probe import Probe
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn
-from omni_rl_testing.assembly import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import toy_model
 from omni_rl_testing.trajectories import check_documented, found, noises, replayed
 
@@ -52,13 +52,13 @@ class EngineContract:
     @pytest.fixture
     def parts(
         self, engine: Callable[[Context], Engine], make_model: Callable[[], LoadedModel], call: dict[str, Any]
-    ) -> Iterator[Assembly]:
+    ) -> Iterator[Parts]:
         """The parts of a run with the engine: weights changed and synced, nine samples in batches of at most four."""
         parts = assembled(engine, make_model(), call)
         yield parts
         parts.engine.close()
 
-    def test_hooks_that_it_honours_exist(self, parts: Assembly) -> None:
+    def test_hooks_that_it_honours_exist(self, parts: Parts) -> None:
         """``honours`` decides whether a run that overrides a hook may use the engine.
 
         Fix ``honours``: list the hooks that the engine calls, from ``omni_rl.contracts.context.ENGINE_HOOKS``.
@@ -67,7 +67,7 @@ class EngineContract:
 
     # ------------------------------------------------------------------------------------------------------ requests
 
-    def test_every_request_comes_back_exactly_once(self, parts: Assembly) -> None:
+    def test_every_request_comes_back_exactly_once(self, parts: Parts) -> None:
         """Each submitted request gives one sample, in however many calls of ``submit``.
 
         Fix ``submit`` (it adds to the queue) or ``completed`` (it ends when no request is left).
@@ -80,7 +80,7 @@ class EngineContract:
         assert sorted(sample.request.sample_id for sample in samples) == [r.sample_id for r in requests]
         assert list(parts.engine.completed()) == []
 
-    def test_samples_say_whose_they_are(self, parts: Assembly) -> None:
+    def test_samples_say_whose_they_are(self, parts: Parts) -> None:
         """A trajectory with the identity of another request would be trained with that request's reward.
 
         Fix ``completed``: return the submitted request with its ``uid`` and ``sample_id``.
@@ -93,7 +93,7 @@ class EngineContract:
             for name in ("uid", "sample_id", "policy_version"):
                 assert int(found(sample)[name]) == getattr(sample.request, name)
 
-    def test_a_request_without_a_window_is_sampled_too(self, parts: Assembly) -> None:
+    def test_a_request_without_a_window_is_sampled_too(self, parts: Parts) -> None:
         """Validation stores no log-probs; its samples still follow from key and weights.
 
         Fix ``completed``: a window of size 0 means only ODE steps, and log-probs of shape (0,).
@@ -102,7 +102,7 @@ class EngineContract:
         assert {tuple(found(sample)["log_probs"].shape) for sample in samples} == {(0,)}
         assert all(found(sample)["latents", "x", "final"].any() for sample in samples)
 
-    def test_trajectories_are_as_documented(self, parts: Assembly) -> None:
+    def test_trajectories_are_as_documented(self, parts: Parts) -> None:
         """Keys, shapes and dtypes are those of :mod:`omni_rl.contracts.trajectory`; tensors are on the CPU and finite,
         sigmas decrease.
 
@@ -114,7 +114,7 @@ class EngineContract:
             assert (found(sample)["sigmas"].diff() < 0).all()
 
     @pytest.mark.parametrize("stored", ["with stored steps", "without"])
-    def test_latents_belong_to_their_request(self, parts: Assembly, stored: str) -> None:
+    def test_latents_belong_to_their_request(self, parts: Parts, stored: str) -> None:
         """A reward must go to the sample that earned it: no request gets the latents of another one.
 
         Mend ``completed``: pair finished latents with their request by ``sample_id``, not by their place.
@@ -126,7 +126,7 @@ class EngineContract:
         fault = latents_fault(parts.subject, Probe(asked, samples, trajectory.collate(samples), spare=[]))
         assert fault is None, fault
 
-    def test_media_are_the_final_latents_decoded(self, parts: Assembly) -> None:
+    def test_media_are_the_final_latents_decoded(self, parts: Parts) -> None:
         """Rewards see the media, training sees the latents: of every sample, one must be the other, decoded.
 
         Mend ``completed``: store what ``decode_latents`` returns for the sample's own final latents, quantised with
@@ -138,7 +138,7 @@ class EngineContract:
     # --------------------------------------------------------------------------------------------------------- draws
 
     @pytest.mark.parametrize("order", ["together", "reversed", "alone"])
-    def test_draws_follow_their_keys(self, parts: Assembly, order: str) -> None:
+    def test_draws_follow_their_keys(self, parts: Parts, order: str) -> None:
         """x_T and the noise of every step are those of the request's keys, in any batch and any order.
 
         Fix ``completed``: x_T from ``request.initial_key``, noise of step i from ``draw_seed(request.key, stream, i)``.
@@ -155,7 +155,7 @@ class EngineContract:
         for taken, named in noises(parts, samples):
             torch.testing.assert_close(taken, named, rtol=0, atol=100 * self.tolerance)
 
-    def test_neighbours_do_not_matter(self, parts: Assembly) -> None:
+    def test_neighbours_do_not_matter(self, parts: Parts) -> None:
         """A sample is the same in a batch of one and in a larger batch, except for rounding.
 
         Fix ``completed``: rows of a batch may share only the schedule; mask the padding.
@@ -166,7 +166,7 @@ class EngineContract:
             for stream, latents in found(a)["latents"].items():
                 self.assert_close(latents["final"], found(b)["latents", stream, "final"])
 
-    def test_no_two_samples_are_alike(self, parts: Assembly) -> None:
+    def test_no_two_samples_are_alike(self, parts: Parts) -> None:
         """Samples of a group have the same prompt and weights; only their noise differs.
 
         Fix ``completed``: use the key of each request.
@@ -177,7 +177,7 @@ class EngineContract:
 
     # ------------------------------------------------------------------------------------------------------- weights
 
-    def test_sync_gives_a_receipt_for_every_weight(self, parts: Assembly) -> None:
+    def test_sync_gives_a_receipt_for_every_weight(self, parts: Parts) -> None:
         """A weight that does not reach the engine is trained without effect on samples.
 
         Fix ``sync``: report for each weight name the engine's parameter that holds it, and the new version.
@@ -186,7 +186,7 @@ class EngineContract:
         assert report.policy_version == 3
         assert set(parts.backend.weight_names(parts.engine.takes_weights)) <= report.landed.keys()
 
-    def test_sync_drains_the_weights(self, parts: Assembly) -> None:
+    def test_sync_drains_the_weights(self, parts: Parts) -> None:
         """``weights`` may be a collective operation of many ranks, which all wait until it is consumed.
 
         Fix ``sync``: read ``weights`` to its end.
@@ -196,7 +196,7 @@ class EngineContract:
         parts.engine.sync(0, weights)
         assert next(weights, None) is None
 
-    def test_samples_follow_the_weights(self, parts: Assembly) -> None:
+    def test_samples_follow_the_weights(self, parts: Parts) -> None:
         """After a sync, samples change, and their log-probs are those of the trainer's weights.
 
         Fix ``sync``: later samples must use the trainer's weights, with adapters (scale alpha / rank).
@@ -209,7 +209,7 @@ class EngineContract:
         assert not torch.equal(batch["latents", "x", "final"], trajectory.collate(before)["latents", "x", "final"])
         self.assert_close(replayed(parts, batch), batch["log_probs"])
 
-    def test_closing_twice_is_closing(self, parts: Assembly) -> None:
+    def test_closing_twice_is_closing(self, parts: Parts) -> None:
         """A run may close its engine twice, with or without waiting requests.
 
         Fix ``close``: release all resources once, and delete waiting requests.
@@ -223,7 +223,7 @@ class EngineContract:
         assert (a - b).abs().max() <= self.tolerance * b.abs().max()
 
 
-def assembled(engine: Callable[[Context], Engine], model: LoadedModel, call: dict[str, Any]) -> Assembly:
+def assembled(engine: Callable[[Context], Engine], model: LoadedModel, call: dict[str, Any]) -> Parts:
     """The parts of a run with three prompts."""
     rollout = {"steps": 5, "group_size": 3, "batch_size": 4, "call": call}
     parts = assemble(model, engine=engine, rollout=rollout, model={"lora": {"rank": 2, "alpha": 4.0}})

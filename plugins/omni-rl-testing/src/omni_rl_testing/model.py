@@ -28,7 +28,7 @@ from omni_rl.model.encoding import joined
 from omni_rl.model.loading import load_model
 from omni_rl.plugins.contract import Layer
 from omni_rl.universal import hooks as universal
-from omni_rl_testing.assembly import PROMPTS, Assembly, assemble, drawn
+from omni_rl_testing.parts import PROMPTS, Parts, assemble, drawn
 from omni_rl_testing.trajectories import final, replayed
 
 LISTING = "import sys; from omni_rl.plugins.listing import rows; rows(); print([m for m in {!r} if m in sys.modules])"
@@ -88,25 +88,25 @@ class ModelContract:
         call: dict[str, Any],
         prompts: Sequence[str],
         media: Sequence[Media],
-    ) -> Assembly:
+    ) -> Parts:
         """The parts of a run on the CPU in fp32, with LoRA at the plugin's targets, changed so that B is not 0."""
         return assembled(pipeline_folder, plugin, call, prompts, media)
 
     @pytest.fixture(scope="module")
     @classmethod
-    def probe(cls, parts: Assembly) -> Probe:
+    def probe(cls, parts: Parts) -> Probe:
         """The samples of one iteration."""
         return drawn(parts)
 
     @pytest.fixture(scope="module")
     @classmethod
-    def oracle(cls, parts: Assembly, probe: Probe) -> Oracle:
+    def oracle(cls, parts: Parts, probe: Probe) -> Oracle:
         """The diffusers pipeline's own results for the same prompts."""
         return Oracle(parts.subject, probe)
 
     # -------------------------------------------------------------------------------------------- the upstream pipeline
 
-    def test_embeddings_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
+    def test_embeddings_are_the_pipelines_own(self, parts: Parts, oracle: Oracle) -> None:
         """With another template, layer or padding, a run would train a model that nobody uses.
 
         Fix ``tokenize`` or ``encode_prompt``: compare with the pipeline's ``encode_prompt``, one prompt at a time.
@@ -130,7 +130,7 @@ class ModelContract:
             assert torch.equal(row["timesteps"], own.timesteps[start:stop])
             assert torch.equal(row["sigmas"], own.sigmas[start : stop + 1])
 
-    def test_without_noise_samples_are_the_pipelines_own(self, parts: Assembly, oracle: Oracle) -> None:
+    def test_without_noise_samples_are_the_pipelines_own(self, parts: Parts, oracle: Oracle) -> None:
         """Without SDE noise, the pipeline's own loop with Euler steps gives the same latents, so guidance, packing and
         sign are right.
 
@@ -140,7 +140,7 @@ class ModelContract:
         self.assert_close(state.x, oracle.beside(start, state), self.loop_rounding)
 
     def test_decoding_is_the_pipelines_own(
-        self, parts: Assembly, probe: Probe, oracle: Oracle, call: Mapping[str, Any]
+        self, parts: Parts, probe: Probe, oracle: Oracle, call: Mapping[str, Any]
     ) -> None:
         """Media have the requested size; pixels are in [0, 1] and audio in [-1, 1], also for latents with large values.
 
@@ -165,7 +165,7 @@ class ModelContract:
 
     # ----------------------------------------------------------------------------------------------- replay and batches
 
-    def test_log_probs_replay_to_the_bit(self, parts: Assembly, probe: Probe) -> None:
+    def test_log_probs_replay_to_the_bit(self, parts: Parts, probe: Probe) -> None:
         """The trainer's log-prob of a stored step equals the stored one, so the ratio starts at exactly 1.
 
         Fix ``predict``: it must give equal results in rollout and replay. No state between calls, no dropout, no
@@ -173,7 +173,7 @@ class ModelContract:
         """
         assert torch.equal(replayed(parts, probe.batch), probe.batch["log_probs"])
 
-    def test_replay_calls_no_encoder(self, parts: Assembly, probe: Probe) -> None:
+    def test_replay_calls_no_encoder(self, parts: Parts, probe: Probe) -> None:
         """Text and images are encoded once per trajectory; encoding them again in every update would double its cost.
 
         Fix ``predict``: use the embeddings in ``conditioning``, which ``encode_prompt`` and ``prepare_condition``
@@ -183,7 +183,7 @@ class ModelContract:
         replayed(parts, probe.batch)
         assert parts.model.counts == before
 
-    def test_neighbours_do_not_matter(self, parts: Assembly, probe: Probe) -> None:
+    def test_neighbours_do_not_matter(self, parts: Parts, probe: Probe) -> None:
         """A batch of n samples equals n batches of one: padding and position ids of a longer prompt change nothing.
 
         Fix ``encode_prompt`` (return a mask of the padding) or ``predict`` (pass that mask to the denoiser).
@@ -194,7 +194,7 @@ class ModelContract:
         self.assert_close(final(together), final(alone), self.rounding)
         self.assert_close({"": together["log_probs"]}, {"": alone["log_probs"]}, self.rounding)
 
-    def test_every_row_may_have_its_own_timestep(self, parts: Assembly, probe: Probe) -> None:
+    def test_every_row_may_have_its_own_timestep(self, parts: Parts, probe: Probe) -> None:
         """Velocities of rows at different t, also at t between the timesteps of the schedule, equal those of single
         calls.
 
@@ -213,7 +213,7 @@ class ModelContract:
         self.assert_close(together, {n: torch.cat([each[n] for each in alone]) for n in together}, self.rounding)
         assert all(v.isfinite().all() and v.any() for v in together.values())
 
-    def test_velocities_are_the_pipelines_own(self, parts: Assembly, probe: Probe, oracle: Oracle) -> None:
+    def test_velocities_are_the_pipelines_own(self, parts: Parts, probe: Probe, oracle: Oracle) -> None:
         """Velocities equal those of the universal adapter, at timesteps that differ per row, also between those of the
         schedule.
 
@@ -234,7 +234,7 @@ class ModelContract:
 
     # ------------------------------------------------------------------------------------------------- weights and text
 
-    def test_weights_get_gradients_and_reach_samples(self, parts: Assembly, probe: Probe) -> None:
+    def test_weights_get_gradients_and_reach_samples(self, parts: Parts, probe: Probe) -> None:
         """Every adapter that the velocity depends on gets a gradient, no frozen weight does, and samples follow the
         weights.
 
@@ -243,7 +243,7 @@ class ModelContract:
         """
         assert [f"{r.name}: {r.detail}" for r in weight_rows(parts.subject, probe) if r.verdict == "fail"] == []
 
-    def test_suggested_lora_targets_exist(self, parts: Assembly, plugin: ModuleType | None) -> None:
+    def test_suggested_lora_targets_exist(self, parts: Parts, plugin: ModuleType | None) -> None:
         """Every suggested target matches a module of the denoiser; otherwise fewer weights are trained than the author
         expects.
 
@@ -255,7 +255,7 @@ class ModelContract:
         missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in modules)]
         assert targets == "all-linear" or missing == []
 
-    def test_a_prompt_that_is_too_long_is_refused(self, parts: Assembly) -> None:
+    def test_a_prompt_that_is_too_long_is_refused(self, parts: Parts) -> None:
         """A plugin that tokenizes raises DataError for a prompt over the limit, because words that are cut off have no
         effect.
 
@@ -312,7 +312,7 @@ def _as_taken(model: LoadedModel, oracle: Oracle, requests: Sequence[Request], k
 
 def assembled(
     folder: Path, plugin: object, call: dict[str, Any], prompts: Sequence[str], media: Sequence[Media] = ()
-) -> Assembly:
+) -> Parts:
     """The parts of a run with the pipeline in ``folder``; one batch holds the samples of one prompt."""
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
     rollout = {"group_size": GROUP_SIZE, "batch_size": GROUP_SIZE, "call": call}

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import BaseModel
 
 from omni_rl.contracts.context import Context
-from omni_rl.contracts.interfaces import Backend, Engine
+from omni_rl.contracts.interfaces import Backend, Engine, Launcher
 from omni_rl.contracts.media import Media as Drawn
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.reward import RewardBatch
@@ -32,6 +33,7 @@ from omni_rl_testing.algorithm import AlgorithmContract
 from omni_rl_testing.backend import BackendContract
 from omni_rl_testing.conformance.subjects import Subject
 from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.launcher import LauncherContract
 from omni_rl_testing.model import Media, ModelContract
 from omni_rl_testing.reward import RewardContract
 from omni_rl_testing.toy import toy_model
@@ -92,6 +94,12 @@ class OfferedAlgorithm(AlgorithmContract):
     subject: ClassVar[Subject]
 
     @pytest.fixture
+    def options(self) -> BaseModel | None:
+        """The caller's options."""
+        assert self.subject.chosen is not None
+        return self.subject.chosen.options
+
+    @pytest.fixture
     def algorithm(self) -> object:
         """An instance with the caller's options."""
         return _instance(self.subject)
@@ -126,18 +134,16 @@ class OfferedEngine(EngineContract):
     @pytest.fixture
     def make_model(self) -> Callable[[], LoadedModel]:
         """The toy pipeline in this process, or the pipeline of the folder."""
-        folder = self.subject.model
-        return toy_model if folder is None else lambda: _loaded(folder)
+        return _make_model(self.subject)
 
     @pytest.fixture
     def call(self) -> dict[str, Any]:
         """No arguments for the toy pipeline, small sizes for a folder."""
-        folder = self.subject.model
-        return dict(self.subject.call) if folder is None else _call(self.subject, _loaded(folder).architecture)
+        return _call_of_made(self.subject)
 
 
 class OfferedBackend(BackendContract):
-    """Tests a backend with the toy pipeline."""
+    """Tests a backend with the toy pipeline, or with a pipeline folder of the caller."""
 
     subject: ClassVar[Subject]
 
@@ -145,6 +151,28 @@ class OfferedBackend(BackendContract):
     def backend(self) -> Callable[[Context], Backend]:
         """The backend with the caller's options."""
         return _with_options(self.subject)
+
+    @pytest.fixture
+    def make_model(self) -> Callable[[], LoadedModel]:
+        """The toy pipeline in this process, or the pipeline of the folder."""
+        return _make_model(self.subject)
+
+    @pytest.fixture
+    def call(self) -> dict[str, Any]:
+        """No arguments for the toy pipeline, small sizes for a folder."""
+        return _call_of_made(self.subject)
+
+
+class OfferedLauncher(LauncherContract):
+    """Tests a launcher with small functions."""
+
+    subject: ClassVar[Subject]
+
+    @pytest.fixture
+    def launcher(self) -> Launcher:
+        """The function, or an instance with the caller's options."""
+        launcher: Launcher = _instance(self.subject)
+        return launcher
 
 
 class OfferedTracker(TrackerContract):
@@ -166,6 +194,7 @@ CONTRACTS: Mapping[str, type] = MappingProxyType(
         "engines": EngineContract,
         "backends": BackendContract,
         "trackers": TrackerContract,
+        "launchers": LauncherContract,
     }
 )
 OFFERED: Mapping[str, type] = MappingProxyType(
@@ -176,6 +205,7 @@ OFFERED: Mapping[str, type] = MappingProxyType(
         "engines": OfferedEngine,
         "backends": OfferedBackend,
         "trackers": OfferedTracker,
+        "launchers": OfferedLauncher,
     }
 )
 
@@ -251,6 +281,16 @@ def _with_options(subject: Subject) -> Callable[[Context], Any]:
     chosen = subject.chosen
     assert chosen is not None
     return lambda context: chosen.object(replace(context, options=chosen.options))
+
+
+def _make_model(subject: Subject) -> Callable[[], LoadedModel]:
+    folder = subject.model
+    return toy_model if folder is None else lambda: _loaded(folder)
+
+
+def _call_of_made(subject: Subject) -> dict[str, Any]:
+    folder = subject.model
+    return dict(subject.call) if folder is None else _call(subject, _loaded(folder).architecture)
 
 
 def _loaded(folder: Path) -> LoadedModel:

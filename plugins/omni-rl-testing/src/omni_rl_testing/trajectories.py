@@ -11,7 +11,7 @@ from omni_rl.contracts import trajectory
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample, Streams
 from omni_rl.schedulers.randomness import draw_seed, randn
-from omni_rl_testing.assembly import Assembly
+from omni_rl_testing.parts import Parts
 
 FLOAT, WHOLE = torch.float32, torch.int64
 MEDIA = {"image": (torch.uint8, 3), "video": (torch.uint8, 4), "audio": (FLOAT, 2)}
@@ -28,7 +28,7 @@ def final(batch: TensorDict) -> Streams:
     return {name: stored["final"] for name, stored in batch["latents"].items()}
 
 
-def replayed(parts: Assembly, batch: TensorDict) -> torch.Tensor:
+def replayed(parts: Parts, batch: TensorDict) -> torch.Tensor:
     """Log-probs (N, T) of the stored steps, replayed in batches like the engine's."""
     steps = range(batch["timesteps"].shape[1])
     with torch.no_grad():
@@ -41,7 +41,7 @@ def replayed(parts: Assembly, batch: TensorDict) -> torch.Tensor:
     return torch.cat(rows)
 
 
-def noises(parts: Assembly, samples: Sequence[Sample]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def noises(parts: Parts, samples: Sequence[Sample]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """For each stored step and stream: the noise computed from the stored latents, and the noise from the keys."""
     batch = trajectory.collate(samples)
     for step in range(batch["timesteps"].shape[1]):

@@ -22,10 +22,10 @@ VERSIONS = ("diffusers", "torch", "transformers")
 
 
 def folder(name: str) -> Path:
-    """Of one pipeline, with the arguments that suit it in ``call.json``.
+    """The folder of one tiny pipeline, built at the first use. ``call.json`` in it has arguments that fit it.
 
     Raises:
-        ModelError: there is none of this name.
+        ModelError: no tiny pipeline has this name.
     """
     kept = _parent() / name
     if re.fullmatch(r"\w[\w.-]*", name) and kept.is_dir():

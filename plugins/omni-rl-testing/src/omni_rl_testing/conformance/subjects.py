@@ -57,9 +57,13 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         "engines": Section(("rollout",), schema.Rollout, "engine"),
         "backends": Section(("train",), schema.Train, "backend"),
         "trackers": Section(("tracker", 0), schema.Tracker, "name"),
+        "launchers": Section(("launcher",), schema.Launcher, "name"),
     }
 )
 """The kinds that have a suite."""
+
+TAKE_ANY_MODEL = frozenset({"engines", "backends"})
+"""The kinds whose suite uses the caller's pipeline folder, of any architecture."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def _folders(models: Sequence[str]) -> dict[str, Path]:
 
 def _check_folders(folders: Mapping[str, Path], selected: Sequence[Offer]) -> None:
     """Raise ModelError for a pipeline folder that no suite would use."""
-    if any(offer.kind == "engines" for offer in selected):
+    if any(offer.kind in TAKE_ANY_MODEL for offer in selected):
         return
     for architecture, folder in folders.items():
         if architecture not in {offer.key for offer in selected if offer.kind == "models"}:
@@ -203,7 +207,7 @@ def _check_overrides(overrides: Sequence[Override], kinds: set[str], distributio
     """
     sections = {str(SECTIONS[kind].path[0]): SECTIONS[kind] for kind in SECTIONS if kind in kinds}
     for override in overrides:
-        if override.path[:2] == ("rollout", "call") and kinds & {"models", "engines"}:
+        if override.path[:2] == ("rollout", "call") and kinds & {"models", *TAKE_ANY_MODEL}:
             continue
         section = sections.get(str(override.path[0]))
         if section is None or len(override.path) < 2:
@@ -274,10 +278,10 @@ def _chosen(offer: Offer, tree: Tree, given: Given) -> tuple[Chosen, str | None]
 
 
 def _folder(offer: Offer, folders: Mapping[str, Path]) -> Path | None:
-    """The folder for a suite: of its architecture for a model, the caller's for an engine, none for other kinds."""
+    """The folder for a suite: of its architecture for a model, the caller's for ``TAKE_ANY_MODEL``, else none."""
     if offer.kind == "models":
         return folders.get(offer.key)
-    return next(iter(folders.values()), None) if offer.kind == "engines" else None
+    return next(iter(folders.values()), None) if offer.kind in TAKE_ANY_MODEL else None
 
 
 def _missing_model(offer: Offer, folder: Path | None, entry: metadata.EntryPoint | None) -> str | None:

@@ -65,7 +65,7 @@ def qwen_image_edit_plus() -> DiffusionPipeline:
 
 
 def qwen_image_edit() -> DiffusionPipeline:
-    """The same with one image, whose size and the sample's are apart."""
+    """Like the pipeline above, but with one input image, whose size may differ from the sample's."""
     pipe = qwen_image(halvings=4)
     return QwenImageEditPipeline(**pipe.components, processor=_qwen_processor(pipe.tokenizer))
 

@@ -37,7 +37,7 @@ def _transformer() -> NucleusMoEImageTransformer2DModel:
 
 
 def nucleus_moe_image() -> DiffusionPipeline:
-    """Experts that choose their tokens, guidance that keeps a token's norm; the sign is turned."""
+    """Experts choose their tokens, guidance keeps the norm of a token, and the velocity has the opposite sign."""
     processor = qwen3_vl_processor()
     return NucleusMoEImagePipeline(
         transformer=_transformer(),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from tensordict import TensorDict
 
 from omni_rl.config.layers import SetBy, Tree
@@ -19,13 +22,14 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.schema import Config
-from omni_rl.contracts.spec import RunSpec
-from omni_rl.contracts.types import Sample
+from omni_rl.contracts.spec import Part, RunSpec
+from omni_rl.contracts.types import Sample, Tensors
 from omni_rl.gate.probe import Probe
 from omni_rl.gate.subject import Trainer
 from omni_rl.plugins.contract import Layer
+from omni_rl.plugins.local import DECLARATION
 from omni_rl.plugins.manager import Hooks, build_manager
-from omni_rl.plugins.runspec import CORE_HOOKS
+from omni_rl.plugins.runspec import CORE_HOOKS, read_file
 from omni_rl.run import core_hooks
 from omni_rl.run.weight_sync import give_weights
 from omni_rl.sampling.embedded import EmbeddedEngine
@@ -39,9 +43,12 @@ PROMPTS = ("a sign that says hello", "a", "describe the image of a world with 9 
 
 STEP = 0.02
 
+POLICY = "policy/"
+"""The group of the trained weights in the state of a backend."""
+
 
 @dataclass(frozen=True)
-class Assembly:
+class Parts:
     """The parts of a run, with the same names as in a run."""
 
     config: Config
@@ -69,7 +76,7 @@ class Assembly:
         )
 
     def sync(self, policy_version: int | None = None) -> SyncReport:
-        """Send the trained weights to the engine, by default with the assembly's own policy version."""
+        """Send the trained weights to the engine, by default as version ``policy_version``."""
         version = self.policy_version if policy_version is None else policy_version
         return give_weights(self.backend, self.engine, version, "trained")
 
@@ -100,10 +107,23 @@ class Assembly:
         )
         return batch
 
+    def trained(self) -> Tensors:
+        """A copy of the trained weights by canonical name, from the backend's state; fails if there are none."""
+        tensors, _ = self.backend.state()
+        found = {n.removeprefix(POLICY): t.clone() for n, t in tensors.items() if n.startswith(POLICY)}
+        assert found, f"the backend's state has no tensor whose name starts with {POLICY}"
+        return found
+
     def nudge(self, seed: int = 0) -> None:
-        """Change every trainable weight by a fixed random step: LoRA starts with B = 0, where A has no effect."""
-        for name, parameter in self.model.parameters().items():
-            parameter.data = parameter.data + STEP * randn(seed_of("nudge", seed, name), parameter.shape)
+        """Change every trained weight by a fixed random step: LoRA starts with B = 0, where A has no effect."""
+        tensors, extra = self.backend.state()
+        moved = {POLICY + n: t + STEP * randn(seed_of("nudge", seed, n), t.shape) for n, t in self.trained().items()}
+        self.backend.load_state({**tensors, **moved}, extra)
+
+    def close(self) -> None:
+        """Close engine and backend."""
+        self.engine.close()
+        self.backend.close()
 
 
 def paired(batch: TensorDict, shift: int) -> TensorDict:
@@ -126,37 +146,58 @@ def assemble(
     *,
     plugin: object = None,
     algorithm: object = None,
+    options: BaseModel | None = None,
     prompts: Sequence[str] = PROMPTS,
     media: Sequence[Mapping[str, str | list[str]]] = (),
     backend: Callable[[Context], Backend] = TorchBackend,
     engine: Callable[[Context], Engine] = EmbeddedEngine,
     **sections: dict[str, Any],
-) -> Assembly:
+) -> Parts:
     """Build the parts of a run.
 
     Args:
-        model: a loaded model; ``backend`` makes some of its weights trainable.
+        model: a loaded model; ``backend`` makes some of its weights trainable. A backend in another process may load
+            an equal one from its folder, which is ``spec.config["model"]["path"]``.
         plugin: the model plugin; None uses the universal adapter for all hooks.
         algorithm: the algorithm's instance; default: the policy gradient of :mod:`omni_rl_testing.toy`.
+        options: the validated options with which ``algorithm`` was built, for its hook ``traits``.
         media: the files of each prompt, as in ``Request.media``.
         sections: the configuration; it replaces defaults of the plugins and of this module.
     """
     algorithm = PolicyGradient() if algorithm is None else algorithm
+    _require_options(algorithm, options)
     layers = [Layer("core", core_hooks, "omni-rl"), Layer("algorithm", algorithm, type(algorithm).__name__)]
     if plugin is not None:
         layers.insert(1, Layer("model", plugin, getattr(plugin, "__name__", repr(plugin))))
-    config = _config(layers, model.architecture, len(prompts), sections)
-    hooks = Hooks(build_manager(layers))
-    spec = RunSpec(core=CORE_HOOKS, config=config.model_dump(mode="json"))  # for an engine in another process
-    options = getattr(algorithm, "config", None)
-    context = Context(config, None, _loader(model), hooks, spec, hooks.traits(config=options))
+    config = _config(layers, model, len(prompts), sections)
+    hooks, load = Hooks(build_manager(layers)), _loader(model)
+    spec = _spec(algorithm, options, config)
+    context = Context(config, None, load, hooks, spec, hooks.traits(config=options))
     trainer = backend(context)  # first, because it adds LoRA to the model that the engine samples with
+    driver = trainer.model or load()
+    driver.hooks = hooks
     sampler = engine(replace(context, shared_model=trainer.model))
     files = media or [{}] * len(prompts)
     rows = PromptSet([PromptRow(prompt, media=dict(of)) for prompt, of in zip(prompts, files, strict=True)])
-    parts = Assembly(config, model, hooks, trainer, sampler, context, rows, algorithm)
+    parts = Parts(config, driver, hooks, trainer, sampler, context, rows, algorithm)
     parts.sync()
     return parts
+
+
+def _require_options(algorithm: object, options: BaseModel | None) -> None:
+    kind = type(algorithm).__name__
+    if options is None and getattr(algorithm, "Config", None) is not None:
+        raise TypeError(f"{kind} has options: also pass those with which it was built, assemble(..., options=...)")
+
+
+def _spec(algorithm: object, options: BaseModel | None, config: Config) -> RunSpec:
+    """For engines and backends in other processes. An algorithm of a local plugin is rebuilt there."""
+    module = sys.modules[type(algorithm).__module__]
+    declared: Mapping[str, object] = getattr(module, DECLARATION, {}).get("algorithms", {})
+    given = options.model_dump(mode="json", by_alias=True) if options else {}
+    parts = [Part(kind="algorithms", key=k, options=given) for k, found in declared.items() if found is type(algorithm)]
+    files = (read_file(str(module.__file__)),) if parts else ()
+    return RunSpec(core=CORE_HOOKS, parts=tuple(parts), files=files, config=config.model_dump(mode="json"))
 
 
 def _loader(model: LoadedModel) -> Callable[[], LoadedModel]:
@@ -166,20 +207,20 @@ def _loader(model: LoadedModel) -> Callable[[], LoadedModel]:
     return lambda: next(first, None) or copy.deepcopy(untouched)
 
 
-def _config(layers: Sequence[Layer], architecture: str, prompts: int, sections: dict[str, dict[str, Any]]) -> Config:
+def _config(layers: Sequence[Layer], model: LoadedModel, prompts: int, sections: dict[str, dict[str, Any]]) -> Config:
     given = Tree(SetBy("given", "given"))
-    given.overlay(_base(prompts), given.source)
+    given.overlay(_base(model.path, prompts), given.source)
     given.overlay(sections, given.source)
     merged = Tree(SetBy("given", "given"))
     for layer in layers[1:]:
-        merged.overlay(applicable(defaults_of(layer, architecture), given), merged.source)
+        merged.overlay(applicable(defaults_of(layer, model.architecture), given), merged.source)
     merged.overlay(given.data, merged.source)
     return Config.model_validate(merged.data)
 
 
-def _base(prompts: int) -> dict[str, Any]:
+def _base(model: Path, prompts: int) -> dict[str, Any]:
     return {
-        "model": {"path": "under-test"},
+        "model": {"path": str(model)},
         "algorithm": {"name": "under-test"},
         "reward": "under-test",
         "data": {"path": "under-test", "shuffle": False},
@@ -188,7 +229,7 @@ def _base(prompts: int) -> dict[str, Any]:
     }
 
 
-def drawn(parts: Assembly) -> Probe:
+def drawn(parts: Parts) -> Probe:
     """Draw samples of every prompt."""
     requests = parts.requests()
     samples = parts.draw(requests)
