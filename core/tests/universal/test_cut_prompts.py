@@ -12,7 +12,7 @@ from omni_rl.errors import DataError
 from omni_rl.model.encoding import encode
 from omni_rl.model.loading import load_model
 from omni_rl.run import data_check
-from omni_rl_testing.parts import Assembly, assemble
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_tiny import pipelines, tiny_random
 
 LONG = "zebra apple 7 " * 60
@@ -20,12 +20,12 @@ SILENT = ("ChromaPipeline", "SanaPipeline", "AuraFlowPipeline", "CogView4Pipelin
           "LTXPipeline", "MochiPipeline", "Lumina2Pipeline", "QwenImagePipeline")  # fmt: skip
 
 
-def parts_of(name: str) -> Assembly:
+def parts_of(name: str) -> Parts:
     model = load_model(tiny_random(name), device=torch.device("cpu"), precision="fp32", full=True)
     return assemble(model, rollout={"call": pipelines.CALLS[name]})
 
 
-def refused(parts: Assembly, **change: str) -> str:
+def refused(parts: Parts, **change: str) -> str:
     with torch.no_grad(), pytest.raises(DataError) as raised:
         encode(parts.model, [replace(parts.requests()[0], **change)])
     return raised.value.what
