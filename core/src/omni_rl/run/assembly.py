@@ -44,7 +44,7 @@ class Assembly:
         prompts, validation_rows: training and held-out prompts.
         rewards, validation_rewards, trackers, backend, engine: the run's instances.
         source: returns the training data of each iteration.
-        built: closes the instances.
+        built: its ``close()`` closes the instances, all of them even if one raises.
     """
 
     resolved: Resolved
@@ -63,10 +63,6 @@ class Assembly:
     engine: Engine
     source: ExperienceSource
     built: contextlib.ExitStack
-
-    def close(self) -> None:
-        """Close all parts, even if one of them raises; the error is raised after all are closed."""
-        self.built.close()
 
 
 def assemble(resolved: Resolved) -> Assembly:
