@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from model_cases import GUIDED, unguided
 from PIL import Image
 
 from omni_rl.contracts.events import State
@@ -29,7 +28,7 @@ def source_of(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tiny_folder("StableDiffusion3Pipeline")
     model = load_model(folder, device=torch.device("cpu"), precision="fp32", full=True)
-    call = unguided(GUIDED["StableDiffusion3Pipeline"])
+    call = {"height": 16, "width": 16, "max_sequence_length": 48, "guidance_scale": 1.0}
     parts = assemble(model, rollout={"steps": 3, "call": call})
     config = parts.config.model_copy(update={"data": Data(path=str(tmp_path / "pairs.jsonl"))})
 
@@ -79,7 +78,7 @@ class TestStoredPairs(SourceContract):
 
     @pytest.fixture
     def sections(self, tmp_path):
-        call = unguided(GUIDED["StableDiffusion3Pipeline"])
+        call = {"height": 16, "width": 16, "max_sequence_length": 48, "guidance_scale": 1.0}
         rollout = {"prompts": 2, "steps": 3, "call": call}
         return {"rollout": rollout, "data": {"path": str(tmp_path / "pairs.jsonl")}}
 

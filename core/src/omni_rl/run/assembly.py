@@ -46,7 +46,7 @@ class Assembly:
         prompts, validation_rows: training and held-out prompts.
         rewards, validation_rewards, trackers, backend, engine: the run's instances.
         source: returns the training data of each iteration.
-        built: closes the instances.
+        built: its ``close()`` closes the instances, all of them even if one raises.
     """
 
     resolved: Resolved
@@ -70,10 +70,6 @@ class Assembly:
         """The image and video files of all rows."""
         given = [value for row in (*self.prompts.rows, *self.validation_rows) for value in row.media.values()]
         return {file for value in given for file in (value if isinstance(value, list) else [value])}
-
-    def close(self) -> None:
-        """Close all parts, even if one of them raises; the error is raised after all are closed."""
-        self.built.close()
 
 
 def assemble(resolved: Resolved) -> Assembly:

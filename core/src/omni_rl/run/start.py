@@ -104,7 +104,7 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
     stem = Path(config).stem if isinstance(config, (str, Path)) else "run"
     directory = RunDirectory(run_dir or default_path(stem))
     directory.require_free()  # before any work is done
-    return _finished(_launch(resolved, train_here, run_dir=str(directory.path.resolve()), show=show))
+    return _finished(_launch(resolved, train_here, run_dir=str(directory.path), show=show))
 
 
 def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
@@ -150,7 +150,7 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = Fals
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
-    return _finished(_launch(resolved, resume_here, run_dir=str(directory.path.resolve()), show=show))
+    return _finished(_launch(resolved, resume_here, run_dir=str(directory.path), show=show))
 
 
 def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
@@ -227,6 +227,8 @@ def check_here(spec: RunSpec) -> Verdicts:
 
 def _launch(resolved: Resolved, entry: Any, **arguments: Any) -> Any:
     launcher: Launcher = resolved.launcher.instance()
+    if resolved.launcher.key != "local" and "run_dir" in arguments:
+        arguments["run_dir"] = str(Path(arguments["run_dir"]).absolute())  # its process may work in another folder
     return launcher(remember(resolved), f"{entry.__module__}:{entry.__name__}", arguments)
 
 
@@ -304,10 +306,10 @@ def _assembled(resolved: Resolved) -> Iterator[Assembly]:
         yield parts
     except BaseException:
         with contextlib.suppress(Exception):
-            parts.close()
+            parts.built.close()
         raise
     else:
-        parts.close()
+        parts.built.close()
     finally:
         torch.set_num_threads(threads)
 
