@@ -106,6 +106,7 @@ def main() -> None:
         run, seconds = with_engine(run, arguments.config, [*MODES[mode], *own, *arguments.overrides])
         figures.note(mode, start_s=round(seconds, 1))
         measure(run, mode, arguments.iterations, figures)
+    run.engine.close()  # not the one that assemble() built
     run.built.close()
 
 
