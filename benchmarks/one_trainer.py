@@ -106,7 +106,8 @@ def main() -> None:
         run, seconds = with_engine(run, arguments.config, [*MODES[mode], *own, *arguments.overrides])
         figures.note(mode, start_s=round(seconds, 1))
         measure(run, mode, arguments.iterations, figures)
-    run.close()
+    run.engine.close()  # not the one that assemble() built
+    run.built.close()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
         shared.append(seconds(run))
         with apart():
             alone.append(seconds(run))
-    run.close()
+    run.built.close()
     found = {
         "changes": CHANGES,
         "shared_s": round(statistics.median(shared), 3),

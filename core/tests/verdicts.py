@@ -263,7 +263,7 @@ def _everything_moves(tiny: Subject, work: Path) -> None:
         stuck = sorted(set(still_there) - set(idle))
         what = f"{len(stuck)} of {len(before)} trained tensors do not move, e.g. {stuck[:1]}"
         _require(not stuck and len(idle) < len(before) / 4, what)
-        fresh.close()
+        fresh.built.close()
 
 
 def _matters(run: assembly.Parts, name: str) -> bool:

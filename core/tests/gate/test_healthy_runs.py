@@ -104,7 +104,7 @@ def test_windows_that_differ_between_groups(architecture, configure):
     subject = subject_of(run, State())
     starts = {r.window.start for r in draw(subject).requests}
     rows = {row.name: row for row in run_gate(subject)}
-    run.close()
+    run.built.close()
     assert len(starts) == 2
     assert_healthy(rows)
 
@@ -193,7 +193,7 @@ def test_the_gate_leaves_the_run_as_it_was(configure):
     assert all(p.grad is None for m in run.model.modules.values() for p in m.parameters())
     assert set(run.backend.policy.parameters) == set(run.model.parameters())
     assert torch.equal(torch.random.get_rng_state(), random)
-    run.close()
+    run.built.close()
 
 
 @pytest.mark.parametrize("architecture", ["QwenImagePipeline", "StableDiffusion3Pipeline"])
