@@ -82,10 +82,10 @@ def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     held_out_data = config.validation.data or config.data
     held_out = prompts if config.validation.data is None else _prompts(held_out_data, resolved.validation_dataset)
     rewards = _rewards(config.reward, resolved.rewards)
+    built.callback(rewards.close)
     validation_rewards = _rewards(config.validation.reward or config.reward, resolved.validation_rewards)
-    trackers = [chosen.instance() for chosen in resolved.trackers]
-    for each in (rewards, validation_rewards, *trackers):
-        built.callback(each.close)
+    built.callback(validation_rewards.close)
+    trackers = [built.enter_context(contextlib.closing(chosen.instance())) for chosen in resolved.trackers]
     observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
     observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
     manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])
