@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
+from importlib import import_module
 
 import pytest
 
 from omni_rl.plugins.contract import ORDER, SPECS
 
 
-def tool(name):
-    return importlib.import_module(name)
-
-
 def test_the_snapshot_is_the_contract():
-    snapshot = tool("hook_snapshot")
+    snapshot = import_module("hook_snapshot")
     recorded, now = json.loads(snapshot.SNAPSHOT.read_text()), snapshot.current()
     needed = snapshot.needed_version(recorded, now)
     version = f"{needed[0]}.{needed[1]}"
@@ -29,12 +25,12 @@ def test_the_snapshot_is_the_contract():
 
 def test_a_hook_says_since_when_its_signature_is_what_it_is():
     """``compute_advantages(..., weights)``: "Since 1.0; ``weights`` since 1.1"."""
-    snapshot = tool("hook_snapshot")
+    snapshot = import_module("hook_snapshot")
     assert snapshot.undocumented(json.loads(snapshot.SNAPSHOT.read_text())) == []
 
 
 def test_the_documentation_shows_every_signature():
-    snapshot = tool("hook_snapshot")
+    snapshot = import_module("hook_snapshot")
     pages = sorted((snapshot.ROOT / "docs").rglob("hooks.md"))
     if not pages:
         pytest.skip("docs/ has no hooks.md yet")
@@ -56,7 +52,7 @@ SHOWN = {"arguments": {"model": "LoadedModel", "t": "Mapping[str, Any]"}, "retur
 
 
 def test_a_signature_is_found_on_a_page_however_it_is_set():
-    missing_from = tool("hook_snapshot").missing_from
+    missing_from = import_module("hook_snapshot").missing_from
     assert missing_from(PAGE, {"predict": SHOWN}) == []
     line = "| `predict(model: 'LoadedModel', t: 'Mapping[str, Any]') -> 'Streams \\| None'` | the velocity |"
     assert missing_from(line, {"predict": SHOWN}) == []
@@ -75,7 +71,7 @@ def test_a_signature_is_found_on_a_page_however_it_is_set():
     ],
 )
 def test_a_page_that_is_out_of_date_is_found_out(name, change):
-    assert len(tool("hook_snapshot").missing_from(PAGE, {name: {**SHOWN, **change}})) == 1
+    assert len(import_module("hook_snapshot").missing_from(PAGE, {name: {**SHOWN, **change}})) == 1
 
 
 def hook(arguments="x", returns="None", firstresult=False):
@@ -97,11 +93,11 @@ def hook(arguments="x", returns="None", firstresult=False):
 )
 def test_the_version_follows_the_change(hooks, version):
     old = {"contract": [1, 4], "hooks": {"a": hook() | {"changed": "1.2"}}}
-    assert tool("hook_snapshot").needed_version(old, {"contract": [1, 4], "hooks": hooks}) == version
+    assert import_module("hook_snapshot").needed_version(old, {"contract": [1, 4], "hooks": hooks}) == version
 
 
 def test_a_changed_contract_is_not_recorded_under_an_old_version(tmp_path, monkeypatch, capsys):
-    snapshot = tool("hook_snapshot")
+    snapshot = import_module("hook_snapshot")
     now, recorded = snapshot.current(), json.loads(snapshot.SNAPSHOT.read_text())
     old = {**now, "hooks": {**recorded["hooks"], "removed_hook": hook() | {"changed": "1.0"}}}
     path = tmp_path / "snapshot.json"
@@ -114,7 +110,7 @@ def test_a_changed_contract_is_not_recorded_under_an_old_version(tmp_path, monke
 
 def test_a_changed_hook_is_not_recorded_before_its_docstring_says_so(tmp_path, monkeypatch, capsys):
     """One argument more, the version raised, the docstring left as it was."""
-    snapshot = tool("hook_snapshot")
+    snapshot = import_module("hook_snapshot")
     now, recorded = snapshot.current(), json.loads(snapshot.SNAPSHOT.read_text())
     major, minor = now["contract"]
     loss = now["hooks"]["compute_loss"]
@@ -165,7 +161,7 @@ def test_the_order_of_the_layers():
 
 
 def test_the_plugin_index_is_up_to_date(capsys):
-    assert tool("plugin_index").main(["--check"]) == 0, capsys.readouterr().out
+    assert import_module("plugin_index").main(["--check"]) == 0, capsys.readouterr().out
 
 
 def test_the_plugin_index_is_read_from_metadata(tmp_path):
@@ -175,4 +171,4 @@ def test_the_plugin_index_is_read_from_metadata(tmp_path):
         '[project]\nname = "omni-rl-two"\n[project.entry-points."omni_rl.rewards"]\nb = "m:B"\na = "m:A"\n'
         '[project.entry-points."omni_rl.contract"]\n1 = "m"\n[project.entry-points."other"]\nc = "m:C"\n'
     )
-    assert tool("plugin_index").index(tmp_path) == {"rewards": {"a": ["omni-rl-two"], "b": ["omni-rl-two"]}}
+    assert import_module("plugin_index").index(tmp_path) == {"rewards": {"a": ["omni-rl-two"], "b": ["omni-rl-two"]}}

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.engine import EngineContract
+from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import toy_model
 from omni_rl_testing.trajectories import found
 from pydantic import ValidationError

@@ -12,7 +12,7 @@ from omni_rl.contracts.schema import Config
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.errors import PluginError, UserError
 from omni_rl.plugins.blame import describe_error
-from omni_rl.plugins.checks import implementations
+from omni_rl.plugins.checks import described, implementations
 from omni_rl.plugins.contract import Layer
 
 
@@ -25,22 +25,23 @@ def traits_of(algorithm: Chosen) -> AlgorithmTraits:
     if _hook(algorithm, algorithm.object) is None:
         return AlgorithmTraits()
     try:
-        answer = _answer(algorithm)
+        return _answer(algorithm)
     except UserError:
         raise
     except Exception as error:
-        raise PluginError(f"{algorithm.source}: the hook `traits` fails: {describe_error(error)}") from error
-    if not isinstance(answer, AlgorithmTraits):
-        what = f"{algorithm.source}: the hook `traits` of the algorithm {algorithm.key} returns {answer!r:.200}"
-        raise PluginError(f"{what}, not AlgorithmTraits", "from omni_rl.contracts.traits import AlgorithmTraits")
-    return answer
+        what = f"{algorithm.source}: building the algorithm {algorithm.key}, or its hook `traits`, fails"
+        raise PluginError(f"{what}: {describe_error(error)}") from error
 
 
-def _answer(algorithm: Chosen) -> object:
+def _answer(algorithm: Chosen) -> AlgorithmTraits:
     function = _hook(algorithm, algorithm.instance())
     assert function is not None, "an instance has the hooks of its class"
     takes_config = "config" in inspect.signature(function).parameters
-    return function(config=algorithm.options) if takes_config else function()
+    answer = function(config=algorithm.options) if takes_config else function()
+    if not isinstance(answer, AlgorithmTraits):
+        what = f"{algorithm.source}: {described(function)} returns {answer!r:.200}, not AlgorithmTraits"
+        raise PluginError(what, "from omni_rl.contracts.traits import AlgorithmTraits")
+    return answer
 
 
 def _hook(algorithm: Chosen, plugin: object) -> Callable[..., Any] | None:

@@ -88,14 +88,8 @@ def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     prompts = _prompts(config.data, resolved.dataset)
     held_out_data = config.validation.data or config.data
     held_out = prompts if config.validation.data is None else _prompts(held_out_data, resolved.validation_dataset)
-    rewards, validation_rewards = _rewards(resolved)
-    trackers = [chosen.instance() for chosen in resolved.trackers]
-    for tracker, chosen in zip(trackers, resolved.trackers, strict=True):
-        check_tracker(tracker, chosen.source)
-    for tracker in trackers:
-        built.callback(tracker.close)
-    for runner in (rewards, validation_rewards):
-        built.callback(close_within, runner.close)
+    rewards, validation_rewards = _rewards(resolved, built)
+    trackers = [_tracker(chosen, built) for chosen in resolved.trackers]
     observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
     observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
     manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])
@@ -179,12 +173,22 @@ def _prompts(data: Data, reader: Chosen) -> PromptSet:
     return prompt_files.load(data, lambda _: reader.object)
 
 
-def _rewards(resolved: Resolved) -> tuple[RewardRunner, RewardRunner]:
+def _rewards(resolved: Resolved, built: contextlib.ExitStack) -> tuple[RewardRunner, RewardRunner]:
     """The rewards of training and validation; those with the same options are the same objects."""
     config, build = resolved.config, Builder(local_files(resolved))
     training = build.runner(_recipes(resolved, config.reward, resolved.rewards))
+    built.callback(close_within, training.close)
     entries = config.validation.reward or config.reward
-    return training, build.runner(_recipes(resolved, entries, resolved.validation_rewards))
+    validation = build.runner(_recipes(resolved, entries, resolved.validation_rewards))
+    built.callback(close_within, validation.close)
+    return training, validation
+
+
+def _tracker(chosen: Chosen, built: contextlib.ExitStack) -> Tracker:
+    tracker: Tracker = chosen.instance()
+    check_tracker(tracker, chosen.source)
+    built.callback(tracker.close)
+    return tracker
 
 
 def _recipes(resolved: Resolved, entries: Sequence[RewardEntry], chosen: Sequence[Chosen]) -> list[Recipe]:

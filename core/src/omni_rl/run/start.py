@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -87,6 +87,9 @@ class Run:
         return _run(directory, Finished(State(**data["state"]), data["signal"]))
 
 
+Answer = TypeVar("Answer", Run, Verdicts)
+
+
 def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | None = None, show: bool = False) -> Run:
     """Train from a configuration file or mapping; returns the finished run.
 
@@ -104,7 +107,7 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
     stem = Path(config).stem if isinstance(config, (str, Path)) else "run"
     directory = RunDirectory(run_dir or default_path(stem))
     directory.require_free()  # before any work is done
-    return _finished(_launch(resolved, train_here, run_dir=str(directory.path), show=show))
+    return _launch(resolved, train_here, Run, run_dir=str(directory.path), show=show)
 
 
 def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
@@ -150,7 +153,7 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = Fals
     """
     directory = RunDirectory.open(run_dir)
     resolved = resolve(directory.config_file, overrides)
-    return _finished(_launch(resolved, resume_here, run_dir=str(directory.path), show=show))
+    return _launch(resolved, resume_here, Run, run_dir=str(directory.path), show=show)
 
 
 def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
@@ -214,8 +217,7 @@ def _where(point: Point, directory: RunDirectory) -> str:
 
 def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
     """Run only the gate: build the run, draw a few samples and check them. Writes nothing, and returns the rows."""
-    answer = _launch(resolve(config, overrides), check_here)
-    return answer if isinstance(answer, Verdicts) else Verdicts.from_json(answer)
+    return _launch(resolve(config, overrides), check_here, Verdicts)
 
 
 def check_here(spec: RunSpec) -> Verdicts:
@@ -225,17 +227,17 @@ def check_here(spec: RunSpec) -> Verdicts:
         return Verdicts(run_gate(subject_of(parts, State())))
 
 
-def _launch(resolved: Resolved, entry: Any, **arguments: Any) -> Any:
+def _launch(resolved: Resolved, entry: Any, kind: type[Answer], **arguments: Any) -> Answer:
+    """Call ``entry`` with the run's launcher; its answer is of this ``kind``, or JSON data of it."""
     launcher: Launcher = resolved.launcher.instance()
     if resolved.launcher.key != "local" and "run_dir" in arguments:
         arguments["run_dir"] = str(Path(arguments["run_dir"]).absolute())  # its process may work in another folder
-    return launcher(remember(resolved), f"{entry.__module__}:{entry.__name__}", arguments)
-
-
-def _finished(answer: Any) -> Run:
-    if not isinstance(answer, Run | dict):
+    answer = launcher(remember(resolved), f"{entry.__module__}:{entry.__name__}", arguments)
+    if isinstance(answer, kind):
+        return answer
+    if type(answer) not in (dict, list):
         raise PluginError(f"the launcher must return the answer of the function that it calls, not {answer!r:.200}")
-    return answer if isinstance(answer, Run) else Run.from_json(answer)
+    return kind.from_json(answer)
 
 
 def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> Recorder:

@@ -42,10 +42,8 @@ def engine_with(copy: Copy, backend: Backend, engine: Engine, version: int, samp
     if copy == samples_with:
         yield
         return
-    try:
-        with in_place(backend, copy):
-            give_weights(backend, engine, version, copy)
-            yield
-    finally:
-        with in_place(backend, samples_with):
-            give_weights(backend, engine, version, samples_with)
+    with in_place(backend, copy):
+        give_weights(backend, engine, version, copy)
+        yield
+    with in_place(backend, samples_with):  # not after an error, which ends the run: the engine may be the cause
+        give_weights(backend, engine, version, samples_with)

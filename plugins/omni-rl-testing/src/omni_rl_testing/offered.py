@@ -121,46 +121,38 @@ class OfferedReward(RewardContract):
         return signs()
 
 
-class OfferedEngine(EngineContract):
-    """Tests an engine with the toy pipeline, or with a pipeline folder of the caller."""
+class _WithPipeline:
+    """The fixtures of suites that need a pipeline."""
 
     subject: ClassVar[Subject]
+
+    @pytest.fixture
+    def make_model(self) -> Callable[[], LoadedModel]:
+        """The toy pipeline in this process, or the pipeline of the folder."""
+        return _make_model(self.subject)
+
+    @pytest.fixture
+    def call(self) -> dict[str, Any]:
+        """No arguments for the toy pipeline, small sizes for a folder."""
+        return _call_of_made(self.subject)
+
+
+class OfferedEngine(_WithPipeline, EngineContract):
+    """Tests an engine with the toy pipeline, or with a pipeline folder of the caller."""
 
     @pytest.fixture
     def engine(self) -> Callable[[Context], Engine]:
         """The engine with the caller's options."""
         return _with_options(self.subject)
 
-    @pytest.fixture
-    def make_model(self) -> Callable[[], LoadedModel]:
-        """The toy pipeline in this process, or the pipeline of the folder."""
-        return _make_model(self.subject)
 
-    @pytest.fixture
-    def call(self) -> dict[str, Any]:
-        """No arguments for the toy pipeline, small sizes for a folder."""
-        return _call_of_made(self.subject)
-
-
-class OfferedBackend(BackendContract):
+class OfferedBackend(_WithPipeline, BackendContract):
     """Tests a backend with the toy pipeline, or with a pipeline folder of the caller."""
-
-    subject: ClassVar[Subject]
 
     @pytest.fixture
     def backend(self) -> Callable[[Context], Backend]:
         """The backend with the caller's options."""
         return _with_options(self.subject)
-
-    @pytest.fixture
-    def make_model(self) -> Callable[[], LoadedModel]:
-        """The toy pipeline in this process, or the pipeline of the folder."""
-        return _make_model(self.subject)
-
-    @pytest.fixture
-    def call(self) -> dict[str, Any]:
-        """No arguments for the toy pipeline, small sizes for a folder."""
-        return _call_of_made(self.subject)
 
 
 class OfferedLauncher(LauncherContract):
