@@ -36,6 +36,7 @@ TEMPLATES = {  # kind -> what a configuration says to use it
     "algorithm": ["algorithm.name={key}"],
     "reward": ["reward={key}"],
     "engine": ["rollout.engine={key}"],
+    "tracker": ["tracker={key}"],
 }
 
 nox.needs_version = ">=2025.5"

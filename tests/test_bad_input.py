@@ -128,7 +128,7 @@ def test_an_existing_run_directory(call: Callable[..., Any], config_file: Callab
     taken.mkdir()
     (taken / "thesis.txt").write_text("dear to me")
     outcome = call("train", config_file(), "--run-dir", taken)
-    assert_refused(outcome, 2, tmp_path, "taken", "not empty", "--run-dir", "omni-rl resume")
+    assert_refused(outcome, 2, tmp_path, "taken", "not empty", "--run-dir", "not a run directory")
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
 
 
@@ -162,7 +162,14 @@ def test_a_model_folder_without_a_weight_file(
 
     folder = build_random(tmp_path / "cut")
     (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
-    assert_refused(call("train", config_file(model={"path": "cut"})), 2, tmp_path, "cut", "diffusers cannot load")
+    assert_refused(
+        call("train", config_file(model={"path": "cut"})),
+        2,
+        tmp_path,
+        "cut",
+        "not a whole safetensors file",
+        "download",
+    )
 
 
 FORESEEN: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]] = {
@@ -229,7 +236,7 @@ def test_a_prompt_that_is_too_long(
 ) -> None:
     (tmp_path / "long.txt").write_text("zebra 7! " * 1500 + "\n")
     outcome = call("train", config_file(data={"path": "long.txt"}, gate=gate))
-    assert_refused(outcome, 2, tmp_path, "1024 tokens", "zebra", "shorten the prompt")
+    assert_refused(outcome, 2, tmp_path, "1024 tokens", "zebra", "long.txt:1", "mend or remove")
 
 
 WRONG_REWARDS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -251,12 +258,14 @@ def test_a_reward_that_is_none(
     body: str,
     says: Sequence[str],
 ) -> None:
-    """Found by the gate; without it, by the first iteration."""
+    """Found by the gate; without it, when three iterations had no scores."""
     (tmp_path / "score.py").write_text(f"def score(batch):\n    {body}\n")
     file = config_file(
         reward=[{"name": "python", "file": "score.py"}], validation={"reward": [{"name": "brightness"}]}, gate=gate
     )
-    assert_refused(call("train", file), 2, tmp_path, *says)
+    outcome = call("train", file, "--run-dir", "tried")
+    assert_refused(outcome, 2, tmp_path, *says)
+    assert (tmp_path / "tried").exists() == (gate == "off")
 
 
 @pytest.mark.ci
@@ -274,8 +283,8 @@ def test_a_reward_that_breaks_later_leaves_what_was_learned(
     )
     outcome = call("train", file, "--run-dir", "kept")
     assert_refused(outcome, 2, tmp_path, "ZeroDivisionError", "score.py:6")
-    assert len(figures(tmp_path / "kept")) == 3
-    assert json.loads((tmp_path / "kept/checkpoints/latest.json").read_text()) == {"checkpoint": "iteration-000003"}
+    assert [row["reward/missing_ratio"] for row in figures(tmp_path / "kept")] == [0, 0, 0, 1, 1]
+    assert json.loads((tmp_path / "kept/checkpoints/latest.json").read_text()) == {"checkpoint": "iteration-000005"}
 
 
 @pytest.mark.ci

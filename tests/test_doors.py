@@ -145,10 +145,10 @@ class Tracker:
     def state(self):
         return {{}}
 
-    def load_state(self, state):
+    def restore(self, state):
         pass
 
-    def close(self):
+    def close(self, failed=False):
         note("tracker")
 
 

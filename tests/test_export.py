@@ -240,8 +240,12 @@ def test_an_export_that_forgets_alpha_is_refused(
 ) -> None:
     """Scale 1 in place of alpha / rank: nothing but the pictures can tell."""
     run = tiny_run("FluxPipeline")
-    whole = weights._metadata
-    monkeypatch.setattr(weights, "_metadata", lambda lora, tensors: {**whole(lora, tensors), "lora_alpha": lora.rank})
+    whole = weights.layers_of
+
+    def unscaled(tensors: Any, lora: Any, dtype: torch.dtype) -> Any:
+        return whole(tensors, lora.model_copy(update={"alpha": lora.rank}), dtype)
+
+    monkeypatch.setattr(weights, "layers_of", unscaled)
     with pytest.raises(RunError, match="does not reproduce the run") as caught:
         export_run(run)
     assert "--no-verify" in str(caught.value)

@@ -49,6 +49,7 @@ ELSEWHERE = {
     "plugin-template/templates/engine/README.md": "of a package that is yet to be generated (nox -s template)",
     "plugin-template/templates/model/README.md": "of a package that is yet to be generated (nox -s template)",
     "plugin-template/templates/reward/README.md": "of a package that is yet to be generated (nox -s template)",
+    "plugin-template/templates/tracker/README.md": "of a package that is yet to be generated (nox -s template)",
 }
 """Fragments that are not checked here, and why."""
 
@@ -72,18 +73,24 @@ FILES = sorted(path for folder in ("examples", "benchmarks") for path in (ROOT /
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory where the paths of all configurations lead somewhere."""
     for model in MODELS:
-        place = tmp_path / model.relative_to(FIXTURES / "models")
-        place.parent.mkdir(exist_ok=True)
-        place.symlink_to(model)
+        linked(model, tmp_path / model.relative_to(FIXTURES / "models"))
     (tmp_path / "data").symlink_to(FIXTURES / "prompts")
     full_size = tmp_path / "full-size"  # as benchmarks/full_size.py writes it
-    full_size.mkdir()
-    for part in (FIXTURES / "models/Qwen/Qwen-Image").iterdir():
-        (full_size / part.name).symlink_to(part)
+    linked(FIXTURES / "models/Qwen/Qwen-Image", full_size)
     for file in (tmp_path / "prompts.txt", full_size / "prompts.txt", tmp_path / "pairs.jsonl"):
         file.write_text("a sign\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def linked(model: Path, place: Path) -> None:
+    """A folder with links to the model's files, and an empty folder for every component that has none."""
+    place.mkdir(parents=True)
+    for part in model.iterdir():
+        (place / part.name).symlink_to(part)
+    for name, value in json.loads((model / "model_index.json").read_text()).items():
+        if isinstance(value, list) and value[0] and not (model / name).exists():
+            (place / name).mkdir()
 
 
 def checked(source: Path | Mapping[str, Any]) -> Resolved:

@@ -143,6 +143,7 @@ def test_figures(batch):
     expected = {
         "ratio_mean": np.exp(change),
         "logp_absdiff_max": np.abs(change),
+        "rollout_logp_absdiff_max": np.abs(change),
         "ppo_kl": -change,
         "pg_clipfrac": np.abs(np.exp(change) - 1) > 0.03,
         "pg_clipfrac_higher": np.exp(change) > 1.03,

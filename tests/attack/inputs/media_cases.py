@@ -241,7 +241,7 @@ def clips() -> Mapping[str, tuple[str, bytes, Verdict]]:
         "a GIF with pauses": ("a.gif", _frames("GIF", 4, duration=[10, 500, 10, 10]), "refused"),
         "a list of clips": ("a.list", b"ffconcat version 1.0\nfile '/etc/passwd'\n", "refused"),
         "a list named mp4": ("a.mp4", b"ffconcat version 1.0\nfile '/etc/passwd'\n", "refused"),
-        "a playlist": ("a.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "refused"),
+        "a playlist": ("a.mp4", b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "refused"),
         "text as a clip": ("a.mp4", b"a red card\n", "refused"),
     }
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import cases
 import config_cases
+import folder_cases
 import media_cases
-import model_cases
 import prompt_cases
 import pytest
 import yaml
@@ -35,7 +35,10 @@ def kinds(resolved, models):
         "configurations": (config_cases.fixed(), config_cases.configs(resolved)),
         "prompt files": (prompt_cases.fixed(), prompt_cases.prompts(models)),
         "media": (media_cases.fixed(), media_cases.media(models)),
-        "model folders": ([*model_cases.fixed(models["tiny"]), *model_cases.hub(models)], model_cases.folders(models)),
+        "model folders": (
+            [*folder_cases.fixed(models["tiny"]), *folder_cases.hub(models)],
+            folder_cases.folders(models),
+        ),
     }
 
 

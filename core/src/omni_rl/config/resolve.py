@@ -62,14 +62,20 @@ def _completed(config: Config, configured: ConfiguredPlugins) -> Config:
             completed.get(path).update(chosen.options.model_dump(mode="json", by_alias=True))
     for path, file in configured.data.items():
         completed.get(path[:-1])[path[-1]] = str(file)
-    # a path that is neither a shipped checkpoint nor a hub id becomes absolute
-    if configured.files(("model", "path")).find(config.model.path) == configured.folder:
-        completed.data["model"]["path"] = str(configured.folder)
+    completed.data["model"].update(_model(config, configured))
     completed.data["plugins"] = [str(module.__file__) for module in configured.local]
     if config.seed is None:
         completed.data["seed"] = secrets.randbelow(2**31)
         configured.tree.sources["seed",] = SetBy("picked", configured.given.file)
     return Config.model_validate(completed.data)
+
+
+def _model(config: Config, configured: ConfiguredPlugins) -> dict[str, Any]:
+    """A path that is neither a shipped checkpoint nor a hub id becomes absolute. What lies here is not downloaded."""
+    files, name = configured.files(("model", "path")), config.model.path
+    if files.find(name) == configured.folder:
+        return {"path": str(configured.folder), "hub": False}
+    return {"hub": config.model.hub and files.checkpoint(name) is None}
 
 
 def _resolved(config: Config, traits: AlgorithmTraits, configured: ConfiguredPlugins) -> Resolved:

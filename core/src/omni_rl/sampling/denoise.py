@@ -207,7 +207,8 @@ def post_decode(model: LoadedModel, state: DenoiseState) -> Sequence[Sample]:
     decoded = model.hooks.decode_latents(model=model, latents=state.x, conditioning=state.conditioning, call=call)
     media = {kind: quantise(kind, value) for kind, value in decoded.items()}
     batch = recorded(state, media)
-    finite = torch.stack([value.flatten(1).isfinite().all(1).cpu() for value in decoded.values()]).all(0).tolist()
+    rows = [value.reshape(len(value), -1) for value in decoded.values()]
+    finite = torch.stack([row.isfinite().all(1).cpu() for row in rows]).all(0).tolist()
     return [
         Sample(request, row) if good else Sample(request, error=NOT_FINITE)
         for request, row, good in zip(state.requests, batch.unbind(0), finite, strict=True)

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from omni_rl.contracts.input_files import CONFIGURATION, parse_json, read_regular
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
-from omni_rl.storage.durable import sync, temporary, write_atomic, writing
+from omni_rl.storage.durable import is_temporary, sync, temporary, write_atomic, writing
 from omni_rl.storage.fingerprint import fingerprint as fingerprint
 from omni_rl.storage.fingerprint import matches
 from omni_rl.storage.run_folder import RunDirectory
@@ -61,8 +61,8 @@ _LARGEST_STATE = 256 * 1024**2
 """Bytes of ``state.json``."""
 
 _NAME = re.compile(r"iteration-(\d+)(\.replaced)?")
-_LEFT = re.compile(r"\.iteration-\d+(\.replaced)?\.(tmp|deleted)|\.tmp-[0-9a-f]{16}-iteration-\d+(\.replaced)?")
-"""Names of what a killed process leaves; the first are those of omni-rl 0.1."""
+_LEFT = re.compile(r"\.iteration-\d+(\.replaced)?\.(tmp|deleted)")
+"""Names of what a killed process of omni-rl 0.1 left."""
 
 
 def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: int) -> Path:
@@ -230,17 +230,17 @@ def _delete(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder; of a link, only the link."""
-    if folder.is_symlink():
+    """Remove a folder or a file; of a link, only the link."""
+    if folder.is_symlink() or folder.is_file():
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(checkpoints: Path) -> None:
-    """Remove the half-written, half-deleted and replaced folders of a killed process."""
+    """Remove the half-written, half-deleted and replaced folders and files of a killed process."""
     for folder in checkpoints.glob(".*"):
-        if _LEFT.fullmatch(folder.name):
+        if is_temporary(folder) or _LEFT.fullmatch(folder.name):
             _remove(folder)
     for folder in checkpoints.glob("iteration-*.replaced"):
         if folder.with_suffix("").exists():

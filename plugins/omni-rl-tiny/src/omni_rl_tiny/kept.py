@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,8 @@ def folder(name: str) -> Path:
     known = [*BUILDERS, *VARIANTS]
     if name not in known:
         what = f"there is no tiny random pipeline '{name}'" if name else "tiny-random is no pipeline, but many"
-        raise ModelError(what + f".{did_you_mean(name, known)}", f"tiny-random/NAME, NAME one of {', '.join(known)}")
+        names = textwrap.fill(", ".join(known), 110, break_on_hyphens=False)
+        raise ModelError(what + f".{did_you_mean(name, known)}", f"tiny-random/NAME, NAME one of\n{names}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as place:
         with _without_progress():
