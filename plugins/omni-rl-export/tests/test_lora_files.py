@@ -71,10 +71,10 @@ def test_a_reader_that_ignores_the_header(trained: Run, wanted, tmp_path: Path, 
 
 
 def test_diffusers(trained: Run, base, wanted, tmp_path: Path) -> None:
-    before = {n: base.transformer.get_submodule(n).weight.clone() for n in wanted}
+    before = {n: base.transformer.get_submodule(n).weight.detach().clone() for n in wanted}
     base.load_lora_weights(exported(trained, "diffusers", tmp_path))
     base.fuse_lora()
-    after = {n: base.transformer.get_submodule(n).base_layer.weight for n in wanted}
+    after = {n: base.transformer.get_submodule(n).base_layer.weight.detach() for n in wanted}
     assert_full_strength({n: after[n] - before[n] for n in wanted}, wanted)
 
 

@@ -23,6 +23,9 @@ ITERATIONS = 100
 NEIGHBOURS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """If a log-prob changes by more than this with the other rows of the batch, the model mixes rows: it is no rounding."""
 
+_LAST_DIGITS = 4 * torch.finfo(torch.float32).eps
+"""Of a log-prob, which is a mean over elements and therefore near 1."""
+
 
 @dataclass(frozen=True)
 class Gaps:
@@ -105,14 +108,15 @@ def _largest(difference: torch.Tensor) -> float:
 
 
 def _replay(subject: Trainer, probe: Probe, gaps: Gaps) -> Row:
-    """Requires bit-exact replay if the engine samples with the trainer's weights in fp32 and all samples have one
-    window; otherwise a difference of at most ten floors. With several windows, a batch is sampled at one timestep but
-    replayed at several, which may round differently.
+    """Requires replay to the last digits if the engine samples with the trainer's weights in fp32 and all samples have
+    one window; otherwise a difference of at most ten floors. With several windows, a batch is sampled at one timestep
+    but replayed at several, which may round differently. Not to the bit: kernels of a CPU may add in another order when
+    a tensor lies elsewhere in memory.
     """
     one_window = len({r.window for r in probe.requests}) == 1
     exact = subject.model.dtype == torch.float32 and subject.engine.takes_weights == "none" and one_window
     rounding = max(gaps.limit, 1e-6)
-    good = gaps.replay <= (0 if exact else rounding) and gaps.training <= rounding
+    good = gaps.replay <= (_LAST_DIGITS if exact else rounding) and gaps.training <= rounding
     if not gaps.composition <= NEIGHBOURS[subject.model.dtype]:
         what = f"the log-prob of a sample changes by {gaps.composition:.2g} with the other samples in its batch"
         return judge("replay", False, what)

@@ -54,6 +54,27 @@ class _Ended:
     changes: Changes
 
 
+class _Score:
+    """Calls a plain reward. Closes the coroutine that it returned if nobody came to await it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._result: Any = None
+        self._left = False
+
+    def __call__(self) -> Any:
+        self._result = self._call.reward.score(self._call.batch())
+        if self._left:
+            self.leave()
+        return self._result
+
+    def leave(self) -> None:
+        """Nobody will await the result from now on; a reward that still runs is told so when it returns."""
+        self._left = True
+        if inspect.iscoroutine(self._result) and inspect.getcoroutinestate(self._result) == inspect.CORO_CREATED:
+            self._result.close()
+
+
 class Calls:
     """Plain rewards run one after another in one thread, in the order in which they were started.
 
@@ -120,12 +141,14 @@ class Calls:
             return await self._in_own_process(call, call.reward)
         if inspect.iscoroutinefunction(call.reward.score):
             return await self._in_loop(call, lambda: call.reward.score(call.batch()))
-        ended = await self._in_line(
-            Visit(self._watch, call.label), 0, lambda: call.reward.score(call.batch()), call.timeout_s
-        )
-        if inspect.isawaitable(ended.result) and not ended.changes.names:
-            return await self._in_loop(call, lambda: ended.result)
-        return ended
+        score = _Score(call)
+        try:
+            ended = await self._in_line(Visit(self._watch, call.label), 0, score, call.timeout_s)
+            if inspect.isawaitable(ended.result) and not ended.changes.names:
+                return await self._in_loop(call, lambda: ended.result)
+            return ended
+        finally:
+            score.leave()
 
     async def _in_own_process(self, call: Call, reward: OwnProcess) -> _Ended:
         """The time limit counts from when the process is ready: a new one may have to load a model."""

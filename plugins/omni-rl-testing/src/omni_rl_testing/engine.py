@@ -117,7 +117,7 @@ class EngineContract:
     def test_latents_belong_to_their_request(self, parts: Parts, stored: str) -> None:
         """A reward must go to the sample that earned it: no request gets the latents of another one.
 
-        Mend ``completed``: pair finished latents with their request by ``sample_id``, not by their place.
+        Fix ``completed``: pair finished latents with their request by ``sample_id``, not by their place.
         """
         asked = parts.requests()
         if stored == "without":
@@ -129,7 +129,7 @@ class EngineContract:
     def test_media_are_the_final_latents_decoded(self, parts: Parts) -> None:
         """Rewards see the media, training sees the latents: of every sample, one must be the other, decoded.
 
-        Mend ``completed``: store what ``decode_latents`` returns for the sample's own final latents, quantised with
+        Fix ``completed``: store what ``decode_latents`` returns for the sample's own final latents, quantised with
         ``omni_rl.contracts.media.quantise``.
         """
         fault = media_fault(parts.subject, parts.draw(parts.requests()))

@@ -22,7 +22,7 @@ def lumina2() -> DiffusionPipeline:
         num_kv_heads=1,
         multiple_of=16,
         axes_dim_rope=(4, 6, 6),
-        axes_lens=(64, 32, 32),
+        axes_lens=(128, 32, 32),
         cap_feat_dim=WIDTH,
     )
     return Lumina2Pipeline(
