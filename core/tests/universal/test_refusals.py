@@ -235,7 +235,7 @@ def test_pickled_weights_are_not_read(tiny_folder, tmp_path):
     weights = folder / "transformer/diffusion_pytorch_model.safetensors"
     torch.save({}, weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(ModelError, match="no weights in safetensors, only diffusion_pytorch_model.bin"):
+    with pytest.raises(ModelError, match="no weights in safetensors, only diffusion_pytorch_model"):
         load_model(folder, device=torch.device("cpu"), precision="fp32", full=False)
 
 
