@@ -95,6 +95,23 @@ def test_right_arguments_pass():
     check_call({"anything": 1}, Open)
 
 
+class Scaled:
+    def __call__(self, scale: float = 1.0, scales: float | list[float] = 1.0):
+        pass
+
+
+@pytest.mark.parametrize("value", ["1.0", [[]], [1.0], {"a": 1}], ids=str)
+def test_a_number_is_a_number(value):
+    with pytest.raises(ConfigError, match="scale takes a number, not "):
+        check_call({"scale": value}, Scaled)
+
+
+def test_where_the_annotation_says_so_a_list_passes():
+    check_call({"scale": 2, "scales": [1.0, 2.0]}, Scaled)
+    with pytest.raises(ConfigError, match="scales takes a number"):
+        check_call({"scales": "1.0"}, Scaled)
+
+
 def test_later_calls_win_and_null_is_left_out():
     assert effective_call({"a": 1, "b": 2, "c": None}, {"b": None, "d": 0}) == {"a": 1, "d": 0}
 

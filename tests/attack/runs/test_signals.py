@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import shutil
 import signal
 from collections.abc import Callable
 
 import pytest
+from forked import Child
 from lab import Lab, complete
 from schedules import Schedule
 
@@ -102,8 +104,8 @@ def test_a_closed_terminal(lab: Lab, record_property: Record) -> None:
         run = lab.new()
         master, slave = pty.openpty()
         child = lab.start(lab.train(run), ("runs.faults:terminal", {"name": os.ttyname(slave)}), writable=["/dev/pts"])
-        os.close(slave)
-        until_output(master, share)
+        until_output(child, master, share)
+        os.close(slave)  # open until now: without it, reading fails while the run has not opened it yet
         os.close(master)
         ended = child.wait()
         reached, kept = complete(run) if run.exists() else (0, 0)
@@ -113,14 +115,12 @@ def test_a_closed_terminal(lab: Lab, record_property: Record) -> None:
     schedule.finish(record_property)
 
 
-def until_output(master: int, share: float) -> None:
-    """Read a terminal until a share of a run's output, of about nine lines, has arrived."""
+def until_output(child: Child, master: int, share: float) -> None:
+    """Read a terminal until a share of a run's output, of about nine lines, has arrived, or the run has ended."""
     seen = b""
-    while seen.count(b"\n") < 9 * share:
-        try:
+    while seen.count(b"\n") < 9 * share and not child.over(0):
+        if select.select([master], [], [], 0.1)[0]:
             seen += os.read(master, 4096)
-        except OSError:  # the run has ended
-            return
 
 
 @pytest.mark.full

@@ -99,7 +99,13 @@ def _mismatch(key: str, value: Any, parameter: inspect.Parameter | None) -> str 
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "a number of at most 63 bits"
     number = parameter is not None and type(parameter.default) in (int, float)
-    return "a number" if number and isinstance(value, str) else None
+    fits = isinstance(value, (int, float)) or (isinstance(value, list) and _takes_many(parameter))
+    return "a number" if number and not fits else None
+
+
+def _takes_many(parameter: inspect.Parameter | None) -> bool:
+    """Whether the annotation has room for a list besides the number."""
+    return parameter is not None and re.search("list|tuple|sequence", str(parameter.annotation), re.I) is not None
 
 
 def _at(place: Callable[[str], str] | None, section: str, key: str) -> str:

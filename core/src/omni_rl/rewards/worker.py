@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import sys
+from collections.abc import Awaitable
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, BinaryIO
@@ -35,7 +36,7 @@ def main() -> None:
         send(answers, {"error": error.what if isinstance(error, UserError) else describe_error(error), "hint": hint})
         return
     send(answers, {"scope": scope})
-    asyncio.run(_serve(reward, _queued(requests), answers))
+    _serve(reward, _queued(requests), answers)
 
 
 def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -69,20 +70,26 @@ def _queued(requests: BinaryIO) -> SimpleQueue[dict[str, Any]]:
     return queue
 
 
-async def _serve(reward: Any, queue: SimpleQueue[dict[str, Any]], answers: BinaryIO) -> None:
+def _serve(reward: Any, queue: SimpleQueue[dict[str, Any]], answers: BinaryIO) -> None:
+    loop = asyncio.new_event_loop()  # one for all calls: a client that the reward keeps belongs to its loop
     while True:
-        answer = await _answer(reward, queue.get())
+        answer = _answer(reward, queue.get(), loop)
         send(answers, {"scores": answer.scores, "reasons": answer.reasons, "failed": answer.failed})
 
 
-async def _answer(reward: Any, message: dict[str, Any]) -> Answer:
+def _answer(reward: Any, message: dict[str, Any], loop: asyncio.AbstractEventLoop) -> Answer:
+    """Calls the reward outside of the loop: a plain one may run a loop of its own."""
     batch = batch_of(message)
     try:
         returned = reward.score(batch)
-        returned = await returned if inspect.isawaitable(returned) else returned
+        returned = loop.run_until_complete(_result(returned)) if inspect.isawaitable(returned) else returned
     except BaseException as error:  # as in the run's own threads, sys.exit() is a failed call
         return raised(LABEL, len(batch), error)
     return answer_of(LABEL, returned, batch.prompts)
+
+
+async def _result(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Experience
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.recorder import Recorder
+from omni_rl.run import freed_memory
 from omni_rl.run.assembly import Assembly
 from omni_rl.run.experience import check_staleness
 from omni_rl.run.replay_alarm import ReplayAlarm
@@ -116,6 +117,7 @@ class TrainingLoop:
         late = 0 < train.checkpoint_every_s <= time.monotonic() - self._saved_at
         if _is_due(self.state.iteration, train.checkpoint_every) or last or late:
             self._save()
+        freed_memory.give_back()
 
     def _record(self) -> None:
         row, self._row = self._row, {}
