@@ -88,7 +88,7 @@ IMAGES: Mapping[str, tuple[str, Callable[[], bytes], Verdict]] = {
     "16 bits of RGB": ("a.png", lambda: png_of(32, 32, (b"\0" + bytes(32 * 6)) * 32, 16), "trains"),
     "interlaced": ("a.png", lambda: saved("PNG", interlace=1), "trains"),
     "CMYK": ("a.jpg", lambda: saved("JPEG", "CMYK"), "trains"),
-    "YCbCr": ("a.tif", lambda: saved("TIFF", "YCbCr"), "trains"),
+    "YCbCr": ("a.tif", lambda: saved("TIFF", "YCbCr"), "either"),  # releases of Pillow differ
     "Lab": ("a.tif", lambda: saved("TIFF", "LAB"), "either"),
     "floats": ("a.tif", lambda: saved("TIFF", "F"), "refused"),
     "32 bits": ("a.tif", lambda: saved("TIFF", "I"), "refused"),

@@ -33,6 +33,8 @@ class LineReader:
     def __init__(self, width: int | None = None, threads: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        options.enable_cpu_mem_arena = False  # it keeps the largest memory of every shape for the whole run
+        options.enable_mem_pattern = False
         self._session = onnxruntime.InferenceSession(_model_file(), options, providers=["CPUExecutionProvider"])
         characters = self._session.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._characters = ["", *characters, " "]  # index 0 is the blank of CTC
