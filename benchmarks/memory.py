@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--iterations 300] [--json FILE] [KEY=VALUE ...]
 
 A small run of the command line, with a validation every 25 iterations and a checkpoint every 50, in a process of its
-own. Its resident memory is read after each iteration; the slope is the least-squares line without the first 60, in
-which caches fill.
+own. Its resident memory is read about once in an iteration, at whatever it does then; the slope is the least-squares
+line through the medians of 20 iterations each, without the first 60, in which caches fill.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
-FIRST = 60
+FIRST, TOGETHER = 60, 20
 SMALL = (
     "rollout.prompts=2",
     "rollout.group_size=4",
@@ -67,11 +67,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     resident = watch(given.iterations, given.overrides)[:-1]  # the last value may be read while the report is written
-    slope = np.polyfit(np.arange(FIRST, len(resident)), resident[FIRST:], 1)[0] * 100
+    starts = range(FIRST, len(resident) - TOGETHER + 1, TOGETHER)
+    medians = [np.median(resident[start : start + TOGETHER]) for start in starts]
+    slope = np.polyfit(starts, medians, 1)[0] * 100
     figures = {
+        "command": " ".join(["python benchmarks/memory.py", *sys.argv[1:]]),
         "iterations": given.iterations,
-        "megabytes_after_60": round(resident[FIRST], 1),
-        "megabytes_at_the_end": round(resident[-1], 1),
+        "megabytes_after_60": round(float(medians[0]), 1),
+        "megabytes_at_the_end": round(float(medians[-1]), 1),
         "slope_megabytes_per_100": round(float(slope), 3),
     }
     print(json.dumps(figures, indent=1))

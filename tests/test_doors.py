@@ -24,6 +24,7 @@ DOORS = Path(__file__).with_name("doors.py")
 doors: Any = load_file(DOORS)
 
 
+@pytest.mark.full  # every check crosses to another process
 class TestElsewhere(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -44,6 +45,7 @@ class TestAhead(SourceContract):
         return lambda **given: doors.Ahead(given["sampled"])
 
 
+@pytest.mark.full  # every check starts processes
 class TestInAnotherProcess(LauncherContract):
     @pytest.fixture
     def launcher(self) -> Launcher:

@@ -193,7 +193,10 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "solver"), SOLVERS.items())
+@pytest.mark.parametrize(
+    ("architecture", "solver"),
+    [pytest.param(*each, marks=() if i in (0, 2) else pytest.mark.full) for i, each in enumerate(SOLVERS.items())],
+)
 def test_no_model_is_special(architecture: str, solver: str | None, tiny_run: Callable[..., Path]) -> None:
     """Guidance on; two of them step with multistep solvers of their own, which the card tells, some make videos. LTX-2
     normalises the latents that it is given, LTX wants the picture in them, FLUX Control draws to encode it.
@@ -207,6 +210,7 @@ def test_no_model_is_special(architecture: str, solver: str | None, tiny_run: Ca
     assert found["training"] > 1
 
 
+@pytest.mark.full
 def test_both_experts_travel(tiny_run: Callable[..., Path], tmp_path: Path) -> None:
     """A file each; what is left out is missed."""
     model = pipelines.build("WanPipeline-two-experts", tmp_path / "two")

@@ -144,6 +144,7 @@ def test_replay_gives_the_log_probs_of_the_rollout(
     assert all(row["actor/ratio_mean"] != 0 for row in run.metrics)
 
 
+@pytest.mark.full
 def test_a_compiled_denoiser_trains_as_the_eager_one(
     spawn: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path, figures: Figures
 ) -> None:

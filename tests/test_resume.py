@@ -153,6 +153,7 @@ def test_ctrl_c_finishes_the_iteration_and_saves(
     assert_same_as_undisturbed(slow_file, spawn, tmp_path, figures, weights)
 
 
+@pytest.mark.full  # ci: samples of tests/attack
 def test_a_second_ctrl_c_stops_at_once(started: subprocess.Popen[str], spawn: Callable[..., Any]) -> None:
     assert started.stdout is not None
     started.send_signal(signal.SIGINT)
@@ -166,6 +167,7 @@ def test_a_second_ctrl_c_stops_at_once(started: subprocess.Popen[str], spawn: Ca
     assert done.code == 0, done.err
 
 
+@pytest.mark.full  # ci: samples of tests/attack
 def test_a_killed_run_loses_its_current_iteration_only(
     started: subprocess.Popen[str],
     slow_file: Path,
@@ -192,6 +194,7 @@ def assert_same_as_undisturbed(
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "undisturbed"))
 
 
+@pytest.mark.full  # ci: samples of tests/attack
 def test_a_full_disk_keeps_the_previous_checkpoint(
     spawn: Callable[..., Any], config_file: Callable[..., Path], tmp_path: Path, figures: Figures, weights: Weights
 ) -> None:
