@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--iterations 300] [--json FILE] [KEY=VALUE ...]
 
 A small run of the command line, with a validation every 25 iterations and a checkpoint every 50, in a process of its
-own. Its resident memory is read about once in an iteration, at whatever it does then; the slope is the least-squares
-line through the medians of 20 iterations each, without the first 60, in which caches fill.
+own. A tracker reads the resident memory at the end of each iteration; the slope is the least-squares line without the
+first 60, in which caches fill.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+from pydantic import BaseModel, ConfigDict
+
+from omni_rl import hookimpl
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
-FIRST, TOGETHER = 60, 20
+FIRST = 60
 SMALL = (
     "rollout.prompts=2",
     "rollout.group_size=4",
@@ -35,28 +39,47 @@ SMALL = (
 )
 
 
+class Resident:
+    """A tracker that writes the resident memory, in MB, at the end of each iteration."""
+
+    class Config(BaseModel):
+        """``file``: where to."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        file: str
+
+    def __init__(self, config: Config) -> None:
+        self._file = Path(config.file)
+
+    @hookimpl
+    def on_iteration_end(self, row: Mapping[str, float]) -> None:
+        """One line."""
+        with self._file.open("a") as lines:
+            lines.write(f"{psutil.Process().memory_info().rss / 1e6}\n")
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to go on with."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to go on with."""
+
+    def close(self, failed: bool = False) -> None:
+        """Every line is written already."""
+
+
+OMNI_RL = {"trackers": {"resident": Resident}}
+
+
 def watch(iterations: int, overrides: list[str]) -> list[float]:
-    """Train; the resident memory in MB after each iteration."""
+    """Train; the resident memory in MB at the end of each iteration."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
+        run, file = Path(folder) / "run", Path(folder) / "resident.txt"
         command = [str(Path(sys.executable).with_name("omni-rl")), "train", str(QUICKSTART), "--run-dir", str(run)]
-        command += [*SMALL, f"train.iterations={iterations}", *overrides]
-        with open(Path(folder) / "log", "w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-            found = _read(process, run / "metrics.jsonl")
-        if process.returncode != 0:
-            raise SystemExit((Path(folder) / "log").read_text()[-2000:])
-    return found
-
-
-def _read(process: subprocess.Popen[bytes], metrics: Path) -> list[float]:
-    resident, seen = [], 0
-    while process.poll() is None:
-        done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-        if done > seen:
-            resident += [psutil.Process(process.pid).memory_info().rss / 1e6] * (done - seen)
-            seen = done
-        time.sleep(0.05)
-    return resident
+        command += [*SMALL, f"plugins=[{__file__}]", f"tracker={{name: resident, file: {file}}}"]
+        subprocess.run([*command, f"train.iterations={iterations}", *overrides], check=True)
+        return [float(line) for line in file.read_text().splitlines()]
 
 
 def main() -> None:
@@ -66,15 +89,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
-    resident = watch(given.iterations, given.overrides)[:-1]  # the last value may be read while the report is written
-    starts = range(FIRST, len(resident) - TOGETHER + 1, TOGETHER)
-    medians = [np.median(resident[start : start + TOGETHER]) for start in starts]
-    slope = np.polyfit(starts, medians, 1)[0] * 100
+    resident = watch(given.iterations, given.overrides)
+    slope = np.polyfit(np.arange(FIRST, len(resident)), resident[FIRST:], 1)[0] * 100
     figures = {
         "command": " ".join(["python benchmarks/memory.py", *sys.argv[1:]]),
         "iterations": given.iterations,
-        "megabytes_after_60": round(float(medians[0]), 1),
-        "megabytes_at_the_end": round(float(medians[-1]), 1),
+        "megabytes_after_60": round(resident[FIRST], 1),
+        "megabytes_at_the_end": round(resident[-1], 1),
         "slope_megabytes_per_100": round(float(slope), 3),
     }
     print(json.dumps(figures, indent=1))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from omni_rl.contracts.types import SigmaTable
+from omni_rl.errors import RunError
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.weight_rows import weight_rows
@@ -56,6 +57,7 @@ def test_sigmas_shifted_by_a_percent(parts, monkeypatch):
 
 
 def test_another_guidance_scale(parts, monkeypatch):
+    """Not only the gate: every sample comes with the arguments that it was drawn with."""
     message = driver.VllmOmniEngine._message
 
     def other(self, prepared):
@@ -64,7 +66,8 @@ def test_another_guidance_scale(parts, monkeypatch):
         return message(self, replace(prepared, asked=replace(asked, request=replace(asked.request, call=call))))
 
     monkeypatch.setattr(driver.VllmOmniEngine, "_message", other)
-    assert "for the same keys, the engine's samples differ" in red(parts)["sampler"]
+    with pytest.raises(RunError, match=r"a sample with true_cfg_scale 3\.0 for the request with true_cfg_scale 4\.0"):
+        red(parts)
 
 
 def test_a_template_with_another_token(parts, monkeypatch):
