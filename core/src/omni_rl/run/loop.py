@@ -113,11 +113,11 @@ class TrainingLoop:
         last = self.complete
         if _is_due(self.state.iteration, self._parts.config.validation.every) or last:
             self._validate()
+        freed_memory.give_back()  # before trackers look at the memory
         self._record()
         late = 0 < train.checkpoint_every_s <= time.monotonic() - self._saved_at
         if _is_due(self.state.iteration, train.checkpoint_every) or last or late:
             self._save()
-        freed_memory.give_back()
 
     def _record(self) -> None:
         row, self._row = self._row, {}
