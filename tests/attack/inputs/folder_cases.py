@@ -191,7 +191,14 @@ def _fixed(folder: Path) -> Iterator[Case]:
     index = json.loads((folder / "model_index.json").read_text())
     data = (folder / f"{TRANSFORMER}.safetensors").read_bytes()
     header, rest = header_of(data)
-    tensors = sorted(name for name in header if name != "__metadata__")
+    yield from _indexes(index)
+    yield from _shards(folder, sorted(name for name in header if name != "__metadata__"))
+    yield from _files(data)
+    yield from _headers(header, rest)
+    yield from _settings(folder)
+
+
+def _indexes(index: dict[str, Any]) -> Iterator[Case]:
     for name, content, verdict in (
         ("a BOM", b"\xef\xbb\xbf" + _json(index), "either"),
         ("empty", b"", "refused"),
@@ -211,6 +218,9 @@ def _fixed(folder: Path) -> Iterator[Case]:
         ("an argument", _json({**index, "_ignore_files": ["x"]}), "either"),
     ):
         yield _case(f"index: {name}", {INDEX: content}, verdict)  # type: ignore[arg-type]
+
+
+def _shards(folder: Path, tensors: Sequence[str]) -> Iterator[Case]:
     for shard in (
         "x.bin",
         "../../../secret/x.safetensors",
@@ -225,6 +235,9 @@ def _fixed(folder: Path) -> Iterator[Case]:
         yield _sharded({}, dict.fromkeys(tensors, shard), folder)
     for odd in (None, [], 7, "x", {"a": 1}, {"a": ["x.safetensors"]}, {}):
         yield _sharded({}, odd, folder)
+
+
+def _files(data: bytes) -> Iterator[Case]:
     yield _case("a pickle beside the weights", {f"model/{TRANSFORMER}.bin": _torch_file()}, "either")
     for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin", "model.pt", "optimizer.pkl", "training_args.bin"):
         yield _case(f"{name} in the VAE", {f"model/vae/{name}": _torch_file()}, "either")
@@ -242,6 +255,9 @@ def _fixed(folder: Path) -> Iterator[Case]:
         "read me", {"model/README.md": b"---\n", "model/.gitattributes": b"", "model/vae/.DS_Store": b"\0"}, "trains"
     )
     yield _case("a hub's cache", {"model/.cache/huggingface/x.lock": b""}, "trains")
+
+
+def _headers(header: dict[str, Any], rest: bytes) -> Iterator[Case]:
     bare = {name: entry for name, entry in header.items() if name != "__metadata__"}
     yield _case("no metadata", {f"model/{TRANSFORMER}.safetensors": file_of(_json(bare), rest)}, "trains")
     padded = _json(header) + b" " * 64
@@ -257,6 +273,9 @@ def _fixed(folder: Path) -> Iterator[Case]:
         ("not UTF-8", b'{"\xff": 1}'),
     ):
         yield _case(f"header: {name}", {f"model/{TRANSFORMER}.safetensors": file_of(head, b"")}, "refused")
+
+
+def _settings(folder: Path) -> Iterator[Case]:
     for name in (
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
