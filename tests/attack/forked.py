@@ -225,6 +225,7 @@ def _prepare(request: dict[str, Any], pipe: socket.socket) -> None:
         os.close(opened)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
+    sys.dont_write_bytecode = True  # the lab counts what is written outside of a run's folders
     sys.argv = ["omni-rl", *request["arguments"]]
     for name, value in request["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
