@@ -72,7 +72,7 @@ class TrainingLoop:
         Raises:
             BaseException: the error that ended the run; see the attributes for what is saved.
         """
-        with self._signals:
+        with freed_memory.old_objects_kept(), self._signals:
             try:
                 self._first_validation()
                 while not self.complete:
