@@ -24,6 +24,8 @@ from omni_rl.universal.affine_maps import AffineMap, NotAffineError
 from omni_rl.universal.capture import NEEDS_PLUGIN
 from omni_rl.universal.image_starts import ImageStart
 from omni_rl.universal.media_conditioning import START
+from omni_rl.universal.noised_starts import no_step
+from omni_rl.universal.prompt_outputs import needs_of
 from omni_rl.universal.scheduler_stand_ins import OneStep
 
 RunStep = Callable[..., OneStep]
@@ -80,6 +82,8 @@ def find_streams(model: LoadedModel, run_step: RunStep, image_start: ImageStart 
     """
     with capture.drawn_shapes() as drawn:
         first = run_step(streams=None, generator=capture.throwaway_generator())
+    if not first.samples:
+        raise no_step(model, needs_of(model).least_steps)
     shapes = [tuple(s.shape[1:]) for s in first.samples]
     _check_noise(model, first.samples, run_step(streams=None, generator=capture.throwaway_generator(1)).samples)
     parameters = _parameters(model, len(shapes))
