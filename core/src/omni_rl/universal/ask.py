@@ -45,8 +45,33 @@ def ask(model: LoadedModel, scheduler: Any, conditioning: Tensors, call: Mapping
     arguments = {**call_arguments(model, conditioning, call), **more}
     if not media_conditioning.has_media(conditioning):
         return capture.run_call(model.pipe, scheduler, **arguments)
-    with encoder_outputs.replaying(model, conditioning, _templates(model, conditioning, call)):
-        return capture.run_call(model.pipe, scheduler, **arguments)
+    templates = _templates(model, conditioning, call)
+    try:
+        with encoder_outputs.replaying(model, conditioning, templates):
+            return capture.run_call(model.pipe, scheduler, **arguments)
+    except (capture.CallRefusedError, capture.CallFailedError):
+        _refuse_replayed_encoders(model, conditioning, call, templates)
+        raise
+
+
+def _refuse_replayed_encoders(
+    model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any], templates: EncoderOutputs
+) -> None:
+    """After a call has failed: see whether the pipeline comes to its denoiser without latents, as it did before.
+
+    Its encoders ran then, and now return what they returned.
+
+    Raises:
+        ModelError: it does not, so it takes something else from its encoders than what they return.
+    """
+    arguments = {**call_arguments(model, conditioning, call), "generator": capture.throwaway_generator()}
+    never = scheduler_stand_ins.never_stepped(model.pipe.scheduler)
+    try:
+        with encoder_outputs.replaying(model, conditioning, templates), capture.leave_at_denoiser(model.denoisers):
+            capture.run_call(model.pipe, never, **arguments)
+    except (capture.CallRefusedError, capture.CallFailedError) as error:
+        what = f"{model.architecture} takes more from its encoders than what they return, which is all that core keeps"
+        raise ModelError(f"{what}: {error.what}", NEEDS_PLUGIN) from error
 
 
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +134,7 @@ def _allowing_unused_noise(model: LoadedModel, run_step: RunStep, call: Mapping[
             return run_step(**arguments)
         try:
             return run_step(**arguments)
-        except capture.CallFailed as error:
+        except capture.CallFailedError as error:
             if not isinstance(error.__cause__, (AssertionError, TypeError)):  # what ForbiddenGenerator makes of a draw
                 raise
             first, second = (run_step(**arguments, generator=capture.throwaway_generator(seed)) for seed in (0, 1))

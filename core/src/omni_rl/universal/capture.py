@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import sys
 import traceback
 import types
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,7 +35,11 @@ SEE_CALL = "see rollout.call"
 """What to do about arguments that a pipeline does not take."""
 
 
-class CallFailed(ModelError):
+class CallRefusedError(ModelError):
+    """The pipeline raised a ValueError, which is how pipelines refuse arguments."""
+
+
+class CallFailedError(ModelError):
     """The pipeline's own code raised something else than a ValueError; that is the ``__cause__``."""
 
 
@@ -43,13 +49,13 @@ def run_call(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
     The pipeline's warnings are shown only where it is given texts: it may say that it truncates them.
 
     Raises:
-        ModelError: the pipeline refuses its arguments.
-        CallFailed: in place of whatever else the pipeline raises, except where memory ran out.
+        CallRefusedError: the pipeline refuses its arguments.
+        CallFailedError: in place of whatever else the pipeline raises, except where memory ran out.
     """
     warnings = contextlib.nullcontext() if arguments.get("prompt") else silent(pipe)
     with replaced(pipe, scheduler=scheduler), contextlib.suppress(LeaveCall), warnings:
         try:
-            return undecorated_call(pipe)(**arguments)
+            return undecorated_call(pipe)(**_nested(pipe, arguments))
         except (UserError, RunError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
@@ -57,16 +63,28 @@ def run_call(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
     return None
 
 
+def _nested(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with the images of the one prompt in a further list where a pipeline takes a list for each."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    lists = {n for n, p in parameters.items() if re.search(r"list\[list\[.*image", str(p.annotation), re.I)}
+    nested = {n: [v if isinstance(v, list) else [v]] for n, v in arguments.items() if n in lists and _is_media(v)}
+    return {**arguments, **nested}
+
+
+def _is_media(value: Any) -> bool:
+    return isinstance(value[0] if isinstance(value, list) and value else value, Image.Image)
+
+
 def _in_one_sentence(pipe: DiffusionPipeline, error: Exception) -> ModelError:
-    """What the pipeline raised, and the line of its file. A ValueError is how pipelines refuse arguments.
+    """What the pipeline raised, and the line of its file.
 
     Python raises a ValueError too where a value has not as many parts as are unpacked; only its line says more.
     """
     name, unpacks = type(pipe).__name__, "values to unpack" in str(error)
     if isinstance(error, ValueError) and not unpacks:
         why = reason(error).removeprefix("ValueError: ")
-        return ModelError(f"{name} refuses its call: {why}", SEE_CALL)
-    return CallFailed(f"{name} fails: {reason(error)}{_line_of(pipe, error)}", SEE_CALL)
+        return CallRefusedError(f"{name} refuses its call: {why}", SEE_CALL)
+    return CallFailedError(f"{name} fails: {reason(error)}{_line_of(pipe, error)}", SEE_CALL)
 
 
 def _line_of(pipe: DiffusionPipeline, error: Exception) -> str:
@@ -134,7 +152,7 @@ def blaming_arguments(pipe: DiffusionPipeline) -> Iterator[None]:
     try:
         with foreign(start.removesuffix(": "), SEE_CALL):
             yield
-    except CallFailed as error:
+    except CallFailedError as error:
         raise ModelError(error.what.replace(f"{type(pipe).__name__} fails: ", start, 1), error.hint) from error
 
 

@@ -38,7 +38,6 @@ from omni_rl.universal.noised_starts import refuse_late_start
 from omni_rl.universal.prompt_outputs import text_arguments
 from omni_rl.universal.text_encoding import encode_texts
 
-
 EULER = "choose FlowMatchEulerDiscreteScheduler in the folder's model_index.json and scheduler/scheduler_config.json"
 """What to do about a scheduler that cannot be used."""
 

@@ -81,7 +81,7 @@ def named_outputs(model: LoadedModel, texts: Mapping[str, list[str]], call: Mapp
     with capture.blaming_arguments(model.pipe), model.encoders_on_device():
         try:
             calls = _encode_calls(model, texts, call)
-        except capture.CallFailed as error:
+        except capture.CallFailedError as error:
             if not isinstance(error.__cause__, ZeroDivisionError):
                 raise
             needs_of(model).least_steps = 2
@@ -100,7 +100,7 @@ def _encode_calls(
     try:
         return _calls_with(model, as_taken(model, texts), call)
     except ModelError as error:
-        refused = not isinstance(error, capture.CallFailed)
+        refused = not isinstance(error, capture.CallFailedError)
         if not refused or len(texts["prompt"]) > 1 or needs_of(model).one_text:
             raise
         calls = _calls_with(model, _alone(texts), call)

@@ -98,6 +98,12 @@ def find_streams(model: LoadedModel, run_step: RunStep, image_start: ImageStart 
             f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
         )
         raise ModelError(what, NEEDS_PLUGIN) from reason
+    except (
+        capture.CallRefusedError,
+        capture.CallFailedError,
+    ) as error:  # without latents it has just taken the same arguments
+        what = f"{model.architecture} does not take the latents that core gives it as {parameters[0]}=: {error.what}"
+        raise ModelError(what, NEEDS_PLUGIN) from error
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
     parts = zip(names, parameters, shapes, maps, strict=True)
     streams = {n: Stream(p, shape, None if each.is_identity else each) for n, p, shape, each in parts}
