@@ -11,10 +11,15 @@ import pytest
 from omni_rl.run.signals import Stopped, StopSignals
 
 
-def test_a_signal_ends_the_work_that_may_end():
-    with StopSignals() as signals, pytest.raises(Stopped, match="SIGTERM"), signals.stop_at_once():
+def signalled(signals: StopSignals) -> None:
+    with signals.stop_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
+
+
+def test_a_signal_ends_the_work_that_may_end():
+    with StopSignals() as signals, pytest.raises(Stopped, match="SIGTERM"):
+        signalled(signals)
     assert signals.arrived == signal.SIGTERM
 
 
