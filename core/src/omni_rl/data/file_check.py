@@ -57,7 +57,7 @@ def refuse_rows(path: str, rows: Sequence[PromptRow], problems: Problems, looked
     if not problems:
         return
     places = {index: place(path, rows[index], index + 1) for index in sorted(problems)[:LISTED]}
-    lines = [f"{places[index]}: {problems[index]}"[:160] for index in places]
+    lines = [f"{places[index]}: {problems[index][:160]}" for index in places]
     more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
     many = f"{len(problems)} of {looked_at} rows cannot be used:\n  " if len(problems) > 1 else ""
     raise DataError(many + "\n  ".join(lines + more), hint)
