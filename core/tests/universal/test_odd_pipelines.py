@@ -317,6 +317,14 @@ def test_where_the_autoencoder_takes_no_batch_samples_are_decoded_one_by_one():
         torch.testing.assert_close(one_by_one[kind], expected, rtol=0, atol=1e-5)
 
 
+def test_samples_that_change_each_other_in_a_batch_are_decoded_one_by_one():
+    """As frames of Kandinsky 5, which are normalised over the whole batch."""
+    together = decoded(lambda pixels: pixels + 2 * pixels.mean())
+    alone = [decoded(lambda pixels: pixels + 2 * pixels.mean(), [prompt]) for prompt in PROMPTS]
+    for kind, media in together.items():
+        torch.testing.assert_close(media, torch.cat([each[kind] for each in alone]), rtol=0, atol=1e-5)
+
+
 def test_pictures_with_an_opacity_lie_on_white():
     """As those of Qwen-Image 2.1, which have a fourth channel: 0 where nothing is."""
     plain = decoded(lambda pixels: pixels)["image"]

@@ -19,8 +19,11 @@ from omni_rl.universal.ask import UNUSED_NOISE, ask, latent_arguments
 from omni_rl.universal.batching import NOT_TAKEN, take
 from omni_rl.universal.scheduler_stand_ins import OneStep
 
-_REFUSES_BATCHES = Cache[tuple[tuple[str, str], ...], bool]()
-"""Whether decoding a batch failed, by the pipeline's arguments."""
+_APART = Cache[tuple[tuple[str, str], ...], bool]()
+"""Whether rows are decoded one by one, by the pipeline's arguments: a batch fails, or its rows change each other."""
+
+NOTICED = 1 / 255
+"""Smaller differences of media, on average, count as rounding."""
 
 
 def decode(
@@ -29,21 +32,31 @@ def decode(
     """Media (B, ...) by kind, of latents (B, ...).
 
     Args:
-        apart: decode row by row, as is done where a batch fails.
+        apart: decode row by row, as is done where a batch fails, or where rows of a batch change each other: some
+            pipelines normalise frames over the whole batch.
     """
-    rows = len(next(iter(latents.values())))
-    refuses = _REFUSES_BATCHES.of(model)
-    if rows > 1 and not (apart or frozen(call) in refuses):
+    rows, known, key = len(next(iter(latents.values()))), _APART.of(model), frozen(call)
+    if rows > 1 and not (apart or known.get(key)):
         try:
-            return _decode_together(model, latents, conditioning, call)
+            media = _decode_together(model, latents, conditioning, call)
+            if key not in known:  # once
+                first = torch.arange(1)
+                alone = _decode_together(model, take(latents, first), take(conditioning, first), call)
+                known[key] = any(_apart(media[kind][:1], value) for kind, value in alone.items())
         except torch.OutOfMemoryError:
             raise
         except NOT_TAKEN:
-            refuses[frozen(call)] = True
+            known[key] = True
+        if not known[key]:
+            return media
     parts = [
         _decode_together(model, take(latents, i), take(conditioning, i), call) for i in torch.arange(rows).split(1)
     ]
     return {kind: torch.cat([media[kind] for media in parts]) for kind in parts[0]}
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape != b.shape or not bool((a.float() - b.float()).abs().mean() <= NOTICED)
 
 
 def _decode_together(model: LoadedModel, latents: Streams, conditioning: Tensors, call: Mapping[str, Any]) -> Tensors:
