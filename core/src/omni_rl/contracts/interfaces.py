@@ -173,16 +173,19 @@ class Experience:
     """The training data of one iteration.
 
     Attributes:
-        batch: (N,) rows for ``Backend.update``, N >= 1.
+        batch: (N,) rows for ``Backend.update``.
         figures: values to log, by metric name.
         samples: number of samples drawn for it.
         notes: sentences to show to the user, e.g. about a reward that failed.
+        dealt: with several ranks, whether ``batch`` holds this rank's share, whole groups; otherwise every rank has the
+            same rows, and the run divides them.
     """
 
     batch: TensorDict
     figures: Mapping[str, float]
     samples: int
     notes: Sequence[str] = field(default_factory=tuple)
+    dealt: bool = False
 
 
 class ExperienceSource(Protocol):

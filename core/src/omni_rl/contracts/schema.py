@@ -268,6 +268,9 @@ class Launcher(PluginSection):
         default="local", description="launcher that starts the processes; `launcher: local` is short for this key"
     )
     plugin: Text | None = Field(default=None, description="pip package to use if several offer the launcher")
+    timeout_s: PositiveFloat = Field(
+        default=1800.0, description="seconds after which a process that waits for another one gives up"
+    )
 
 
 class Config(Section):

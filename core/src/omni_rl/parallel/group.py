@@ -14,6 +14,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+STORE = "OMNI_RL_STORE"
+"""The variable that names a file through which the ranks of one machine find each other, in place of a port."""
+
 
 def rank() -> int:
     """The number of this process; 0 without a process group."""
@@ -53,7 +56,9 @@ def joined(timeout_s: float) -> Iterator[None]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank())
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    method = f"file://{os.environ[STORE]}" if STORE in os.environ else "env://"
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(backend, method, timeout, int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"]))
     try:
         yield
     finally:
