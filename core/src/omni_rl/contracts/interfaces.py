@@ -77,7 +77,9 @@ class Policy(Protocol):
         """Apply ``measure(part, steps)`` to every stored step of a batch (N,), in micro-batches and without gradients.
 
         ``measure`` returns (B, len(steps), ...) tensors by name; the result holds (N, T, ...) tensors on the CPU,
-        floats as fp32. T is the number of stored steps, the second dimension of ``timesteps``.
+        floats as fp32. T is the number of stored steps, the second dimension of ``timesteps``. ``part`` has rows of one
+        size; the results of all sizes must have equal shapes. All ranks must call it equally often, also one that has
+        no rows (N = 0).
         """
 
     def weights(self, copy: Copy) -> AbstractContextManager[None]:

@@ -210,6 +210,11 @@ class Train(PluginSection):
         default=False,
         description="apply torch.compile to the denoiser's repeated blocks; diffusers must know which those are",
     )
+    sharding: Literal["auto", "replicated", "sharded"] = Field(
+        default="auto",
+        description="on several ranks, `replicated` keeps all weights on every rank, `sharded` a part of each (FSDP); "
+        "auto: `replicated` with LoRA, `sharded` when all weights train",
+    )
     offload: bool = Field(
         default=False, description="keep optimizer state, text encoders and VAE on the CPU while they are not used"
     )

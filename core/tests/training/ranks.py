@@ -1,0 +1,123 @@
+"""One rank of the tests on several ranks: a program that reads a job, trains, and writes what it has at the end.
+
+Usage: ``python ranks.py FOLDER``, with the environment of torchrun. The folder has ``jobs.json``, a list of jobs, and
+``<batch>.<rank>.safetensors`` for each batch that a job names. After each job, the rank writes
+``<job>.<rank>.json`` and ``<job>.<rank>.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tensordict import TensorDict
+
+from omni_rl import hookimpl
+from omni_rl.contracts import batches
+from omni_rl.model.loading import load_model
+from omni_rl.parallel.group import joined, rank
+from omni_rl.parallel.whole import whole
+from omni_rl.training import dealing
+from omni_rl_testing.parts import Parts, assemble
+from omni_rl_testing.toy import PolicyGradient, toy_model
+
+
+class Watching(PolicyGradient):
+    """Keeps the gradients of the first update, and counts the rows of every forward."""
+
+    def __init__(self, uses_reference: bool = False) -> None:
+        super().__init__(uses_reference)
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.rows = 0
+
+    @hookimpl
+    def compute_loss(self, policy, batch, steps):
+        self.rows += len(batch) * len(steps)
+        return super().compute_loss(policy, batch, steps)
+
+    @hookimpl
+    def after_update(self, policy, update) -> None:
+        super().after_update(policy, update)
+        if not self.gradients:
+            self.gradients = {n: whole(p.grad) for n, p in policy.parameters.items() if p.grad is not None}
+
+
+def parts_of(job: Mapping[str, Any]) -> Parts:
+    """The parts of a run that a job describes."""
+    if job.get("folder"):
+        model = load_model(Path(job["folder"]), device=torch.device("cpu"), precision="fp32", full=not job.get("lora"))
+    else:
+        model = toy_model()
+    sections = {"model": {"lora": job.get("lora")}, "train": job.get("train", {})}
+    if job.get("call"):
+        sections["rollout"] = {"call": job["call"]}
+    algorithm, options = algorithm_of(job)
+    return assemble(model, algorithm=algorithm, options=options, **sections)
+
+
+def algorithm_of(job: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The algorithm that a job names, and its options."""
+    if "algorithm" not in job:
+        return Watching(job.get("reference", False)), None
+    module, name = job["algorithm"].split(":")
+    found = getattr(__import__(module), name)
+    options = found.Config(**job.get("options", {}))
+    return found(options), options
+
+
+def trained(job: Mapping[str, Any], parts: Parts, rows: TensorDict) -> dict[str, Any]:
+    """Train, and return figures (JSON) and tensors."""
+    if job.get("load"):
+        parts.backend.load_state(load_file(job["load"]), {"updates": job["updates"]})
+    figures = [parts.backend.update(rows, iteration) for iteration in range(job.get("iterations", 1))]
+    state, extra = parts.backend.state()
+    sent = {}
+    for form in ("merged", "adapter") if job.get("lora") else ("merged",):
+        sent |= {f"sent/{form}/{n}": v.clone() for n, v in parts.backend.weights("trained", form)}
+    for name in parts.backend.policy.named:
+        sent |= {f"sent/{name}/{n}": v.clone() for n, v in parts.backend.weights(name, "merged")}
+    watched = parts.algorithm if isinstance(parts.algorithm, Watching) else None
+    gradients = {f"gradient/{n}": v for n, v in (watched.gradients if watched else {}).items()}
+    said = {"figures": figures, "extra": extra, "rows": watched.rows if watched else 0}
+    return {"said": said, "tensors": {**state, **sent, **gradients}}
+
+
+def stored(batch: TensorDict) -> dict[str, torch.Tensor]:
+    """The rows of a batch, which may have several forms, as tensors by name."""
+    forms = batches.forms(batch)
+    return {f"{k} {n}": v.contiguous() for k, (_, rows) in enumerate(forms) for n, v in dealing._flat(rows).items()}
+
+
+def restored(tensors: Mapping[str, torch.Tensor]) -> TensorDict:
+    """The inverse of :func:`stored`, rows of one form after the other."""
+    forms: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        form, _, name = key.partition(" ")
+        forms.setdefault(form, {})[name] = value
+    parts = [dealing._nested(each) for each in forms.values()]
+    return parts[0] if len(parts) == 1 else batches.stacked([row for part in parts for row in part.unbind(0)])
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors, each with memory of its own."""
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def main(folder: Path) -> None:
+    """Do all jobs of a folder."""
+    torch.set_num_threads(1)
+    with joined(timeout_s=120):
+        for number, job in enumerate(json.loads((folder / "jobs.json").read_text())):
+            rows = restored(load_file(folder / f"{job['batch']}.{rank()}.safetensors"))
+            done = trained(job, parts_of(job), rows)
+            (folder / f"{number}.{rank()}.json").write_text(json.dumps(done["said"]))
+            save(folder / f"{number}.{rank()}.safetensors", done["tensors"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
