@@ -1,4 +1,4 @@
-"""The backend on two ranks, in two processes, held to one rank: same trajectories, same losses, gradients and weights."""
+"""The backend on two ranks, in two processes: it trains as on one rank, from the same trajectories."""
 
 from __future__ import annotations
 
