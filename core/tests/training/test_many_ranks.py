@@ -208,9 +208,8 @@ def jobs(tiny_folder, tmp_path_factory) -> Jobs:
 
 
 FOUR = [f"{'lora' if lora else 'full'}-{how}" for lora, how in MODES]
-RAGGED = [
-    f"{n}-{how}" for n in ("five", "idle", "first-idle", "one-group", "one-row") for how in ("replicated", "sharded")
-]
+BOTH = ("replicated", "sharded")
+RAGGED = [f"{name}-{how}" for name in ("five", "idle", "first-idle", "one-group", "one-row") for how in BOTH]
 
 
 @pytest.mark.parametrize("name", [*FOUR, *RAGGED])
