@@ -24,6 +24,7 @@ from omni_rl.parallel.group import world_size
 from omni_rl.parallel.whole import own_part
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 from omni_rl.training.dealing import lent_row
+from omni_rl.training.in_step import InStep
 
 
 class TorchPolicy:
@@ -41,6 +42,7 @@ class TorchPolicy:
         self._micro_batch_size = config.train.micro_batch_size
         self.parameters: Mapping[str, torch.nn.Parameter] = model.parameters()
         self.named: dict[str, Tensors] = {}
+        self._in_step = InStep(model.denoisers) if model.sharded else None
         self._trained: Tensors | None = None  # while the model has a copy
         self._copy: Tensors | None = None  # the copy that the model has
 
@@ -54,9 +56,14 @@ class TorchPolicy:
     ) -> Streams:
         """Velocity (B, ...) fp32 per stream; see :class:`omni_rl.contracts.interfaces.Policy`."""
         call = self.call if call is None else call
-        with self.model.compute():
+        with self.model.compute(), self.in_step():
             velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call, step=step)
-        return {name: v.float() for name, v in velocity.items()}
+        found = {name: v.float() for name, v in velocity.items()}
+        return self._in_step.complete(found) if self._in_step else found
+
+    def in_step(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which each rank may run another number of forwards; see :class:`InStep`. For sampling."""
+        return self._in_step.section() if self._in_step else contextlib.nullcontext()
 
     @property
     def device(self) -> torch.device:

@@ -44,7 +44,7 @@ class Watching(PolicyGradient):
     def after_update(self, policy, update) -> None:
         super().after_update(policy, update)
         if not self.gradients:
-            self.gradients = {n: whole(p.grad) for n, p in policy.parameters.items() if p.grad is not None}
+            self.gradients = {n: whole(p.grad).clone() for n, p in policy.parameters.items() if p.grad is not None}
 
 
 def parts_of(job: Mapping[str, Any]) -> Parts:
@@ -114,7 +114,10 @@ def main(folder: Path) -> None:
     with joined(timeout_s=120):
         for number, job in enumerate(json.loads((folder / "jobs.json").read_text())):
             rows = restored(load_file(folder / f"{job['batch']}.{rank()}.safetensors"))
-            done = trained(job, parts_of(job), rows)
+            try:
+                done = trained(job, parts_of(job), rows)
+            except Exception as error:
+                raise RuntimeError(f"job {number}: {job}") from error
             (folder / f"{number}.{rank()}.json").write_text(json.dumps(done["said"]))
             save(folder / f"{number}.{rank()}.safetensors", done["tensors"])
 
