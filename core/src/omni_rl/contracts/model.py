@@ -36,6 +36,8 @@ class LoadedModel:
         offload: True: encoders and decoders are kept on the CPU while they are not used.
         sharded: True: each rank holds a part of the denoisers' weights, so that all ranks must run equally many
             forwards; parameters are DTensors.
+        in_step: with sharded weights, returns a context in which each rank may run another number of forwards. All
+            ranks must open and leave it together, and inside do nothing else together.
         hooks: the run's hooks; core's default hooks call other hooks through it.
         caches: the values that each :class:`Cache` holds for this model.
         counts: number of calls of each conditioning encoder, by component; replay must not call any.
@@ -49,6 +51,7 @@ class LoadedModel:
     autocast: bool = False
     offload: bool = False
     sharded: bool = False
+    in_step: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     hooks: Any = None
     caches: dict[Any, dict[Any, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     backend, engine, model = _trainer_and_engine(resolved, hooks, built)
     fingerprint = on_rank_0(lambda: checkpoint.fingerprint(resolved.model_path))
     held = held_out.rows[: config.validation.prompts]
-    sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
+    sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with, model.in_step)
     source = hooks.experience_source(
         config=config,
         model=model,

@@ -36,22 +36,20 @@ class Collected:
 
 def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) -> Collected:
     """Sample and score every request; the result does not depend on the order in which samples finish."""
-    return _scored(rewards, finished_groups(engine, requests), len(requests), time.perf_counter())
+    collected = score(rewards, finished_groups(engine, requests))
+    assert [s.sample.request.sample_id for s in collected.scored] == sorted(r.sample_id for r in requests)
+    return collected
 
 
-def score(rewards: RewardRunner, samples: Sequence[Sample], seconds: float) -> Collected:
-    """Score the samples of whole groups, which took ``seconds`` to draw."""
-    return _scored(rewards, [samples], len(samples), time.perf_counter() - seconds)
-
-
-def _scored(rewards: RewardRunner, groups: Iterable[Sequence[Sample]], count: int, started: float) -> Collected:
-    known = len(rewards.failures)
+def score(rewards: RewardRunner, groups: Iterable[Sequence[Sample]], before_s: float = 0.0) -> Collected:
+    """Score groups as they are drawn; ``before_s`` are the seconds of what was drawn before."""
+    started, known = time.perf_counter(), len(rewards.failures)
     for group in groups:
         rewards.submit(group)
     sampled = time.perf_counter()
     scored = sorted(rewards.completed(), key=lambda s: s.sample.request.sample_id)
-    assert len(scored) == count
-    return Collected(scored, rewards.failures[known:], sampled - started, time.perf_counter() - sampled)
+    seconds = before_s + sampled - started
+    return Collected(scored, rewards.failures[known:], seconds, time.perf_counter() - sampled)
 
 
 def is_unscored(collected: Collected) -> bool:

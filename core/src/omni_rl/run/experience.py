@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from omni_rl.run.collect import (
     why_unscored,
     without_still_steps,
 )
-from omni_rl.run.shares import at_least_one, batch_here, collect_training, is_here
+from omni_rl.run.shares import InStep, at_least_one, batch_here, collect_training, is_here
 from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
@@ -42,6 +43,7 @@ class Sampled:
     engine: Engine
     rewards: RewardRunner
     samples_with: Copy
+    in_step: InStep = contextlib.nullcontext
     staleness = 0
 
     def next(self, state: State) -> Experience:
@@ -49,7 +51,7 @@ class Sampled:
         requests = rollout_requests(self.config, self.hooks, self.prompts, state.iteration, state.policy_version)
         with in_place(self.backend, self.samples_with):
             groups_together = self.config.train.mini_batch_prompts
-            collected = collect_training(self.engine, self.rewards, requests, groups_together)
+            collected = collect_training(self.engine, self.rewards, requests, groups_together, self.in_step)
         if is_unscored(collected):
             return self._without_scores(collected)
         self.rewards.skipped.scored()

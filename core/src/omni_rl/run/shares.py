@@ -6,9 +6,10 @@ rank, all of it is :func:`omni_rl.run.collect.collect`.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -26,33 +27,53 @@ from omni_rl.run.dealing import owners_of, ranks_of
 from omni_rl.run.together import drawn_together
 from omni_rl.sampling.stream import finished_groups, refuse_all_broken
 
+InStep = Callable[[], contextlib.AbstractContextManager[None]]
 Rows = dict[int, TensorDict]
 """Trajectories by sample id."""
 
 
+class Deal(NamedTuple):
+    """Which rank draws each request, which rank owns each group, and the context for forwards."""
+
+    ranks: Sequence[int]
+    owners: Mapping[int, int]
+    in_step: InStep
+
+
 def collect_training(
-    engine: Engine, rewards: RewardRunner, requests: Sequence[Request], groups_together: int | None
+    engine: Engine,
+    rewards: RewardRunner,
+    requests: Sequence[Request],
+    groups_together: int | None,
+    in_step: InStep = contextlib.nullcontext,
 ) -> Collected:
     """All samples of an iteration. The trajectories of a group are on the rank that trains with it, without media.
 
     Args:
+        in_step: see :class:`omni_rl.contracts.model.LoadedModel`.
         groups_together: the number of groups in a mini-batch; None: all.
     """
     if world_size() == 1:
         return collect(engine, rewards, requests)
     ranks = ranks_of(requests, groups_together, world_size())
     owners = owners_of(requests, ranks)
-    drawn = _collect(engine, rewards, requests, ranks, owners)
+    drawn = _collect(engine, rewards, requests, Deal(ranks, owners, in_step))
     rows = {s.request.sample_id: s.trajectory.exclude("media") for s in _samples(drawn) if s.trajectory is not None}
     return _known_to_all(requests, drawn, _sent(rows, {r.sample_id: owners[r.uid] for r in requests}))
 
 
-def collect_validation(engine: Engine, rewards: RewardRunner, requests: Sequence[Request], whole: int) -> Collected:
+def collect_validation(
+    engine: Engine,
+    rewards: RewardRunner,
+    requests: Sequence[Request],
+    whole: int,
+    in_step: InStep = contextlib.nullcontext,
+) -> Collected:
     """All samples of a validation. Their media are on rank 0, and the whole trajectories of the first ``whole``."""
     if world_size() == 1:
         return collect(engine, rewards, requests)
     ranks = ranks_of(requests, None, world_size())
-    drawn = _collect(engine, rewards, requests, ranks, owners_of(requests, ranks))
+    drawn = _collect(engine, rewards, requests, Deal(ranks, owners_of(requests, ranks), in_step))
     shown = {r.sample_id for r in requests[:whole]}
     rows = {
         s.request.sample_id: s.trajectory if s.request.sample_id in shown else s.trajectory.select("media")
@@ -106,22 +127,28 @@ def _samples(collected: Collected) -> list[Sample]:
     return [scored.sample for scored in collected.scored]
 
 
-def _collect(
-    engine: Engine, rewards: RewardRunner, requests: Sequence[Request], ranks: Sequence[int], owners: Mapping[int, int]
-) -> Collected:
+def _collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request], deal: Deal) -> Collected:
     """This rank's share, scored. A group is scored on one rank if a reward compares its samples."""
-    mine = [request for request, number in zip(requests, ranks, strict=True) if number == rank()]
+    mine = [request for request, number in zip(requests, deal.ranks, strict=True) if number == rank()]
+
+    def groups() -> Iterator[list[Sample]]:
+        with deal.in_step():
+            if mine:
+                yield from finished_groups(engine, mine)
+            elif deal.in_step is not contextlib.nullcontext:  # a rank without samples helps the others' forwards
+                list(finished_groups(engine, requests[:1]))
+
     if not any(spec.reward.scope == "group" for spec in rewards.specs):
-        return drawn_together(lambda: collect(engine, rewards, mine))
+        return drawn_together(lambda: score(rewards, groups()))
     started = time.perf_counter()
-    samples = drawn_together(lambda: [s for group in finished_groups(engine, mine) for s in group])
+    samples = drawn_together(lambda: [sample for group in groups() for sample in group])
     drawn = {s.request.sample_id: s.trajectory for s in samples if s.trajectory is not None}
     errors = {s.request.sample_id: s.error for s in samples if s.error is not None}
-    rows = _sent(drawn, {r.sample_id: owners[r.uid] for r in requests})
+    rows = _sent(drawn, {r.sample_id: deal.owners[r.uid] for r in requests})
     failed = {int(number): why for each in gathered(errors) for number, why in each.items()}
-    own = [r for r in requests if owners[r.uid] == rank()]
+    own = [r for r in requests if deal.owners[r.uid] == rank()]
     whole = [Sample(r, rows.get(r.sample_id), failed.get(r.sample_id)) for r in own]
-    return drawn_together(lambda: score(rewards, whole, time.perf_counter() - started))
+    return drawn_together(lambda: score(rewards, [whole], time.perf_counter() - started))
 
 
 def _sent(rows: Rows, target: Mapping[int, int]) -> Rows:

@@ -32,7 +32,7 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     requests = validation_requests(config, parts.validation_rows, state.policy_version, changes)
     copy: Copy = "trained" if config.train.ema is None else "ema"
     with engine_with(copy, parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
-        collected = collect_validation(parts.engine, rewards, requests, SHOWN)
+        collected = collect_validation(parts.engine, rewards, requests, SHOWN, parts.model.in_step)
         held_out = dict(parts.source.held_out(state))
     notes = _notes(collected, rewards, config.validation.samples_per_prompt)
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
@@ -40,6 +40,8 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     labels = collected.scored[0].components
     samples = [s.sample for s in collected.scored] if rank() == 0 else []
     shown = [sample for sample in samples[:SHOWN] if sample.trajectory is not None]
+    with parts.model.in_step():
+        exhibits = [Exhibit.of(sample, parts.model) for sample in shown]
     return Validated(
         iteration=state.iteration,
         mean=figures.get("reward", math.nan),
@@ -50,7 +52,7 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
         pairs=held_out,
         notes=notes,
         skipped=rewards.skipped.total,
-        exhibits=[Exhibit.of(sample, parts.model) for sample in shown],
+        exhibits=exhibits,
     )
 
 

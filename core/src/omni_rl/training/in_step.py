@@ -37,7 +37,7 @@ class InStep:
 
     @contextlib.contextmanager
     def section(self) -> Iterator[None]:
-        """A context in which each rank may run another number of forwards, at least one.
+        """A context in which each rank may run another number of forwards; none only if it has run one before.
 
         All ranks must open and leave it together, and keep the same weights in the model inside.
         """
@@ -47,9 +47,11 @@ class InStep:
         self._open = True
         try:
             yield
-            self._run_others(_NONE)
         finally:
-            self._open, self._inputs = False, None
+            try:
+                self._run_others(_NONE)  # after an error, too: the others go on
+            finally:
+                self._open = False
 
     def complete(self, velocity: Streams) -> Streams:
         """The same velocity, from which a backward pass goes also through the forwards that this rank did not need.

@@ -43,6 +43,8 @@ class TorchPolicy:
         self.parameters: Mapping[str, torch.nn.Parameter] = model.parameters()
         self.named: dict[str, Tensors] = {}
         self._in_step = InStep(model.denoisers) if model.sharded else None
+        if self._in_step is not None:
+            model.in_step = self._in_step.section
         self._trained: Tensors | None = None  # while the model has a copy
         self._copy: Tensors | None = None  # the copy that the model has
 
@@ -56,14 +58,10 @@ class TorchPolicy:
     ) -> Streams:
         """Velocity (B, ...) fp32 per stream; see :class:`omni_rl.contracts.interfaces.Policy`."""
         call = self.call if call is None else call
-        with self.model.compute(), self.in_step():
+        with self.model.compute(), self.model.in_step():
             velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call, step=step)
         found = {name: v.float() for name, v in velocity.items()}
         return self._in_step.complete(found) if self._in_step else found
-
-    def in_step(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which each rank may run another number of forwards; see :class:`InStep`. For sampling."""
-        return self._in_step.section() if self._in_step else contextlib.nullcontext()
 
     @property
     def device(self) -> torch.device:
