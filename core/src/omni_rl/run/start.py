@@ -343,7 +343,7 @@ def _run(
 def _assembled(resolved: Resolved) -> Iterator[Assembly]:
     """The run's parts, closed at the end. If the run raises, errors of closing are ignored."""
     threads = torch.get_num_threads()
-    parts = assemble(resolved)
+    parts = together(lambda: assemble(resolved))
     try:
         yield parts
     except BaseException:

@@ -16,6 +16,9 @@ from omni_rl.run.signals import Stopped, ends_at_once
 
 T = TypeVar("T")
 
+_KNOWN_TO_ALL: list[BaseException] = []
+"""Errors that all ranks have raised."""
+
 
 def together(work: Callable[[], T]) -> T:
     """The result of this rank's work, after all ranks have done theirs.
@@ -40,6 +43,8 @@ def _together(work: Callable[[], T], context: contextlib.AbstractContextManager[
         with context:
             result = work()
     except (Exception, Stopped, KeyboardInterrupt) as error:
+        if any(error is each for each in _KNOWN_TO_ALL):  # the work was together, too
+            raise
         failed = error
     _raise_alike(failed, gathered(_told(failed)))
     return result
@@ -60,11 +65,17 @@ def _told(error: BaseException | None) -> dict[str, Any] | None:
 
 
 def _raise_alike(own: BaseException | None, told: list[dict[str, Any] | None]) -> None:
+    error = _common(own, told)
+    if error is not None:
+        _KNOWN_TO_ALL.append(error)
+        raise error
+
+
+def _common(own: BaseException | None, told: list[dict[str, Any] | None]) -> BaseException | None:
     signals = [each["signal"] for each in told if each and "signal" in each]
     if signals:
-        raise own if isinstance(own, Stopped) else Stopped(signals[0])
+        return own if isinstance(own, Stopped) else Stopped(signals[0])
     if own is not None:
-        raise own
-    for number, each in enumerate(told):
-        if each is not None:
-            raise error_data.from_json(each, f"rank {number}: ")
+        return own
+    others = ((number, each) for number, each in enumerate(told) if each is not None)
+    return next((error_data.from_json(each, f"rank {number}: ") for number, each in others), None)

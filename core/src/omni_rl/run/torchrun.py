@@ -98,6 +98,7 @@ class Torchrun:
         command = [sys.executable, "-m", "omni_rl.run.one_rank", str(files / "call.json"), str(_answer(files, number))]
         if self._first_rank + number == 0:
             return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        environment["TQDM_DISABLE"] = "1"
         with _errors(files, number).open("wb") as errors:
             return subprocess.Popen(
                 command,
@@ -172,7 +173,10 @@ def _failure(files: Path, failed: int, code: int, first_rank: int) -> UserError 
     ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = _errors(files, failed).read_text(errors="replace").split("\n") if _errors(files, failed).exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
-    return RunError(f"rank {first_rank + failed} {ended}: {last}")
+    error = RunError(f"rank {first_rank + failed} {ended}: {last}")
+    for note in [] if at_0 is None else at_0["notes"]:
+        error.add_note(note)
+    return error
 
 
 def _told(files: Path, number: int) -> dict[str, Any] | None:
