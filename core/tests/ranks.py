@@ -57,7 +57,8 @@ def parts_of(job: Mapping[str, Any]) -> Parts:
     if job.get("call"):
         sections["rollout"] = {"call": job["call"]}
     algorithm, options = algorithm_of(job)
-    return assemble(model, algorithm=algorithm, options=options, **sections)
+    plugin = __import__(job["plugin"]) if "plugin" in job else None
+    return assemble(model, plugin=plugin, algorithm=algorithm, options=options, **sections)
 
 
 def algorithm_of(job: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -111,7 +112,7 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def main(folder: Path) -> None:
     """Do all jobs of a folder."""
     torch.set_num_threads(1)
-    with joined(timeout_s=120):
+    with joined(timeout_s=40):
         for number, job in enumerate(json.loads((folder / "jobs.json").read_text())):
             rows = restored(load_file(folder / f"{job['batch']}.{rank()}.safetensors"))
             try:

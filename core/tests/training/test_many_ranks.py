@@ -49,6 +49,7 @@ class Jobs:
         self.folder = folder
         self.jobs: list[dict[str, Any]] = []
         self.numbers: dict[str, int] = {}
+        self.printed = ""
         self.done: dict[str, list[Outcome]] = {}
         self.done_alone: dict[str, Outcome] = {}
 
@@ -86,12 +87,13 @@ class Jobs:
         finally:
             for process in started:
                 process.kill()
-        assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+        self.printed = "\n".join(said)
 
     def outcomes(self, name: str) -> list[Outcome]:
         """What both ranks have at the end of a job."""
         if name not in self.done:
             paths = [self.folder / f"{self.numbers[name]}.{rank}" for rank in range(2)]
+            assert all(Path(f"{p}.safetensors").exists() for p in paths), self.printed
             self.done[name] = [
                 Outcome(json.loads(Path(f"{p}.json").read_text()), load_file(f"{p}.safetensors")) for p in paths
             ]
@@ -154,9 +156,21 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
 """Every algorithm that learns from samples: its class and options."""
 
 
+BOTH = ("replicated", "sharded")
+IN_STEP = ("flow_grpo", "corrected", "mix_grpo", "grpo_guard", "flow_dppo")
+"""Those whose rows of a micro-batch have equal timesteps, for which the universal adapter measures nothing."""
+
+ALGORITHM_JOBS = [f"{n}-{how}" for n in ALGORITHMS for how in (BOTH if n in IN_STEP else BOTH[:1])]
+
+
 def transformer_jobs(jobs: Jobs, folder: Path) -> None:
     """Five updates of the tiny Qwen-Image in each mode."""
-    common = {"folder": str(folder), "call": pipelines.CALLS[ARCHITECTURE], "updates": 0}
+    common = {
+        "plugin": "omni_rl_qwen_image",
+        "folder": str(folder),
+        "call": pipelines.CALLS[ARCHITECTURE],
+        "updates": 0,
+    }
     for lora, sharding in MODES:
         start = jobs.folder / f"{lora}.safetensors"
         job = {**common, "lora": LORA if lora else None, "load": str(start), "batch": f"lora-{lora}"}
@@ -170,7 +184,7 @@ def transformer_jobs(jobs: Jobs, folder: Path) -> None:
 
 def ragged_jobs(jobs: Jobs) -> None:
     """Unequal shares of the toy model, with copies of the weights and several updates an iteration."""
-    batch = moved({}, jobs.folder / "toy.safetensors").batch()
+    batch = ranks.parts_of({}).batch()
     rows = batch[torch.tensor([0, 1, 2, 3, 4])]
     for name, parts in {
         "five": [rows[:4], rows[4:]],
@@ -183,8 +197,7 @@ def ragged_jobs(jobs: Jobs) -> None:
         for sharding in ("replicated", "sharded"):
             options = {"mini_batch_prompts": 2, "inner_epochs": 2, "ema": {"decay": 0.5}, "offload": name == "five"}
             train = {**UNCLIPPED, "sharding": sharding, "micro_batch_size": 1, **options}
-            start = {"load": str(jobs.folder / "toy.safetensors"), "updates": 0}
-            jobs.add(f"{name}-{sharding}", batch=name, iterations=2, reference=True, train=train, **start)
+            jobs.add(f"{name}-{sharding}", batch=name, iterations=2, reference=True, train=train)
 
 
 def algorithm_jobs(jobs: Jobs) -> None:
@@ -192,7 +205,7 @@ def algorithm_jobs(jobs: Jobs) -> None:
     for name, (algorithm, options) in ALGORITHMS.items():
         job = {"algorithm": algorithm, "options": options}
         jobs.batch(name, [ranks.parts_of(job).batch(), None])
-        for sharding in ("replicated", "sharded"):
+        for sharding in BOTH if name in IN_STEP else ("replicated",):
             jobs.add(f"{name}-{sharding}", **job, batch=name, iterations=2, train={**UNCLIPPED, "sharding": sharding})
 
 
@@ -208,7 +221,6 @@ def jobs(tiny_folder, tmp_path_factory) -> Jobs:
 
 
 FOUR = [f"{'lora' if lora else 'full'}-{how}" for lora, how in MODES]
-BOTH = ("replicated", "sharded")
 RAGGED = [f"{name}-{how}" for name in ("five", "idle", "first-idle", "one-group", "one-row") for how in BOTH]
 
 
@@ -218,7 +230,7 @@ def test_two_ranks_train_as_one(jobs, name):
     assert_as_alone(jobs, name)
 
 
-@pytest.mark.parametrize("name", [f"{name}-{how}" for name in ALGORITHMS for how in BOTH])
+@pytest.mark.parametrize("name", ALGORITHM_JOBS)
 def test_every_algorithm_trains_with_an_idle_rank(jobs, name):
     assert_equal_on_ranks(jobs, name)
     assert_as_alone(jobs, name)

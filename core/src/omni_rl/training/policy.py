@@ -109,11 +109,11 @@ class TorchPolicy:
         """
         spare = lent_row(batch)
         rows = batch if len(batch) else spare
+        own = sum(1 for _ in batches.parts(rows, self._micro_batch_size))
+        most = int(largest(torch.tensor(own))) if self.model.sharded else own
         found = batches.in_parts(rows, self._micro_batch_size, all_steps)
-        if self.model.sharded:
-            own = sum(1 for _ in batches.parts(rows, self._micro_batch_size))
-            for _ in range(own, int(largest(torch.tensor(own)))):
-                all_steps(spare)
+        for _ in range(own, most):
+            all_steps(spare)
         return found if len(batch) else {name: values[:0] for name, values in found.items()}
 
     @contextlib.contextmanager
