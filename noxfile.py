@@ -78,7 +78,14 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The fast and the ci tier, and core's coverage: what has to pass before a change is merged."""
+    """The fast and the ci tier: what has to pass before a change is merged."""
+    install(session, *group("test"))
+    run_tests(session, *NOT_FULL)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The same tests with core's coverage, which makes them half as slow again."""
     install(session, *group("test"))
     run_tests(session, *NOT_FULL, "--cov", "--cov-report=term")
 
@@ -160,11 +167,11 @@ def core_alone(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation's site, built strictly into site/, and every snippet of its pages. `tests` does both, too."""
+    """The documentation's site, built strictly into site/, and every snippet of its pages."""
     install(session, *group("test"))
     session.env["NO_MKDOCS_2_WARNING"] = "1"
     session.run("mkdocs", "build", "--strict")
-    run_tests(session, *NOT_FULL, "tests/test_documentation.py", "tests/test_snippets.py")
+    run_tests(session, "-m", "", "tests/test_documentation.py", "tests/test_snippets.py")
 
 
 @nox.session(reuse_venv=False)  # where they are installed already, their names are taken

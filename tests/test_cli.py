@@ -103,7 +103,7 @@ def test_new_writes_a_package_that_imports(call: Callable[..., Any], tmp_path: P
     assert subprocess.run(line, env=environment, timeout=300).returncode == 0
 
 
-@pytest.mark.ci
+@pytest.mark.full
 def test_every_installed_plugin_is_sound(spawn: Callable[..., Any]) -> None:
     outcome = spawn("plugins", "--check", "--seconds", 300)
     assert outcome.code == 0, outcome.out

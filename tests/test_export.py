@@ -126,6 +126,7 @@ def test_a_lora_of_the_shipped_model(call: Callable[..., Any], checkout: Path, t
     assert re.fullmatch(r"6 images: largest difference [01]/255, mean 0\.\d{3}/255", alone.stdout.splitlines()[-1])
 
 
+@pytest.mark.full
 def test_a_full_fine_tuning_of_the_shipped_model_with_an_average(
     call: Callable[..., Any], checkout: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_both_experts_travel(tiny_run: Callable[..., Path], tmp_path: Path) -> N
     assert json.loads(done.stdout.splitlines()[-1])["largest"] > 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("lora", "lr"), [(LORA, 5e-2), (None, 5e-3)], ids=["lora", "full"])
 def test_in_bf16_the_pictures_are_near(lora: dict[str, int] | None, lr: float, tiny_run: Callable[..., Path]) -> None:
     """diffusers rounds its latents to bf16 at every step and the run does not: no limit, but far less than training."""

@@ -21,7 +21,7 @@ def run(*pages: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.ci
+@pytest.mark.full  # `nox -s docs` runs them, too
 @pytest.mark.parametrize("pages", [*TUTORIALS, PAGES, READMES], ids=lambda pages: pages[0].stem)
 def test_snippets_do_what_is_shown(pages: list[Path]) -> None:
     done = run(*pages)

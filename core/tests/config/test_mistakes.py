@@ -172,6 +172,7 @@ def test_no_more_mistakes_than_fit_on_a_screen(project):
         ("train.backend=warp", "No backend 'warp' is installed."),
         ("launcher=warp", "No launcher 'warp' is installed."),
         ("reward=fake_brigt", "No reward 'fake_brigt' is installed. Did you mean 'fake_bright'?"),
+        ("reward.0=warp", "No reward 'warp' is installed."),
         ("tracker=warp", "No tracker 'warp' is installed."),
         ("data.format=warp", "No dataset format 'warp' is installed."),
         ("model.plugin=warp", "model.plugin names 'warp', which offers no model 'FakePipeline'."),

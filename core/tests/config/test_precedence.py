@@ -41,6 +41,12 @@ def steps(project):
     return of
 
 
+def test_a_name_in_place_of_a_list_entry_is_its_short_form(project):
+    resolved = resolve("config.yaml", ["reward=[{name: fake_bright, weight: 2}]", "reward.0=fake_bright"])
+    assert [(entry.name, entry.weight) for entry in resolved.config.reward] == [("fake_bright", 1.0)]
+    assert len(resolved.rewards) == 1
+
+
 def test_core_is_least(steps):
     assert steps(["algorithm.name=fake_lonely"]) == (10, "core")
 

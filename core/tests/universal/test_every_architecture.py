@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import verdicts
-from model_cases import REPRESENTATIVES
 
 from omni_rl import train
 from omni_rl_tiny import pipelines
@@ -34,7 +33,7 @@ BRIGHTER = {  # architecture -> iterations until the rise stands out from the sp
     "OmniGenPipeline": 10,  # an image, a denoiser that reads the text
     "HunyuanVideoPipeline": 10,  # a video
 }
-IN_CI = {*REPRESENTATIVES, "LTX2Pipeline", "MochiPipeline", "OmniGenPipeline", "QwenImageEditPlusPipeline"}
+IN_CI = {"LTX2Pipeline", "MochiPipeline", "OmniGenPipeline", "QwenImageEditPlusPipeline"}
 """The others' turn is in the full tier."""
 
 
@@ -78,6 +77,7 @@ def test_the_recorded_facts():
         }, name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("architecture", BRIGHTER)
 def test_brightness_rises(architecture, tiny_folder, tmp_path):
     tiny = verdicts.Subject(tiny_folder(architecture), pipelines.CALLS[architecture])

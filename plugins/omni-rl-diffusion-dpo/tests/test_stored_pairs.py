@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from omni_rl.contracts.events import State
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Data
-from omni_rl.errors import DataError
+from omni_rl.errors import DataError, ModelError
 from omni_rl.model.loading import load_model
 from omni_rl_diffusion_dpo import stored_pairs
 from omni_rl_diffusion_dpo.stored_pairs import StoredPairs, cache_folder, require_images
@@ -100,7 +101,7 @@ def test_pictures_are_encoded_once(source_of, tmp_path, monkeypatch):
     monkeypatch.setattr(source.model.pipe.vae, "encode", None)
     again = pairs(source, [row(tmp_path)])
     assert torch.equal(again["latents", "x", "final"], first["latents", "x", "final"])
-    with pytest.raises(TypeError):
+    with pytest.raises(ModelError, match="the autoencoder of StableDiffusion3Pipeline cannot encode media: TypeError"):
         pairs(source_of("another"), [row(tmp_path)])
 
 
@@ -123,11 +124,46 @@ def test_what_is_wrong_is_said(source, tmp_path, changes, says):
         pairs(source, [row(tmp_path, **changes)])
 
 
-def test_missing_pictures_are_missed_before_anything_is_loaded(tmp_path):
-    data, rows = str(tmp_path / "pairs.jsonl"), [row(tmp_path), row(tmp_path, rejected="c.png")]
-    require_images(data, rows[:1])
-    with pytest.raises(DataError, match=r"c.png does not exist"):
-        require_images(data, rows)
+@pytest.fixture
+def damaged(tmp_path, monkeypatch):
+    """Rows of which all but the first are bad, each in its own way, at lines 1 to 6 of the file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    whole = (tmp_path / picture(tmp_path / "whole.png", 90)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("no image")
+    first = Image.new("RGB", (8, 8))
+    first.save(tmp_path / "moves.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "white")])
+    changes = [{}, {"rejected": "c.png"}, {"chosen": "cut.png"}, {"rejected": "text.png"}, {"chosen": None}]
+    rows = [row(tmp_path, **each) for each in [*changes, {"chosen": "moves.gif"}]]
+    return [replace(each, line=number) for number, each in enumerate(rows, 1)]
+
+
+def test_every_bad_pair_is_listed_with_its_line_before_anything_is_loaded(tmp_path, damaged):
+    data = str(tmp_path / "pairs.jsonl")
+    require_images(data, damaged[:1])
+    with pytest.raises(DataError) as raised:
+        require_images(data, damaged)
+    first, *lines = raised.value.what.splitlines()
+    assert first == "5 of 6 rows cannot be used:"
+    says = ["c.png does not exist", "cut.png is not a readable image", "text.png is not a readable image"]
+    says += ["has no column chosen with an image's path", "moves.gif holds 2 pictures, not one"]
+    for number, (line, why) in enumerate(zip(lines, says, strict=True), 2):
+        assert line.strip().startswith(f"{data}:{number}: ")
+        assert why in line
+
+
+def test_without_the_check_of_data_images_are_not_decoded(tmp_path, damaged):
+    data = str(tmp_path / "pairs.jsonl")
+    require_images(data, [damaged[0], damaged[2], damaged[3]], "off")
+    with pytest.raises(DataError, match=r"c\.png does not exist"):
+        require_images(data, damaged[:2], "off")
+
+
+def test_sound_images_are_decoded_once(tmp_path, damaged, monkeypatch):
+    data = str(tmp_path / "pairs.jsonl")
+    require_images(data, damaged[:1])
+    monkeypatch.setattr(Image, "open", None)
+    require_images(data, damaged[:1])
 
 
 def test_what_was_not_used_for_longest_leaves_the_cache(source, tmp_path, monkeypatch):

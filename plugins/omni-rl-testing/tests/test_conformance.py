@@ -200,7 +200,7 @@ def test_a_model_that_needs_a_picture_gets_one(install, tmp_path_factory):
     assert checks["replay calls no encoder"].verdict == "ok"
 
 
-@pytest.mark.ci
+@pytest.mark.full
 def test_a_model_runs_on_the_shipped_pipeline_of_its_architecture(install, tmp_path, monkeypatch):
     """With the arguments that lie beside it: LTX-2 has no thirtieth block to perturb there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

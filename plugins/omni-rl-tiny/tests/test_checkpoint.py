@@ -95,7 +95,7 @@ def test_recorded_score_is_reproduced(pipeline: QwenImagePipeline, provenance: d
     assert measured == pytest.approx(provenance["ocr_scores"]["held-out numbers"], abs=0.03)
 
 
-@pytest.mark.ci
+@pytest.mark.full
 def test_bf16_scores_like_fp32(provenance: dict) -> None:
     half = QwenImagePipeline.from_pretrained(FOLDER).to(torch.bfloat16)
     half.set_progress_bar_config(disable=True)

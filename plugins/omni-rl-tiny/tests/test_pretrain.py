@@ -19,7 +19,7 @@ from omni_rl_tiny.signs import CLEAN, HELD_OUT, TRAINED, prompt_for
 SHORT = ["--iterations", "3", "--pictures", "128", "--repeats", "1", "--threads", "1"]
 
 
-@pytest.mark.ci
+@pytest.mark.full
 def test_script_writes_the_same_folder_twice(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     main(["--out", str(tmp_path / "here"), *SHORT])

@@ -61,6 +61,7 @@ class Case:
         command: ``config`` only resolves, for what would train for hours.
         may_fail: only the pipeline's own code can judge it, so the run may also fail with exit code 1 and a message.
         model: the folder of the pipeline: a link to it is at ``model``, unless ``files`` has files below ``model``.
+        without: files below ``model`` that are left out.
     """
 
     what: str
@@ -72,13 +73,14 @@ class Case:
     command: Literal["train", "config"] = "train"
     may_fail: bool = False
     model: str = "tiny"
+    without: tuple[str, ...] = ()
 
 
 def write(case: Case, folder: Path, models: Mapping[str, Path]) -> None:
     """Write the case's files into its folder, which exists and is empty."""
     own_model = any(name.startswith("model/") for name in (*case.files, *case.links))
     if own_model:
-        _linked(models[case.model], folder / "model", {*case.files, *case.links})
+        _linked(models[case.model], folder / "model", {*case.files, *case.links, *case.without})
     else:
         (folder / "model").symlink_to(models[case.model])
     base = {"run.yaml": text_of(BASE).encode(), "prompts.txt": b"a red card\na dark night by the sea\n"}

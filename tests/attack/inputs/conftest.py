@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import cases
+import folder_cases
 from audit import Watched, told
 from cases import Case
 from forked import Server
@@ -50,7 +51,7 @@ def attack(server: Server, models: Mapping[str, Path], tmp_path: Path) -> Attack
     def tried(kind: str, fixed: Sequence[Case], strategy: SearchStrategy[Case], count: int, number: int = 0) -> Tally:
         tally, room = Tally(kind), tmp_path / "cases"
         room.mkdir(exist_ok=True)
-        (tmp_path / "secret").mkdir(exist_ok=True)
+        folder_cases.secret(models["tiny"], tmp_path / "secret")
         with Watched(tmp_path / "secret") as watched:
 
             @seed(number)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from config_cases import BOUNDARY, WRONG, leaves
 from hypothesis import strategies as st
 
 INDEX = "model/model_index.json"
+OUTSIDE = "../../../secret"
+"""From the model's folder to a folder that lies outside of the case's, with a component's files; see :func:`secret`."""
+
 CANARY = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\nclass Evil: pass\n"
 """Code of a folder; the audit hook sees when it is executed."""
 
@@ -76,7 +81,7 @@ def indices(draw: st.DrawFn, folder: Path) -> Case:
     elif kind == "null":
         index[name] = [None, None]
     else:
-        what = draw(st.sampled_from(["../secret", "scheduler", "vae2", "transformer_2", "x" * 300]))
+        what = draw(st.sampled_from([OUTSIDE, "scheduler", "vae2", "transformer_2", "x" * 300]))
         index[what] = index.pop(name)
     return _case(f"index, {kind} of {name}: {what!r:.60}", {INDEX: _json(index)})
 
@@ -171,15 +176,23 @@ def _torch_file() -> bytes:
 TRANSFORMER = "transformer/diffusion_pytorch_model"
 
 
-def _sharded(names: Mapping[str, str], weight_map: Any, folder: Path, **links: str) -> Case:
-    """The transformer's weights as shards, of which the index names any files."""
-    data = (folder / f"{TRANSFORMER}.safetensors").read_bytes()
-    files = {f"model/{name}": data for name in names.values()}
-    index = _json({"metadata": {"total_size": len(data)}, "weight_map": weight_map})
-    gone = {f"model/{TRANSFORMER}.safetensors": "nowhere"}
-    del gone  # the plain file stays: diffusers prefers it, and a hostile index must not be read instead
-    what = f"shards {weight_map!r:.60}"
-    return _case(what, {f"model/{TRANSFORMER}.safetensors.index.json": index, **files}, links=links or None)
+def secret(model: Path, folder: Path) -> None:
+    """Fill ``folder`` with sound files of a component: a model folder that leads there could be loaded."""
+    shutil.copytree(model / "transformer", folder, dirs_exist_ok=True)
+    shutil.copy(model / f"{TRANSFORMER}.safetensors", folder / "x.safetensors")
+
+
+def _sharded(weight_map: Any, folder: Path, alone: bool) -> Case:
+    """An index of shards that names any files.
+
+    Args:
+        alone: there is no plain file of weights beside it, which diffusers would prefer.
+    """
+    size = (folder / f"{TRANSFORMER}.safetensors").stat().st_size
+    index = _json({"metadata": {"total_size": size}, "weight_map": weight_map})
+    what = f"shards {weight_map!r:.60}" + (" and no plain file" if alone else "")
+    case = _case(what, {f"model/{TRANSFORMER}.safetensors.index.json": index}, "refused" if alone else "either")
+    return replace(case, without=(f"model/{TRANSFORMER}.safetensors",) if alone else ())
 
 
 def fixed(folder: Path) -> Sequence[Case]:
@@ -214,7 +227,7 @@ def _indexes(index: dict[str, Any]) -> Iterator[Case]:
         ("a comment", b"// mine\n" + _json(index), "refused"),
         ("without version", _json({k: v for k, v in index.items() if k != "_diffusers_version"}), "trains"),
         ("another version", _json({**index, "_diffusers_version": "0.1.0"}), "trains"),
-        ("a name or path", _json({**index, "_name_or_path": "../../secret"}), "trains"),
+        ("a name or path", _json({**index, "_name_or_path": OUTSIDE}), "trains"),
         ("an argument", _json({**index, "_ignore_files": ["x"]}), "either"),
     ):
         yield _case(f"index: {name}", {INDEX: content}, verdict)  # type: ignore[arg-type]
@@ -223,7 +236,7 @@ def _indexes(index: dict[str, Any]) -> Iterator[Case]:
 def _shards(folder: Path, tensors: Sequence[str]) -> Iterator[Case]:
     for shard in (
         "x.bin",
-        "../../../secret/x.safetensors",
+        f"../{OUTSIDE}/x.safetensors",
         "/etc/passwd",
         "a\\b.safetensors",
         "",
@@ -232,9 +245,11 @@ def _shards(folder: Path, tensors: Sequence[str]) -> Iterator[Case]:
         "x\0.safetensors",
         "n" * 5000 + ".safetensors",
     ):
-        yield _sharded({}, dict.fromkeys(tensors, shard), folder)
+        for alone in (False, True):
+            yield _sharded(dict.fromkeys(tensors, shard), folder, alone)
     for odd in (None, [], 7, "x", {"a": 1}, {"a": ["x.safetensors"]}, {}):
-        yield _sharded({}, odd, folder)
+        for alone in (False, True):
+            yield _sharded(odd, folder, alone)
 
 
 def _files(data: bytes) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""For authors of dataset formats: prompt rows, lines with their number for errors, images, atomic writes."""
+"""For authors of dataset formats: prompt rows, lines with their number, images and their checks, atomic writes."""
 
 from omni_rl._lazy import exports
 

@@ -72,7 +72,7 @@ class Tree:
                 written = source
                 source = lambda here: written((*path, *here[len(path) + 1 :]))  # noqa: E731
             value = named_list(value)
-        if path == ("launcher",):
+        if path == ("launcher",) or path[:-1] in NAMED_LISTS:
             value = named(value)
         if isinstance(value, Mapping):
             return {str(key): self._marked(item, (*path, str(key)), source) for key, item in value.items()}

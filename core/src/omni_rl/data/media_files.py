@@ -35,16 +35,17 @@ def _load(value: str | list[str]) -> Any:
     return load_frames(Path(value)) if Path(value).suffix.lower() in VIDEOS else load_image(Path(value))
 
 
-def verify(name: str) -> None:
+def verify(name: Path | str) -> None:
     """Decode a file whole, without keeping it.
 
     Raises:
         DataError: it cannot be read as :func:`load` reads it.
     """
-    if Path(name).suffix.lower() in VIDEOS:
-        deque(frames(Path(name)), maxlen=0)
+    file = Path(name)
+    if file.suffix.lower() in VIDEOS:
+        deque(frames(file), maxlen=0)
     else:
-        load_image(Path(name))
+        load_image(file)
 
 
 def form(media: Mapping[str, str | list[str]]) -> tuple[Any, ...]:

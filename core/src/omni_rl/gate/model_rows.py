@@ -22,7 +22,7 @@ from omni_rl.universal.batch_probes import known_mode, takes_one_row
 from omni_rl.universal.batching import in_groups, take
 from omni_rl.universal.capture import samples_of
 from omni_rl.universal.embedding_rows import mask_of, one_by_one
-from omni_rl.universal.prompt_outputs import as_taken, text_arguments
+from omni_rl.universal.prompt_outputs import as_taken, side_texts, text_arguments
 
 LOOP_TOLERANCE = {torch.float32: (2e-6, 1e-3), torch.bfloat16: (1e-2, 5e-2)}
 """Minimum and maximum tolerance of the final latents against the pipeline's own loop, both without SDE noise, relative
@@ -37,10 +37,14 @@ STEP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 class Oracle:
-    """The diffusers pipeline's own results for the gate's prompts: conditioning, schedule, shapes and final latents."""
+    """The diffusers pipeline's own results for the gate's prompts: conditioning, schedule, shapes and final latents.
+
+    Attributes:
+        changed: whether its loop has changed latents between two steps, as far as it was run.
+    """
 
     def __init__(self, subject: Sampler, probe: Probe) -> None:
-        self.model = subject.model
+        self.model, self.changed = subject.model, False
         media = load(probe.prompts[0].media)
         self.requests = probe.prompts[:1] if media else probe.prompts  # a pipeline takes the media of one prompt only
         self.call = {**self.requests[0].call, **media}
@@ -86,6 +90,7 @@ class Oracle:
         """The same for the prompts with the indices ``rows``, in one call."""
         euler = scheduler_stand_ins.Euler(self.model.pipe.scheduler, self.table, list(start.values()))
         self.run(euler, start, rows)
+        self.changed |= euler.changed
         return dict(zip(start, euler.latents, strict=True))
 
     def run(self, scheduler: Any, start: Streams, rows: torch.Tensor) -> None:
@@ -96,6 +101,7 @@ class Oracle:
         arguments = {
             **call_arguments(model, {}, self.call),
             **latent_arguments(model, start, self.all_conditioning, self.requests[0].call),
+            **side_texts(self.call, len(prompts)),
             **as_taken(model, text_arguments(prompts, negatives)),
             "num_inference_steps": self.requests[0].steps,
         }
@@ -218,7 +224,8 @@ def own_loop_row(subject: Sampler, oracle: Oracle, start: Streams, state: Denois
     tolerance = min(max(least, 10 * floor), most)
     detail = f"without SDE noise, latents differ from the pipeline's own loop by {difference:.2g}"
     good = difference <= tolerance
-    return judge("own loop", good, detail + ("" if good else f" (at most {tolerance:.0e} is allowed)"))
+    between = "; the pipeline changes latents between its steps, and core's loop does not" if oracle.changed else ""
+    return judge("own loop", good, detail + ("" if good else f" (at most {tolerance:.0e} is allowed){between}"))
 
 
 def _guidance(subject: Sampler, probe: Probe, start: Streams, conditioning: Tensors) -> Row:

@@ -16,6 +16,7 @@ from omni_rl.contracts.verdicts import Row
 from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler, Trainer
+from omni_rl.model.boundary import foreign
 
 STEP = 0.02
 """Standard deviation of the change of a weight, relative to its root mean square; absolute for tensors that are 0."""
@@ -78,7 +79,10 @@ def _gradient(subject: Trainer, probe: Probe) -> Row:
         scores.append(subject.backend.policy.evaluate(probe.batch[:1], [0])[0].log_prob.sum())
     if not all(score.requires_grad for score in scores):
         return judge("gradient", False, "no gradient: a hook computes the velocity or the log-prob without gradients")
-    torch.stack(scores).sum().backward()
+    with foreign(
+        f"{subject.model.architecture} cannot compute gradients", "this model needs a plugin: omni-rl new model"
+    ):
+        torch.stack(scores).sum().backward()
     trained = subject.model.parameters()
     silent = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]
     stray = _clear_gradients(subject.model, trained)

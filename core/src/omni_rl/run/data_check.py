@@ -7,14 +7,9 @@ at once.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -24,30 +19,17 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.prompts import PromptRow
 from omni_rl.contracts.schema import Config, Data
 from omni_rl.data import media_files
-from omni_rl.data.prompts import place
-from omni_rl.errors import DataError, UserError
+from omni_rl.data.file_check import MEND, VERSION, Problems, bad_files, chosen_rows, refuse_rows, remember, remembered
+from omni_rl.errors import UserError
 from omni_rl.model import tokenizer_calls
 from omni_rl.model.boundary import foreign
 from omni_rl.model.encoding import encode_prompts, refuse_unseen_end
 from omni_rl.model.tokenizer_calls import TokenizerCall
 from omni_rl.run.assembly import Assembly
 
-LISTED = 20
-"""At most this many bad rows are listed."""
-
-SAMPLE = 64
-"""Rows that ``data.check: sample`` looks at."""
-
 PROMPT = "a prompt"
 PROBE = "a probe of the tokenizers"
-VERSION = "1"
-"""Part of every key of what is remembered; raise it when a check becomes stricter."""
-
 _CHUNK = 256
-_EVERY_S = 10.0
-
-Problems = dict[int, str]
-"""What is wrong, by the index of the row."""
 
 
 def check_data(
@@ -69,12 +51,13 @@ def check_data(
     """
     for name, each in rows.items():
         data: Data = config.data if name == "data" else config.validation.data or config.data
-        chosen = _chosen(data.check, len(each))
+        chosen = chosen_rows(data.check, len(each))
         calls = [config.rollout.call] if name == "data" else [config.rollout.call, config.validation.call]
-        problems = _bad_media(each, chosen, note)
+        problems = bad_files({index: list(_files(each[index])) for index in chosen}, note)
         sound = [index for index in chosen if index not in problems]
         problems |= _cut_texts(model, calls, each, sound, fingerprint)
-        _raise(data.path, each, problems, len(chosen))
+        hint = f"{tokenizer_calls.HINT}\n  {MEND}" if _long(problems) else MEND
+        refuse_rows(data.path, each, problems, len(chosen), hint)
 
 
 def check_data_of(parts: Assembly, note: Callable[[str], None] = lambda _: None) -> None:
@@ -84,68 +67,13 @@ def check_data_of(parts: Assembly, note: Callable[[str], None] = lambda _: None)
     check_data(parts.model, parts.config, key, rows, note)
 
 
-def _chosen(check: str, count: int) -> list[int]:
-    """Indices of the rows to look at: all, some at equal distances, or none."""
-    if check == "off":
-        return []
-    if check == "full" or count <= SAMPLE:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (SAMPLE - 1)) for i in range(SAMPLE)})
-
-
-def _raise(path: str, rows: Sequence[PromptRow], problems: Problems, looked_at: int) -> None:
-    if not problems:
-        return
-    places = {index: place(path, rows[index], index + 1) for index in sorted(problems)[:LISTED]}
-    lines = [f"{places[index]}: {problems[index]}"[:160] for index in places]
-    more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-    many = f"{len(problems)} of {looked_at} rows cannot be used:\n  " if len(problems) > 1 else ""
-    hint = "mend or remove these rows; data.check: off trains without this check"
-    raise DataError(many + "\n  ".join(lines + more), f"{tokenizer_calls.HINT}\n  {hint}" if _long(problems) else hint)
-
-
-def _long(problems: Problems) -> bool:
-    return any(" tokens, and the pipeline keeps " in what for what in problems.values())
-
-
-# --------------------------------------------------------------------------------------------------------------- media
-
-
-def _bad_media(rows: Sequence[PromptRow], chosen: Sequence[int], note: Callable[[str], None]) -> Problems:
-    by_row = {index: list(_files(rows[index])) for index in chosen}
-    files = sorted({file for each in by_row.values() for file in each})
-    if not files:
-        return {}
-    wrong: dict[str, str] = {}
-    shown = monotonic()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoders release Python's lock
-        for done, (file, what) in enumerate(zip(files, pool.map(_wrong_with, files), strict=True), 1):
-            if what is not None:
-                wrong[file] = what
-            if monotonic() - shown > _EVERY_S:
-                note(f"checking data: {done} of {len(files)} media files")
-                shown = monotonic()
-    found = {index: [wrong[file] for file in each if file in wrong] for index, each in by_row.items()}
-    return {index: each[0] for index, each in found.items() if each}
-
-
 def _files(row: PromptRow) -> Iterator[str]:
     for value in row.media.values():
         yield from value if isinstance(value, list) else [value]
 
 
-def _wrong_with(file: str) -> str | None:
-    try:
-        digest = hashlib.sha256(VERSION.encode())
-        with contextlib.suppress(OSError), open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, lambda: digest)
-        key = f"media-{digest.hexdigest()}-{Path(file).suffix.lower()}"
-        if not _remembered(key):
-            media_files.verify(file)
-            _remember(key)
-    except UserError as error:
-        return error.what
-    return None
+def _long(problems: Problems) -> bool:
+    return any(" tokens, and the pipeline keeps " in what for what in problems.values())
 
 
 # --------------------------------------------------------------------------------------------------------------- texts
@@ -170,12 +98,12 @@ def _cut_texts(
         texts = [(index, PROMPT, rows[index].prompt) for index in members]
         texts += [(i, "the negative prompt", n) for i in members if (n := arguments[i][0]) and n.strip()]
         key = "texts-" + _hash([VERSION, fingerprint, repr(arguments[members[0]][1]), sorted({t for _, _, t in texts})])
-        if not _remembered(key):
+        if not remembered(key):
             first = rows[members[0]]
             found = _bad_texts(model, arguments[members[0]][1], first, texts)
             problems |= found
             if not found:
-                _remember(key)
+                remember(key)
     return problems
 
 
@@ -225,18 +153,3 @@ def _refusal(
 
 def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni-rl" / "data-check"
-
-
-def _remembered(key: str) -> bool:
-    return (_memory() / key).is_file()
-
-
-def _remember(key: str) -> None:
-    """Keep an empty file of this name; a cache that cannot be written only costs time."""
-    with contextlib.suppress(OSError):
-        _memory().mkdir(parents=True, exist_ok=True)
-        (_memory() / key).touch()

@@ -55,6 +55,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.arrived: int | None = None
+        self._pid = os.getpid()
         self._raises = False
         self._earlier: dict[int, Any] = {}
 
@@ -99,6 +100,9 @@ class StopSignals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         """Raise at most once, so that saving is not disturbed; but a second Ctrl-C ends everything."""
+        if os.getpid() != self._pid:  # a process that a reward has forked: there the signal means what it always does
+            signal.signal(number, self._earlier.get(number) or signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         if self.arrived is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

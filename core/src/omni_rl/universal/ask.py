@@ -27,7 +27,7 @@ from omni_rl.universal.embedding_rows import as_returned
 from omni_rl.universal.encoder_outputs import EncoderOutputs
 from omni_rl.universal.image_starts import ImageStart
 from omni_rl.universal.media_conditioning import CallKey
-from omni_rl.universal.prompt_outputs import needs_of
+from omni_rl.universal.prompt_outputs import needs_of, side_texts
 from omni_rl.universal.scheduler_stand_ins import OneStep
 from omni_rl.universal.streams import RunStep, Stream, arguments, find_streams
 
@@ -45,14 +45,39 @@ def ask(model: LoadedModel, scheduler: Any, conditioning: Tensors, call: Mapping
     arguments = {**call_arguments(model, conditioning, call), **more}
     if not media_conditioning.has_media(conditioning):
         return capture.run_call(model.pipe, scheduler, **arguments)
-    with encoder_outputs.replaying(model, conditioning, _templates(model, conditioning, call)):
-        return capture.run_call(model.pipe, scheduler, **arguments)
+    templates = _templates(model, conditioning, call)
+    try:
+        with encoder_outputs.replaying(model, conditioning, templates):
+            return capture.run_call(model.pipe, scheduler, **arguments)
+    except (capture.CallRefusedError, capture.CallFailedError):
+        _refuse_replayed_encoders(model, conditioning, call, templates)
+        raise
+
+
+def _refuse_replayed_encoders(
+    model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any], templates: EncoderOutputs
+) -> None:
+    """After a call has failed: see whether the pipeline comes to its denoiser without latents, as it did before.
+
+    Its encoders ran then, and now return what they returned.
+
+    Raises:
+        ModelError: it does not, so it takes something else from its encoders than what they return.
+    """
+    arguments = {**call_arguments(model, conditioning, call), "generator": capture.throwaway_generator()}
+    never = scheduler_stand_ins.never_stepped(model.pipe.scheduler)
+    try:
+        with encoder_outputs.replaying(model, conditioning, templates), capture.leave_at_denoiser(model.denoisers):
+            capture.run_call(model.pipe, never, **arguments)
+    except (capture.CallRefusedError, capture.CallFailedError) as error:
+        what = f"{model.architecture} takes more from its encoders than what they return, which is all that core keeps"
+        raise ModelError(f"{what}: {error.what}", NEEDS_PLUGIN) from error
 
 
 def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str, Any]) -> dict[str, Any]:
     """Everything ``__call__`` is given besides latents: embeddings in the model's precision, media, a generator.
 
-    Embeddings take the place of the texts, which are None then: some pipelines have another default.
+    Embeddings take the place of all texts, which are None then: some pipelines have another default.
     """
     own = {n: v for n, v in conditioning.items() if not media_conditioning.is_stand_in(n)}
     embeddings = as_returned({n: v.to(model.input_dtype) if v.is_floating_point() else v for n, v in own.items()})
@@ -60,7 +85,9 @@ def call_arguments(model: LoadedModel, conditioning: Tensors, call: Mapping[str,
     texts = [n for n in ("prompt", "negative_prompt") if (n != "prompt") in negative and model.takes(n)]
     media = media_conditioning.in_place(conditioning)
     fixed = capture.one_step(call, needs_of(model).least_steps)
-    return {"generator": _generator(model, call), **dict.fromkeys(texts), **embeddings, **media, **fixed}
+    encoded = dict.fromkeys(side_texts(call, 1)) if any("prompt_embeds" in name for name in embeddings) else {}
+    given = {**dict.fromkeys(texts), **embeddings, **media, **fixed, **encoded}
+    return {"generator": _generator(model, call), **given}
 
 
 def _generator(model: LoadedModel, call: Mapping[str, Any]) -> Any:
@@ -107,7 +134,9 @@ def _allowing_unused_noise(model: LoadedModel, run_step: RunStep, call: Mapping[
             return run_step(**arguments)
         try:
             return run_step(**arguments)
-        except (AssertionError, TypeError) as error:
+        except capture.CallFailedError as error:
+            if not isinstance(error.__cause__, (AssertionError, TypeError)):  # what ForbiddenGenerator makes of a draw
+                raise
             first, second = (run_step(**arguments, generator=capture.throwaway_generator(seed)) for seed in (0, 1))
             pairs = zip(first.samples + first.velocities, second.samples + second.velocities, strict=True)
             if not all(torch.equal(a, b) for a, b in pairs):

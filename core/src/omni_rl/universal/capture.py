@@ -9,22 +9,38 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import sys
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from omni_rl.errors import ModelError, UserError
+from omni_rl.errors import ModelError, RunError, UserError
+from omni_rl.model.boundary import foreign, reason
 from omni_rl.universal.scheduler_stand_ins import LeaveCall
 
 NEEDS_PLUGIN = "this model needs a plugin: omni-rl new model"
 """What to do about a pipeline that the universal adapter cannot use."""
+
+SEE_CALL = "see rollout.call"
+"""What to do about arguments that a pipeline does not take."""
+
+
+class CallRefusedError(ModelError):
+    """The pipeline raised a ValueError, which is how pipelines refuse arguments."""
+
+
+class CallFailedError(ModelError):
+    """The pipeline's own code raised something else than a ValueError; that is the ``__cause__``."""
 
 
 def run_call(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
@@ -33,18 +49,49 @@ def run_call(pipe: DiffusionPipeline, scheduler: Any, **arguments: Any) -> Any:
     The pipeline's warnings are shown only where it is given texts: it may say that it truncates them.
 
     Raises:
-        ModelError: the pipeline refuses its arguments.
+        CallRefusedError: the pipeline refuses its arguments.
+        CallFailedError: in place of whatever else the pipeline raises, except where memory ran out.
     """
     warnings = contextlib.nullcontext() if arguments.get("prompt") else silent(pipe)
     with replaced(pipe, scheduler=scheduler), contextlib.suppress(LeaveCall), warnings:
         try:
-            return undecorated_call(pipe)(**arguments)
-        except UserError:
+            return undecorated_call(pipe)(**_nested(pipe, arguments))
+        except (UserError, RunError, torch.OutOfMemoryError, MemoryError):
             raise
-        except ValueError as error:
-            why = str(error).partition("\n")[0][:200]
-            raise ModelError(f"{type(pipe).__name__} refuses its call: {why}", "see rollout.call") from error
+        except Exception as error:
+            raise _in_one_sentence(pipe, error) from error
     return None
+
+
+def _nested(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with the images of the one prompt in a further list where a pipeline takes a list for each."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    lists = {n for n, p in parameters.items() if re.search(r"list\[list\[.*image", str(p.annotation), re.I)}
+    nested = {n: [v if isinstance(v, list) else [v]] for n, v in arguments.items() if n in lists and _is_media(v)}
+    return {**arguments, **nested}
+
+
+def _is_media(value: Any) -> bool:
+    return isinstance(value[0] if isinstance(value, list) and value else value, Image.Image)
+
+
+def _in_one_sentence(pipe: DiffusionPipeline, error: Exception) -> ModelError:
+    """What the pipeline raised, and the line of its file.
+
+    Python raises a ValueError too where a value has not as many parts as are unpacked; only its line says more.
+    """
+    name, unpacks = type(pipe).__name__, "values to unpack" in str(error)
+    if isinstance(error, ValueError) and not unpacks:
+        why = reason(error).removeprefix("ValueError: ")
+        return CallRefusedError(f"{name} refuses its call: {why}", SEE_CALL)
+    return CallFailedError(f"{name} fails: {reason(error)}{_line_of(pipe, error)}", SEE_CALL)
+
+
+def _line_of(pipe: DiffusionPipeline, error: Exception) -> str:
+    """The last line of the pipeline's own file in the traceback."""
+    own = inspect.getsourcefile(type(pipe))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    return f" (at {Path(own).name}:{lines[-1]})" if own and lines else ""
 
 
 def undecorated_call(pipe: DiffusionPipeline) -> Callable[..., Any]:
@@ -99,24 +146,14 @@ def blaming_arguments(pipe: DiffusionPipeline) -> Iterator[None]:
     """Around the first calls with given arguments: what fails in them fails because of the arguments.
 
     Raises:
-        ModelError: in place of whatever the pipeline raised, except where memory ran out.
+        ModelError: in place of whatever is raised, except where memory ran out.
     """
+    start = f"{type(pipe).__name__} fails with these arguments: "
     try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        NameError,
-        RuntimeError,
-        StopIteration,
-        TypeError,
-    ) as error:
-        why = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-        raise ModelError(f"{type(pipe).__name__} fails with these arguments: {why}", "see rollout.call") from error
+        with foreign(start.removesuffix(": "), SEE_CALL):
+            yield
+    except CallFailedError as error:
+        raise ModelError(error.what.replace(f"{type(pipe).__name__} fails: ", start, 1), error.hint) from error
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import NO_CONDITION, NO_TOKENS, SigmaTable, Streams, Tensors
+from omni_rl.errors import ModelError
+from omni_rl.model.boundary import foreign
 from omni_rl.model.encoding import once
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.universal import decoding, media_conditioning, scheduler_stand_ins
@@ -32,8 +34,12 @@ from omni_rl.universal.ask import ask, encoded_media, latent_arguments, streams_
 from omni_rl.universal.batch_probes import batching_mode, known_mode, measure_rows, single_step, takes_one_row
 from omni_rl.universal.batching import in_rows
 from omni_rl.universal.media_conditioning import CallKey
+from omni_rl.universal.noised_starts import refuse_late_start
 from omni_rl.universal.prompt_outputs import text_arguments
 from omni_rl.universal.text_encoding import encode_texts
+
+EULER = "choose FlowMatchEulerDiscreteScheduler in the folder's model_index.json and scheduler/scheduler_config.json"
+"""What to do about a scheduler that cannot be used."""
 
 
 class _TableKey(NamedTuple):
@@ -98,8 +104,14 @@ def _read_table(
     latents = latent_arguments(model, x, row, call)
     with model.compute():
         ask(model, scheduler, row, call, **latents, num_inference_steps=steps)
-    sigmas = scheduler.sigmas.float().cpu()
-    table = SigmaTable(scheduler.timesteps.float().cpu(), sigmas if scheduler.sign > 0 else 1 - sigmas)
+    name = type(model.pipe.scheduler).__name__
+    with foreign(f"the table of {name} cannot be read", EULER):
+        timesteps, sigmas = (values.float().cpu() for values in (scheduler.timesteps, scheduler.sigmas))
+    if timesteps.unique().numel() < len(timesteps):
+        what = f"{name} repeats timesteps: it computes several velocities in one step, and core's Euler steps one"
+        raise ModelError(what, EULER)
+    refuse_late_start(model, timesteps, scheduler.first)
+    table = SigmaTable(timesteps, sigmas if scheduler.sign > 0 else 1 - sigmas)
     FlowMatchSDEDiscreteScheduler().set_table(table.timesteps, table.sigmas)  # refuses what is no flow-matching table
     return table
 

@@ -17,6 +17,7 @@ from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.model import Cache, LoadedModel
 from omni_rl.contracts.types import Streams, Tensors
 from omni_rl.errors import ModelError
+from omni_rl.model.boundary import foreign
 from omni_rl.universal import affine_maps, capture
 from omni_rl.universal.affine_maps import AffineMap, NotAffineError
 from omni_rl.universal.ask import ask, latent_arguments
@@ -36,7 +37,8 @@ def encode_media(model: LoadedModel, media: Tensors, conditioning: Tensors, call
     values = values.transpose(1, 2) if kind == "video" else values
     if len(to_vae.output_shape) == 4 and values.ndim == 4:
         values = values[:, :, None]  # an image is a video of one frame
-    with torch.no_grad(), model.encoders_on_device():
+    cannot = foreign(f"the autoencoder of {model.architecture} cannot encode media", "see rollout.call")
+    with torch.no_grad(), model.encoders_on_device(), cannot:
         encoded = model.pipe.vae.encode(values.to(model.pipe.vae.dtype))
     latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     if latent.shape[1:] != to_vae.output_shape:

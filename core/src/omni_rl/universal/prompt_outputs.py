@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,17 @@ def text_arguments(prompts: Sequence[str], negative_prompts: Sequence[str] | Non
     return texts if negative_prompts is None else {**texts, "negative_prompt": list(negative_prompts)}
 
 
+def side_texts(call: Mapping[str, Any], rows: int) -> dict[str, list[str]]:
+    """``prompt_2`` and its like among the arguments: one text for all prompts, repeated for each of ``rows``.
+
+    Pipelines take as many of them as prompts.
+    """
+    return {name: [text] * rows for name, text in call.items() if _SIDE.fullmatch(name) and isinstance(text, str)}
+
+
+_SIDE = re.compile(r"(negative_)?prompt_\d+")
+
+
 def as_taken(model: LoadedModel, texts: Mapping[str, list[str]]) -> dict[str, Any]:
     """Texts as ``__call__`` takes them: in lists, or a single one as it is where the pipeline refuses a list of one."""
     if needs_of(model).one_text and len(texts["prompt"]) == 1:
@@ -69,7 +81,9 @@ def named_outputs(model: LoadedModel, texts: Mapping[str, list[str]], call: Mapp
     with capture.blaming_arguments(model.pipe), model.encoders_on_device():
         try:
             calls = _encode_calls(model, texts, call)
-        except ZeroDivisionError:
+        except capture.CallFailedError as error:
+            if not isinstance(error.__cause__, ZeroDivisionError):
+                raise
             needs_of(model).least_steps = 2
             calls = _encode_calls(model, texts, call)
     outputs: dict[str, Any] = {}
@@ -85,8 +99,9 @@ def _encode_calls(
 ) -> list[capture.Recorded]:
     try:
         return _calls_with(model, as_taken(model, texts), call)
-    except ModelError:
-        if len(texts["prompt"]) > 1 or needs_of(model).one_text:
+    except ModelError as error:
+        refused = not isinstance(error, capture.CallFailedError)
+        if not refused or len(texts["prompt"]) > 1 or needs_of(model).one_text:
             raise
         calls = _calls_with(model, _alone(texts), call)
         needs_of(model).one_text = True
@@ -94,10 +109,12 @@ def _encode_calls(
 
 
 def _calls_with(model: LoadedModel, texts: Mapping[str, Any], call: Mapping[str, Any]) -> list[capture.Recorded]:
+    alone = isinstance(texts["prompt"], str)
     arguments = {
         **texts,
         "generator": capture.throwaway_generator(),
         **capture.one_step(call, needs_of(model).least_steps),
+        **({} if alone else side_texts(call, len(texts["prompt"]))),
     }
     with capture.leave_at_denoiser(model.denoisers), capture.recording_method(model.pipe, "encode_prompt") as calls:
         capture.run_call(model.pipe, scheduler_stand_ins.never_stepped(model.pipe.scheduler), **arguments)

@@ -60,13 +60,19 @@ class StandIn:
 
 
 class Table(StandIn):
-    """The pipeline's own scheduler, left alone until its first ``step``: by then its table is set."""
+    """The pipeline's own scheduler, left alone until its first ``step``: by then its table is set.
+
+    Attributes:
+        first: the largest timestep of the first step; None before it.
+    """
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(copy.deepcopy(scheduler))
+        self.first: float | None = None
 
-    def step(self, *_: Any, **__: Any) -> None:
+    def step(self, model_output: Any, timestep: Any, *_: Any, **__: Any) -> None:
         """The table is complete: leave."""
+        self.first = float(torch.as_tensor(timestep).max())
         raise LeaveCall
 
 
@@ -111,6 +117,17 @@ class _GivenTable(StandIn):
         """Set the given table; only ``device`` is used."""
         self.timesteps, self.sigmas = self._table(device)
         self.num_inference_steps = len(self.timesteps)
+
+    def scale_noise(self, sample: torch.Tensor, timestep: Any, noise: torch.Tensor) -> torch.Tensor:
+        """(1 - sigma) sample + sigma noise, at a timestep of this table: for pipelines that add noise to media."""
+        known, given = self.timesteps.reshape(len(self.timesteps), -1)[:, 0], torch.as_tensor(timestep).flatten()
+        row = int((known - given[0].to(known)).abs().argmin()) if len(given) else 0  # none where no step follows
+        sigma = self.sigmas[row].flatten()[0].item()
+        return (1 - sigma) * sample + sigma * noise
+
+    def add_noise(self, sample: torch.Tensor, noise: torch.Tensor, timestep: Any) -> torch.Tensor:
+        """:meth:`scale_noise` under the name that other schedulers give it."""
+        return self.scale_noise(sample, timestep, noise)
 
     def step(
         self,
@@ -181,12 +198,14 @@ class Euler(_GivenTable):
 
     Attributes:
         latents: the current latents of each stream, fp32, in stepping order.
+        changed: whether the pipeline has changed latents between two steps.
     """
 
     def __init__(self, scheduler: Any, table: SigmaTable, start: Sequence[torch.Tensor]) -> None:
         super().__init__(scheduler)
         self._given = table
         self._calls = 0
+        self.changed = False
         self.latents = [x.float() for x in start]
 
     def _table(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +216,9 @@ class Euler(_GivenTable):
         index, stream = divmod(self._calls, len(self.latents))
         self._calls += 1
         kept = self.latents[stream]
-        x = kept if torch.equal(kept.to(sample.dtype), sample) else sample.float()
+        same = torch.equal(kept.to(sample.dtype), sample)
+        self.changed |= not same
+        x = kept if same else sample.float()
         self.latents[stream] = x - (self.sigmas[index] - self.sigmas[index + 1]).item() * velocity.float()
         return self.latents[stream].to(sample.dtype)
 

@@ -24,6 +24,8 @@ from omni_rl.universal.affine_maps import AffineMap, NotAffineError
 from omni_rl.universal.capture import NEEDS_PLUGIN
 from omni_rl.universal.image_starts import ImageStart
 from omni_rl.universal.media_conditioning import START
+from omni_rl.universal.noised_starts import no_step
+from omni_rl.universal.prompt_outputs import needs_of
 from omni_rl.universal.scheduler_stand_ins import OneStep
 
 RunStep = Callable[..., OneStep]
@@ -80,6 +82,8 @@ def find_streams(model: LoadedModel, run_step: RunStep, image_start: ImageStart 
     """
     with capture.drawn_shapes() as drawn:
         first = run_step(streams=None, generator=capture.throwaway_generator())
+    if not first.samples:
+        raise no_step(model, needs_of(model).least_steps)
     shapes = [tuple(s.shape[1:]) for s in first.samples]
     _check_noise(model, first.samples, run_step(streams=None, generator=capture.throwaway_generator(1)).samples)
     parameters = _parameters(model, len(shapes))
@@ -94,6 +98,12 @@ def find_streams(model: LoadedModel, run_step: RunStep, image_start: ImageStart 
             f"{model.architecture} changes the latents it is given as {parameters[0]}= before it steps them: {reason}"
         )
         raise ModelError(what, NEEDS_PLUGIN) from reason
+    except (
+        capture.CallRefusedError,
+        capture.CallFailedError,
+    ) as error:  # without latents it has just taken the same arguments
+        what = f"{model.architecture} does not take the latents that core gives it as {parameters[0]}=: {error.what}"
+        raise ModelError(what, NEEDS_PLUGIN) from error
     names = ["x" if p == "latents" else p.removesuffix("_latents") for p in parameters]
     parts = zip(names, parameters, shapes, maps, strict=True)
     streams = {n: Stream(p, shape, None if each.is_identity else each) for n, p, shape, each in parts}

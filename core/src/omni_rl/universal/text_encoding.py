@@ -80,9 +80,12 @@ def _present(outputs: Mapping[str, Any], known: Forms) -> dict[str, Any]:
 
 def _checked_rows(model: LoadedModel, embeddings: Tensors, rows: int) -> Tensors:
     wrong = {n: tuple(v.shape) for n, v in embeddings.items() if v.shape[:1] != (rows,)}
-    if wrong or not embeddings:
-        what = f"embeddings of unexpected shape {wrong}" if wrong else "no embeddings that its __call__ takes back"
-        raise ModelError(f"{model.architecture}.encode_prompt gives {what}", NEEDS_PLUGIN)
+    if not embeddings:
+        raise _nothing_to_take_back(model)
+    if wrong:
+        raise ModelError(
+            f"{model.architecture}.encode_prompt gives embeddings of unexpected shape {wrong}", NEEDS_PLUGIN
+        )
     return embeddings
 
 
@@ -97,16 +100,25 @@ def forms_of(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> For
 
 def _find_forms(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> Forms:
     with capture.silent(model.pipe), tokenizer_calls.paused():  # the long text may well be truncated
+        one = _outputs_of(model, TWO_TEXTS[:1], negative, call)
+        if not one:  # then it does not matter what happens with two
+            raise _nothing_to_take_back(model)
         try:
-            one, two = (
-                named_outputs(model, text_arguments(texts, texts if negative else None), call)
-                for texts in (TWO_TEXTS[:1], TWO_TEXTS)
-            )
-            return find_forms(one, two)
-        except (ModelError, AssertionError):
-            if not media_conditioning.among(call):
-                raise
-            return Forms({})
+            return find_forms(one, _outputs_of(model, TWO_TEXTS, negative, call))
+        except ModelError as error:
+            if media_conditioning.among(call):
+                return Forms({})
+            what = f"{model.architecture} encodes one prompt, and does not take two in one call: {error.what}"
+            raise ModelError(what, NEEDS_PLUGIN) from error
+
+
+def _outputs_of(model: LoadedModel, texts: Sequence[str], negative: bool, call: Mapping[str, Any]) -> dict[str, Any]:
+    return named_outputs(model, text_arguments(texts, texts if negative else None), call)
+
+
+def _nothing_to_take_back(model: LoadedModel) -> ModelError:
+    what = f"{model.architecture}.encode_prompt gives no embeddings that its __call__ takes back"
+    return ModelError(what, NEEDS_PLUGIN)
 
 
 def grows(model: LoadedModel, negative: bool, call: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
-from omni_rl.authoring.data import load_image, write_atomic
+from omni_rl.authoring.data import check_images, load_image, write_atomic
 from omni_rl.authoring.engine import Prepared, encode_ahead, forget, prepare
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.call import call_of_row, frozen
@@ -169,9 +169,11 @@ class OfflinePairs:
     """The hooks of an algorithm that learns from stored pairs; its trait ``offline`` is True."""
 
     @hookimpl
-    def check_prompts(self, path: str, rows: Sequence[PromptRow]) -> None:
-        """Every row names two images, and they are there."""
-        require_images(path, rows)
+    def check_prompts(self, config: Config, path: str, rows: Sequence[PromptRow]) -> None:
+        """Every row names two images, and they can be read."""
+        held_out = config.validation.data
+        data = held_out if held_out is not None and held_out.path == path else config.data
+        require_images(path, rows, data.check)
 
     @hookimpl
     def experience_source(
@@ -208,17 +210,16 @@ def _prune(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def require_images(data: str, rows: Sequence[PromptRow]) -> None:
-    """Before anything is loaded: every row of the file ``data`` names two images, and they are there.
+def require_images(data: str, rows: Sequence[PromptRow], check: str = "full") -> None:
+    """Before anything is loaded: every row of the file ``data`` names two images, and they can be decoded.
+
+    Args:
+        check: the value of ``data.check``: which images are decoded.
 
     Raises:
-        DataError: the first that is not.
+        DataError: lists the rows that cannot be used, with file and line.
     """
-    for row in rows:
-        for column in SIDES:
-            file = _file(data, row, column)
-            if not file.is_file():
-                raise DataError(f"{data}: {file} does not exist", "paths are relative to the data file")
+    check_images(check, data, rows, lambda row: [str(_file(data, row, column)) for column in SIDES])
 
 
 def _file(data: str, row: PromptRow, column: str) -> Path:
