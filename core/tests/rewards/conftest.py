@@ -12,7 +12,6 @@ from tensordict import TensorDict
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import Sample
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
-from omni_rl.rewards.threads import NAME
 from omni_rl.schedulers.randomness import randn, seed_of
 from omni_rl.schedulers.types import NoiseKey
 
@@ -51,10 +50,9 @@ def runner_of() -> Iterator[Callable[..., RewardRunner]]:
     yield make
     for runner in made:
         runner.close()
-    ours = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith(NAME)]
-    for thread in ours:
+    for thread in set(threading.enumerate()) - before:
         thread.join(5)  # closing waits a moment only for a call that runs
-    assert not any(thread.is_alive() for thread in ours)
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ SAMPLE = 64
 VERSION = "1"
 """Part of every key of what is remembered; raise it when a check becomes stricter."""
 
-
 _EVERY_S = 10.0
 
 Problems = dict[int, str]
@@ -57,7 +56,7 @@ def refuse_rows(path: str, rows: Sequence[PromptRow], problems: Problems, looked
     if not problems:
         return
     places = {index: place(path, rows[index], index + 1) for index in sorted(problems)[:LISTED]}
-    lines = [f"{places[index]}: {problems[index]}"[:160] for index in places]
+    lines = [f"{places[index]}: {problems[index][:160]}" for index in places]
     more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
     many = f"{len(problems)} of {looked_at} rows cannot be used:\n  " if len(problems) > 1 else ""
     raise DataError(many + "\n  ".join(lines + more), hint)
@@ -145,7 +144,8 @@ def check_images(
         except DataError as error:
             problems[index] = error.what
         else:
-            by_row |= {index: files} if index in chosen else {}
+            if index in chosen:
+                by_row[index] = files
     problems |= bad_files(by_row, decode=load_image)
     beside = f"{Path(path).parent}/"
     refuse_rows(path, rows, {index: what.replace(beside, "") for index, what in problems.items()}, len(rows))

@@ -17,6 +17,7 @@ from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler, Trainer
 from omni_rl.model.boundary import foreign
+from omni_rl.universal.capture import NEEDS_PLUGIN
 
 STEP = 0.02
 """Standard deviation of the change of a weight, relative to its root mean square; absolute for tensors that are 0."""
@@ -79,9 +80,7 @@ def _gradient(subject: Trainer, probe: Probe) -> Row:
         scores.append(subject.backend.policy.evaluate(probe.batch[:1], [0])[0].log_prob.sum())
     if not all(score.requires_grad for score in scores):
         return judge("gradient", False, "no gradient: a hook computes the velocity or the log-prob without gradients")
-    with foreign(
-        f"{subject.model.architecture} cannot compute gradients", "this model needs a plugin: omni-rl new model"
-    ):
+    with foreign(f"{subject.model.architecture} cannot compute gradients", NEEDS_PLUGIN):
         torch.stack(scores).sum().backward()
     trained = subject.model.parameters()
     silent = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]

@@ -1,8 +1,7 @@
 """Gives memory that is no longer used back to the system, so that a run's resident memory shows what it really uses.
 
-Two kinds are left without it. Objects in reference cycles, such as those of exceptions and of pipelines' outputs, wait
-for a collection of all objects, which Python starts only when a quarter of them is new. And glibc keeps freed pages
-between those in use. Both would grow by some megabytes in a hundred iterations.
+Two kinds would grow by some megabytes in hundreds of iterations. Objects in reference cycles wait for a collection of
+all objects, which Python starts only when many of them are new. And glibc keeps freed pages between those in use.
 """
 
 from __future__ import annotations

@@ -103,6 +103,7 @@ class StopSignals:
         if os.getpid() != self._pid:  # a process that a reward has forked: there the signal means what it always does
             signal.signal(number, self._earlier.get(number) or signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            return
         if self.arrived is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

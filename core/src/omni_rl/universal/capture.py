@@ -148,12 +148,12 @@ def blaming_arguments(pipe: DiffusionPipeline) -> Iterator[None]:
     Raises:
         ModelError: in place of whatever is raised, except where memory ran out.
     """
-    start = f"{type(pipe).__name__} fails with these arguments: "
+    start = f"{type(pipe).__name__} fails with these arguments"
     try:
-        with foreign(start.removesuffix(": "), SEE_CALL):
+        with foreign(start, SEE_CALL):
             yield
     except CallFailedError as error:
-        raise ModelError(error.what.replace(f"{type(pipe).__name__} fails: ", start, 1), error.hint) from error
+        raise ModelError(error.what.replace(f"{type(pipe).__name__} fails", start, 1), error.hint) from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def refuse_late_start(model: LoadedModel, timesteps: torch.Tensor, first: float 
         first: the timestep of the pipeline's first step; None if it takes no step.
 
     Raises:
-        ModelError: the first step is at a later timestep of the table.
+        ModelError: the first step is at a later timestep of the table, or there is none.
     """
     if first is None:
         raise no_step(model, len(timesteps))

@@ -37,6 +37,7 @@ class Needs:
 
 
 _NEEDS = Cache[None, Needs]()
+_SIDE = re.compile(r"(negative_)?prompt_\d+")
 
 
 def needs_of(model: LoadedModel) -> Needs:
@@ -56,9 +57,6 @@ def side_texts(call: Mapping[str, Any], rows: int) -> dict[str, list[str]]:
     Pipelines take as many of them as prompts.
     """
     return {name: [text] * rows for name, text in call.items() if _SIDE.fullmatch(name) and isinstance(text, str)}
-
-
-_SIDE = re.compile(r"(negative_)?prompt_\d+")
 
 
 def as_taken(model: LoadedModel, texts: Mapping[str, list[str]]) -> dict[str, Any]:
