@@ -157,7 +157,7 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 BOTH = ("replicated", "sharded")
-IN_STEP = ("flow_grpo", "corrected", "mix_grpo", "grpo_guard", "flow_dppo")
+IN_STEP = tuple(n for n in ALGORITHMS)
 """Those whose rows of a micro-batch have equal timesteps, for which the universal adapter measures nothing."""
 
 ALGORITHM_JOBS = [f"{n}-{how}" for n in ALGORITHMS for how in (BOTH if n in IN_STEP else BOTH[:1])]
