@@ -128,6 +128,13 @@ def test_embeddings_without_a_mask_are_made_one_by_one():
     assert not Forms({"prompt_embeds": "rows", "each": "list"}).one_by_one
 
 
+def test_the_dtype_of_a_mask_is_that_of_padded_texts():
+    """The mask of one text may be None; when its row joins a batch it gets the dtype that the pipeline takes."""
+    one = {"prompt_embeds": _embeddings(3), "prompt_embeds_mask": None}
+    two = {"prompt_embeds": _embeddings(3, 5), "prompt_embeds_mask": _mask(3, 5).bool()}
+    assert find_forms(one, two).masks == {"prompt_embeds_mask": torch.bool}
+
+
 @pytest.mark.parametrize("name", ["fixed_width", "negative_prompt_embeds", "layers", "each", "cu_seqlens"])
 def test_rows_go_back_as_they_came(name):
     rows = to_rows(name, [TWO[name]], find_forms(ONE, TWO).kinds[name])

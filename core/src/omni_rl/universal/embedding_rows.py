@@ -18,7 +18,7 @@ names of the rows tell the form, so that any process can restore what the pipeli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -39,14 +39,16 @@ class Forms:
     Attributes:
         kinds: the form of each output.
         growing: outputs as wide as the longest prompt of a call that have a mask, and these masks.
+        masks: the dtype of each mask, also of one that is None where nothing is padded.
     """
 
     kinds: Mapping[str, Form]
     growing: frozenset[str] = frozenset()
+    masks: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     def by_width(self) -> Forms:
         """The same with each prompt encoded alone, as wide as it is: for pipelines that see masked tokens after all."""
-        return Forms({**self.kinds, **dict.fromkeys(self.growing, "width")})
+        return replace(self, kinds={**self.kinds, **dict.fromkeys(self.growing, "width")}, growing=frozenset())
 
     @property
     def one_by_one(self) -> bool:
@@ -58,7 +60,8 @@ def find_forms(one: Mapping[str, Any], two: Mapping[str, Any]) -> Forms:
     """The forms of what ``encode_prompt`` returned for one short text, and for two of which the second is long."""
     kinds = {name: _kind(name, value, two) for name, value in one.items() if name in two}
     rows = [name for name, kind in kinds.items() if kind == "rows"]
-    return Forms(kinds, frozenset(name for name in rows if _grows(name, one[name], two[name])))
+    masks = {n: v.dtype for n, v in two.items() if n.endswith("_mask") and isinstance(v, torch.Tensor)}
+    return Forms(kinds, frozenset(name for name in rows if _grows(name, one[name], two[name])), masks)
 
 
 def _grows(name: str, alone: Any, pair: Any) -> bool:

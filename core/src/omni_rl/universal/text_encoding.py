@@ -74,7 +74,8 @@ def _present(outputs: Mapping[str, Any], known: Forms) -> dict[str, Any]:
         name = mask.replace("_attention_mask", "_embeds").removesuffix("_mask")
         embeds = present.get(name)
         if isinstance(embeds, torch.Tensor) and known.kinds.get(name, "rows") == known.kinds.get(mask, "rows"):
-            present[mask] = torch.ones((len(embeds), embeds.shape[-2]), dtype=torch.long, device=embeds.device)
+            dtype = known.masks.get(mask, torch.long)
+            present[mask] = torch.ones((len(embeds), embeds.shape[-2]), dtype=dtype, device=embeds.device)
     return present
 
 

@@ -25,7 +25,7 @@ def lumina() -> DiffusionPipeline:
     return LuminaPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=image_vae(),
+        vae=image_vae((4, 8, 8, 8)),  # the pipeline assumes eight pixels per latent
         text_encoder=gemma(tokenizer),
         tokenizer=tokenizer,
     )
