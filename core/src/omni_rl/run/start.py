@@ -25,7 +25,7 @@ from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
 from omni_rl.errors import PluginError, RunError, UserError
 from omni_rl.gate import run_gate
-from omni_rl.parallel.group import joined, rank
+from omni_rl.parallel.group import joined, rank, world_size
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
 from omni_rl.reporting.provenance import FILE, provenance
@@ -35,6 +35,7 @@ from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
 from omni_rl.run.continuing import Point, change_training, differences, find, last_validation_differs, new_id, shown
 from omni_rl.run.data_check import check_data_of
+from omni_rl.run.equal_ranks import equality_row, refuse_other_run
 from omni_rl.run.failure import failure, way_on
 from omni_rl.run.loop import Finished, TrainingLoop
 from omni_rl.run.spec import remember, resolved_of
@@ -261,7 +262,7 @@ def check_here(spec: RunSpec) -> Verdicts:
     resolved = resolved_of(spec)
     with joined(resolved.config.launcher.timeout_s), _assembled(resolved) as parts:
         on_rank_0(lambda: check_data_of(parts))
-        return Verdicts(run_gate(subject_of(parts, State())))
+        return Verdicts(_gate(parts, State()))
 
 
 def _launch(resolved: Resolved, entry: Any, kind: type[Answer], **arguments: Any) -> Answer:
@@ -286,11 +287,16 @@ def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
     if parts.config.gate == "off":
         return []
     with engine_with("trained", parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
-        rows = run_gate(subject_of(parts, state))
+        rows = _gate(parts, state)
     progress.gate(rows)
     if parts.config.gate == "on":
         raise_on_failure(rows)
     return rows
+
+
+def _gate(parts: Assembly, state: State) -> list[Row]:
+    rows = run_gate(subject_of(parts, state))
+    return rows if world_size() == 1 else [*rows, equality_row(parts)]
 
 
 def _finish(parts: Assembly, recorder: Recorder, loop: TrainingLoop, new: bool) -> Run:
@@ -343,6 +349,7 @@ def _run(
 def _assembled(resolved: Resolved) -> Iterator[Assembly]:
     """The run's parts, closed at the end. If the run raises, errors of closing are ignored."""
     threads = torch.get_num_threads()
+    refuse_other_run(resolved)
     parts = together(lambda: assemble(resolved))
     try:
         yield parts
