@@ -29,7 +29,7 @@ SMALL = (
     "rollout.batch_size=4",
     "train.micro_batch_size=2",
     "train.mini_batch_prompts=2",
-    "train.checkpoint_every=0",
+    "gate=off",
 )
 TIMES = ("time/rollout_s", "time/update_s", "time/iteration_s", "perf/samples_per_s", "perf/peak_memory_gib")
 
@@ -43,8 +43,8 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 class Runs:
     """Runs of the command line in one work folder."""
 
-    def __init__(self, work: Path, device: str, size: str) -> None:
-        self.work, self.device, self.size = work, device, size
+    def __init__(self, work: Path, device: str, size: str, iterations: int) -> None:
+        self.work, self.device, self.size, self.iterations = work, device, size, iterations
         self.done: dict[str, Any] = {}
 
     def run(self, name: str, ranks: int, model: str, *overrides: str) -> list[dict[str, float]]:
@@ -56,7 +56,9 @@ class Runs:
         words = [launcher, device, size, *files, *BRIEF, "train.checkpoint_every=0", *overrides]
         started = time.perf_counter()
         command = ["omni-rl", "train", str(HERE / "full_size.yaml"), "--run-dir", str(self.work / name), *words]
-        ended = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        ended = subprocess.run(
+            ["timeout", "200", *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         rows = rows_of(self.work / name)
         self.done[name] = {
             "ranks": ranks,
@@ -66,7 +68,8 @@ class Runs:
             "rows": rows,
             "gate": json.loads(gate.read_text()) if (gate := self.work / name / "gate.json").exists() else None,
         }
-        print(name, ended.returncode, [{k: round(r[k], 2) for k in TIMES if k in r} for r in rows], flush=True)
+        print(name, ended.returncode, self.done[name]["seconds"], flush=True)
+        print([{k: round(r[k], 2) for k in TIMES if k in r} for r in rows], flush=True)
         if ended.returncode:
             print(ended.stdout[-3000:], flush=True)
         return rows
@@ -74,7 +77,7 @@ class Runs:
 
 def lora(runs: Runs, gpus: int) -> Mapping[str, float]:
     """16 images for each GPU; the first iteration warms up."""
-    common = ("gate=off", "train.iterations=3")
+    common = ("gate=off", f"train.iterations={runs.iterations}")
     one = runs.run("lora-one", 1, "full-size", *common)
     all_ = runs.run(
         "lora-all", gpus, "full-size", *common, f"rollout.prompts={2 * gpus}", f"train.mini_batch_prompts={gpus}"
@@ -89,14 +92,14 @@ def full(runs: Runs, gpus: int) -> Mapping[str, float]:
     one = runs.run("full-one", 1, "cut", *SMALL, *steps)
     found = {}
     for name, options in {
-        "full-sharded": ("train.sharding=sharded",),
+        "full-sharded": ("train.sharding=sharded", "gate=on"),
         "full-replicated": ("train.sharding=replicated",),
-        "full-offload": ("train.sharding=sharded", "train.offload=true", "gate=off"),
-        "full-compile": ("train.sharding=sharded", "train.compile=true", "gate=off"),
+        "full-offload": ("train.sharding=sharded", "train.offload=true"),
+        "full-compile": ("train.sharding=sharded", "train.compile=true"),
     }.items():
         rows = runs.run(name, gpus, "cut", *SMALL, *steps, *options)
         found |= {f"{name}: {key}": value for key, value in differences(one, rows)}
-    again = runs.run("full-one-other-batches", 1, "cut", *SMALL, *steps, "rollout.batch_size=2", "gate=off")
+    again = runs.run("full-one-other-batches", 1, "cut", *SMALL, *steps, "rollout.batch_size=2")
     return found | {f"one GPU, other batches: {key}": value for key, value in differences(one, again)}
 
 
@@ -120,10 +123,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=60)
     parser.add_argument("--cut", type=int, default=6)
     parser.add_argument("--size", default="512")
+    parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count())
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    runs = Runs(arguments.work.absolute(), device, arguments.size)
+    runs = Runs(arguments.work.absolute(), device, arguments.size, arguments.iterations)
     cards = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     said: dict[str, Any] = {"cards": cards, "torch": torch.__version__, "ranks": arguments.ranks, "figures": {}}
     for case in arguments.cases.split(","):
