@@ -13,7 +13,7 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Runs:
 
     def __init__(self, work: Path, device: str, size: str, iterations: int) -> None:
         self.work, self.device, self.size, self.iterations = work, device, size, iterations
+        self.variants: Sequence[str] = ()
         self.done: dict[str, Any] = {}
 
     def run(self, name: str, ranks: int, model: str, *overrides: str) -> list[dict[str, float]]:
@@ -91,14 +92,17 @@ def full(runs: Runs, gpus: int) -> Mapping[str, float]:
     steps = ("train.iterations=3",)
     one = runs.run("full-one", 1, "cut", *SMALL, *steps)
     found = {}
-    for name, options in {
+    variants = {
         "full-sharded": ("train.sharding=sharded", "gate=on"),
         "full-replicated": ("train.sharding=replicated",),
         "full-offload": ("train.sharding=sharded", "train.offload=true"),
         "full-compile": ("train.sharding=sharded", "train.compile=true"),
-    }.items():
+    }
+    for name, options in ((n, variants[n]) for n in variants if n in runs.variants):
         rows = runs.run(name, gpus, "cut", *SMALL, *steps, *options)
         found |= {f"{name}: {key}": value for key, value in differences(one, rows)}
+    if "full-replicated" not in runs.variants:
+        return found
     again = runs.run("full-one-other-batches", 1, "cut", *SMALL, *steps, "rollout.batch_size=2")
     return found | {f"one GPU, other batches: {key}": value for key, value in differences(one, again)}
 
@@ -122,12 +126,14 @@ def main() -> None:
     parser.add_argument("--cases", default="lora,full")
     parser.add_argument("--layers", type=int, default=60)
     parser.add_argument("--cut", type=int, default=6)
+    parser.add_argument("--variants", default="full-sharded,full-replicated,full-offload,full-compile")
     parser.add_argument("--size", default="512")
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count())
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     runs = Runs(arguments.work.absolute(), device, arguments.size, arguments.iterations)
+    runs.variants = arguments.variants.split(",")
     cards = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     said: dict[str, Any] = {"cards": cards, "torch": torch.__version__, "ranks": arguments.ranks, "figures": {}}
     for case in arguments.cases.split(","):

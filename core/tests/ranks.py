@@ -18,11 +18,10 @@ from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 
 from omni_rl import hookimpl
-from omni_rl.contracts import batches
+from omni_rl.contracts import batches, parcels
 from omni_rl.model.loading import load_model
 from omni_rl.parallel.group import joined, rank
 from omni_rl.parallel.whole import whole
-from omni_rl.training import dealing
 from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model
 
@@ -91,16 +90,12 @@ def trained(job: Mapping[str, Any], parts: Parts, rows: TensorDict) -> dict[str,
 def stored(batch: TensorDict) -> dict[str, torch.Tensor]:
     """The rows of a batch, which may have several forms, as tensors by name."""
     forms = batches.forms(batch)
-    return {f"{k} {n}": v.contiguous() for k, (_, rows) in enumerate(forms) for n, v in dealing._flat(rows).items()}
+    return {name: v for k, (_, rows) in enumerate(forms) for name, v in parcels.named(rows, k).items()}
 
 
 def restored(tensors: Mapping[str, torch.Tensor]) -> TensorDict:
     """The inverse of :func:`stored`, rows of one form after the other."""
-    forms: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        form, _, name = key.partition(" ")
-        forms.setdefault(form, {})[name] = value
-    parts = [dealing._nested(each) for each in forms.values()]
+    parts = list(parcels.by_place(tensors, 1, dims=1).values())
     return parts[0] if len(parts) == 1 else batches.stacked([row for part in parts for row in part.unbind(0)])
 
 

@@ -103,6 +103,7 @@ class Jobs:
         """The same job in this process with the rows of both ranks, in the order of their groups."""
         if name not in self.done_alone:
             job = self.jobs[self.numbers[name]]
+            job = {**job, "train": {**job["train"], "steps_per_forward": 1}}
             parts = [ranks.restored(load_file(self.folder / f"{job['batch']}.{rank}.safetensors")) for rank in range(2)]
             rows = sorted((row for part in parts for row in part.unbind(0)), key=lambda row: int(row["uid"]))
             done = ranks.trained(job, ranks.parts_of(job), batches.stacked(rows))
@@ -157,10 +158,7 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 BOTH = ("replicated", "sharded")
-IN_STEP = tuple(n for n in ALGORITHMS)
-"""Those whose rows of a micro-batch have equal timesteps, for which the universal adapter measures nothing."""
-
-ALGORITHM_JOBS = [f"{n}-{how}" for n in ALGORITHMS for how in (BOTH if n in IN_STEP else BOTH[:1])]
+ALGORITHM_JOBS = [f"{n}-{how}" for n in ALGORITHMS for how in BOTH]
 
 
 def transformer_jobs(jobs: Jobs, folder: Path) -> None:
@@ -205,8 +203,9 @@ def algorithm_jobs(jobs: Jobs) -> None:
     for name, (algorithm, options) in ALGORITHMS.items():
         job = {"algorithm": algorithm, "options": options}
         jobs.batch(name, [ranks.parts_of(job).batch(), None])
-        for sharding in BOTH if name in IN_STEP else ("replicated",):
-            jobs.add(f"{name}-{sharding}", **job, batch=name, iterations=2, train={**UNCLIPPED, "sharding": sharding})
+        for sharding in BOTH:
+            train = {**UNCLIPPED, "sharding": sharding, "steps_per_forward": 2 if sharding == "sharded" else 1}
+            jobs.add(f"{name}-{sharding}", **job, batch=name, iterations=2, train=train)
 
 
 @pytest.fixture(scope="module")

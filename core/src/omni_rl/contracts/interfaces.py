@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from tensordict import TensorDict
@@ -168,6 +168,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release processes and memory. Idempotent."""
+
+
+@runtime_checkable
+class TrainsOnRanks(Protocol):
+    """A backend that also trains on several ranks; without this attribute it is refused there.
+
+    On several ranks, ``update`` gets this rank's rows, whole groups, maybe none (N = 0), and must train as if one
+    process had the rows of all ranks. Its metrics must be equal on all ranks.
+    """
+
+    trains_on_ranks: bool
 
 
 @dataclass(frozen=True)

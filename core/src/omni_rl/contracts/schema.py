@@ -203,6 +203,12 @@ class Train(PluginSection):
     micro_batch_size: Count = Field(
         default=16, description="samples per forward pass; changes the memory, not the result"
     )
+    steps_per_forward: Count | Literal["auto"] = Field(
+        default="auto",
+        description="stored steps of a sample in one forward pass; changes speed and memory, not the result; auto: all "
+        "steps if the weights are sharded and gradients are checkpointed, because each forward gathers all weights, "
+        "otherwise 1",
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass to save memory"
     )

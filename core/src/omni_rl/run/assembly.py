@@ -12,7 +12,7 @@ from omni_rl._version import __version__
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved
 from omni_rl.contracts.context import Context
-from omni_rl.contracts.interfaces import Backend, Engine, ExperienceSource, Tracker
+from omni_rl.contracts.interfaces import Backend, Engine, ExperienceSource, Tracker, TrainsOnRanks
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Config, Data, RewardEntry
@@ -136,6 +136,7 @@ def _trainer_and_engine(
 ) -> tuple[Backend, Engine, LoadedModel]:
     backend: Backend = resolved.backend.object(context_of(resolved, hooks, resolved.backend.options))
     require_members(backend, Backend, resolved.backend.label)
+    _refuse_one_process(backend, resolved.config.train.backend)
     built.callback(backend.close)
     model = backend.model
     if model is None:  # the driver needs a pipeline too, for prompts, shapes and schedules
@@ -147,6 +148,13 @@ def _trainer_and_engine(
     _refuse_processes(engine, config_name=resolved.config.rollout.engine)
     give_weights(backend, engine, 0, "trained")  # an engine in another process has loaded the base model only
     return backend, engine, model
+
+
+def _refuse_one_process(backend: Backend, name: str) -> None:
+    """With several ranks, the backend has to train with the rows of all of them."""
+    if world_size() > 1 and not (isinstance(backend, TrainsOnRanks) and backend.trains_on_ranks):
+        what = f"train.backend {name} trains in one process, and this run has {world_size()}"
+        raise ConfigError(what, "set train.backend: torch, or launcher: local")
 
 
 def _refuse_processes(engine: Engine, config_name: str) -> None:

@@ -52,6 +52,8 @@ class TorchBackend:
     call each method together.
     """
 
+    trains_on_ranks = True
+
     def __init__(self, context: Context) -> None:
         self._config, self._hooks = context.config.train, context.hooks
         self._whole_sequence = context.traits.whole_sequence
@@ -129,7 +131,12 @@ class TorchBackend:
 
     def _steps_together(self, count: int) -> list[list[int]]:
         """The training steps of each call of ``compute_loss``."""
-        return [list(range(count))] if self._whole_sequence else [[step] for step in range(count)]
+        size, every = self._config.steps_per_forward, range(count)
+        if size == "auto":
+            size = count if self.model.sharded and self._config.gradient_checkpointing else 1
+        if self._whole_sequence:
+            size = count
+        return [list(every[first : first + size]) for first in range(0, count, max(1, size))]
 
     def _step(self, lr: float) -> None:
         for group in self._optimizer.param_groups:

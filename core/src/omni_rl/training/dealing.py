@@ -10,16 +10,15 @@ then filled with a copy of another row, whose loss has the weight 0.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import torch as safetensors
 from tensordict import TensorDict
 
-from omni_rl.contracts import batches, trajectory
+from omni_rl.contracts import batches, parcels, trajectory
 from omni_rl.contracts.types import Tensors
 from omni_rl.parallel.exchange import exchanged, gathered
 from omni_rl.parallel.group import rank, world_size
@@ -105,14 +104,9 @@ def lent_row(batch: TensorDict) -> TensorDict:
     counts = gathered(len(batch))
     lender = next(index for index, count in enumerate(counts) if count)
     own = batches.forms(batch)[0][1][:1] if len(batch) else None
-    parcel = packed(_flat(own)) if own is not None and rank() == lender else b""
+    parcel = parcels.pack([own[0]]) if own is not None and rank() == lender else b""
     arrived = exchanged([parcel if count == 0 else b"" for count in counts])
-    return _nested(safetensors.load(arrived[lender])) if own is None else own
-
-
-def packed(tensors: Tensors) -> bytes:
-    """Tensors by name as safetensors bytes."""
-    return safetensors.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return parcels.unpack(arrived[lender])[0][None] if own is None else own
 
 
 def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:
@@ -152,10 +146,11 @@ def _sum(rows: Sequence[Row]) -> float:
 def _dealt(batch: TensorDict, planned: Sequence[Shares]) -> list[list[TensorDict]]:
     """This rank's blocks of each mini-batch, after every rank has sent its rows to the others."""
     held = _Held(batch)
-    parcels = [packed(_sent(held, planned, to)) if to != rank() else b"" for to in range(world_size())]
-    arrived = [safetensors.load(parcel) if parcel else {} for parcel in exchanged(parcels)]
-    arrived[rank()] = _sent(held, planned, rank())
-    pieces = [_by_block(tensors) for tensors in arrived]
+    sent = [_sent(held, planned, to) for to in range(world_size())]
+    leaving = [safetensors.save(tensors) if to != rank() else b"" for to, tensors in enumerate(sent)]
+    arrived = [safetensors.load(parcel) if parcel else {} for parcel in exchanged(leaving)]
+    arrived[rank()] = sent[rank()]
+    pieces = [parcels.by_place(tensors, 2, dims=1) for tensors in arrived]
     return [
         [_joined(block, [found[m, b] for found in pieces if (m, b) in found]) for b, block in enumerate(each[rank()])]
         for m, each in enumerate(planned)
@@ -177,22 +172,14 @@ class _Held:
 
 
 def _sent(held: _Held, planned: Sequence[Shares], to: int) -> Tensors:
-    """What this rank sends to another one: its rows of every block there, by the names of :func:`_by_block`."""
+    """What this rank sends to another one: its rows of block b of mini-batch m there, at the place (m, b)."""
     sent: Tensors = {}
     for m, each in enumerate(planned):
         for b, block in enumerate(each[to]):
             own = [row.place for row in block.rows if row.rank == rank()]
             if own:
-                sent |= {json.dumps([m, b, name]): value for name, value in _flat(held.rows(own)).items()}
+                sent |= parcels.named(held.rows(own), m, b)
     return sent
-
-
-def _by_block(tensors: Tensors) -> dict[tuple[int, int], TensorDict]:
-    found: dict[tuple[int, int], Tensors] = {}
-    for key, value in tensors.items():
-        m, b, name = json.loads(key)
-        found.setdefault((m, b), {})[name] = value
-    return {place: _nested(each) for place, each in found.items()}
 
 
 def _joined(block: Block, pieces: Sequence[TensorDict]) -> TensorDict:
@@ -203,14 +190,3 @@ def _joined(block: Block, pieces: Sequence[TensorDict]) -> TensorDict:
         weights = rows["loss_weights"] if "loss_weights" in rows.keys() else torch.ones(rows["timesteps"].shape)
         rows["loss_weights"] = torch.cat([weights[:-1], torch.zeros_like(weights[-1:])])
     return rows
-
-
-def _flat(rows: TensorDict) -> Tensors:
-    """By keys as JSON lists: parts of a key may contain any character."""
-    return {json.dumps(key if isinstance(key, tuple) else [key]): rows[key].cpu() for key in rows.keys(True, True)}
-
-
-def _nested(tensors: Tensors) -> TensorDict:
-    """The inverse of :func:`_flat`."""
-    named: dict[Any, torch.Tensor] = {tuple(json.loads(name)): value for name, value in tensors.items()}
-    return TensorDict(named, batch_size=[len(next(iter(named.values())))])
