@@ -1,19 +1,19 @@
 """Two ranks that share each sample against one rank, on blocks of Wan 14B and a video of 81 frames, 480 x 832.
 
-    python -m torch.distributed.run --nproc-per-node 2 benchmarks/gpu/sequence_parallel.py --json OUT [--layers 4] [--tiny]
+    python -m torch.distributed.run --nproc-per-node 2 benchmarks/gpu/sequence_parallel.py --json OUT [--layers 4]
 
-The transformer has random weights, LoRA adapters as omni-rl adds them, and ``train.sequence_parallel`` as omni-rl applies
-it. Every mode builds the same model and computes the log-prob of the same stored step, and the gradient of the policy
-gradient's loss:
+The transformer has random weights, LoRA adapters as omni-rl adds them, and ``train.sequence_parallel`` as omni-rl
+applies it. Every mode builds the same model and computes the log-prob of the same stored step, and the gradient of the
+policy gradient's loss:
 
 * ``one``: each rank alone, without sequence parallelism; ``other_kernel``: the same with another attention kernel of
   PyTorch, which shows how much rounding alone changes;
 * ``ulysses``, ``ulysses_flash`` (diffusers' flash attention, which keeps its sums for the backward pass), ``ring``;
 * ``*_checkpointing``: with gradient checkpointing;
-* ``exact_*``: two blocks in fp32 with few tokens, where the differences have to be below 1e-5; ``exact_sharded``: all of
-  their weights train and are sharded over the ranks (FSDP).
+* ``exact_*``: two blocks in fp32 with few tokens, where the differences have to be below 1e-5; of ``exact_sharded``,
+  all weights train and are sharded over the ranks (FSDP).
 
-A mode that fails is reported with its error, and the others go on. ``--tiny`` runs on the CPU in seconds.
+A mode that fails is reported with its error, and the others go on. With ``--tiny``, it runs on the CPU in seconds.
 """
 
 from __future__ import annotations
