@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from diffusers import ModelMixin
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
 
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.context import Context
@@ -265,7 +266,7 @@ def _compile(denoiser: torch.nn.Module) -> None:
 
 def _whole_state(value: torch.Tensor, parameter: torch.nn.Parameter, device: torch.device) -> torch.Tensor:
     """A tensor of the optimizer's state, which holds the part of this rank only while it is on the CPU."""
-    sharded = own_part(value).shape != parameter.shape and value.ndim > 0
+    sharded = isinstance(parameter, DTensor) and value.ndim > 0  # of one row, a rank may have all and others none
     return whole(joined_part(own_part(value).to(device), parameter)) if sharded else value.detach()
 
 

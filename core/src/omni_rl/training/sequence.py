@@ -22,7 +22,7 @@ from diffusers.hooks.context_parallel import _get_submodule_by_name
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
 from torch.nn.functional import pad
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves
 
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Train
@@ -101,9 +101,29 @@ def _enable(name: str, denoiser: Any, found: Layout, train: Train, device: torch
 
 def _count_once(denoiser: nn.Module, ranks: Ranks) -> None:
     """Make the sum of gradients over the ranks that of one rank."""
+
+    def shared(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient / ranks.size
+
+    def summed(gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total, group=ranks.group)
+        return total
+
     for gathering in _gathering_modules(denoiser):
-        gathering.register_forward_hook(lambda _, __, output: tree_map(_tensors(_summed, ranks), output))
-    denoiser.register_forward_hook(lambda _, __, output: tree_map(_tensors(_shared, ranks), output))
+        _change_gradients(gathering, summed)
+    _change_gradients(denoiser, shared)
+
+
+def _change_gradients(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Apply ``change`` to the gradients of all outputs of the module, before its own backward pass."""
+
+    def watch(_: nn.Module, __: Any, output: Any) -> None:
+        for value in tree_leaves(output):
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                value.register_hook(change)
+
+    module.register_forward_hook(watch)
 
 
 def _gathering_modules(denoiser: Any) -> Iterator[nn.Module]:
@@ -112,49 +132,6 @@ def _gathering_modules(denoiser: Any) -> Iterator[nn.Module]:
         if not isinstance(entry, Mapping):
             modules = _get_submodule_by_name(denoiser, path)
             yield from modules if isinstance(modules, list) else [modules]
-
-
-def _tensors(change: Callable[[torch.Tensor, Ranks], torch.Tensor], ranks: Ranks) -> Callable[[Any], Any]:
-    """``change`` for values that have a gradient; others are returned as they are."""
-    return lambda value: change(value, ranks) if isinstance(value, torch.Tensor) and value.requires_grad else value
-
-
-class _Shared(torch.autograd.Function):
-    """The same tensor, whose gradient is divided by the number of ranks that compute the same loss from it."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-        ctx.size = ranks.size
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient / ctx.size, None
-
-
-class _Summed(torch.autograd.Function):
-    """The same tensor, whose gradient is the sum of those of all ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-        ctx.group = ranks.group
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
-
-
-def _shared(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    found: torch.Tensor = _Shared.apply(value, ranks)
-    return found
-
-
-def _summed(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    found: torch.Tensor = _Summed.apply(value, ranks)
-    return found
 
 
 def _divides_text(denoiser: Any) -> bool:
