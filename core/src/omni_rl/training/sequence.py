@@ -10,6 +10,7 @@ computed by every rank. Of diffusers' exchanges, only the gathering of outputs d
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -97,6 +98,29 @@ def _enable(name: str, denoiser: Any, found: Layout, train: Train, device: torch
         if kernel != active:
             denoiser.set_attention_backend(kernel.value)
         denoiser.enable_parallelism(config=config)
+    _cast_before(kernel)
+
+
+def _cast_before(kernel: Any) -> None:
+    """Under autocast, cast what attention gets already before it: its divided form computes its backward pass itself,
+    where autocast is off.
+    """
+    known = _AttentionBackendRegistry._backends[kernel]
+    if hasattr(known, "__wrapped__"):
+        return
+
+    @functools.wraps(known)
+    def cast(*, _parallel_config: Any = None, **given: Any) -> Any:
+        kind = given["query"].device.type
+        if _parallel_config is not None and torch.is_autocast_enabled(kind):
+            given = {n: _lowered(value, torch.get_autocast_dtype(kind)) for n, value in given.items()}
+        return known(_parallel_config=_parallel_config, **given)
+
+    _AttentionBackendRegistry._backends[kernel] = cast
+
+
+def _lowered(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _count_once(denoiser: nn.Module, ranks: Ranks) -> None:
