@@ -17,6 +17,8 @@ from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler, Trainer
 from omni_rl.model.boundary import foreign
+from omni_rl.parallel.agreement import total
+from omni_rl.parallel.whole import own_part
 from omni_rl.universal.capture import NEEDS_PLUGIN
 
 STEP = 0.02
@@ -83,7 +85,7 @@ def _gradient(subject: Trainer, probe: Probe) -> Row:
     with foreign(f"{subject.model.architecture} cannot compute gradients", NEEDS_PLUGIN):
         torch.stack(scores).sum().backward()
     trained = subject.model.parameters()
-    silent = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]
+    silent = _without_gradient(trained)
     stray = _clear_gradients(subject.model, trained)
     reached = f"{len(trained) - len(silent)} of {len(trained)} trained tensors get a gradient"
     broken = [n for n in silent if _matters(subject, probe, n, velocities)]
@@ -104,6 +106,13 @@ def _velocities(subject: Trainer, probe: Probe) -> list[torch.Tensor]:
         velocity = subject.backend.policy.predict(state.x, t[None], state.conditioning, dict(probe.requests[0].call))
         velocities += velocity.values()
     return velocities
+
+
+def _without_gradient(trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """The names of tensors that get no gradient on any rank: one rank may see a part of the text, or of the weights."""
+    found = [p.grad is not None and bool(own_part(p.grad).any()) for p in trained.values()]
+    ranks = total(torch.tensor(found, dtype=torch.float32)).tolist()
+    return [name for name, count in zip(trained, ranks, strict=True) if count == 0]
 
 
 def _clear_gradients(model: LoadedModel, trained: Mapping[str, nn.Parameter]) -> list[str]:

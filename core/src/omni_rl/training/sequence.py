@@ -35,6 +35,8 @@ from omni_rl.parallel.layout import Layout, layout
 TEXT, MASKS = "encoder_hidden_states", ("encoder_hidden_states_mask", "encoder_attention_mask")
 """The denoiser's arguments with the text and with its mask, by the convention of diffusers."""
 
+NO_SHARING = "set train.sequence_parallel.ulysses: 1 and train.sequence_parallel.ring: 1"
+
 WITHOUT_RING = {AttentionBackendName.NATIVE}
 """Attention kernels that do not return the sums by which a ring joins its parts."""
 
@@ -69,7 +71,7 @@ def _check(name: str, denoiser: nn.Module, train: Train, device: torch.device) -
     kind, asked = type(denoiser).__name__, train.sequence_parallel
     if not getattr(denoiser, "_cp_plan", None):
         what = f"train.sequence_parallel: diffusers does not say how to divide the sequence of {kind} ({name})"
-        raise ConfigError(what, "set train.sequence_parallel.ulysses: 1 and train.sequence_parallel.ring: 1")
+        raise ConfigError(what, NO_SHARING)
     if train.compile:
         what = "train.sequence_parallel: blocks that exchange parts of a sequence cannot be compiled yet"
         raise ConfigError(what, "set train.compile: false")
@@ -94,7 +96,7 @@ def _enable(name: str, denoiser: Any, found: Layout, train: Train, device: torch
     # Without a GPU, diffusers would divide by the number of GPUs.
     counted = mock.patch.object(torch.accelerator, "device_count", return_value=max(1, torch.cuda.device_count()))
     what = f"train.sequence_parallel: diffusers cannot divide the sequence of {name}"
-    with foreign(what, "set train.sequence_parallel.ulysses: 1 and train.sequence_parallel.ring: 1"), counted:
+    with foreign(what, NO_SHARING), counted:
         if kernel != active:
             denoiser.set_attention_backend(kernel.value)
         denoiser.enable_parallelism(config=config)
@@ -181,14 +183,19 @@ def _text_padding(denoiser: nn.Module, parts: int) -> Callable[..., tuple[tuple[
 
 
 def _explain(name: str, denoiser: Any, parts: int) -> None:
-    """Say in a sentence why a sequence cannot be divided, where diffusers only asserts that it can."""
-    forward = denoiser.forward
+    """Say in a sentence why a sequence cannot be divided, where diffusers asserts that it can or goes on regardless."""
+    forward, gathered = denoiser.forward, sum(1 for _ in _gathering_modules(denoiser))
 
+    @functools.wraps(forward)
     def explained(*args: Any, **kwargs: Any) -> Any:
         try:
-            return forward(*args, **kwargs)
+            output = forward(*args, **kwargs)
         except (AssertionError, ValueError) as error:
             raise _told(name, parts, str(error)) or error from error
+        if sum(isinstance(value, torch.Tensor) for value in tree_leaves(output)) > gathered:
+            what = f"train.sequence_parallel: diffusers divides only one of the sequences of {type(denoiser).__name__}"
+            raise ConfigError(what, NO_SHARING)
+        return output
 
     denoiser.forward = explained
 
