@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file
 from training.test_many_ranks import LORA, UNCLIPPED, Jobs, Outcome, assert_as_alone, assert_equal_on_ranks, moved
 
+from omni_rl.contracts.schema import Train
+from omni_rl.errors import ConfigError
+from omni_rl.training import sequence
 from omni_rl_tiny import pipelines
 
 pytestmark = pytest.mark.ci
@@ -84,3 +87,50 @@ def test_samples_and_log_probs_are_those_of_one_rank(jobs, name):
 def test_a_block_sees_half_of_the_tokens(jobs, name):
     alone, one = jobs.alone(name).tensors, jobs.outcomes(name)[0].tensors
     assert torch.equal(2 * one["tokens/seen"], alone["tokens/seen"])
+
+
+def test_the_texts_of_a_case_are_padded(jobs):
+    """Their numbers of tokens are odd: two ranks can share them only with padding, which is masked."""
+    rows = ranks.restored(load_file(jobs.folder / "QwenImagePipeline-True.0.safetensors"))
+    assert rows["prompt_embeds"].shape[1] % 2 == 1
+
+
+def refused(denoiser: torch.nn.Module, device: str = "cpu", **train: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        sequence._check("transformer", denoiser, Train(**train), torch.device(device))
+    return str(raised.value)
+
+
+def test_what_cannot_be_divided_is_refused():
+    qwen = pipelines.BUILDERS["QwenImagePipeline"]().transformer
+    plain = torch.nn.Linear(2, 2)
+    assert "how to divide the sequence of Linear" in refused(plain, sequence_parallel=ULYSSES)
+    assert "set train.compile: false" in refused(qwen, sequence_parallel=ULYSSES, compile=True)
+    assert "3 ranks cannot share 2 heads" in refused(qwen, sequence_parallel={"ulysses": 3})
+    assert "on the device cpu" in refused(qwen, sequence_parallel=RING)
+    sequence._check("transformer", qwen, Train(sequence_parallel=RING), torch.device("cuda"))
+
+
+def test_reasons_are_told():
+    assert "in equal parts" in str(sequence._told("transformer", 2, "must be divisible by mesh size"))
+    assert "masks the padding" in str(sequence._told("transformer", 2, "`attn_mask` is not supported for it"))
+    assert sequence._told("transformer", 2, "something else") is None
+
+
+@pytest.mark.parametrize("given", ["mask", "no mask"])
+def test_padding_is_masked(given):
+    class Denoiser(torch.nn.Module):
+        def forward(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask=None):
+            return encoder_hidden_states, encoder_hidden_states_mask
+
+    denoiser = Denoiser()
+    denoiser.register_forward_pre_hook(sequence._text_padding(denoiser, 4), with_kwargs=True)
+    mask = torch.tensor([[1, 0, 1, 1, 1]]).bool() if given == "mask" else None
+    text, found = denoiser(torch.zeros(1), torch.ones(1, 5, 2), mask)
+    assert text.sum() == 10
+    assert text.shape == (1, 8, 2)
+    expected = [1, 0, 1, 1, 1] if given == "mask" else [1] * 5
+    assert found.tolist() == [[bool(value) for value in [*expected, 0, 0, 0]]]
+    even, unmasked = denoiser(torch.zeros(1), encoder_hidden_states=torch.ones(1, 4, 2))
+    assert even.shape[1] == 4
+    assert unmasked is None
