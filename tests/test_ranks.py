@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from omni_rl import train
+from omni_rl.errors import UserError
 
 pytestmark = pytest.mark.ci
 
@@ -38,6 +39,21 @@ class Spread:
 
 
 OMNI_RL = {"rewards": {"spread": Spread}}
+'''
+MOODY_REWARD = '''
+import random
+
+
+class Moody:
+    """A judge that never says the same twice."""
+
+    scope = "sample"
+
+    def score(self, batch):
+        return [float(random.SystemRandom().random() > 0.8) for _ in batch.uids]
+
+
+OMNI_RL = {"rewards": {"moody": Moody}}
 '''
 
 
@@ -83,6 +99,58 @@ def test_two_ranks_train_as_one_process(
 ) -> None:
     changes = {"train": {"sharding": sharding}, "model": {**LORA, "path": recipe["model"]["path"]} if lora else {}}
     alike(trained("one", 1, **changes), trained("two", 2, **changes))
+
+
+def sharing(**sizes: int) -> dict[str, Any]:
+    """The section ``train`` of ranks that share each sample."""
+    return {"sequence_parallel": sizes, "iterations": 2}
+
+
+def test_two_ranks_that_share_each_sample_train_as_one_process(
+    recipe: dict[str, Any], trained: Callable[..., Path], alike: Callable[..., None]
+) -> None:
+    """Also with a validation and the gate."""
+    model = {**LORA, "path": recipe["model"]["path"]}
+    changes = {"model": model, "gate": "on", "validation": {"every": 1, "prompts": 2}}
+    alike(trained("one", 1, train={"iterations": 2}, **changes), trained("two", 2, train=sharing(ulysses=2), **changes))
+
+
+@pytest.mark.full
+def test_ranks_that_share_each_sample_train_with_one_answer_of_a_reward(
+    trained: Callable[..., Path], alike: Callable[..., None], tmp_path: Path
+) -> None:
+    """The reward answers differently every time; with different advantages, the ranks would count different rows."""
+    (tmp_path / "moody.py").write_text(MOODY_REWARD)
+    changes = {"plugins": [str(tmp_path / "moody.py")], "reward": [{"name": "moody"}]}
+    trained("moody", 2, train={**sharing(ulysses=2), "skip_flat_groups": True}, **changes)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
+def test_two_rows_of_two_ranks(
+    sharding: str, trained: Callable[..., Path], alike: Callable[..., None], tmp_path: Path
+) -> None:
+    """Five samples of one group on two data ranks, compared with each other by their reward."""
+    (tmp_path / "spread.py").write_text(GROUP_REWARD.replace("== 4", "== 5"))
+    changes = {
+        "plugins": [str(tmp_path / "spread.py")],
+        "reward": [{"name": "spread"}],
+        "rollout": {"prompts": 1, "group_size": 5},
+    }
+    train_one = {"iterations": 2, "mini_batch_prompts": None}
+    one = trained("one", 1, train=train_one, **changes)
+    alike(one, trained("four", 4, train={**train_one, **sharing(ulysses=2), "sharding": sharding}, **changes))
+
+
+def test_ranks_that_cannot_share_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train.sequence_parallel: 2 processes share each sample .* but the run has 1"):
+        trained("alone", 1, train=sharing(ulysses=2))
+    with pytest.raises(UserError, match=r"cannot share a sequence of transformer in equal parts"):
+        trained("odd", 2, train=sharing(ulysses=2), rollout={"call": {"height": 40, "width": 40}})
+    with pytest.raises(
+        UserError, match=r"train.sequence_parallel.ring: diffusers has no attention for it on the device"
+    ):
+        trained("ring", 2, train=sharing(ring=2))
 
 
 @pytest.mark.full

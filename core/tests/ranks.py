@@ -7,13 +7,17 @@ Usage: ``python ranks.py FOLDER``, with the environment of torchrun. The folder 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 
@@ -21,7 +25,9 @@ from omni_rl import hookimpl
 from omni_rl.contracts import batches, parcels
 from omni_rl.model.loading import load_model
 from omni_rl.parallel.group import joined, rank
+from omni_rl.parallel.layout import arranged
 from omni_rl.parallel.whole import whole
+from omni_rl.training import sequence
 from omni_rl_testing.parts import Parts, assemble
 from omni_rl_testing.toy import PolicyGradient, toy_model
 
@@ -74,6 +80,7 @@ def trained(job: Mapping[str, Any], parts: Parts, rows: TensorDict) -> dict[str,
     """Train, and return figures (JSON) and tensors."""
     if job.get("load"):
         parts.backend.load_state(load_file(job["load"]), {"updates": job["updates"]})
+    measured = measurements(parts, rows) if job.get("measure") else {}
     figures = [parts.backend.update(rows, iteration) for iteration in range(job.get("iterations", 1))]
     state, extra = parts.backend.state()
     sent = {}
@@ -84,7 +91,53 @@ def trained(job: Mapping[str, Any], parts: Parts, rows: TensorDict) -> dict[str,
     watched = parts.algorithm if isinstance(parts.algorithm, Watching) else None
     gradients = {f"gradient/{n}": v for n, v in (watched.gradients if watched else {}).items()}
     said = {"figures": figures, "extra": extra, "rows": watched.rows if watched else 0}
-    return {"said": said, "tensors": {**state, **sent, **gradients}}
+    return {"said": said, "tensors": {**state, **sent, **gradients, **measured}}
+
+
+def measurements(parts: Parts, rows: TensorDict) -> dict[str, torch.Tensor]:
+    """Samples that are drawn again, log-probs of the rows, and the tokens that a block sees in these forwards."""
+    seen: set[int] = set()
+
+    def see(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.ndim == 3]
+        seen.add(tensors[0].shape[1])
+
+    (denoiser,) = parts.model.denoisers.values()
+    *_, last = getattr(denoiser, "blocks", None) or denoiser.transformer_blocks
+    watching = last.register_forward_pre_hook(see, with_kwargs=True)
+    drawn = parts.batch()
+    policy = parts.backend.policy
+    found = policy.map_steps(
+        rows, lambda part, steps: {"all": torch.stack([e.log_prob for e in policy.evaluate(part, steps)], 1)}
+    )
+    watching.remove()
+    tokens = torch.tensor(sorted(seen))
+    return {"log_probs/all": found["all"], "tokens/seen": tokens, **{f"drawn/{n}": v for n, v in stored(drawn).items()}}
+
+
+@contextlib.contextmanager
+def ring_on_the_cpu() -> Iterator[None]:
+    """Give diffusers' ring attention the CPU's kernel, in place of the GPU's of the same interface."""
+    with (
+        mock.patch.dict(sequence.RING_KERNELS, cpu=AttentionBackendName._NATIVE_FLASH),
+        mock.patch.object(attention_dispatch, "_native_flash_attention_forward_op", _flash_forward),
+        mock.patch.object(attention_dispatch, "_native_flash_attention_backward_op", _flash_backward),
+    ):
+        yield
+
+
+def _flash_forward(ctx, query, key, value, *_, _save_ctx=True, **__):
+    swapped = (each.transpose(1, 2).contiguous() for each in (query, key, value))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*swapped)
+    if _save_ctx:
+        ctx.save_for_backward(query, key, value)
+    return out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous()
+
+
+def _flash_backward(ctx, grad_out, *, query, key, value, out, lse):
+    swapped = [each.transpose(1, 2).contiguous() for each in (grad_out, query, key, value, out, lse)]
+    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*swapped, 0.0, False)
+    return tuple(each.transpose(1, 2).contiguous() for each in found)
 
 
 def stored(batch: TensorDict) -> dict[str, torch.Tensor]:
@@ -110,8 +163,10 @@ def main(folder: Path) -> None:
     with joined(timeout_s=40):
         for number, job in enumerate(json.loads((folder / "jobs.json").read_text())):
             rows = restored(load_file(folder / f"{job['batch']}.{rank()}.safetensors"))
+            shared = {"ulysses": 1, "ring": 1, **job.get("train", {}).get("sequence_parallel", {})}
             try:
-                done = trained(job, parts_of(job), rows)
+                with arranged(**shared, device_type="cpu"), ring_on_the_cpu():
+                    done = trained(job, parts_of(job), rows)
             except Exception as error:
                 raise RuntimeError(f"job {number}: {job}") from error
             (folder / f"{number}.{rank()}.json").write_text(json.dumps(done["said"]))

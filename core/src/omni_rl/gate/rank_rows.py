@@ -13,7 +13,7 @@ from omni_rl.gate.rows import judge
 from omni_rl.gate.subject import Trainer
 from omni_rl.parallel.agreement import total
 from omni_rl.parallel.exchange import gathered
-from omni_rl.parallel.group import rank, world_size
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.parallel.whole import own_part
 from omni_rl.training.reduction import sum_over_ranks
 
@@ -26,11 +26,12 @@ def one_process_row(subject: Trainer, probe: Probe) -> Row:
     name = "ranks = one process"
     if subject.backend.model is None or not probe.batch["timesteps"].shape[1]:
         return Row(name, "info", "not applicable: the backend trains in other processes, or no step trains")
-    rows = [number % len(probe.batch) for number in range(world_size())]
-    dealt = _gradient(subject, probe, [rows[rank()]])
+    ranks = data_ranks()
+    rows = [number % len(probe.batch) for number in range(ranks.size)]
+    dealt = _gradient(subject, probe, [rows[ranks.rank]])
     every = _gradient(subject, probe, sorted(rows))
-    apart = sum(float((mine - theirs / world_size()).square().sum()) for mine, theirs in zip(dealt, every, strict=True))
-    size = sum(float((theirs / world_size()).square().sum()) for theirs in every)
+    apart = sum(float((mine - theirs / ranks.size).square().sum()) for mine, theirs in zip(dealt, every, strict=True))
+    size = sum(float((theirs / ranks.size).square().sum()) for theirs in every)
     apart, size = (float(value) ** 0.5 for value in total(torch.tensor([apart, size], dtype=torch.float64)))
     detail = f"the gradient of {len(rows)} samples, one on each rank, differs by {apart / max(size, 1e-30):.1g}"
     return replace(judge(name, apart <= LIMIT * size, f"{detail} from that of one process"), limit=LIMIT)

@@ -86,8 +86,7 @@ def _gradient(subject: Trainer, probe: Probe) -> Row:
     with foreign(f"{subject.model.architecture} cannot compute gradients", NEEDS_PLUGIN):
         torch.stack(scores).sum().backward()
     trained = subject.model.parameters()
-    reached_here = [p.grad is not None and bool(own_part(p.grad).any()) for p in trained.values()]
-    silent = [n for n, ranks in zip(trained, total(torch.tensor(reached_here).float()), strict=True) if not ranks]
+    silent = _without_gradient(trained)
     stray = _clear_gradients(subject.model, trained)
     reached = f"{len(trained) - len(silent)} of {len(trained)} trained tensors get a gradient"
     broken = [n for n in silent if _matters(subject, probe, n, velocities)]
@@ -108,6 +107,13 @@ def _velocities(subject: Trainer, probe: Probe) -> list[torch.Tensor]:
         velocity = subject.backend.policy.predict(state.x, t[None], state.conditioning, dict(probe.requests[0].call))
         velocities += velocity.values()
     return velocities
+
+
+def _without_gradient(trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """The names of tensors that get no gradient on any rank: one rank may see a part of the text, or of the weights."""
+    found = [p.grad is not None and bool(own_part(p.grad).any()) for p in trained.values()]
+    ranks = total(torch.tensor(found, dtype=torch.float32)).tolist()
+    return [name for name, count in zip(trained, ranks, strict=True) if count == 0]
 
 
 def _clear_gradients(model: LoadedModel, trained: Mapping[str, nn.Parameter]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Sums and decisions that are equal on all ranks. With one process, each function returns its argument.
+"""Sums and decisions that are equal on all ranks, or on all of ``ranks``. With one, each function returns its argument.
 
-Every rank must call them equally often and in the same order.
+Every one of the ranks must call them equally often and in the same order.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from omni_rl.parallel.group import world_size
+from omni_rl.parallel.group import Ranks, everyone
 
 
-def total(values: torch.Tensor) -> torch.Tensor:
-    """``values`` summed over all ranks, elementwise; the shapes must be equal."""
-    return _reduced(values, dist.ReduceOp.SUM)
+def total(values: torch.Tensor, ranks: Ranks | None = None) -> torch.Tensor:
+    """``values`` summed over the ranks, elementwise; the shapes must be equal."""
+    return _reduced(values, dist.ReduceOp.SUM, ranks or everyone())
 
 
-def largest(values: torch.Tensor) -> torch.Tensor:
-    """The largest of ``values`` on any rank, elementwise; the shapes must be equal."""
-    return _reduced(values, dist.ReduceOp.MAX)
+def largest(values: torch.Tensor, ranks: Ranks | None = None) -> torch.Tensor:
+    """The largest of ``values`` on any of the ranks, elementwise; the shapes must be equal."""
+    return _reduced(values, dist.ReduceOp.MAX, ranks or everyone())
 
 
 def any_rank(flag: bool) -> bool:
@@ -26,9 +26,9 @@ def any_rank(flag: bool) -> bool:
     return bool(total(torch.tensor(float(flag))) > 0)
 
 
-def _reduced(values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
-    if world_size() == 1:
+def _reduced(values: torch.Tensor, operation: dist.ReduceOp.RedOpType, ranks: Ranks) -> torch.Tensor:
+    if ranks.size == 1:
         return values
     reduced = values.clone()
-    dist.all_reduce(reduced, operation)
+    dist.all_reduce(reduced, operation, group=ranks.group)
     return reduced

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -16,6 +17,26 @@ import torch.distributed as dist
 
 STORE = "OMNI_RL_STORE"
 """The variable that names a file through which the ranks of one machine find each other, in place of a port."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks that work together, of which this process is one.
+
+    Attributes:
+        rank: the number of this process among them.
+        size: how many they are.
+        group: their process group; None: that of the whole run.
+    """
+
+    rank: int
+    size: int
+    group: dist.ProcessGroup | None = None
+
+
+def everyone() -> Ranks:
+    """All ranks of the run."""
+    return Ranks(rank(), world_size())
 
 
 def rank() -> int:

@@ -21,6 +21,7 @@ from omni_rl.data import prompts as prompt_files
 from omni_rl.errors import ConfigError
 from omni_rl.model.loading import load_model, pick_device
 from omni_rl.parallel.group import rank, world_size
+from omni_rl.parallel.layout import sequence_ranks
 from omni_rl.plugins.checks import check_tracker, require_members
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
@@ -134,6 +135,11 @@ def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: Loa
 def _trainer_and_engine(
     resolved: Resolved, hooks: Hooks, built: contextlib.ExitStack
 ) -> tuple[Backend, Engine, LoadedModel]:
+    if sequence_ranks().size > 1 and resolved.config.train.backend != "torch":
+        what = (
+            f"train.sequence_parallel: the backend {resolved.config.train.backend} cannot share samples between ranks"
+        )
+        raise ConfigError(what, "set train.backend: torch, or ulysses: 1 and ring: 1")
     backend: Backend = resolved.backend.object(context_of(resolved, hooks, resolved.backend.options))
     require_members(backend, Backend, resolved.backend.label)
     _refuse_one_process(backend, resolved.config.train.backend)

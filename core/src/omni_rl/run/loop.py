@@ -23,7 +23,7 @@ import torch
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Experience
 from omni_rl.parallel.agreement import any_rank
-from omni_rl.parallel.group import rank, world_size
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.recorder import Recorder
 from omni_rl.run import freed_memory
@@ -180,8 +180,9 @@ def draw(parts: Assembly, state: State) -> Drawn:
     """Draw and score the samples of an iteration."""
     started = time.perf_counter()
     experience = parts.source.next(state)
-    if world_size() > 1 and not experience.dealt:
-        experience = replace(experience, batch=own_groups(experience.batch, rank(), world_size()), dealt=True)
+    ranks = data_ranks()
+    if ranks.size > 1 and not experience.dealt:
+        experience = replace(experience, batch=own_groups(experience.batch, ranks.rank, ranks.size), dealt=True)
     together(lambda: check_staleness(experience, parts.source, state))
     current = not any_rank(bool((experience.batch["policy_version"] != state.policy_version).any()))
     return Drawn(experience, current, started, time.perf_counter())

@@ -1,14 +1,17 @@
 """Sample and score the requests of one iteration or validation on all ranks.
 
-Each rank samples and scores its share. Then every rank knows all rewards, and each trajectory is on one rank. With one
-rank, all of it is :func:`omni_rl.run.collect.collect`.
+Each data rank (:mod:`omni_rl.parallel.layout`) samples and scores its share. Then every rank knows all rewards, and
+each trajectory is on one data rank. With one rank, all of it is :func:`omni_rl.run.collect.collect`.
+
+Ranks that share each sample draw the same ones. Only the first of them scores, because a reward may answer twice
+differently; and its trajectories replace those of the others, so that all of them train with the same bits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +22,9 @@ from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.parcels import pack, unpack
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import NOT_FINITE, Sample
-from omni_rl.parallel.exchange import exchanged, gathered
+from omni_rl.parallel.exchange import exchanged, from_first, gathered
 from omni_rl.parallel.group import rank, world_size
+from omni_rl.parallel.layout import data_ranks, sequence_ranks
 from omni_rl.rewards.runner import RewardRunner, Scored
 from omni_rl.run.collect import Collected, collect, score
 from omni_rl.run.dealing import owners_of, ranks_of
@@ -55,11 +59,11 @@ def collect_training(
     """
     if world_size() == 1:
         return collect(engine, rewards, requests)
-    ranks = ranks_of(requests, groups_together, world_size())
+    ranks = ranks_of(requests, groups_together, data_ranks().size)
     owners = owners_of(requests, ranks)
     drawn = _collect(engine, rewards, requests, Deal(ranks, owners, in_step))
     rows = {s.request.sample_id: s.trajectory.exclude("media") for s in _samples(drawn) if s.trajectory is not None}
-    return _known_to_all(requests, drawn, _sent(rows, {r.sample_id: owners[r.uid] for r in requests}))
+    return _known_to_all(requests, drawn, _shared(_sent(rows, {r.sample_id: owners[r.uid] for r in requests})))
 
 
 def collect_validation(
@@ -69,10 +73,10 @@ def collect_validation(
     whole: int,
     in_step: InStep = contextlib.nullcontext,
 ) -> Collected:
-    """All samples of a validation. Their media are on rank 0, and the whole trajectories of the first ``whole``."""
+    """All samples of a validation. Media are on data rank 0, and the whole trajectories of the first ``whole``."""
     if world_size() == 1:
         return collect(engine, rewards, requests)
-    ranks = ranks_of(requests, None, world_size())
+    ranks = ranks_of(requests, None, data_ranks().size)
     drawn = _collect(engine, rewards, requests, Deal(ranks, owners_of(requests, ranks), in_step))
     shown = {r.sample_id for r in requests[:whole]}
     rows = {
@@ -80,7 +84,7 @@ def collect_validation(
         for s in _samples(drawn)
         if s.trajectory is not None
     }
-    return _known_to_all(requests, drawn, _sent(rows, {r.sample_id: 0 for r in requests}))
+    return _known_to_all(requests, drawn, _shared(_sent(rows, {r.sample_id: 0 for r in requests})))
 
 
 def batch_here(valid: Sequence[Scored], advantages: torch.Tensor) -> TensorDict:
@@ -129,7 +133,7 @@ def _samples(collected: Collected) -> list[Sample]:
 
 def _collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request], deal: Deal) -> Collected:
     """This rank's share, scored. A group is scored on one rank if a reward compares its samples."""
-    mine = [request for request, number in zip(requests, deal.ranks, strict=True) if number == rank()]
+    mine = [request for request, number in zip(requests, deal.ranks, strict=True) if number == data_ranks().rank]
 
     def groups() -> Iterator[list[Sample]]:
         with deal.in_step():
@@ -139,28 +143,54 @@ def _collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request],
                 list(finished_groups(engine, requests[:1]))
 
     if not any(spec.reward.scope == "group" for spec in rewards.specs):
-        return drawn_together(lambda: score(rewards, groups()))
+        return drawn_together(lambda: _score_once(rewards, groups()))
     started = time.perf_counter()
-    samples = drawn_together(lambda: [sample for group in groups() for sample in group])
+    samples = drawn_together(lambda: _kept_once([sample for group in groups() for sample in group]))
     drawn = {s.request.sample_id: s.trajectory for s in samples if s.trajectory is not None}
     errors = {s.request.sample_id: s.error for s in samples if s.error is not None}
     rows = _sent(drawn, {r.sample_id: deal.owners[r.uid] for r in requests})
     failed = {int(number): why for each in gathered(errors) for number, why in each.items()}
-    own = [r for r in requests if deal.owners[r.uid] == rank()]
+    own = [r for r in requests if deal.owners[r.uid] == data_ranks().rank]
     whole = [Sample(r, rows.get(r.sample_id), failed.get(r.sample_id)) for r in own]
-    return drawn_together(lambda: score(rewards, [whole], time.perf_counter() - started))
+    return drawn_together(lambda: _score_once(rewards, [whole], time.perf_counter() - started))
+
+
+def _score_once(rewards: RewardRunner, groups: Iterable[Sequence[Sample]], before_s: float = 0.0) -> Collected:
+    """The scores of these groups, on the first of the ranks that share each sample; others only draw."""
+    if sequence_ranks().rank == 0:
+        return score(rewards, groups, before_s)
+    for _ in groups:
+        pass
+    return Collected([], [], 0.0, 0.0)
+
+
+def _kept_once(samples: list[Sample]) -> list[Sample]:
+    return samples if sequence_ranks().rank == 0 else []
 
 
 def _sent(rows: Rows, target: Mapping[int, int]) -> Rows:
-    """Send each trajectory to its rank; returns those that are now on this rank."""
-    kept = {number: row for number, row in rows.items() if target[number] == rank()}
-    leaving: list[list[int]] = [[] for _ in range(world_size())]
+    """Send each trajectory to its data rank; returns those that are now on this one."""
+    ranks = data_ranks()
+    kept = {number: row for number, row in rows.items() if target[number] == ranks.rank}
+    leaving: list[list[int]] = [[] for _ in range(ranks.size)]
     for number in sorted(rows.keys() - kept.keys()):
         leaving[target[number]].append(number)
-    arrived = exchanged([pack([_labelled(number, rows[number]) for number in each]) for each in leaving])
-    for row in (row for parcel in arrived for row in unpack(parcel)):
-        kept[int(row[_LABEL])] = row.exclude(_LABEL)
-    return kept
+    arrived = exchanged([pack([_labelled(number, rows[number]) for number in each]) for each in leaving], ranks)
+    return kept | _labelled_rows(arrived)
+
+
+def _shared(rows: Rows) -> Rows:
+    """The trajectories of the first of the ranks that share each sample."""
+    ranks = sequence_ranks()
+    if ranks.size == 1:
+        return rows
+    parcel = pack([_labelled(number, row) for number, row in rows.items()]) if ranks.rank == 0 else b""
+    arrived = from_first(parcel, ranks)
+    return rows if ranks.rank == 0 else _labelled_rows([arrived])
+
+
+def _labelled_rows(parcels: Iterable[bytes]) -> Rows:
+    return {int(row[_LABEL]): row.exclude(_LABEL) for parcel in parcels for row in unpack(parcel)}
 
 
 _LABEL = "parcel/sample_id"

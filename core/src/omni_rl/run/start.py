@@ -20,12 +20,15 @@ from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Launcher
 from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.schema import Config
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
 from omni_rl.errors import PluginError, RunError, UserError
 from omni_rl.gate import run_gate
+from omni_rl.model.loading import pick_device
 from omni_rl.parallel.group import joined, rank, world_size
+from omni_rl.parallel.layout import arranged
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
 from omni_rl.reporting.provenance import FILE, provenance
@@ -116,7 +119,7 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
 def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`train` in this process, which may be one of several ranks."""
     resolved = resolved_of(spec)
-    with steady_output(), joined(resolved.config.launcher.timeout_s), _assembled(resolved) as parts:
+    with steady_output(), _ranks(resolved.config), _assembled(resolved) as parts:
         progress = Progress(resolved.config.train.iterations, quiet=not show or rank() > 0)
         on_rank_0(lambda: check_data_of(parts, progress.note))
         verdicts = _pass_gate(parts, progress, State())
@@ -187,7 +190,7 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = Fals
 def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`resume` in this process."""
     resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
-    with steady_output(), joined(resolved.config.launcher.timeout_s), _locked(directory):
+    with steady_output(), _ranks(resolved.config), _locked(directory):
         on_rank_0(directory.check)
         on_rank_0(directory.sweep)
         point = find(directory)
@@ -260,7 +263,7 @@ def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
 def check_here(spec: RunSpec) -> Verdicts:
     """:func:`check` in this process, which may be one of several ranks."""
     resolved = resolved_of(spec)
-    with joined(resolved.config.launcher.timeout_s), _assembled(resolved) as parts:
+    with _ranks(resolved.config), _assembled(resolved) as parts:
         on_rank_0(lambda: check_data_of(parts))
         return Verdicts(_gate(parts, State()))
 
@@ -343,6 +346,14 @@ def _run(
     metrics, gate = directory.metrics(), artifacts.read_gate(directory)
     stopped = finished.signal
     return Run(directory, finished.state, stopped is not None, metrics, gate, last_validation, model, stopped)
+
+
+@contextlib.contextmanager
+def _ranks(config: Config) -> Iterator[None]:
+    """The process group of the run, whose ranks share samples as configured."""
+    shared = config.train.sequence_parallel
+    with joined(config.launcher.timeout_s), arranged(shared.ulysses, shared.ring, pick_device(config.device).type):
+        yield
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from omni_rl.contracts.events import State
 from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RewardError
-from omni_rl.parallel.group import rank
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.health import reward_figures
 from omni_rl.reporting.validated import SHOWN, Validated
@@ -38,7 +38,7 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
     figures = reward_figures(values.numpy())
     labels = collected.scored[0].components
-    samples = [s.sample for s in collected.scored] if rank() == 0 else []
+    samples = [s.sample for s in collected.scored] if data_ranks().rank == 0 else []
     shown = [sample for sample in samples[:SHOWN] if sample.trajectory is not None]
     with parts.model.in_step():
         exhibits = [Exhibit.of(sample, parts.model) for sample in shown]

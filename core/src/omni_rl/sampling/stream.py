@@ -13,7 +13,7 @@ from omni_rl.contracts.requests import Request
 from omni_rl.contracts.trajectory import numeric_call
 from omni_rl.contracts.types import NOT_FINITE, Sample
 from omni_rl.errors import RunError
-from omni_rl.parallel.group import world_size
+from omni_rl.parallel.layout import data_ranks
 
 RETRIES = 2
 """How often a failed request is repeated, with the same keys and therefore the same noise."""
@@ -36,7 +36,7 @@ def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[lis
         group.append(sample)
         if len(group) == expected[sample.request.uid]:
             yield sorted(group, key=lambda s: s.request.sample_id)
-    refuse_all_broken(broken, len(requests), part=world_size() > 1)
+    refuse_all_broken(broken, len(requests), part=data_ranks().size > 1)
 
 
 def refuse_all_broken(broken: int, drawn: int, part: bool = False) -> None:

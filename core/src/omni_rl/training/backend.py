@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from diffusers import ModelMixin
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
 
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.context import Context
@@ -23,12 +24,14 @@ from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.boundary import foreign
 from omni_rl.parallel.agreement import any_rank, total
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.parallel.whole import joined_part, own_part, part_of, whole
 from omni_rl.storage import checkpoint
 from omni_rl.training import metrics, reduction
 from omni_rl.training.dealing import MiniBatch, mini_batches
 from omni_rl.training.offload import optimizer_state_on
 from omni_rl.training.policy import TorchPolicy
+from omni_rl.training.sequence import divide_sequences
 from omni_rl.training.sharding import is_sharded, shard
 
 VARIANTS = 64
@@ -62,6 +65,7 @@ class TorchBackend:
         self.model.hooks = context.hooks
         make_trainable(self.model, context.config.model.lora, self._seed)
         _prepare_modules(self.model, self._config)
+        divide_sequences(self.model, self._config)
         if is_sharded(self._config, context.config.model.lora is not None):
             shard(self.model)
         policy = TorchPolicy(self.model, context.hooks, context.config)
@@ -99,7 +103,11 @@ class TorchBackend:
     def _prepared(self, batch: TensorDict, iteration: int) -> TensorDict:
         prepare = self._hooks.prepare_actor_batch
         prepared: TensorDict = prepare(
-            policy=self.policy, batch=batch, iteration=iteration, seed=self._seed, total=total
+            policy=self.policy,
+            batch=batch,
+            iteration=iteration,
+            seed=self._seed,
+            total=lambda values: total(values, data_ranks()),
         )
         return prepared
 
@@ -265,7 +273,7 @@ def _compile(denoiser: torch.nn.Module) -> None:
 
 def _whole_state(value: torch.Tensor, parameter: torch.nn.Parameter, device: torch.device) -> torch.Tensor:
     """A tensor of the optimizer's state, which holds the part of this rank only while it is on the CPU."""
-    sharded = own_part(value).shape != parameter.shape and value.ndim > 0
+    sharded = isinstance(parameter, DTensor) and value.ndim > 0  # of one row, a rank may have all and others none
     return whole(joined_part(own_part(value).to(device), parameter)) if sharded else value.detach()
 
 

@@ -21,7 +21,7 @@ from tensordict import TensorDict
 from omni_rl.contracts import batches, parcels, trajectory
 from omni_rl.contracts.types import Tensors
 from omni_rl.parallel.exchange import exchanged, gathered
-from omni_rl.parallel.group import rank, world_size
+from omni_rl.parallel.layout import data_ranks
 
 
 class MiniBatch(NamedTuple):
@@ -65,11 +65,11 @@ def mini_batches(batch: TensorDict, prompts: int | None, in_step: bool) -> list[
         batch: this rank's rows (N,), whole groups, each in consecutive rows.
         in_step: fill the shares, so that all ranks have equally many rows.
     """
-    if world_size() == 1:
+    if data_ranks().size == 1:
         parts = [(part, terms(part)) for part in _by_prompts(batch, prompts)]
         return [MiniBatch([part], count) for part, count in parts if count > 0]
     planned = [part for part in _planned(_rows_of_all_ranks(batch), prompts) if _sum(part) > 0]
-    blocks = _dealt(batch, [shares(part, world_size(), in_step) for part in planned])
+    blocks = _dealt(batch, [shares(part, data_ranks().size, in_step) for part in planned])
     return [MiniBatch(mine, _sum(part)) for mine, part in zip(blocks, planned, strict=True)]
 
 
@@ -101,11 +101,12 @@ def shares(rows: Sequence[Row], ranks: int, in_step: bool) -> list[list[Block]]:
 
 def lent_row(batch: TensorDict) -> TensorDict:
     """A row (1,) of this rank, or of another one if this rank has none. All ranks must call it; one must have rows."""
-    counts = gathered(len(batch))
+    ranks = data_ranks()
+    counts = gathered(len(batch), ranks)
     lender = next(index for index, count in enumerate(counts) if count)
     own = batches.forms(batch)[0][1][:1] if len(batch) else None
-    parcel = parcels.pack([own[0]]) if own is not None and rank() == lender else b""
-    arrived = exchanged([parcel if count == 0 else b"" for count in counts])
+    parcel = parcels.pack([own[0]]) if own is not None and ranks.rank == lender else b""
+    arrived = exchanged([parcel if count == 0 else b"" for count in counts], ranks)
     return parcels.unpack(arrived[lender])[0][None] if own is None else own
 
 
@@ -127,7 +128,7 @@ def _rows_of_all_ranks(batch: TensorDict) -> list[Row]:
     for indices, rows in batches.forms(batch) if len(batch) else ():
         form = str(batches.row_form(rows[0]))
         own += [(int(i), int(rows["uid"][k]), form, terms(rows[k : k + 1])) for k, i in enumerate(indices)]
-    return [Row(number, *row) for number, rows in enumerate(gathered(sorted(own))) for row in rows]
+    return [Row(number, *row) for number, rows in enumerate(gathered(sorted(own), data_ranks())) for row in rows]
 
 
 def _planned(rows: Sequence[Row], prompts: int | None) -> Iterator[list[Row]]:
@@ -145,14 +146,17 @@ def _sum(rows: Sequence[Row]) -> float:
 
 def _dealt(batch: TensorDict, planned: Sequence[Shares]) -> list[list[TensorDict]]:
     """This rank's blocks of each mini-batch, after every rank has sent its rows to the others."""
-    held = _Held(batch)
-    sent = [_sent(held, planned, to) for to in range(world_size())]
-    leaving = [safetensors.save(tensors) if to != rank() else b"" for to, tensors in enumerate(sent)]
-    arrived = [safetensors.load(parcel) if parcel else {} for parcel in exchanged(leaving)]
-    arrived[rank()] = sent[rank()]
+    held, ranks = _Held(batch), data_ranks()
+    sent = [_sent(held, planned, to) for to in range(ranks.size)]
+    leaving = [safetensors.save(tensors) if to != ranks.rank else b"" for to, tensors in enumerate(sent)]
+    arrived = [safetensors.load(parcel) if parcel else {} for parcel in exchanged(leaving, ranks)]
+    arrived[ranks.rank] = sent[ranks.rank]
     pieces = [parcels.by_place(tensors, 2, dims=1) for tensors in arrived]
     return [
-        [_joined(block, [found[m, b] for found in pieces if (m, b) in found]) for b, block in enumerate(each[rank()])]
+        [
+            _joined(block, [found[m, b] for found in pieces if (m, b) in found])
+            for b, block in enumerate(each[ranks.rank])
+        ]
         for m, each in enumerate(planned)
     ]
 
@@ -176,7 +180,7 @@ def _sent(held: _Held, planned: Sequence[Shares], to: int) -> Tensors:
     sent: Tensors = {}
     for m, each in enumerate(planned):
         for b, block in enumerate(each[to]):
-            own = [row.place for row in block.rows if row.rank == rank()]
+            own = [row.place for row in block.rows if row.rank == data_ranks().rank]
             if own:
                 sent |= parcels.named(held.rows(own), m, b)
     return sent

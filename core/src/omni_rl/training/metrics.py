@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.types import LossOutput, Tensors
 from omni_rl.parallel.exchange import gathered
+from omni_rl.parallel.layout import data_ranks
 
 
 class Meter:
@@ -37,7 +38,7 @@ def figures(batch: TensorDict) -> dict[str, float]:
     """The means of the entries ``metrics/<name>`` over the rows of all ranks. All ranks must call it."""
     own: Tensors = dict(batch["metrics"].items()) if "metrics" in batch.keys() and len(batch) else {}
     means = [(len(batch), {name: float(values.double().mean()) for name, values in own.items()})]
-    ranks = [(rows, found) for rows, found in gathered(means[0]) if found]
+    ranks = [(rows, found) for rows, found in gathered(means[0], data_ranks()) if found]
     if len(ranks) == 1:
         return dict(ranks[0][1])
     count = sum(rows for rows, _ in ranks)
@@ -62,7 +63,7 @@ def weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 def _over_ranks(sums: dict[str, float]) -> dict[str, float]:
     """Sums and maxima of all ranks. A rank without a sample does not know the names."""
     found: dict[str, float] = {}
-    for rank in gathered(sums):
+    for rank in gathered(sums, data_ranks()):
         for name, value in rank.items():
             if name not in found:
                 found[name] = value

@@ -20,7 +20,7 @@ from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Evaluation, Streams, Tensors
 from omni_rl.errors import ConfigError
 from omni_rl.parallel.agreement import largest
-from omni_rl.parallel.group import world_size
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.parallel.whole import own_part
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
 from omni_rl.training.dealing import lent_row
@@ -98,7 +98,7 @@ class TorchPolicy:
             return {name: torch.cat([each[name] for each in measured], dim=1) for name in measured[0]}
 
         with torch.no_grad():
-            if world_size() == 1:
+            if data_ranks().size == 1:
                 return batches.in_parts(batch, self._micro_batch_size, all_steps)
             return self._map_on_ranks(batch, all_steps)
 
@@ -110,7 +110,7 @@ class TorchPolicy:
         spare = lent_row(batch)
         rows = batch if len(batch) else spare
         own = sum(1 for _ in batches.parts(rows, self._micro_batch_size))
-        most = int(largest(torch.tensor(own))) if self.model.sharded else own
+        most = int(largest(torch.tensor(own), data_ranks())) if self.model.sharded else own
         found = batches.in_parts(rows, self._micro_batch_size, all_steps)
         for _ in range(own, most):
             all_steps(spare)
