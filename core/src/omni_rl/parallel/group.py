@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -77,7 +78,7 @@ def joined(timeout_s: float) -> Iterator[None]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank())
-    method = f"file://{os.environ[STORE]}" if STORE in os.environ else "env://"
+    method = Path(os.environ[STORE]).as_uri() if STORE in os.environ else None  # None: MASTER_ADDR and MASTER_PORT
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(backend, method, timeout, int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"]))
     try:
