@@ -22,8 +22,9 @@ from diffusers import ContextParallelConfig
 from diffusers.hooks.context_parallel import _get_submodule_by_name
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.nn.functional import pad
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Train
@@ -195,9 +196,15 @@ def _explain(name: str, denoiser: Any, parts: int) -> None:
         if sum(isinstance(value, torch.Tensor) for value in tree_leaves(output)) > gathered:
             what = f"train.sequence_parallel: diffusers divides only one of the sequences of {type(denoiser).__name__}"
             raise ConfigError(what, NO_SHARING)
-        return output
+        return tree_map(_arrived, output)
 
     denoiser.forward = explained
+
+
+def _arrived(value: Any) -> Any:
+    """The value, also of a tensor that other ranks are still sending: nobody may ever use it."""
+    waits = isinstance(value, AsyncCollectiveTensor) and not value.requires_grad
+    return value.wait() if waits else value
 
 
 def _told(name: str, parts: int, reason: str) -> ConfigError | None:
