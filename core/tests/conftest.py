@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from model_cases import Case
 
-sys.path.insert(0, str(Path(__file__).parent))  # model_cases, toy_two_streams: diffusers imports the latter by name
+sys.path.insert(0, str(Path(__file__).parent))  # diffusers imports toy_two_streams by name
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def message(source, overrides=(), kind=ConfigError):
         ("rollout: {steps: yes}\n", "config.yaml:9:11: rollout.steps takes a whole number, not 'yes'"),
         (
             "launcher: {name: local, nodes: 2}\n",
-            "config.yaml:9:25: unknown key 'launcher.nodes'.\n  launcher takes: name, plugin",
+            "config.yaml:9:25: unknown key 'launcher.nodes'.\n  launcher takes: name, plugin, timeout_s",
         ),
         ("launcher: 3\n", "config.yaml:9:1: launcher takes a section (indented lines of key: value), not 3"),
         ("gate: maybe\n", "config.yaml:9:1: gate takes 'on', 'warn' or 'off', not 'maybe'"),

@@ -18,11 +18,12 @@ from omni_rl.errors import RewardError, RunError
 from omni_rl.rewards.runner import RewardRunner, RewardSpec, Scored
 from omni_rl.run.collect import (
     Collected,
-    assemble,
     collect,
     components,
+    judged,
+    not_flat,
+    outcomes,
     reward_metrics,
-    without_flat_groups,
     without_still_steps,
 )
 from omni_rl.sampling.stream import finished_groups
@@ -103,11 +104,12 @@ def test_what_fails_to_the_end_is_a_missing_sample_and_no_number():
     engine = Fake(lambda asked, _: [Sample(r, error="cuda") if r.sample_id == 2 else drawn(r) for r in asked])
     collected = collect(engine, scorer(level), requests_of())
     assert [s.value for s in collected.scored] == [0.0, 2.0, None, 6.0, None, 10.0]
-    batch = assemble(collected)
-    assert batch["sample_id"].tolist() == [0, 1, 3, 5]
-    assert batch["rewards"].tolist() == [0.0, 2.0, 6.0, 10.0]
-    assert components(collected.scored)["level"].tolist() == [0.0, 1.0, 3.0, 5.0]
-    figures = reward_metrics(collected.scored, batch)
+    valid = judged(collected)
+    assert [s.sample.request.sample_id for s in valid] == [0, 1, 3, 5]
+    assert outcomes(valid)["rewards"].tolist() == [0.0, 2.0, 6.0, 10.0]
+    assert outcomes(valid)["uid"].tolist() == [0, 0, 1, 1]
+    assert components(valid)["level"].tolist() == [0.0, 1.0, 3.0, 5.0]
+    figures = reward_metrics(collected.scored, valid)
     assert figures["reward/mean"] == 4.5
     assert figures["reward/std"] == pytest.approx(torch.tensor([0.0, 2, 6, 10]).std(correction=0).item())
     assert figures["reward/missing_ratio"] == pytest.approx(2 / 6)
@@ -142,21 +144,21 @@ def test_an_iteration_without_any_reward_says_why():
 
     engine = Fake(lambda asked, _: [drawn(r) for r in asked])
     with pytest.raises(RewardError, match=r"none of the iteration's 6 samples has a reward.*imaeg"):
-        assemble(collect(engine, scorer(broken), requests_of()))
+        judged(collect(engine, scorer(broken), requests_of()))
 
 
 def test_groups_without_signal_are_counted():
     scored = [Scored(drawn(r), 1.0 if r.uid else float(r.sample_id), {"level": 1.0}) for r in requests_of()]
     collected = Collected(scored, [], 0.0, 0.0)
-    assert reward_metrics(scored, assemble(collected))["reward/zero_std_ratio"] == 0.5
+    assert reward_metrics(scored, judged(collected))["reward/zero_std_ratio"] == 0.5
 
 
 def test_groups_without_signal_can_be_left_out():
     """Whole groups go, and of the others every row stays, those with an advantage of 0 included."""
-    batch = TensorDict({"uid": torch.tensor([3, 3, 3, 5, 5, 9]), "advantages": torch.zeros(6)}, [6])
-    batch["advantages"][0] = 1.0
-    assert without_flat_groups(batch)["uid"].tolist() == [3, 3, 3]
-    assert len(without_flat_groups(batch[3:])) == 0
+    uid, advantages = torch.tensor([3, 3, 3, 5, 5, 9]), torch.zeros(6)
+    advantages[0] = 1.0
+    assert not_flat(uid, advantages).tolist() == [True, True, True, False, False, False]
+    assert not bool(not_flat(uid[3:], advantages[3:]).any())
 
 
 @pytest.mark.parametrize(("kind", "weights"), [("cps", [[1.0, 1.0], [1.0, 0.0]]), ("sde", None), ("dance_sde", None)])

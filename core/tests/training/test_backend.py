@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from omni_rl.contracts import trajectory
 from omni_rl.contracts.hooks import hookimpl
 from omni_rl.contracts.types import LossOutput
 from omni_rl.errors import ConfigError, RunError
@@ -49,6 +50,20 @@ def test_an_update_is_adamw_on_the_clipped_gradient_of_the_mean_loss(max_norm):
         figures = parts.backend.update(batch, k)
         assert figures["actor/grad_norm"] == pytest.approx(norm, rel=1e-4)
         np.testing.assert_allclose(vector(parts), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, "auto"])
+def test_steps_of_one_forward_do_not_change_the_gradient(count):
+    """Three stored steps, also in forwards of unequal size."""
+    parts = assemble(toy_model(), algorithm=PolicyGradient(), train={"steps_per_forward": count}, rollout={"steps": 4})
+    batch, calls = parts.batch(), []
+    expected, compute = gradient(parts, batch, len(batch)), parts.hooks.compute_loss
+    parts.hooks.compute_loss = lambda **given: (calls.append(list(given["steps"])), compute(**given))[1]
+    norm = parts.backend.update(batch, 0)["actor/grad_norm"]
+    assert norm == pytest.approx(float(expected.double().norm()), rel=1e-5)
+    steps = trajectory.steps_of(batch)
+    assert [step for call in calls for step in call] == list(range(steps))
+    assert max(map(len, calls)) == min(steps, 1 if count == "auto" else count)
 
 
 def test_the_loss_is_the_mean_over_samples_and_steps():

@@ -328,13 +328,14 @@ def prepare_actor_batch(
 ) -> TensorDict | None:
     """Change the iteration's batch before its first update. The default returns it unchanged.
 
-    ``batch`` (N,) holds whole groups, this rank's share: the trajectory keys, ``rewards`` (N,) and ``advantages`` (N,).
+    ``batch`` (N,) holds whole groups, this rank's share, which may be 0 rows on some ranks: the trajectory keys,
+    ``rewards`` (N,) and ``advantages`` (N,).
     Samples of several sizes (``data.call``) are a lazy stack: entries of one shape are read as usual, and
     ``contracts.batches.change`` applies a function to the rows of each size. The result may have fewer rows, even none,
     or other rows (pairs); rows of one ``uid`` stay together. The number of
     training steps is the second dimension of ``timesteps`` (N, T); a forward-process algorithm sets its own.
-    ``total(values)`` sums a tensor over all ranks, for statistics of the whole batch; every rank must call it equally
-    often. Optional entries of the result:
+    ``total(values)`` sums a tensor over all ranks, for statistics of the whole batch; every rank must call it and
+    ``policy.map_steps`` equally often, so not once for each size. Optional entries of the result:
 
     * ``order`` (N, steps) int64: the stored step that each row is trained on at each training step;
     * ``loss_weights`` (N, T) fp32: the loss of a mini-batch is the weighted mean over its rows and stored steps;

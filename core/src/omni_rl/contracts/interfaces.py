@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from tensordict import TensorDict
@@ -77,7 +77,9 @@ class Policy(Protocol):
         """Apply ``measure(part, steps)`` to every stored step of a batch (N,), in micro-batches and without gradients.
 
         ``measure`` returns (B, len(steps), ...) tensors by name; the result holds (N, T, ...) tensors on the CPU,
-        floats as fp32. T is the number of stored steps, the second dimension of ``timesteps``.
+        floats as fp32. T is the number of stored steps, the second dimension of ``timesteps``. ``part`` has rows of one
+        size; the results of all sizes must have equal shapes. All ranks must call it equally often, also one that has
+        no rows (N = 0).
         """
 
     def weights(self, copy: Copy) -> AbstractContextManager[None]:
@@ -168,21 +170,35 @@ class Backend(Protocol):
         """Release processes and memory. Idempotent."""
 
 
+@runtime_checkable
+class TrainsOnRanks(Protocol):
+    """A backend that also trains on several ranks; without this attribute it is refused there.
+
+    On several ranks, ``update`` gets this rank's rows, whole groups, maybe none (N = 0), and must train as if one
+    process had the rows of all ranks. Its metrics must be equal on all ranks.
+    """
+
+    trains_on_ranks: bool
+
+
 @dataclass(frozen=True)
 class Experience:
     """The training data of one iteration.
 
     Attributes:
-        batch: (N,) rows for ``Backend.update``, N >= 1.
+        batch: (N,) rows for ``Backend.update``.
         figures: values to log, by metric name.
         samples: number of samples drawn for it.
         notes: sentences to show to the user, e.g. about a reward that failed.
+        dealt: with several ranks, whether ``batch`` holds this rank's share, whole groups; otherwise every rank has the
+            same rows, and the run divides them.
     """
 
     batch: TensorDict
     figures: Mapping[str, float]
     samples: int
     notes: Sequence[str] = field(default_factory=tuple)
+    dealt: bool = False
 
 
 class ExperienceSource(Protocol):

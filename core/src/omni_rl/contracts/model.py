@@ -34,6 +34,10 @@ class LoadedModel:
         dtype: the precision in which the denoiser computes.
         autocast: True: weights are fp32 master weights, and autocast computes in ``dtype`` (full fine-tuning in bf16).
         offload: True: encoders and decoders are kept on the CPU while they are not used.
+        sharded: True: each rank holds a part of the denoisers' weights, so that all ranks must run equally many
+            forwards; parameters are DTensors.
+        in_step: with sharded weights, returns a context in which each rank may run another number of forwards. All
+            ranks must open and leave it together, and inside do nothing else together.
         hooks: the run's hooks; core's default hooks call other hooks through it.
         caches: the values that each :class:`Cache` holds for this model.
         counts: number of calls of each conditioning encoder, by component; replay must not call any.
@@ -46,6 +50,8 @@ class LoadedModel:
     dtype: torch.dtype
     autocast: bool = False
     offload: bool = False
+    sharded: bool = False
+    in_step: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     hooks: Any = None
     caches: dict[Any, dict[Any, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -82,7 +88,8 @@ class LoadedModel:
         """The autocast context, which rollout and replay must both use; without ``autocast`` an empty context."""
         if not self.autocast:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        # Weights in bf16 are kept until the context ends. Sharded ones must not be: they do not fit into the memory.
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=not self.sharded)
 
     @property
     def offloaded(self) -> dict[str, nn.Module]:

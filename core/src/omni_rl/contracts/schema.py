@@ -16,6 +16,7 @@ from omni_rl.schedulers.types import LogProbType, SdeType
 
 # Upper limits refuse numbers with which a run could never end or never fit into any memory.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Parts = Annotated[int, Field(gt=0, le=1024)]
 Rank = Annotated[int, Field(gt=0, le=4096)]
 Steps = Annotated[int, Field(gt=0, le=10_000)]
 Iterations = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -179,6 +180,19 @@ class Ema(Section):
     every: Count = Field(default=1, description="optimizer updates between two updates of the average")
 
 
+class SequenceParallel(Section):
+    """Several ranks share each sample, for long sequences: each computes a part of its tokens."""
+
+    ulysses: Parts = Field(
+        default=1, description="ranks that share each sample and exchange the heads of attention (Ulysses); 1: none"
+    )
+    ring: Parts = Field(
+        default=1,
+        description="ranks that share each sample and pass keys and values around (ring attention; GPU, bf16, no "
+        "padded texts); with `ulysses`, the product of both shares each sample; 1: none",
+    )
+
+
 class Train(PluginSection):
     """The updates. The training backend's own options are keys of this section too."""
 
@@ -203,12 +217,27 @@ class Train(PluginSection):
     micro_batch_size: Count = Field(
         default=16, description="samples per forward pass; changes the memory, not the result"
     )
+    steps_per_forward: Count | Literal["auto"] = Field(
+        default="auto",
+        description="stored steps of a sample in one forward pass; changes speed and memory, not the result; auto: all "
+        "steps if the weights are sharded and gradients are checkpointed, because each forward gathers all weights, "
+        "otherwise 1",
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass to save memory"
     )
     compile: bool = Field(
         default=False,
         description="apply torch.compile to the denoiser's repeated blocks; diffusers must know which those are",
+    )
+    sharding: Literal["auto", "replicated", "sharded"] = Field(
+        default="auto",
+        description="on several ranks, `replicated` keeps all weights on every rank, `sharded` a part of each (FSDP); "
+        "auto: `replicated` with LoRA, `sharded` when all weights train",
+    )
+    sequence_parallel: SequenceParallel = Field(
+        default_factory=SequenceParallel,
+        description="ranks that share each sample, in sampling and in training; the number of ranks must be a multiple",
     )
     offload: bool = Field(
         default=False, description="keep optimizer state, text encoders and VAE on the CPU while they are not used"
@@ -268,6 +297,9 @@ class Launcher(PluginSection):
         default="local", description="launcher that starts the processes; `launcher: local` is short for this key"
     )
     plugin: Text | None = Field(default=None, description="pip package to use if several offer the launcher")
+    timeout_s: PositiveFloat = Field(
+        default=1800.0, description="seconds after which a process that waits for another one gives up"
+    )
 
 
 class Config(Section):

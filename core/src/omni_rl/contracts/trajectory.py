@@ -25,7 +25,7 @@ key                                shape               note
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,9 @@ PROMPT_KEYS = tuple(
     for sign in ("", "negative_")
     for name in ("prompt_ids", "prompt_ids_mask", "prompt_embeds", "prompt_embeds_mask")
 )
+Widths = dict[str, int]
+"""Entry and form of a row -> its number of tokens."""
+
 _TOKEN_KEYS = tuple(k for k in PROMPT_KEYS if "_ids" in k)
 
 
@@ -122,28 +125,31 @@ def identity(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
     return {n: torch.tensor([getattr(r, n) for r in requests], dtype=torch.int64) for n in names}
 
 
-def collate(samples: Sequence[Sample]) -> TensorDict:
+def collate(samples: Sequence[Sample], agreed: Callable[[Widths], Widths] = lambda widths: widths) -> TensorDict:
     """Stack single trajectories to a batch (N,) without media; prompts of different length are padded with 0.
 
     Samples of several sizes become a lazy stack (:mod:`omni_rl.contracts.batches`). Each size is padded separately, so
     that a prompt is replayed at the padded length at which it was sampled.
 
+    Args:
+        agreed: receives the largest number of tokens of each entry, and returns the number to pad to, which is larger
+            if another rank has longer prompts.
+
     Raises:
         RunError: prompts differ in length, and no mask marks the padding.
     """
     rows = [s.trajectory.exclude("media") for s in samples if s.trajectory is not None]
-    for alike in batches.by_form(rows, lambda row: batches.row_form(row.exclude(*_text_keys(row)))):
-        _pad([rows[i] for i in alike])
+    forms = [repr(batches.row_form(row.exclude(*_text_keys(row)))) for row in rows]
+    named = [(f"{key} of {form}", row, key) for row, form in zip(rows, forms, strict=True) for key in _text_keys(row)]
+    widths: Widths = {}
+    for name, row, key in named:
+        widths[name] = max(row[key].shape[0], widths.get(name, 0))
+    widths = agreed(widths)
+    for name, row, key in named:
+        if row[key].shape[0] < widths[name]:
+            _require_mask(row, key)
+            row[key] = _padded(row[key], widths[name])
     return batches.stacked(rows)
-
-
-def _pad(rows: Sequence[TensorDict]) -> None:
-    for key in _text_keys(rows[0]):
-        widths = {row[key].shape[0] for row in rows}
-        if len(widths) > 1:
-            _require_mask(rows[0], key)
-            for row in rows:
-                row[key] = _padded(row[key], max(widths))
 
 
 def _text_keys(row: TensorDict) -> list[str | tuple[str, ...]]:

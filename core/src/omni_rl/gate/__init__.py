@@ -10,11 +10,13 @@ from omni_rl.gate.argument_rows import argument_rows
 from omni_rl.gate.model_rows import model_rows
 from omni_rl.gate.pairing import pairing_rows
 from omni_rl.gate.probe import draw
+from omni_rl.gate.rank_rows import agreed, one_process_row
 from omni_rl.gate.replay_rows import replay_rows
 from omni_rl.gate.run_rows import cost_rows, geometry_row, reward_row
 from omni_rl.gate.sampler_rows import sampler_rows
 from omni_rl.gate.subject import Subject
 from omni_rl.gate.weight_rows import weight_rows
+from omni_rl.parallel.group import world_size
 
 
 def run_gate(subject: Subject) -> list[Row]:
@@ -24,7 +26,7 @@ def run_gate(subject: Subject) -> list[Row]:
     seconds = time.perf_counter() - started
     replayed = list(replay_rows(subject, probe))
     limit = next((row.limit for row in replayed if row.limit is not None), 0.0)
-    return [
+    rows = [
         *_hook_rows(subject),
         *model_rows(subject, probe),
         *sampler_rows(subject, probe),
@@ -36,6 +38,7 @@ def run_gate(subject: Subject) -> list[Row]:
         geometry_row(subject.config),
         *cost_rows(subject, probe, seconds),
     ]
+    return rows if world_size() == 1 else agreed([*rows, one_process_row(subject, probe)])
 
 
 def _hook_rows(subject: Subject) -> list[Row]:

@@ -17,6 +17,8 @@ from omni_rl.gate.probe import Probe, own_loop, sampled
 from omni_rl.gate.rows import gap, judge
 from omni_rl.gate.subject import Sampler, Trainer
 from omni_rl.model.boundary import foreign
+from omni_rl.parallel.agreement import total
+from omni_rl.parallel.whole import own_part, part_of, whole
 from omni_rl.universal.capture import NEEDS_PLUGIN
 
 STEP = 0.02
@@ -53,21 +55,22 @@ def _moved(model: LoadedModel) -> Iterator[None]:
 
     The original values are kept on the CPU, because the device may have no memory for a second copy.
     """
-    parameters = model.parameters()
-    kept = {n: p.data.to("cpu", copy=True) for n, p in parameters.items()}
+    parts = {n: own_part(p) for n, p in model.parameters().items()}
+    kept = {n: part.to("cpu", copy=True) for n, part in parts.items()}
     try:
         generator = torch.Generator().manual_seed(0)
-        for parameter in parameters.values():
-            parameter.data.add_(_step(parameter.detach(), generator))
+        for name, parameter in model.parameters().items():
+            parts[name].add_(part_of(_step(parameter.detach(), generator), parameter).to(parts[name]))
         yield
     finally:
-        for name, parameter in parameters.items():
-            parameter.data.copy_(kept[name])
+        for name, part in parts.items():
+            part.copy_(kept[name])
 
 
 def _step(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    size = float(value.square().mean().sqrt()) or 1.0
-    return STEP * size * torch.randn(value.shape, generator=generator).to(value)
+    """The whole step (...), also for a tensor of which each rank holds a part."""
+    size = float(whole(value.square().mean().sqrt())) or 1.0
+    return STEP * size * torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
 
 
 def _gradient(subject: Trainer, probe: Probe) -> Row:
@@ -83,7 +86,7 @@ def _gradient(subject: Trainer, probe: Probe) -> Row:
     with foreign(f"{subject.model.architecture} cannot compute gradients", NEEDS_PLUGIN):
         torch.stack(scores).sum().backward()
     trained = subject.model.parameters()
-    silent = [n for n, p in trained.items() if p.grad is None or not bool(p.grad.any())]
+    silent = _without_gradient(trained)
     stray = _clear_gradients(subject.model, trained)
     reached = f"{len(trained) - len(silent)} of {len(trained)} trained tensors get a gradient"
     broken = [n for n in silent if _matters(subject, probe, n, velocities)]
@@ -106,6 +109,13 @@ def _velocities(subject: Trainer, probe: Probe) -> list[torch.Tensor]:
     return velocities
 
 
+def _without_gradient(trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """The names of tensors that get no gradient on any rank: one rank may see a part of the text, or of the weights."""
+    found = [p.grad is not None and bool(own_part(p.grad).any()) for p in trained.values()]
+    ranks = total(torch.tensor(found, dtype=torch.float32)).tolist()
+    return [name for name, count in zip(trained, ranks, strict=True) if count == 0]
+
+
 def _clear_gradients(model: LoadedModel, trained: Mapping[str, nn.Parameter]) -> list[str]:
     """Delete all gradients; return the names of tensors outside ``trained`` that had a gradient or require one."""
     stray = []
@@ -121,14 +131,14 @@ def _matters(subject: Trainer, probe: Probe, name: str, velocities: Sequence[tor
     """Whether a velocity depends on this tensor (for LoRA: on the adapter's base weight). If so, a missing gradient is
     an error; a tensor that the model never uses needs no gradient.
     """
-    probed = _base_weight(subject.model, name)
-    kept = probed.data
+    probed = own_part(_base_weight(subject.model, name))
+    kept = probed.clone()
     try:
-        probed.data = kept + STEP * (kept.abs().mean() + 1)
+        probed.add_(STEP * (kept.abs().sum() / max(1, kept.numel()) + 1))
         with torch.no_grad():
             moved = _velocities(subject, probe)
     finally:
-        probed.data = kept
+        probed.copy_(kept)
     return any(gap(m, v.detach()) > NOTICED for m, v in zip(moved, velocities, strict=True))
 
 

@@ -17,6 +17,7 @@ from omni_rl.errors import ConfigError, ModelError
 from omni_rl.model import whole_weights
 from omni_rl.model.boundary import foreign
 from omni_rl.model.folder import check_folder
+from omni_rl.parallel.group import local_rank, world_size
 
 
 def load_model(
@@ -139,12 +140,18 @@ def _add_one(counts: dict[str, int], name: str) -> None:
 def pick_device(name: str) -> torch.device:
     """The device of this name; ``auto`` is the first CUDA device, or the CPU where there is none.
 
+    With several ranks, each has the CUDA device of its number on its node.
+
     Raises:
-        ConfigError: this machine has no such CUDA device.
+        ConfigError: this machine has no such CUDA device, or several ranks would share one.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if world_size() > 1 and device.type == "cuda":
+        if device.index is not None:
+            raise ConfigError(f"device: {name} is one device, and this run has several processes", "set device: cuda")
+        device = torch.device("cuda", local_rank())
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: {name} is not on this machine", "set device: auto or device: cpu")
     return device

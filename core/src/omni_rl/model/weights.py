@@ -15,6 +15,7 @@ from safetensors import torch as safetensors
 from omni_rl.contracts.interfaces import Form, TakesWeights, Weights
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.model.adapters import ADAPTER
+from omni_rl.parallel.whole import own_part, part_of, whole
 
 Portion = dict[str, torch.Tensor]
 
@@ -34,11 +35,10 @@ def merged(model: LoadedModel) -> Weights:
     """
     layers = _adapted(model)
     for name, layer in layers.items():
-        with torch.no_grad():
-            value = layer.base_layer.weight.float() + layer.get_delta_weight(ADAPTER).float()
-        yield name, value
+        low, high = (whole(side[ADAPTER].weight).float() for side in (layer.lora_A, layer.lora_B))
+        yield name, whole(layer.base_layer.weight).float() + high @ low * layer.scaling[ADAPTER]
     for name, parameter in {} if layers else model.parameters().items():
-        yield name, parameter.detach().float()
+        yield name, whole(parameter).float()
 
 
 def adapters(model: LoadedModel) -> Weights:
@@ -49,7 +49,7 @@ def adapters(model: LoadedModel) -> Weights:
         scale = (
             layers[f"{name.partition('.lora_')[0]}.weight"].scaling[ADAPTER] if sent.endswith(".lora_B.weight") else 1
         )
-        yield sent, parameter.detach().float() * scale
+        yield sent, whole(parameter).float() * scale
 
 
 def weight_names(model: LoadedModel, form: TakesWeights) -> list[str]:
@@ -77,7 +77,7 @@ def load(model: LoadedModel, sent: Weights) -> dict[str, str]:
         target, parameter = own[name]
         if name.endswith(ADAPTER_SIDES[1]):
             value = value / layers[f"{target.partition('.lora_')[0]}.weight"].scaling[ADAPTER]
-        parameter.data.copy_(value)
+        own_part(parameter).copy_(part_of(value, parameter))
         landed[name] = target
     return landed
 

@@ -14,17 +14,19 @@ The weights are constants: no gradient flows through them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from tensordict import TensorDict
+from torch.nn.functional import pad
 
 from omni_rl.contracts import batches
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.types import Tensors
+from omni_rl.parallel.agreement import largest
 
 OldLogProbs = Literal["rollout", "recomputed"]
 
@@ -72,7 +74,7 @@ def corrected(
     """
     if old_log_probs == "rollout":
         return batch
-    batch = batches.change(batch, lambda rows: _with_old(policy, rows, means))
+    batch = _with_old(policy, batch, means)
     difference = (batch["old_log_probs"] - batch["log_probs"]).double()  # (N, T)
     weights = (difference.sum(1, keepdim=True) if _whole(correction) else difference).exp().expand_as(difference)
     kept = torch.ones_like(weights)
@@ -84,7 +86,7 @@ def corrected(
             batch["loss_weights"] = kept.float() * counted
         if correction.cap is not None:
             batch["importance"] = _importance(weights, kept, correction, total).float()
-    batch["metrics"] = TensorDict(_figures(difference, weights, kept), batch.batch_size)
+    batch["metrics"] = TensorDict(_figures(difference, weights, kept, total), batch.batch_size)
     return batch
 
 
@@ -105,33 +107,54 @@ def _importance(weights: torch.Tensor, kept: torch.Tensor, correction: Correctio
 
 
 def _with_old(policy: Policy, rows: TensorDict, means: bool) -> TensorDict:
-    """Rows of one size with ``old_log_probs`` and, if asked for, ``old_means``."""
+    """The batch with ``old_log_probs`` and, if asked for, ``old_means``.
+
+    All ranks replay together, however many forms a rank has rows of: ``map_steps`` is called once.
+    """
     rows = rows.clone(recurse=False)
-    replayed = policy.map_steps(rows, partial(_replayed, policy, means))
+    shapes = [{n: v["final"].shape[1:] for n, v in alike["latents"].items()} for _, alike in batches.forms(rows)]
+    widths = {name: max(each[name].numel() for each in shapes) for name in shapes[0]}
+    replayed = policy.map_steps(rows, partial(_replayed, policy, widths if means else {}))
     rows["old_log_probs"] = replayed.pop("log_probs")
-    if means:
-        rows["old_means"] = TensorDict(replayed, rows.batch_size)
-    return rows
-
-
-def _replayed(policy: Policy, means: bool, part: TensorDict, steps: Sequence[int]) -> Tensors:
-    """``log_probs`` (B, S), and with ``means`` each stream's means (B, S, ...), with the current weights."""
-    now = policy.evaluate(part, steps)
-    log_probs = {"log_probs": torch.stack([each.log_prob for each in now], dim=1)}
     if not means:
-        return log_probs
-    return log_probs | {n: torch.stack([each.transitions[n].mean for each in now], dim=1) for n in now[0].transitions}
+        return rows
+    if len(shapes) == 1:
+        unflat = {n: v.unflatten(2, shapes[0][n]) for n, v in replayed.items()}
+        rows["old_means"] = TensorDict(unflat, rows.batch_size)
+        return rows
+    return batches.stacked([_with_means(row, {n: v[i] for n, v in replayed.items()}) for i, row in enumerate(rows)])
 
 
-def _figures(difference: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+def _with_means(row: TensorDict, means: Tensors) -> TensorDict:
+    """A row with its means (T, width), of which its own latents fill the first elements."""
+    shapes = {n: stored["final"].shape for n, stored in row["latents"].items()}
+    row["old_means"] = TensorDict({n: v[:, : shapes[n].numel()].unflatten(1, shapes[n]) for n, v in means.items()}, [])
+    return row
+
+
+def _replayed(policy: Policy, widths: Mapping[str, int], part: TensorDict, steps: Sequence[int]) -> Tensors:
+    """``log_probs`` (B, S), and means (B, S, width) of the streams in ``widths``, with the current weights."""
+    now = policy.evaluate(part, steps)
+    flat = {n: torch.stack([each.transitions[n].mean.flatten(1) for each in now], dim=1) for n in widths}
+    means = {n: pad(v, (0, widths[n] - v.shape[2])) for n, v in flat.items()}
+    return {"log_probs": torch.stack([each.log_prob for each in now], dim=1)} | means
+
+
+def _figures(
+    difference: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor, total: Total
+) -> dict[str, torch.Tensor]:
     """Metrics of the whole batch, repeated for every row, so that a mean over samples does not change them."""
+    summed = [-difference, difference.expm1() - difference, weights, weights**2, kept, torch.ones_like(kept)]
+    kl, k3, weight, square, counted, count = total(torch.stack([values.sum() for values in summed]))
+    none = weights.new_full((2, 1), -torch.inf)  # this rank may have no row
+    least, most = largest(torch.cat([torch.stack([-weights, weights]).flatten(1), none], dim=1).amax(1))
     figures = {
-        "kl": -difference.mean(),
-        "k3_kl": (difference.expm1() - difference).mean(),
-        "weight_mean": weights.mean(),
-        "weight_min": weights.min(),
-        "weight_max": weights.max(),
-        "ess": weights.sum() ** 2 / (weights.numel() * (weights**2).sum()),
-        "masked_fraction": 1 - kept.mean(),
+        "kl": kl / count,
+        "k3_kl": k3 / count,
+        "weight_mean": weight / count,
+        "weight_min": -least,
+        "weight_max": most,
+        "ess": weight**2 / (count * square),
+        "masked_fraction": 1 - counted / count,
     }
     return {f"rollout_corr/{name}": value.float().expand(len(weights)) for name, value in figures.items()}

@@ -70,3 +70,23 @@ class Recorder:
                 raise
             said = (str(own).strip() or "no reason given").splitlines()[0]
             self.progress.note(f"a tracker or another observer failed at the end, too: {type(own).__name__}: {said}")
+
+
+class Onlooker(Recorder):
+    """The recorder of all ranks but the first: it writes and shows nothing, and calls no observers."""
+
+    def start(self, state: State) -> None:
+        """Nothing to do."""
+
+    def validation(self, state: State, validated: Validated) -> None:
+        """Keep the figures."""
+        self.last_validation = validated
+
+    def iteration(self, state: State, row: Mapping[str, float]) -> None:
+        """Nothing to do."""
+
+    def checkpoint(self, state: State, path: Path) -> None:
+        """Nothing to do."""
+
+    def end(self, state: State, error: BaseException | None) -> None:
+        """Nothing to do."""

@@ -25,7 +25,7 @@ class Validated:
             fewer than two).
         components: label -> mean of that reward.
         rewards: (N,) fp32, NaN where missing.
-        samples: N samples in prompt order, with media but without trajectories.
+        samples: N samples in prompt order, with media but without trajectories; on rank 0 only.
         pairs: figures on held-out pairs, for an algorithm that learns from stored pairs.
         exhibits: the first :data:`SHOWN` samples without failed ones, with everything needed to sample them again.
         notes: sentences to show to the user, e.g. about a reward that failed.

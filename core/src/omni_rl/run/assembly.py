@@ -12,13 +12,16 @@ from omni_rl._version import __version__
 from omni_rl.config.chosen import Chosen
 from omni_rl.config.resolve import Resolved
 from omni_rl.contracts.context import Context
-from omni_rl.contracts.interfaces import Backend, Engine, ExperienceSource, Tracker
+from omni_rl.contracts.interfaces import Backend, Engine, ExperienceSource, Tracker, TrainsOnRanks
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Config, Data, RewardEntry
 from omni_rl.contracts.traits import AlgorithmTraits
 from omni_rl.data import prompts as prompt_files
+from omni_rl.errors import ConfigError
 from omni_rl.model.loading import load_model, pick_device
+from omni_rl.parallel.group import rank, world_size
+from omni_rl.parallel.layout import sequence_ranks
 from omni_rl.plugins.checks import check_tracker, require_members
 from omni_rl.plugins.contract import Layer
 from omni_rl.plugins.discovery import CORE
@@ -30,6 +33,7 @@ from omni_rl.run.closing import close_within
 from omni_rl.run.experience import Sampled
 from omni_rl.run.preflight import check_ahead
 from omni_rl.run.spec import local_files, part_of, spec_of
+from omni_rl.run.together import on_rank_0
 from omni_rl.run.weight_sync import give_weights
 from omni_rl.storage import checkpoint
 
@@ -89,15 +93,17 @@ def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     held_out_data = config.validation.data or config.data
     held_out = prompts if config.validation.data is None else _prompts(held_out_data, resolved.validation_dataset)
     rewards, validation_rewards = _rewards(resolved, built)
-    trackers = [_tracker(chosen, built) for chosen in resolved.trackers]
-    observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers]
-    observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=True)]
+    seen = rank() == 0  # trackers and other observers get each event once
+    trackers = [_tracker(chosen, built) for chosen in resolved.trackers if seen]
+    observers = [(chosen.instance(), chosen.source) for chosen in resolved.observers if seen]
+    observers += [(t, c.source) for t, c in zip(trackers, resolved.trackers, strict=seen)]
     manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
     backend, engine, model = _trainer_and_engine(resolved, hooks, built)
-    fingerprint, held = checkpoint.fingerprint(resolved.model_path), held_out.rows[: config.validation.prompts]
-    sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with)
+    fingerprint = on_rank_0(lambda: checkpoint.fingerprint(resolved.model_path))
+    held = held_out.rows[: config.validation.prompts]
+    sampled = Sampled(config, hooks, prompts, backend, engine, rewards, resolved.traits.samples_with, model.in_step)
     source = hooks.experience_source(
         config=config,
         model=model,
@@ -129,8 +135,14 @@ def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: Loa
 def _trainer_and_engine(
     resolved: Resolved, hooks: Hooks, built: contextlib.ExitStack
 ) -> tuple[Backend, Engine, LoadedModel]:
+    if sequence_ranks().size > 1 and resolved.config.train.backend != "torch":
+        what = (
+            f"train.sequence_parallel: the backend {resolved.config.train.backend} cannot share samples between ranks"
+        )
+        raise ConfigError(what, "set train.backend: torch, or ulysses: 1 and ring: 1")
     backend: Backend = resolved.backend.object(context_of(resolved, hooks, resolved.backend.options))
     require_members(backend, Backend, resolved.backend.label)
+    _refuse_one_process(backend, resolved.config.train.backend)
     built.callback(backend.close)
     model = backend.model
     if model is None:  # the driver needs a pipeline too, for prompts, shapes and schedules
@@ -139,8 +151,23 @@ def _trainer_and_engine(
     engine: Engine = resolved.engine.object(context_of(resolved, hooks, resolved.engine.options, backend.model))
     require_members(engine, Engine, resolved.engine.label)
     built.callback(engine.close)
+    _refuse_processes(engine, config_name=resolved.config.rollout.engine)
     give_weights(backend, engine, 0, "trained")  # an engine in another process has loaded the base model only
     return backend, engine, model
+
+
+def _refuse_one_process(backend: Backend, name: str) -> None:
+    """With several ranks, the backend has to train with the rows of all of them."""
+    if world_size() > 1 and not (isinstance(backend, TrainsOnRanks) and backend.trains_on_ranks):
+        what = f"train.backend {name} trains in one process, and this run has {world_size()}"
+        raise ConfigError(what, "set train.backend: torch, or launcher: local")
+
+
+def _refuse_processes(engine: Engine, config_name: str) -> None:
+    """With several ranks, the engine has to sample with the backend's own model."""
+    if world_size() > 1 and engine.takes_weights != "none":
+        what = f"rollout.engine {config_name} has processes of its own, which several ranks cannot share yet"
+        raise ConfigError(what, "set rollout.engine: diffusers, or train with one process")
 
 
 def _layers(resolved: Resolved) -> list[Layer]:

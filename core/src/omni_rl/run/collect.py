@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,8 +12,9 @@ from tensordict import TensorDict
 from omni_rl.contracts import trajectory
 from omni_rl.contracts.interfaces import Engine
 from omni_rl.contracts.requests import Request, Sde
-from omni_rl.contracts.types import Sample
+from omni_rl.contracts.types import Sample, Tensors
 from omni_rl.errors import RewardError
+from omni_rl.parallel.agreement import any_rank
 from omni_rl.rewards.runner import RewardRunner, Scored
 from omni_rl.sampling.stream import finished_groups
 from omni_rl.schedulers.transition import has_density
@@ -35,13 +36,20 @@ class Collected:
 
 def collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request]) -> Collected:
     """Sample and score every request; the result does not depend on the order in which samples finish."""
+    collected = score(rewards, finished_groups(engine, requests))
+    assert [s.sample.request.sample_id for s in collected.scored] == sorted(r.sample_id for r in requests)
+    return collected
+
+
+def score(rewards: RewardRunner, groups: Iterable[Sequence[Sample]], before_s: float = 0.0) -> Collected:
+    """Score groups as they are drawn; ``before_s`` are the seconds of what was drawn before."""
     started, known = time.perf_counter(), len(rewards.failures)
-    for group in finished_groups(engine, requests):
+    for group in groups:
         rewards.submit(group)
     sampled = time.perf_counter()
     scored = sorted(rewards.completed(), key=lambda s: s.sample.request.sample_id)
-    assert [s.sample.request.sample_id for s in scored] == sorted(r.sample_id for r in requests)
-    return Collected(scored, rewards.failures[known:], sampled - started, time.perf_counter() - sampled)
+    seconds = before_s + sampled - started
+    return Collected(scored, rewards.failures[known:], seconds, time.perf_counter() - sampled)
 
 
 def is_unscored(collected: Collected) -> bool:
@@ -58,8 +66,8 @@ def why_unscored(collected: Collected, what: str) -> str:
     return f"none of {what}'s {len(collected.scored)} samples has a reward: {reason}"
 
 
-def assemble(collected: Collected) -> TensorDict:
-    """The trajectories (N,) of the samples that have a reward, with ``rewards`` (N,) fp32, in the requests' order.
+def judged(collected: Collected) -> list[Scored]:
+    """The samples that have a reward, in the requests' order, whichever rank holds their trajectories.
 
     Raises:
         RewardError: no sample has a reward.
@@ -68,45 +76,52 @@ def assemble(collected: Collected) -> TensorDict:
     if not valid:
         hint = "fix the cause, then try it with: omni-rl check CONFIG"
         raise RewardError(why_unscored(collected, "the iteration"), hint)
-    batch = trajectory.collate([s.sample for s in valid])
-    batch["rewards"] = torch.tensor([s.value for s in valid], dtype=torch.float32)
-    return batch
+    return valid
 
 
-def components(scored: Sequence[Scored]) -> dict[str, torch.Tensor]:
-    """Each reward (N,) fp32 by label, for the samples that have a total reward."""
-    valid = [s for s in scored if s.value is not None and s.sample.trajectory is not None]
+def outcomes(valid: Sequence[Scored]) -> Tensors:
+    """``rewards`` (N,) fp32 and ``uid`` (N,) int64 of N samples, which are small enough for every rank."""
+    return {
+        "rewards": torch.tensor([s.value for s in valid], dtype=torch.float32),
+        "uid": torch.tensor([s.sample.request.uid for s in valid], dtype=torch.int64),
+    }
+
+
+def components(valid: Sequence[Scored]) -> Tensors:
+    """Each reward (N,) fp32 by label, of N samples with a total reward."""
     return {
         label: torch.tensor([s.components[label] for s in valid], dtype=torch.float32) for label in valid[0].components
     }
 
 
-def without_flat_groups(batch: TensorDict) -> TensorDict:
-    """The rows of the groups in which an advantage differs from 0; the other groups have no gradient."""
-    uid, nonzero = batch["uid"], batch["advantages"] != 0
-    return batch[torch.isin(uid, uid[nonzero].unique())]
+def not_flat(uid: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """(N,) bool: rows of groups in which an advantage differs from 0; the other groups have no gradient."""
+    return torch.isin(uid, uid[advantages != 0].unique())
 
 
 def without_still_steps(batch: TensorDict, sde: Sde) -> TensorDict:
-    """Steps without noise have no density and no gradient: ``loss_weights`` (N, T) leaves them out of every mean."""
+    """Steps without noise have no density and no gradient: ``loss_weights`` (N, T) leaves them out of every mean.
+
+    All ranks get the entry if one of them does.
+    """
     keys = {trajectory.sigmas_key(batch, stream) for stream in batch["latents"].keys()}
     following = torch.stack([batch[key][:, 1:] for key in keys])  # (keys, N, T)
     dense = has_density(following, sde.noise_level, sde.type).any(0)  # (N, T)
-    if not bool(dense.all()):
+    if any_rank(not bool(dense.all())):
         batch["loss_weights"] = dense.float()
     return batch
 
 
-def reward_metrics(scored: Sequence[Scored], batch: TensorDict) -> dict[str, float]:
+def reward_metrics(scored: Sequence[Scored], valid: Sequence[Scored]) -> dict[str, float]:
     """``reward/*`` metrics: mean, std, share of groups with equal rewards, share of missing samples, single means."""
-    rewards, uid = batch["rewards"], batch["uid"]
+    rewards, uid = outcomes(valid).values()
     flat = [bool((rewards[uid == u] == rewards[uid == u][0]).all()) for u in uid.unique()]
     return {
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std(correction=0)),
         "reward/zero_std_ratio": sum(flat) / len(flat),
-        "reward/missing_ratio": 1 - len(batch) / len(scored),
-        **{f"reward/{label}/mean": float(values.mean()) for label, values in components(scored).items()},
+        "reward/missing_ratio": 1 - len(valid) / len(scored),
+        **{f"reward/{label}/mean": float(values.mean()) for label, values in components(valid).items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +18,16 @@ from omni_rl.plugins.manager import Hooks
 from omni_rl.rewards.runner import RewardRunner
 from omni_rl.run.collect import (
     Collected,
-    assemble,
-    collect,
     components,
     is_unscored,
+    judged,
+    not_flat,
+    outcomes,
     reward_metrics,
     why_unscored,
-    without_flat_groups,
     without_still_steps,
 )
+from omni_rl.run.shares import InStep, at_least_one, batch_here, collect_training, is_here
 from omni_rl.run.weight_sync import in_place
 from omni_rl.sampling.plan_requests import rollout_requests
 
@@ -41,36 +43,39 @@ class Sampled:
     engine: Engine
     rewards: RewardRunner
     samples_with: Copy
+    in_step: InStep = contextlib.nullcontext
     staleness = 0
 
     def next(self, state: State) -> Experience:
         """Draw and score the samples of an iteration, and compute their advantages."""
         requests = rollout_requests(self.config, self.hooks, self.prompts, state.iteration, state.policy_version)
         with in_place(self.backend, self.samples_with):
-            collected = collect(self.engine, self.rewards, requests)
+            groups_together = self.config.train.mini_batch_prompts
+            collected = collect_training(self.engine, self.rewards, requests, groups_together, self.in_step)
         if is_unscored(collected):
             return self._without_scores(collected)
         self.rewards.skipped.scored()
-        batch = assemble(collected)
-        batch["advantages"] = self.hooks.compute_advantages(
-            rewards=batch["rewards"],
-            uid=batch["uid"],
-            components=components(collected.scored),
+        valid = judged(collected)
+        advantages = self.hooks.compute_advantages(
+            **outcomes(valid),
+            components=components(valid),
             weights={entry.label or entry.name: entry.weight for entry in self.config.reward},
         )
-        figures = reward_metrics(collected.scored, batch)
-        figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
-        batch = without_flat_groups(batch) if self.config.train.skip_flat_groups else batch
-        batch = without_still_steps(batch, requests[0].sde) if len(batch) else batch
-        return Experience(batch, figures, len(requests), collected.failures)
+        figures = reward_metrics(collected.scored, valid) | _seconds(collected)
+        batch = batch_here(valid, advantages)
+        if self.config.train.skip_flat_groups:
+            batch = batch[not_flat(batch["uid"], batch["advantages"])]
+        batch = without_still_steps(batch, requests[0].sde)
+        return Experience(batch, figures, len(requests), collected.failures, dealt=True)
 
     def _without_scores(self, collected: Collected) -> Experience:
         """An iteration without updates."""
         note = self.rewards.skipped.skip(why_unscored(collected, "the iteration"))
-        drawn = trajectory.collate([s.sample for s in collected.scored if s.sample.trajectory is not None])
+        drawn = [s.sample for s in collected.scored if is_here(s.sample)]
+        batch = trajectory.collate(at_least_one(drawn, collected.scored[0].sample.request))[:0]
         figures = {"reward/missing_ratio": 1.0, "reward/skipped_iterations": float(self.rewards.skipped.total)}
-        figures |= {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
-        return Experience(drawn[:0], figures, len(collected.scored), [*collected.failures, note])
+        figures |= _seconds(collected)
+        return Experience(batch, figures, len(collected.scored), [*collected.failures, note], dealt=True)
 
     def held_out(self, state: State) -> Mapping[str, float]:
         """No metrics: validation scores samples already."""
@@ -86,6 +91,10 @@ class Sampled:
 
     def close(self) -> None:
         """Releases nothing: the run closes engine and rewards."""
+
+
+def _seconds(collected: Collected) -> dict[str, float]:
+    return {"time/rollout_s": collected.rollout_s, "time/reward_s": collected.reward_s}
 
 
 def check_staleness(experience: Experience, source: ExperienceSource, state: State) -> None:

@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from omni_rl import errors
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.errors import RunError, UserError
+from omni_rl.run import error_data
 
 
 def local(spec: RunSpec, entry: str, arguments: Mapping[str, Any]) -> Any:
@@ -37,9 +37,7 @@ def run_entry(packed: str) -> str:
     try:
         answer = call(RunSpec.from_json(request["spec"]), request["entry"], request["arguments"])
     except (UserError, RunError) as error:
-        what, hint = getattr(error, "what", str(error)), getattr(error, "hint", None)
-        notes = list(getattr(error, "__notes__", ()))
-        return json.dumps({"error": {"kind": type(error).__name__, "what": what, "hint": hint, "notes": notes}})
+        return json.dumps({"error": error_data.to_json(error)})
     return json.dumps({"answer": answer.to_json()})
 
 
@@ -48,9 +46,4 @@ def unpack(answer: str) -> Any:
     data = json.loads(answer)
     if "error" not in data:
         return data["answer"]
-    error = data["error"]
-    kind = getattr(errors, error["kind"], RunError)
-    raised = kind(error["what"], error["hint"]) if issubclass(kind, UserError) else kind(error["what"])
-    for note in error.get("notes", ()):
-        raised.add_note(note)
-    raise raised
+    raise error_data.from_json(data["error"])

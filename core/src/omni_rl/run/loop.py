@@ -15,22 +15,28 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Experience
+from omni_rl.parallel.agreement import any_rank
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.recorder import Recorder
 from omni_rl.run import freed_memory
 from omni_rl.run.assembly import Assembly
+from omni_rl.run.dealing import own_groups
 from omni_rl.run.experience import check_staleness
 from omni_rl.run.replay_alarm import ReplayAlarm
 from omni_rl.run.signals import Stopped, StopSignals
 from omni_rl.run.state import Origin, save
+from omni_rl.run.together import on_rank_0, together
 from omni_rl.run.validation import validate
 from omni_rl.run.weight_sync import sync_weights
+from omni_rl.storage.run_folder import RunDirectory
 
 
 class Finished(NamedTuple):
@@ -86,23 +92,24 @@ class TrainingLoop:
         again, because its process may have ended before it wrote the report.
         """
         iteration, directory = self.state.iteration, self._recorder.directory
-        known = any(row["iteration"] == iteration for row in artifacts.validations(directory))
+        known, before = on_rank_0(lambda: [_is_known(directory, iteration), artifacts.has_before(directory)])
         missing = _is_due(iteration, self._parts.config.validation.every) and not known
-        if iteration == 0 or self.complete or missing or not artifacts.has_before(directory):
+        if iteration == 0 or self.complete or missing or not before:
             figures = self._validate()
             if iteration > 0 and missing:
-                directory.amend_metrics(iteration, figures)
+                on_rank_0(lambda: directory.amend_metrics(iteration, figures))
 
     def _validate(self) -> dict[str, float]:
         with self._signals.stop_at_once():
             validated = validate(self._parts, self.state)
         self._row |= validated.row() if self._row else {}
-        self._recorder.validation(self.state, validated)
+        together(lambda: self._recorder.validation(self.state, validated))
         return validated.row()
 
     def _iteration(self) -> None:
         with self._signals.stop_at_once():
             drawn = draw(self._parts, self.state)
+        together(self._signals.stop_if_arrived)
         for sentence in drawn.experience.notes:
             self._recorder.progress.note(sentence)
         self.updating = True
@@ -115,19 +122,19 @@ class TrainingLoop:
             self._validate()
         freed_memory.give_back()  # before trackers look at the memory
         self._record()
-        late = 0 < train.checkpoint_every_s <= time.monotonic() - self._saved_at
+        late = on_rank_0(lambda: 0 < train.checkpoint_every_s <= time.monotonic() - self._saved_at)
         if _is_due(self.state.iteration, train.checkpoint_every) or last or late:
             self._save()
 
     def _record(self) -> None:
         row, self._row = self._row, {}
         self._origin.row = row
-        self._recorder.iteration(self.state, row)
+        together(lambda: self._recorder.iteration(self.state, row))
 
     def _save(self) -> None:
         path = save(self._parts, self._recorder.directory, self.state, self._origin, self._recorder.progress.note)
         self.saved, self._saved_at = self.state.iteration, time.monotonic()
-        self._recorder.checkpoint(self.state, path)
+        together(lambda: self._recorder.checkpoint(self.state, path))
 
     def _leave(self, error: BaseException) -> Finished:
         """Save the last complete iteration, if the memory holds it, and leave with the error."""
@@ -173,8 +180,11 @@ def draw(parts: Assembly, state: State) -> Drawn:
     """Draw and score the samples of an iteration."""
     started = time.perf_counter()
     experience = parts.source.next(state)
-    check_staleness(experience, parts.source, state)
-    current = bool((experience.batch["policy_version"] == state.policy_version).all())
+    ranks = data_ranks()
+    if ranks.size > 1 and not experience.dealt:
+        experience = replace(experience, batch=own_groups(experience.batch, ranks.rank, ranks.size), dealt=True)
+    together(lambda: check_staleness(experience, parts.source, state))
+    current = not any_rank(bool((experience.batch["policy_version"] != state.policy_version).any()))
     return Drawn(experience, current, started, time.perf_counter())
 
 
@@ -213,6 +223,10 @@ def _device_memory(device: torch.device) -> dict[str, float]:
     if device.type != "cuda":
         return {}
     return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+
+
+def _is_known(directory: RunDirectory, iteration: int) -> bool:
+    return any(row["iteration"] == iteration for row in artifacts.validations(directory))
 
 
 def _is_due(iteration: int, every: int) -> bool:

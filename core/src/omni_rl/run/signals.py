@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
+from omni_rl.parallel.group import world_size
+
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that stop a run after a checkpoint."""
 
@@ -27,6 +29,16 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {name_of(number)}")
         self.number = number
+
+
+_ENTERED: list[StopSignals] = []
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Work of one rank in which it waits for no other: a signal ends it, if a run handles signals."""
+    with _ENTERED[-1].raising() if _ENTERED else contextlib.nullcontext():
+        yield
 
 
 def name_of(number: int) -> str:
@@ -48,6 +60,7 @@ class StopSignals:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        _ENTERED.append(self)
         if threading.current_thread() is threading.main_thread():
             for name in STOPPING:
                 number = getattr(signal, name, None)  # Windows has only two of them
@@ -56,20 +69,34 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _ENTERED.remove(self)
         for number, handler in self._earlier.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._earlier.clear()
 
     @contextlib.contextmanager
     def stop_at_once(self) -> Iterator[None]:
+        """The work of an iteration before its update, which a signal ends with :class:`Stopped`."""
+        if world_size() > 1:  # alone, a rank may only leave its own work: see :func:`ends_at_once`
+            yield
+            return
+        with self.raising():
+            yield
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
         """A context that a signal ends with :class:`Stopped`, also a signal that arrived before."""
-        if self.arrived is not None:
-            raise Stopped(self.arrived)
+        self.stop_if_arrived()
         self._raises = True
         try:
             yield
         finally:
             self._raises = False
+
+    def stop_if_arrived(self) -> None:
+        """Raise :class:`Stopped` if a signal has arrived."""
+        if self.arrived is not None:
+            raise Stopped(self.arrived)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         """Raise at most once, so that saving is not disturbed; but a second Ctrl-C ends everything."""

@@ -20,25 +20,31 @@ from omni_rl.config.resolve import Resolved, resolve
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Launcher
 from omni_rl.contracts.model import LoadedModel
+from omni_rl.contracts.schema import Config
 from omni_rl.contracts.spec import RunSpec
 from omni_rl.contracts.types import Sample
 from omni_rl.contracts.verdicts import Row, Verdicts, raise_on_failure
 from omni_rl.errors import PluginError, RunError, UserError
 from omni_rl.gate import run_gate
+from omni_rl.model.loading import pick_device
+from omni_rl.parallel.group import joined, rank, world_size
+from omni_rl.parallel.layout import arranged
 from omni_rl.reporting import artifacts
 from omni_rl.reporting.progress import Progress
 from omni_rl.reporting.provenance import FILE, provenance
-from omni_rl.reporting.recorder import Recorder
+from omni_rl.reporting.recorder import Onlooker, Recorder
 from omni_rl.reporting.steady_output import steady_output
 from omni_rl.reporting.validated import Validated
 from omni_rl.run.assembly import Assembly, assemble
 from omni_rl.run.continuing import Point, change_training, differences, find, last_validation_differs, new_id, shown
 from omni_rl.run.data_check import check_data_of
+from omni_rl.run.equal_ranks import equality_row, refuse_other_run
 from omni_rl.run.failure import failure, way_on
 from omni_rl.run.loop import Finished, TrainingLoop
 from omni_rl.run.spec import remember, resolved_of
 from omni_rl.run.state import Origin, restore
 from omni_rl.run.subject import subject_of
+from omni_rl.run.together import on_rank_0, together
 from omni_rl.run.validation import validate
 from omni_rl.run.weight_sync import engine_with
 from omni_rl.storage.run_folder import RunDirectory, default_path
@@ -111,20 +117,45 @@ def train(config: Source, overrides: Sequence[str] = (), run_dir: str | Path | N
 
 
 def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
-    """:func:`train` in this process."""
+    """:func:`train` in this process, which may be one of several ranks."""
     resolved = resolved_of(spec)
-    with steady_output(), _assembled(resolved) as parts:
-        progress = Progress(resolved.config.train.iterations, quiet=not show)
-        check_data_of(parts, progress.note)
+    with steady_output(), _ranks(resolved.config), _assembled(resolved) as parts:
+        progress = Progress(resolved.config.train.iterations, quiet=not show or rank() > 0)
+        on_rank_0(lambda: check_data_of(parts, progress.note))
         verdicts = _pass_gate(parts, progress, State())
-        directory = RunDirectory.create(run_dir)
-        with directory.locked():
-            origin = Origin(new_id(), provenance(resolved, parts.fingerprint, parts.model.device, parts.media()))
+        directory = _created(run_dir)
+        with _locked(directory):
+            origin = Origin(*on_rank_0(lambda: _origin(parts)))
             with _noting("no iteration was trained; to start the run, give the same command again"):
-                _write_beginning(directory, resolved, origin, verdicts)
+                on_rank_0(lambda: _write_beginning(directory, resolved, origin, verdicts))
             progress.note(f"run directory {directory.path}, seed {resolved.config.seed}")
             recorder = _recorder(parts, directory, progress)
             return _finish(parts, recorder, TrainingLoop(parts, recorder, origin, State(), None), new=True)
+
+
+def _created(run_dir: str) -> RunDirectory:
+    """The folder of a new run, which rank 0 creates for all."""
+    created: list[RunDirectory] = []
+
+    def create() -> str:
+        created.append(RunDirectory.create(run_dir))
+        return run_dir
+
+    path = on_rank_0(create)
+    return created[0] if created else RunDirectory(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: RunDirectory) -> Iterator[None]:
+    """The lock of the run directory, which rank 0 holds for all."""
+    with contextlib.ExitStack() as held:
+        on_rank_0(lambda: held.enter_context(directory.locked()))
+        yield
+
+
+def _origin(parts: Assembly) -> list[Any]:
+    """A new run's id and provenance."""
+    return [new_id(), provenance(parts.resolved, parts.fingerprint, parts.model.device, parts.media())]
 
 
 def _write_beginning(directory: RunDirectory, resolved: Resolved, origin: Origin, verdicts: Sequence[Row]) -> None:
@@ -159,18 +190,20 @@ def resume(run_dir: str | Path, overrides: Sequence[str] = (), show: bool = Fals
 def resume_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     """:func:`resume` in this process."""
     resolved, directory = resolved_of(spec), RunDirectory.open(run_dir)
-    with steady_output(), directory.locked():
-        directory.check()
-        directory.sweep()
+    with steady_output(), _ranks(resolved.config), _locked(directory):
+        on_rank_0(directory.check)
+        on_rank_0(directory.sweep)
         point = find(directory)
         differences(point, directory, resolved, {})  # refuses before the weights are loaded
         artifacts.check_report(directory)
         with _assembled(resolved) as parts:
-            return _continue(parts, directory, point, Progress(resolved.config.train.iterations, quiet=not show))
+            return _continue(
+                parts, directory, point, Progress(resolved.config.train.iterations, quiet=not show or rank() > 0)
+            )
 
 
 def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: Progress) -> Run:
-    now = provenance(parts.resolved, parts.fingerprint, parts.model.device, parts.media())
+    now = on_rank_0(lambda: _origin(parts)[1])
     origin = Origin(point.run, now, point.row)
     changed = differences(point, directory, parts.resolved, origin.provenance)
     if point.iteration > 0:
@@ -178,21 +211,28 @@ def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: 
     state = State() if point.path is None else restore(parts, point.path)
     if changed:
         progress.note(shown(changed))
-    check_data_of(parts, progress.note)
+    on_rank_0(lambda: check_data_of(parts, progress.note))
     checked = _pass_gate(parts, progress, state) if point.path is None or change_training(changed) else None
     with _noting(f"nothing is lost; continue with: omni-rl resume {shlex.quote(str(directory.path))}"):
-        if checked is not None:
-            artifacts.write_gate(directory, checked)
-        directory.truncate_metrics(point.iteration, point.row or None)
-        if last_validation_differs(point, directory):
-            artifacts.drop_validation(directory, point.iteration)
-        directory.write_config(dump(parts.resolved))
-        if not (directory.path / FILE).exists():
-            directory.write_json(FILE, {"run": origin.run, **origin.provenance})
+        on_rank_0(lambda: _write_continuation(parts, directory, point, origin, checked))
     progress.note(_where(point, directory))
     recorder = _recorder(parts, directory, progress)
     saved = point.iteration if point.path else None
     return _finish(parts, recorder, TrainingLoop(parts, recorder, origin, state, saved), new=False)
+
+
+def _write_continuation(
+    parts: Assembly, directory: RunDirectory, point: Point, origin: Origin, checked: Sequence[Row] | None
+) -> None:
+    """Make the files those of the iteration from which the run continues."""
+    if checked is not None:
+        artifacts.write_gate(directory, checked)
+    directory.truncate_metrics(point.iteration, point.row or None)
+    if last_validation_differs(point, directory):
+        artifacts.drop_validation(directory, point.iteration)
+    directory.write_config(dump(parts.resolved))
+    if not (directory.path / FILE).exists():
+        directory.write_json(FILE, {"run": origin.run, **origin.provenance})
 
 
 @contextlib.contextmanager
@@ -221,10 +261,11 @@ def check(config: Source, overrides: Sequence[str] = ()) -> list[Row]:
 
 
 def check_here(spec: RunSpec) -> Verdicts:
-    """:func:`check` in this process."""
-    with _assembled(resolved_of(spec)) as parts:
-        check_data_of(parts)
-        return Verdicts(run_gate(subject_of(parts, State())))
+    """:func:`check` in this process, which may be one of several ranks."""
+    resolved = resolved_of(spec)
+    with _ranks(resolved.config), _assembled(resolved) as parts:
+        on_rank_0(lambda: check_data_of(parts))
+        return Verdicts(_gate(parts, State()))
 
 
 def _launch(resolved: Resolved, entry: Any, kind: type[Answer], **arguments: Any) -> Answer:
@@ -241,18 +282,24 @@ def _launch(resolved: Resolved, entry: Any, kind: type[Answer], **arguments: Any
 
 
 def _recorder(parts: Assembly, directory: RunDirectory, progress: Progress) -> Recorder:
-    return Recorder(directory, progress, parts.hooks, parts.config, parts.model.architecture)
+    kind = Recorder if rank() == 0 else Onlooker
+    return kind(directory, progress, parts.hooks, parts.config, parts.model.architecture)
 
 
 def _pass_gate(parts: Assembly, progress: Progress, state: State) -> list[Row]:
     if parts.config.gate == "off":
         return []
     with engine_with("trained", parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
-        rows = run_gate(subject_of(parts, state))
+        rows = _gate(parts, state)
     progress.gate(rows)
     if parts.config.gate == "on":
         raise_on_failure(rows)
     return rows
+
+
+def _gate(parts: Assembly, state: State) -> list[Row]:
+    rows = run_gate(subject_of(parts, state))
+    return rows if world_size() == 1 else [*rows, equality_row(parts)]
 
 
 def _finish(parts: Assembly, recorder: Recorder, loop: TrainingLoop, new: bool) -> Run:
@@ -264,14 +311,16 @@ def _finish(parts: Assembly, recorder: Recorder, loop: TrainingLoop, new: bool) 
     error: BaseException | None = None
     finished = Finished(loop.state)
     try:
-        recorder.start(loop.state)
+        together(lambda: recorder.start(loop.state))
         with recorder.progress:
             finished = loop.run()
         if recorder.last_validation is not None:  # None if a signal arrived before the first validation
-            artifacts.write_report(recorder.directory, _report(parts, recorder.last_validation, finished))
+            report = _report(parts, recorder.last_validation, finished)
+            on_rank_0(lambda: artifacts.write_report(recorder.directory, report))
     except BaseException as raised:
         error = failure(raised, loop, recorder)
-        if not (new and isinstance(error, UserError) and loop.state.iteration == 0 and recorder.directory.discard()):
+        unused = new and isinstance(error, UserError) and loop.state.iteration == 0 and rank() == 0
+        if not (unused and recorder.directory.discard()):
             error.add_note(way_on(loop, recorder.directory))
         raise error from (None if error is raised else raised)
     finally:
@@ -300,10 +349,19 @@ def _run(
 
 
 @contextlib.contextmanager
+def _ranks(config: Config) -> Iterator[None]:
+    """The process group of the run, whose ranks share samples as configured."""
+    shared = config.train.sequence_parallel
+    with joined(config.launcher.timeout_s), arranged(shared.ulysses, shared.ring, pick_device(config.device).type):
+        yield
+
+
+@contextlib.contextmanager
 def _assembled(resolved: Resolved) -> Iterator[Assembly]:
     """The run's parts, closed at the end. If the run raises, errors of closing are ignored."""
     threads = torch.get_num_threads()
-    parts = assemble(resolved)
+    refuse_other_run(resolved)
+    parts = together(lambda: assemble(resolved))
     try:
         yield parts
     except BaseException:

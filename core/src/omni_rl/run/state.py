@@ -14,6 +14,7 @@ from omni_rl.errors import CheckpointError, RunError, UserError
 from omni_rl.plugins.blame import describe_error
 from omni_rl.reporting import artifacts
 from omni_rl.run.assembly import Assembly
+from omni_rl.run.together import on_rank_0
 from omni_rl.run.weight_sync import give_weights, in_place
 from omni_rl.storage import checkpoint
 from omni_rl.storage.run_folder import RunDirectory, metrics_hash, row_hashes
@@ -54,7 +55,8 @@ def save(
         "source": parts.source.state(),
         "trackers": _tracker_states(parts, note),
     }
-    return checkpoint.save(directory, tensors, kept, keep=parts.config.train.keep_checkpoints)
+    keep = parts.config.train.keep_checkpoints
+    return Path(on_rank_0(lambda: str(checkpoint.save(directory, tensors, kept, keep=keep))))
 
 
 def restore(parts: Assembly, path: Path) -> State:
@@ -126,7 +128,7 @@ def _tracker_states(parts: Assembly, note: Callable[[str], None]) -> dict[str, A
 
 def _tracker_names(parts: Assembly) -> list[str]:
     """The trackers' names; a name that is used again gets a number."""
-    names = [chosen.key for chosen in parts.resolved.trackers]
+    names = [chosen.key for chosen in parts.resolved.trackers][: len(parts.trackers)]  # none on other ranks
     return [f"{name}-{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 

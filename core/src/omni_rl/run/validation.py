@@ -11,12 +11,14 @@ import torch
 from omni_rl.contracts.events import State
 from omni_rl.contracts.traits import Copy
 from omni_rl.errors import RewardError
+from omni_rl.parallel.layout import data_ranks
 from omni_rl.reporting.exhibits import Exhibit
 from omni_rl.reporting.health import reward_figures
 from omni_rl.reporting.validated import SHOWN, Validated
 from omni_rl.rewards.runner import RewardRunner, few_samples
 from omni_rl.run.assembly import Assembly
-from omni_rl.run.collect import Collected, collect, is_unscored, why_unscored, without_trajectory
+from omni_rl.run.collect import Collected, is_unscored, why_unscored, without_trajectory
+from omni_rl.run.shares import collect_validation
 from omni_rl.run.weight_sync import engine_with
 from omni_rl.sampling.plan_requests import validation_requests
 
@@ -30,24 +32,27 @@ def validate(parts: Assembly, state: State, changes: Mapping[str, Any] | None = 
     requests = validation_requests(config, parts.validation_rows, state.policy_version, changes)
     copy: Copy = "trained" if config.train.ema is None else "ema"
     with engine_with(copy, parts.backend, parts.engine, state.policy_version, parts.traits.samples_with):
-        collected = collect(parts.engine, rewards, requests)
+        collected = collect_validation(parts.engine, rewards, requests, SHOWN, parts.model.in_step)
         held_out = dict(parts.source.held_out(state))
     notes = _notes(collected, rewards, config.validation.samples_per_prompt)
     values = torch.tensor([math.nan if s.value is None else s.value for s in collected.scored])
     figures = reward_figures(values.numpy())
     labels = collected.scored[0].components
-    shown = [s.sample for s in collected.scored[:SHOWN] if s.sample.trajectory is not None]
+    samples = [s.sample for s in collected.scored] if data_ranks().rank == 0 else []
+    shown = [sample for sample in samples[:SHOWN] if sample.trajectory is not None]
+    with parts.model.in_step():
+        exhibits = [Exhibit.of(sample, parts.model) for sample in shown]
     return Validated(
         iteration=state.iteration,
         mean=figures.get("reward", math.nan),
         stderr=figures.get("reward_stderr", math.nan),
         components={label: _mean([s.components[label] for s in collected.scored]) for label in labels},
         rewards=values,
-        samples=[without_trajectory(s.sample) for s in collected.scored],
+        samples=[without_trajectory(sample) for sample in samples],
         pairs=held_out,
         notes=notes,
         skipped=rewards.skipped.total,
-        exhibits=[Exhibit.of(sample, parts.model) for sample in shown],
+        exhibits=exhibits,
     )
 
 

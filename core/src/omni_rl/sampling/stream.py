@@ -13,6 +13,7 @@ from omni_rl.contracts.requests import Request
 from omni_rl.contracts.trajectory import numeric_call
 from omni_rl.contracts.types import NOT_FINITE, Sample
 from omni_rl.errors import RunError
+from omni_rl.parallel.layout import data_ranks
 
 RETRIES = 2
 """How often a failed request is repeated, with the same keys and therefore the same noise."""
@@ -35,7 +36,12 @@ def finished_groups(engine: Engine, requests: Sequence[Request]) -> Iterator[lis
         group.append(sample)
         if len(group) == expected[sample.request.uid]:
             yield sorted(group, key=lambda s: s.request.sample_id)
-    if requests and broken == len(requests):
+    refuse_all_broken(broken, len(requests), part=data_ranks().size > 1)
+
+
+def refuse_all_broken(broken: int, drawn: int, part: bool = False) -> None:
+    """Raise RunError if all samples that were drawn are broken; not if they are only a ``part`` of an iteration's."""
+    if drawn and broken == drawn and not part:
         raise RunError(
             f"all {broken} samples are NaN or infinite: the model's weights or its arithmetic are broken",
             "find out since when with the curves in metrics.jsonl; train with `precision: fp32`, a smaller train.lr or"

@@ -1,16 +1,16 @@
-"""The ``torch`` backend: AdamW on fp32 master weights in one process."""
+"""The ``torch`` backend: AdamW on fp32 master weights, on one rank or on several."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from diffusers import ModelMixin
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
 
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.context import Context
@@ -18,15 +18,21 @@ from omni_rl.contracts.interfaces import Backend, Form, Policy, TakesWeights, We
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Train
 from omni_rl.contracts.traits import Copy
-from omni_rl.contracts.types import LossOutput, Tensors
+from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.boundary import foreign
-from omni_rl.parallel.agreement import total
+from omni_rl.parallel.agreement import any_rank, total
+from omni_rl.parallel.layout import data_ranks
+from omni_rl.parallel.whole import joined_part, own_part, part_of, whole
 from omni_rl.storage import checkpoint
+from omni_rl.training import metrics, reduction
+from omni_rl.training.dealing import MiniBatch, mini_batches
 from omni_rl.training.offload import optimizer_state_on
 from omni_rl.training.policy import TorchPolicy
+from omni_rl.training.sequence import divide_sequences
+from omni_rl.training.sharding import is_sharded, shard
 
 VARIANTS = 64
 """Limit of compiled variants of a block: with and without gradient, LoRA and masks, for several batch sizes."""
@@ -43,7 +49,13 @@ class TorchBackend:
 
     Losses are averaged over all samples and steps of a mini-batch, so the micro-batch size changes only the memory. A
     mini-batch consists of whole groups, in the order of the rollout.
+
+    With several ranks, each has a share of every mini-batch, and gradients are summed over the ranks: number of ranks
+    and sharding do not change the result beyond rounding. Except for ``close`` and ``weight_names``, all ranks must
+    call each method together.
     """
+
+    trains_on_ranks = True
 
     def __init__(self, context: Context) -> None:
         self._config, self._hooks = context.config.train, context.hooks
@@ -52,6 +64,10 @@ class TorchBackend:
         self.model = context.load_model()
         self.model.hooks = context.hooks
         make_trainable(self.model, context.config.model.lora, self._seed)
+        _prepare_modules(self.model, self._config)
+        divide_sequences(self.model, self._config)
+        if is_sharded(self._config, context.config.model.lora is not None):
+            shard(self.model)
         policy = TorchPolicy(self.model, context.hooks, context.config)
         self.policy: Policy = policy
         self._restore_trained = policy.restore_trained
@@ -66,19 +82,18 @@ class TorchBackend:
             betas=train.betas,
             eps=train.eps,
             weight_decay=train.weight_decay,
+            foreach=True if self.model.sharded and self.model.device.type == "cuda" else None,  # as for plain tensors
         )
         self.updates = 0
         self._skipped = 0  # updates skipped in a row
-        _prepare_modules(self.model, train)
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration with a batch (N,). Metrics ``actor/*`` are means over the updates."""
-        if len(batch):  # 0 if skip_flat_groups has removed all groups
+        if any_rank(len(batch) > 0):  # none if skip_flat_groups has removed all groups
             batch = self._prepared(batch, iteration)
-        mini_batches = [part for part in _by_prompts(batch, self._config.mini_batch_prompts) if _terms(part) > 0]
-        parts = mini_batches * self._config.inner_epochs
+        parts = mini_batches(batch, self._config.mini_batch_prompts, self.model.sharded) * self._config.inner_epochs
         rows = [self._one_update(part, iteration, n == len(parts)) for n, part in enumerate(parts, 1)]
-        figures = {k: float(v.double().mean()) for k, v in _figures(batch).items()}
+        figures = metrics.figures(batch)
         if rows:
             figures |= {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
             figures |= {k: rows[0][k] for k in FIRST_UPDATE_ONLY & rows[0].keys()}
@@ -88,21 +103,22 @@ class TorchBackend:
     def _prepared(self, batch: TensorDict, iteration: int) -> TensorDict:
         prepare = self._hooks.prepare_actor_batch
         prepared: TensorDict = prepare(
-            policy=self.policy, batch=batch, iteration=iteration, seed=self._seed, total=total
+            policy=self.policy,
+            batch=batch,
+            iteration=iteration,
+            seed=self._seed,
+            total=lambda values: total(values, data_ranks()),
         )
         return prepared
 
-    def _one_update(self, batch: TensorDict, iteration: int, last: bool) -> dict[str, float]:
+    def _one_update(self, batch: MiniBatch, iteration: int, last: bool) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
-        terms = _terms(batch)
-        meter = _Meter()
-        for _, micro_batch in batches.parts(batch, self._config.micro_batch_size):
-            for steps in self._steps_together(trajectory.steps_of(batch)):
-                output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, steps=steps)
-                weights = _loss_weights(micro_batch, steps, output.loss)
-                (_weighted(output.loss, weights).sum() / terms).backward()
-                meter.add(output, weights)
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._config.max_grad_norm))
+        meter = metrics.Meter()
+        for rows in batch.blocks:
+            self._add_gradients(rows, batch.terms, meter)
+        parameters = list(self._parameters.values())
+        reduction.sum_over_ranks(parameters)
+        norm = reduction.clip(parameters, self._config.max_grad_norm)
         lr = self._learning_rate()
         finite = math.isfinite(norm)
         if finite:
@@ -110,11 +126,25 @@ class TorchBackend:
         self._count_skipped(iteration, finite)
         if finite:
             self._hooks.after_update(policy=self.policy, iteration=iteration, update=self.updates, last=last)
-        return {**meter.means(terms), "grad_norm": norm, "lr": lr, "skipped_updates": float(not finite)}
+        return {**meter.means(batch.terms), "grad_norm": norm, "lr": lr, "skipped_updates": float(not finite)}
+
+    def _add_gradients(self, rows: TensorDict, terms: float, meter: metrics.Meter) -> None:
+        """Add the gradients of the summed loss of these rows, divided by ``terms``."""
+        for _, micro_batch in batches.parts(rows, self._config.micro_batch_size):
+            for steps in self._steps_together(trajectory.steps_of(rows)):
+                output = self._hooks.compute_loss(policy=self.policy, batch=micro_batch, steps=steps)
+                weights = metrics.loss_weights(micro_batch, steps, output.loss)
+                (metrics.weighted(output.loss, weights).sum() / terms).backward()
+                meter.add(output, weights)
 
     def _steps_together(self, count: int) -> list[list[int]]:
         """The training steps of each call of ``compute_loss``."""
-        return [list(range(count))] if self._whole_sequence else [[step] for step in range(count)]
+        size, every = self._config.steps_per_forward, range(count)
+        if size == "auto":
+            size = count if self.model.sharded and self._config.gradient_checkpointing else 1
+        if self._whole_sequence:
+            size = count
+        return [list(every[first : first + size]) for first in range(0, count, max(1, size))]
 
     def _step(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
@@ -164,24 +194,26 @@ class TorchBackend:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Tensors ``policy/<name>``, ``<copy>/<name>`` and ``optimizer/<name>/<key>``, and the number of updates."""
         self._restore_trained()
-        tensors = {name: target.detach() for name, target in self._targets().items()}
+        tensors = {name: whole(target).cpu() for name, target in self._targets().items()}
         for name, parameter in self._parameters.items():
-            state = self._optimizer.state.get(parameter, {})
-            tensors |= {f"optimizer/{name}/{key}": value.detach() for key, value in state.items()}
-        return {n: t.cpu().contiguous() for n, t in tensors.items()}, {"updates": self.updates}
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = _whole_state(value, parameter, self.model.device).cpu()
+        return {n: t.contiguous() for n, t in tensors.items()}, {"updates": self.updates}
 
     def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
         """Restore exactly. Raises CheckpointError if a tensor is missing, has another shape, or is not used."""
         unused = set(tensors)
         for name, target in self._targets().items():
             _fits(name, tensors, target)
-            target.data.copy_(tensors[name])
+            own_part(target).copy_(part_of(tensors[name], target))
             unused.discard(name)
         for name, parameter in self._parameters.items():
             prefix = f"optimizer/{name}/"
             mine = {k for k in unused if k.startswith(prefix)}
             if mine:
-                self._optimizer.state[parameter] = {k.removeprefix(prefix): self._restored(k, tensors[k]) for k in mine}
+                self._optimizer.state[parameter] = {
+                    k.removeprefix(prefix): self._restored(k, tensors[k], parameter) for k in mine
+                }
                 unused -= mine
         if unused:
             raise CheckpointError(
@@ -192,52 +224,15 @@ class TorchBackend:
     def _targets(self) -> Tensors:
         return checkpoint.flatten({"policy": self._parameters, **self._named})
 
-    def _restored(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        on_cpu = name.endswith("/step") or self._config.offload
-        return value.clone() if on_cpu else value.to(self.model.device, copy=True)
-
-
-class _Meter:
-    """Sums per-sample metrics over micro-batches and steps; takes the maximum of metrics ``*_max``."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-
-    def add(self, output: LossOutput, weights: torch.Tensor) -> None:
-        for name, values in {**output.metrics, "loss": output.loss.detach()}.items():
-            seen = _weighted(values.detach(), weights).double().cpu()
-            self._sums[name] = (
-                torch.maximum(self._sums[name], seen.max()) if name.endswith("_max") else self._sums[name] + seen.sum()
-            )
-
-    def means(self, terms: float) -> dict[str, float]:
-        return {n: float(v if n.endswith("_max") else v / terms) for n, v in self._sums.items()}
-
-
-def _terms(batch: TensorDict) -> float:
-    """The divisor of a mini-batch's summed loss: its rows times steps, or the sum of ``loss_weights``."""
-    steps = range(trajectory.steps_of(batch))
-    if "loss_weights" not in batch.keys():
-        return len(batch) * len(steps)
-    return float(sum(trajectory.at(batch, "loss_weights", step).double().sum() for step in steps))
-
-
-def _loss_weights(batch: TensorDict, steps: Sequence[int], loss: torch.Tensor) -> torch.Tensor:
-    """The weights (B, S) of ``loss`` (B, S); a scalar 1 if the batch has no weights."""
-    return (
-        trajectory.columns(batch, "loss_weights", steps).to(loss)
-        if "loss_weights" in batch.keys()
-        else loss.new_ones(())
-    )
-
-
-def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """``values * weights``, and 0 where the weight is 0, even if the value is not finite there."""
-    return torch.where(weights != 0, values * weights, 0)
-
-
-def _figures(batch: TensorDict) -> Tensors:
-    return dict(batch["metrics"].items()) if "metrics" in batch.keys() and len(batch) else {}
+    def _restored(self, name: str, value: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+        if name.endswith("/step"):
+            return value.clone()
+        part = part_of(value, parameter)
+        return (
+            part.to("cpu", copy=True)
+            if self._config.offload
+            else joined_part(part.to(self.model.device, copy=True), parameter)
+        )
 
 
 def _kept_copies(context: Context) -> list[str]:
@@ -276,17 +271,10 @@ def _compile(denoiser: torch.nn.Module) -> None:
         cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
 
 
-def _by_prompts(batch: TensorDict, prompts: int | None) -> Iterator[TensorDict]:
-    """Split (N,) rows into mini-batches of ``prompts`` whole groups; the last mini-batch may be smaller.
-
-    The rows of a group must be consecutive.
-    """
-    uid = batch["uid"]
-    starts = [0, *(int(i) for i in (uid[1:] != uid[:-1]).nonzero().flatten() + 1), len(uid)]
-    size = prompts or len(starts)
-    for first in range(0, len(starts) - 1, size):
-        last = min(first + size, len(starts) - 1)
-        yield batch[starts[first] : starts[last]]
+def _whole_state(value: torch.Tensor, parameter: torch.nn.Parameter, device: torch.device) -> torch.Tensor:
+    """A tensor of the optimizer's state, which holds the part of this rank only while it is on the CPU."""
+    sharded = isinstance(parameter, DTensor) and value.ndim > 0  # of one row, a rank may have all and others none
+    return whole(joined_part(own_part(value).to(device), parameter)) if sharded else value.detach()
 
 
 def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:

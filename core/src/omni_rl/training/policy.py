@@ -19,14 +19,19 @@ from omni_rl.contracts.requests import Sde
 from omni_rl.contracts.schema import Config
 from omni_rl.contracts.types import Evaluation, Streams, Tensors
 from omni_rl.errors import ConfigError
+from omni_rl.parallel.agreement import largest
+from omni_rl.parallel.layout import data_ranks
+from omni_rl.parallel.whole import own_part
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
+from omni_rl.training.dealing import lent_row
+from omni_rl.training.in_step import InStep
 
 
 class TorchPolicy:
     """``omni_rl.contracts.interfaces.Policy`` for a model in this process.
 
     ``named`` holds copies of the trainable parameters (``reference``, ``ema``, ``old``), each by canonical name;
-    ``weights(name)`` puts a copy into the model without copying data.
+    ``weights(name)`` puts a copy into the model: without copying data, unless the weights are sharded.
     """
 
     def __init__(self, model: LoadedModel, hooks: Any, config: Config) -> None:
@@ -37,7 +42,11 @@ class TorchPolicy:
         self._micro_batch_size = config.train.micro_batch_size
         self.parameters: Mapping[str, torch.nn.Parameter] = model.parameters()
         self.named: dict[str, Tensors] = {}
+        self._in_step = InStep(model.denoisers) if model.sharded else None
+        if self._in_step is not None:
+            model.in_step = self._in_step.section
         self._trained: Tensors | None = None  # while the model has a copy
+        self._copy: Tensors | None = None  # the copy that the model has
 
     def predict(
         self,
@@ -49,9 +58,10 @@ class TorchPolicy:
     ) -> Streams:
         """Velocity (B, ...) fp32 per stream; see :class:`omni_rl.contracts.interfaces.Policy`."""
         call = self.call if call is None else call
-        with self.model.compute():
+        with self.model.compute(), self.model.in_step():
             velocity = self.hooks.predict(model=self.model, x=x, t=t, conditioning=conditioning, call=call, step=step)
-        return {name: v.float() for name, v in velocity.items()}
+        found = {name: v.float() for name, v in velocity.items()}
+        return self._in_step.complete(found) if self._in_step else found
 
     @property
     def device(self) -> torch.device:
@@ -82,14 +92,29 @@ class TorchPolicy:
 
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
         """Apply ``measure`` to every stored step; see :class:`omni_rl.contracts.interfaces.Policy`."""
-        steps = range(batch["timesteps"].shape[1])
 
         def all_steps(part: TensorDict) -> Tensors:
-            measured = [measure(part, [step]) for step in steps]
+            measured = [measure(part, [step]) for step in range(part["timesteps"].shape[1])]
             return {name: torch.cat([each[name] for each in measured], dim=1) for name in measured[0]}
 
         with torch.no_grad():
-            return batches.in_parts(batch, self._micro_batch_size, all_steps)
+            if data_ranks().size == 1:
+                return batches.in_parts(batch, self._micro_batch_size, all_steps)
+            return self._map_on_ranks(batch, all_steps)
+
+    def _map_on_ranks(self, batch: TensorDict, all_steps: Callable[[TensorDict], Tensors]) -> Tensors:
+        """Apply ``all_steps`` to micro-batches. With sharded weights, a rank that has fewer of them repeats one row.
+
+        A rank without rows computes another rank's row: the result then has no rows, but names and shapes.
+        """
+        spare = lent_row(batch)
+        rows = batch if len(batch) else spare
+        own = sum(1 for _ in batches.parts(rows, self._micro_batch_size))
+        most = int(largest(torch.tensor(own), data_ranks())) if self.model.sharded else own
+        found = batches.in_parts(rows, self._micro_batch_size, all_steps)
+        for _ in range(own, most):
+            all_steps(spare)
+        return found if len(batch) else {name: values[:0] for name, values in found.items()}
 
     @contextlib.contextmanager
     def weights(self, name: str) -> Iterator[None]:
@@ -102,16 +127,18 @@ class TorchPolicy:
             raise ConfigError(
                 f"this run keeps no {name!r} weights", "add it to the algorithm's trait `keeps`, or set train.ema"
             )
-        current = {n: p.data for n, p in self.parameters.items()}
         outermost = self._trained is None
+        before, current = self._copy, self._current()
         if outermost:
             self._trained = current
         try:
             self._assign(self.named[name])
+            self._copy = self.named[name]
             with torch.no_grad():
                 yield
         finally:
             self._assign(current)
+            self._copy = before
             if outermost:
                 self._trained = None
 
@@ -119,11 +146,20 @@ class TorchPolicy:
         """Put the trained weights back if :meth:`weights` was interrupted by a signal while it did so."""
         if self._trained is not None:
             self._assign(self._trained)
-            self._trained = None
+            self._trained = self._copy = None
+
+    def _current(self) -> Tensors:
+        """The weights that the model has: of sharded ones, a copy of this rank's part, because they are overwritten."""
+        if not self.model.sharded:
+            return {n: p.data for n, p in self.parameters.items()}
+        return self._copy or {n: own_part(p).clone() for n, p in self.parameters.items()}
 
     def _assign(self, values: Tensors) -> None:
         for name, parameter in self.parameters.items():
-            parameter.data = values[name]
+            if self.model.sharded:  # FSDP has the address of each part
+                own_part(parameter).copy_(own_part(values[name]))
+            else:
+                parameter.data = values[name]
 
 
 def call_of(batch: TensorDict, call: Mapping[str, Any]) -> dict[str, Any]:

@@ -184,7 +184,8 @@ def leave_at_denoiser(denoisers: Mapping[str, nn.Module]) -> Iterator[list[Any]]
         inputs.extend([args, kwargs])
         raise LeaveCall
 
-    handles = [d.register_forward_pre_hook(leave, with_kwargs=True) for d in denoisers.values()]
+    before_others = {"prepend": True, "with_kwargs": True}  # no other hook may count on a forward that does not come
+    handles = [d.register_forward_pre_hook(leave, **before_others) for d in denoisers.values()]
     try:
         yield inputs
     finally:

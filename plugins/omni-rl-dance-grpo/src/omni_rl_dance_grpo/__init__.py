@@ -60,7 +60,7 @@ class DanceGRPO(RandomlyPlaced, PolicyGradient):
         count = max(1, round(self.config.timestep_fraction * stored))
         if count < stored:
             keys = [seed_of(seed, "order", iteration, int(i)) for i in batch["sample_id"]]
-            drawn = [torch.randperm(stored, generator=torch.Generator().manual_seed(key)) for key in keys]
+            drawn = [torch.randperm(stored, generator=torch.Generator().manual_seed(key))[:count] for key in keys]
             batch = batch.clone(recurse=False)
-            batch["order"] = torch.stack(drawn)[:, :count].sort(dim=1).values
+            batch["order"] = torch.cat(drawn or [torch.empty(0, dtype=torch.int64)]).view(-1, count).sort(dim=1).values
         return batch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from omni_rl.contracts import trajectory
+from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.interfaces import Policy
 from omni_rl.contracts.types import Evaluation, LossOutput, Streams, Tensors
 from omni_rl.schedulers.randomness import randn, seed_of
@@ -68,7 +68,9 @@ class LinearFlow:
     def map_steps(self, batch: TensorDict, measure: Callable[[TensorDict, Sequence[int]], Tensors]) -> Tensors:
         """Apply ``measure`` to every stored step: (N, T, ...) float64."""
         with torch.no_grad():
-            return measure(batch, range(batch["timesteps"].shape[1]))
+            measured = [(i, measure(rows, range(rows["timesteps"].shape[1]))) for i, rows in batches.forms(batch)]
+        order = torch.cat([indices for indices, _ in measured]).argsort()
+        return {name: torch.cat([found[name] for _, found in measured])[order] for name in measured[0][1]}
 
     @contextmanager
     def weights(self, name: str) -> Iterator[None]:
