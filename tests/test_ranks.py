@@ -356,3 +356,27 @@ def test_options_that_do_not_fit(
     done = call("train", config_file(launcher={"name": "torchrun", **options}))
     assert done.code == 2
     assert says in done.err
+
+
+def test_the_script_for_slurm_starts_a_task_on_each_machine(tmp_path: Path) -> None:
+    """With stand-ins for Slurm's own commands: what each of two machines is told to run."""
+    script = Path(__file__).parents[1] / "examples/slurm.sh"
+    tools = {
+        "scontrol": "printf 'first\\nsecond\\n'",
+        "srun": 'for number in 0 1; do SLURM_NODEID=$number "$@"; done',
+        "omni-rl": 'printf "%s|" "$@"; echo',
+    }
+    for name, body in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "[first,second]", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    for words, begin in (
+        (["a b/run.yaml", "train.lr=1e-4"], "train|a b/run.yaml|--run-dir|runs/run-7|train.lr=1e-4|"),
+        (["--resume", "runs/run-7"], "resume|runs/run-7|"),
+    ):
+        done = subprocess.run(
+            ["bash", script, *words], env={**os.environ, **slurm, "PATH": path}, capture_output=True, text=True
+        )
+        common = "launcher.name=torchrun|launcher.nodes=2|launcher.address=first:20007|"
+        assert done.stdout.splitlines() == [f"{begin}{common}launcher.node={number}|" for number in (0, 1)], done.stderr

@@ -23,9 +23,8 @@ LIMIT = 1e-4
 
 def one_process_row(subject: Trainer, probe: Probe) -> Row:
     """The gradient of the log-probs of a few rows: one row on each rank, and all of them on every rank."""
-    name = "ranks = one process"
     if subject.backend.model is None or not probe.batch["timesteps"].shape[1]:
-        return Row(name, "info", "not applicable: the backend trains in other processes, or no step trains")
+        return Row("one process", "info", "not applicable: the backend trains in other processes, or no step trains")
     ranks = data_ranks()
     rows = [number % len(probe.batch) for number in range(ranks.size)]
     dealt = _gradient(subject, probe, [rows[ranks.rank]])
@@ -34,7 +33,7 @@ def one_process_row(subject: Trainer, probe: Probe) -> Row:
     size = sum(float((theirs / ranks.size).square().sum()) for theirs in every)
     apart, size = (float(value) ** 0.5 for value in total(torch.tensor([apart, size], dtype=torch.float64)))
     detail = f"the gradient of {len(rows)} samples, one on each rank, differs by {apart / max(size, 1e-30):.1g}"
-    return replace(judge(name, apart <= LIMIT * size, f"{detail} from that of one process"), limit=LIMIT)
+    return replace(judge("one process", apart <= LIMIT * size, f"{detail} from that of one process"), limit=LIMIT)
 
 
 def agreed(rows: Sequence[Row]) -> list[Row]:
