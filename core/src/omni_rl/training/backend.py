@@ -50,18 +50,21 @@ class TorchBackend:
     With several ranks, each has a share of every mini-batch, and gradients are summed over the ranks: number of ranks
     and sharding do not change the result beyond rounding. Except for ``close`` and ``weight_names``, all ranks must
     call each method together.
+
+    A backend with the networks, the sharding or the clipping of another library derives from this class and overrides
+    :meth:`loaded`, :meth:`shard` or :meth:`clip`.
     """
 
     def __init__(self, context: Context) -> None:
         self._config, self._hooks = context.config.train, context.hooks
         self._whole_sequence = context.traits.whole_sequence
         self._seed = context.config.run_seed
-        self.model = context.load_model()
+        self.model = self.loaded(context)
         self.model.hooks = context.hooks
         make_trainable(self.model, context.config.model.lora, self._seed)
         _prepare_modules(self.model, self._config)
         if is_sharded(self._config, context.config.model.lora is not None):
-            shard(self.model)
+            self.shard()
         policy = TorchPolicy(self.model, context.hooks, context.config)
         self.policy: Policy = policy
         self._restore_trained = policy.restore_trained
@@ -80,6 +83,18 @@ class TorchBackend:
         )
         self.updates = 0
         self._skipped = 0  # updates skipped in a row
+
+    def loaded(self, context: Context) -> LoadedModel:
+        """The model before adapters are added and weights are sharded. A derived backend may use other networks."""
+        return context.load_model()
+
+    def shard(self) -> None:
+        """Spread the weights of ``model`` over the ranks, and set ``model.sharded``. Gradients must be summed."""
+        shard(self.model)
+
+    def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+        """Clip the norm of all gradients together to ``limit``; returns the norm before, equal on all ranks."""
+        return reduction.clip(parameters, limit)
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration with a batch (N,). Metrics ``actor/*`` are means over the updates."""
@@ -108,7 +123,7 @@ class TorchBackend:
             self._add_gradients(rows, batch.terms, meter)
         parameters = list(self._parameters.values())
         reduction.sum_over_ranks(parameters)
-        norm = reduction.clip(parameters, self._config.max_grad_norm)
+        norm = self.clip(parameters, self._config.max_grad_norm)
         lr = self._learning_rate()
         finite = math.isfinite(norm)
         if finite:
