@@ -112,6 +112,14 @@ def test_an_architecture_that_veomni_has_not_is_refused(networks, loaded):
         networks.use(loaded("FluxPipeline"))
 
 
+def test_uneven_copies_are_refused(networks, loaded, monkeypatch):
+    from omni_rl_veomni import sharding
+
+    monkeypatch.setattr(sharding, "world_size", lambda: 4)
+    with pytest.raises(ConfigError, match=r"train\.replicas: 4 processes cannot be divided into 3 equal groups"):
+        sharding.begin(loaded("WanPipeline"), 3)
+
+
 def test_without_veomni_a_sentence_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "veomni"]:
         monkeypatch.delitem(sys.modules, name)

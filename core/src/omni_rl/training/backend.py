@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from diffusers import ModelMixin
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
 
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.context import Context
@@ -272,9 +273,13 @@ def _compile(denoiser: torch.nn.Module) -> None:
 
 
 def _whole_state(value: torch.Tensor, parameter: torch.nn.Parameter, device: torch.device) -> torch.Tensor:
-    """A tensor of the optimizer's state, which holds the part of this rank only while it is on the CPU."""
-    sharded = own_part(value).shape != parameter.shape and value.ndim > 0
-    return whole(joined_part(own_part(value).to(device), parameter)) if sharded else value.detach()
+    """A tensor of the optimizer's state. Of a sharded parameter it holds this rank's part, also while it is offloaded.
+
+    Shapes do not tell: of a parameter with one row, one rank has the whole and the others have nothing.
+    """
+    if value.ndim == 0 or not isinstance(parameter, DTensor):  # the number of steps, or all ranks hold all of it
+        return value.detach()
+    return whole(joined_part(own_part(value).to(device), parameter))
 
 
 def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
