@@ -75,6 +75,19 @@ def test_outputs_and_gradients_are_those_of_diffusers(networks, loaded, architec
     assert [n for n, gradient in found[0][1].items() if not torch.equal(gradient, found[1][1][n])] == []
 
 
+@pytest.mark.parametrize(
+    ("architecture", "inputs"), [("QwenImagePipeline", qwen_inputs), ("WanPipeline", wan_inputs)], ids=["qwen", "wan"]
+)
+def test_blocks_compile_without_graph_breaks(networks, loaded, architecture, inputs):
+    own = networks.equal(loaded(architecture).pipe.transformer).requires_grad_(True)
+    given = inputs(own.config)
+    before = own(**given, return_dict=False)[0]
+    own.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    output = own(**given, return_dict=False)[0]
+    torch.testing.assert_close(output, before)
+    output.square().mean().backward()
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_weights_are_shared_and_buffers_are_equal(networks, loaded, precision):
     theirs = loaded("WanPipeline").pipe.transformer.to(precision)
