@@ -24,7 +24,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "veomni", "omni-rl")
 def rows_of(run: Path, name: str) -> list[dict[str, Any]]:
     """The rows of a run's file, without times."""
     rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not key.startswith("time")} for row in rows]
+    return [{key: value for key, value in row.items() if not key.startswith(("time", "perf"))} for row in rows]
 
 
 def main(folder: Path) -> None:
