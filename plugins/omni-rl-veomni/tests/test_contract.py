@@ -14,7 +14,9 @@ pytestmark = pytest.mark.ci
 
 
 class TestVeOmni(BackendContract):
-    tolerance = 1e-4  # micro-batches of these networks differ by more than those of the toy pipeline, in any backend
+    # Micro-batches of 1 and 6 rows: the weights of Wan move by 1.3e-4 of the change otherwise, in the backend torch as
+    # well (1e-5 is for the toy pipeline). test_same_as_torch.py compares bits.
+    tolerance = 5e-4
 
     @pytest.fixture
     def backend(self):

@@ -75,6 +75,7 @@ def test_outputs_and_gradients_are_those_of_diffusers(networks, loaded, architec
     assert [n for n, gradient in found[0][1].items() if not torch.equal(gradient, found[1][1][n])] == []
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler looks at it
 @pytest.mark.parametrize(
     ("architecture", "inputs"), [("QwenImagePipeline", qwen_inputs), ("WanPipeline", wan_inputs)], ids=["qwen", "wan"]
 )
