@@ -12,7 +12,8 @@ from omni_rl_veomni import VeOmniBackend
 
 pytestmark = pytest.mark.ci
 
-CALLS = {"QwenImagePipeline": {"height": 16, "width": 16}, "WanPipeline": {"height": 16, "width": 16, "num_frames": 5}}
+VIDEO = {"height": 16, "width": 16, "num_frames": 5}
+CALLS = {"QwenImagePipeline": {"height": 16, "width": 16}, "WanPipeline": VIDEO, "WanPipeline-two-experts": VIDEO}
 LORA = {"rank": 2, "alpha": 4.0}
 
 
@@ -45,6 +46,7 @@ def equal(one, other):
 @pytest.mark.parametrize("architecture", sorted(CALLS))
 def test_samples_updates_and_checkpoints_are_equal(parts, architecture, lora):
     torch_, veomni = (parts(backend, architecture, lora) for backend in (TorchBackend, VeOmniBackend))
+    assert {type(network).__module__ for network in veomni.model.denoisers.values()} == {"omni_rl_veomni.networks"}
     batches = [each.batch() for each in (torch_, veomni)]
     assert torch.equal(batches[0]["log_probs"], batches[1]["log_probs"])
     before = torch_.trained()

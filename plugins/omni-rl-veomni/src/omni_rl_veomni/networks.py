@@ -68,13 +68,16 @@ def use(model: LoadedModel) -> None:
 
 
 def equal(denoiser: nn.Module) -> nn.Module:
-    """VeOmni's network with a denoiser's weights, which they share."""
+    """VeOmni's network with a denoiser's weights and buffers, which they share."""
     kind = NETWORKS[type(denoiser).__name__]
     config = kind.config_class(**_sizes(denoiser))
     config._attn_implementation = "eager"  # attention of torch, for any precision and device
     with init_empty_weights():
         network: nn.Module = kind(config)
     network.load_state_dict(denoiser.state_dict(), assign=True)
+    for path, buffer in denoiser.named_buffers():  # tables of positions, which no state has; their precision matters
+        owner, _, name = path.rpartition(".")
+        setattr(network.get_submodule(owner), name, buffer)
     return network
 
 
