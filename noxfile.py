@@ -24,7 +24,9 @@ PACKAGES = sorted(
     f"{path.parent.relative_to(ROOT)}{EXTRAS.get(path.parent.name, '')}"
     for path in ROOT.glob("plugins/*/pyproject.toml")
 )
-APART = [package for package in PACKAGES if "vllm-omni" in package]  # vLLM-Omni pins torch, diffusers and transformers
+VLLM_OMNI = [package for package in PACKAGES if "vllm-omni" in package]  # it pins torch, diffusers and transformers
+VEOMNI = "plugins/omni-rl-veomni"  # it does not work with the newest transformers
+APART = [*VLLM_OMNI, VEOMNI]
 PLUGINS = [package for package in PACKAGES if package not in APART]
 TINY = "plugins/omni-rl-tiny"
 TESTING = "plugins/omni-rl-testing[new]"
@@ -130,12 +132,26 @@ def vllm_omni(session: nox.Session) -> None:
     overrides.write_text("".join(f"{pin}\n" for pin in group("vllm-omni-overrides")))
     session.install(*group("vllm-omni"), "--override", str(overrides))
     session.install(*group("vllm-omni-itself"), "--no-deps")
-    local = [arg for package in (CORE, *PLUGINS, *APART) for arg in ("-e", package)]
+    local = [arg for package in (CORE, *PLUGINS, *VLLM_OMNI) for arg in ("-e", package)]
     session.install(*local, *group("test"), "--override", str(overrides))
     session.env.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": None})
     session.run(
-        "pytest", "-m", "", "-W", "default", *(session.posargs or [f"{folder_of(package)}/tests" for package in APART])
+        "pytest",
+        "-m",
+        "",
+        "-W",
+        "default",
+        *(session.posargs or [f"{folder_of(package)}/tests" for package in VLLM_OMNI]),
     )
+
+
+@nox.session(venv_backend="uv", python="3.11")
+def veomni(session: nox.Session) -> None:
+    """The backend veomni, with the real VeOmni on the CPU, beside the newest releases that it works with."""
+    beside = [TESTING, TINY, "plugins/omni-rl-flow-grpo", "plugins/omni-rl-wan", "plugins/omni-rl-qwen-image"]
+    install(session, *group("veomni"), *group("test"), packages=[CORE, *beside, VEOMNI])
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("pytest", "-m", "", *(session.posargs or [f"{VEOMNI}/tests"]))
 
 
 @nox.session

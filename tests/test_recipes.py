@@ -45,6 +45,7 @@ MODELS = sorted(path.parent for path in (FIXTURES / "models").glob("*/*/model_in
 
 ELSEWHERE = {
     "plugins/omni-rl-vllm-omni/README.md": "its engine is installed in an environment of its own (nox -s vllm_omni)",
+    "plugins/omni-rl-veomni/README.md": "its backend is installed in an environment of its own (nox -s veomni)",
     "plugin-template/templates/algorithm/README.md": "of a package that is yet to be generated (nox -s template)",
     "plugin-template/templates/engine/README.md": "of a package that is yet to be generated (nox -s template)",
     "plugin-template/templates/model/README.md": "of a package that is yet to be generated (nox -s template)",

@@ -43,7 +43,8 @@ class Sandbox:
         self._flags = 0
         self._site.mkdir()
         sys.path.insert(0, str(self._site))
-        self._install(root / "plugins/omni-rl-vllm-omni")  # its options are checked; vLLM-Omni itself need not be here
+        for plugin in ("omni-rl-vllm-omni", "omni-rl-veomni"):  # options are checked; the libraries need not be here
+            self._install(root / "plugins" / plugin)
 
     def run(self, block: Block) -> None:
         """Run one block.

@@ -53,6 +53,9 @@ class TorchBackend:
     With several ranks, each has a share of every mini-batch, and gradients are summed over the ranks: number of ranks
     and sharding do not change the result beyond rounding. Except for ``close`` and ``weight_names``, all ranks must
     call each method together.
+
+    A backend with the networks, the sharding or the clipping of another library derives from this class and overrides
+    :meth:`loaded`, :meth:`shard` or :meth:`clip`.
     """
 
     trains_on_ranks = True
@@ -61,13 +64,13 @@ class TorchBackend:
         self._config, self._hooks = context.config.train, context.hooks
         self._whole_sequence = context.traits.whole_sequence
         self._seed = context.config.run_seed
-        self.model = context.load_model()
+        self.model = self.loaded(context)
         self.model.hooks = context.hooks
         make_trainable(self.model, context.config.model.lora, self._seed)
         _prepare_modules(self.model, self._config)
         divide_sequences(self.model, self._config)
         if is_sharded(self._config, context.config.model.lora is not None):
-            shard(self.model)
+            self.shard()
         policy = TorchPolicy(self.model, context.hooks, context.config)
         self.policy: Policy = policy
         self._restore_trained = policy.restore_trained
@@ -86,6 +89,18 @@ class TorchBackend:
         )
         self.updates = 0
         self._skipped = 0  # updates skipped in a row
+
+    def loaded(self, context: Context) -> LoadedModel:
+        """The model before adapters are added and weights are sharded. A derived backend may use other networks."""
+        return context.load_model()
+
+    def shard(self) -> None:
+        """Spread the weights of ``model`` over the ranks, and set ``model.sharded``. Gradients must be summed."""
+        shard(self.model)
+
+    def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+        """Clip the norm of all gradients together to ``limit``; returns the norm before, equal on all ranks."""
+        return reduction.clip(parameters, limit)
 
     def update(self, batch: TensorDict, iteration: int) -> dict[str, float]:
         """All updates of one iteration with a batch (N,). Metrics ``actor/*`` are means over the updates."""
@@ -118,7 +133,7 @@ class TorchBackend:
             self._add_gradients(rows, batch.terms, meter)
         parameters = list(self._parameters.values())
         reduction.sum_over_ranks(parameters)
-        norm = reduction.clip(parameters, self._config.max_grad_norm)
+        norm = self.clip(parameters, self._config.max_grad_norm)
         lr = self._learning_rate()
         finite = math.isfinite(norm)
         if finite:
@@ -272,9 +287,13 @@ def _compile(denoiser: torch.nn.Module) -> None:
 
 
 def _whole_state(value: torch.Tensor, parameter: torch.nn.Parameter, device: torch.device) -> torch.Tensor:
-    """A tensor of the optimizer's state, which holds the part of this rank only while it is on the CPU."""
-    sharded = isinstance(parameter, DTensor) and value.ndim > 0  # of one row, a rank may have all and others none
-    return whole(joined_part(own_part(value).to(device), parameter)) if sharded else value.detach()
+    """A tensor of the optimizer's state. Of a sharded parameter it holds this rank's part, also while it is offloaded.
+
+    Shapes do not tell: of a parameter with one row, one rank has the whole and the others have nothing.
+    """
+    if value.ndim == 0 or not isinstance(parameter, DTensor):  # the number of steps, or all ranks hold all of it
+        return value.detach()
+    return whole(joined_part(own_part(value).to(device), parameter))
 
 
 def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
