@@ -208,8 +208,9 @@ def test_the_gate_and_validations(config_file: Callable[..., Path], spawn: Calla
 def test_a_checkpoint_continues_on_another_number_of_ranks(
     trained: Callable[..., Path], alike: Callable[..., None], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    one = trained("one", 1, train={"iterations": 4, "sharding": "sharded"})
-    two = trained("two", 2, train={"iterations": 2, "sharding": "sharded"})
+    always = {"every": 1}  # a run that ends validates once more
+    one = trained("one", 1, train={"iterations": 4, "sharding": "sharded"}, validation=always)
+    two = trained("two", 2, train={"iterations": 2, "sharding": "sharded"}, validation=always)
     for words in (("launcher=local", "train.iterations=3"), ("launcher={name: torchrun, processes: 3}",)):
         done = spawn("resume", two, "train.iterations=4", *words)
         assert done.code == 0, done.err
@@ -267,6 +268,9 @@ def going(config_file: Callable[..., Path], command: str, tmp_path: Path) -> Ite
         if each.process.poll() is None:
             os.killpg(each.process.pid, signal.SIGKILL) if os.getpgid(each.process.pid) == each.process.pid else None
             each.process.kill()
+        each.process.wait()
+        if each.process.stdout is not None:
+            each.process.stdout.close()
 
 
 @pytest.mark.full

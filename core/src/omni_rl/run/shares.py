@@ -142,10 +142,11 @@ def _collect(engine: Engine, rewards: RewardRunner, requests: Sequence[Request],
             elif deal.in_step is not contextlib.nullcontext:  # a rank without samples helps the others' forwards
                 list(finished_groups(engine, requests[:1]))
 
+    alone = deal.in_step is contextlib.nullcontext and sequence_ranks().size == 1
     if not any(spec.reward.scope == "group" for spec in rewards.specs):
-        return drawn_together(lambda: _score_once(rewards, groups()))
+        return drawn_together(lambda: _score_once(rewards, groups()), alone)
     started = time.perf_counter()
-    samples = drawn_together(lambda: _kept_once([sample for group in groups() for sample in group]))
+    samples = drawn_together(lambda: _kept_once([sample for group in groups() for sample in group]), alone)
     drawn = {s.request.sample_id: s.trajectory for s in samples if s.trajectory is not None}
     errors = {s.request.sample_id: s.error for s in samples if s.error is not None}
     rows = _sent(drawn, {r.sample_id: deal.owners[r.uid] for r in requests})

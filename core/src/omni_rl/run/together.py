@@ -30,9 +30,14 @@ def together(work: Callable[[], T]) -> T:
     return _together(work, contextlib.nullcontext())
 
 
-def drawn_together(work: Callable[[], T]) -> T:
-    """:func:`together`, for work that a signal may end."""
-    return _together(work, ends_at_once())
+def drawn_together(work: Callable[[], T], alone: bool = True) -> T:
+    """:func:`together`, for work that a signal may end.
+
+    Args:
+        alone: whether a rank needs no other for this work. If it does, a signal waits for the end of the work: a rank
+            that leaves it would let the others wait.
+    """
+    return _together(work, ends_at_once() if alone else contextlib.nullcontext())
 
 
 def _together(work: Callable[[], T], context: contextlib.AbstractContextManager[None]) -> T:
