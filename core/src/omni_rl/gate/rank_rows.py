@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -27,8 +28,8 @@ def one_process_row(subject: Trainer, probe: Probe) -> Row:
         return Row("one process", "info", "not applicable: the backend trains in other processes, or no step trains")
     ranks = data_ranks()
     rows = [number % len(probe.batch) for number in range(ranks.size)]
-    dealt = _gradient(subject, probe, [rows[ranks.rank]])
-    every = _gradient(subject, probe, sorted(rows))
+    dealt = _gradient(subject, probe, Counter([rows[ranks.rank]]))
+    every = _gradient(subject, probe, Counter(rows))
     apart = sum(float((mine - theirs / ranks.size).square().sum()) for mine, theirs in zip(dealt, every, strict=True))
     size = sum(float((theirs / ranks.size).square().sum()) for theirs in every)
     apart, size = (float(value) ** 0.5 for value in total(torch.tensor([apart, size], dtype=torch.float64)))
@@ -48,11 +49,15 @@ def agreed(rows: Sequence[Row]) -> list[Row]:
     return merged
 
 
-def _gradient(subject: Trainer, probe: Probe, rows: Sequence[int]) -> list[torch.Tensor]:
-    """This rank's part of the gradient (fp32, on the CPU) of the summed log-probs of all ranks' rows."""
+def _gradient(subject: Trainer, probe: Probe, rows: Mapping[int, int]) -> list[torch.Tensor]:
+    """This rank's part of the gradient (fp32, on the CPU) of the summed log-probs of all ranks' rows.
+
+    Args:
+        rows: how often each row counts on this rank.
+    """
     parameters = list(subject.model.parameters().values())
-    for row in rows:
-        subject.backend.policy.evaluate(probe.batch[row : row + 1], [0])[0].log_prob.sum().backward()
+    for row, count in rows.items():
+        (count * subject.backend.policy.evaluate(probe.batch[row : row + 1], [0])[0].log_prob.sum()).backward()
     sum_over_ranks(parameters)
     found = [torch.zeros(own_part(p).shape) if p.grad is None else own_part(p.grad).float().cpu() for p in parameters]
     for parameter in parameters:

@@ -1,8 +1,8 @@
-"""How the ranks of a run are arranged: in rows of ranks that share each sample.
+"""How the ranks of a run are arranged: in sequence groups, whose ranks share each sample.
 
-With sequence parallelism, the ranks of one row compute the same samples, each a part of their token sequences. They are
-one *data rank*: rows of training data are dealt to data ranks. Ranks with equal places in their rows form the group
-through which data ranks exchange rows; so each place of a row does the same exchanges with the same rows.
+With sequence parallelism, the ranks of a sequence group compute the same samples, each a part of their token sequences.
+They are one *data rank*: rows of training data are dealt to data ranks. Ranks with equal places in their sequence
+groups exchange rows with each other, so that all ranks of a sequence group have the same rows.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Layout(NamedTuple):
 
     Attributes:
         mesh: all ranks, with the dimensions ``data``, ``ring`` and ``ulysses``.
-        data: the ranks at this rank's place in every row.
-        sequence: the ranks of this rank's row, which share each sample.
+        data: the ranks with this rank's place in their sequence groups.
+        sequence: the ranks of this rank's sequence group, which share each sample.
     """
 
     mesh: DeviceMesh
@@ -53,8 +53,8 @@ def arranged(ulysses: int, ring: int, device_type: str) -> Iterator[None]:
         )
     shape = (world_size() // each, ring, ulysses)
     mesh = init_device_mesh(device_type, shape, mesh_dim_names=("data", "ring", "ulysses"))
-    row = mesh["ring", "ulysses"]._flatten()
-    _ARRANGED.append(Layout(mesh, _ranks(mesh["data"]), _ranks(row)))
+    sequence = mesh["ring", "ulysses"]._flatten()
+    _ARRANGED.append(Layout(mesh, _ranks(mesh["data"]), _ranks(sequence)))
     try:
         yield
     finally:

@@ -37,8 +37,8 @@ class Meter:
 def figures(batch: TensorDict) -> dict[str, float]:
     """The means of the entries ``metrics/<name>`` over the rows of all ranks. All ranks must call it."""
     own: Tensors = dict(batch["metrics"].items()) if "metrics" in batch.keys() and len(batch) else {}
-    means = [(len(batch), {name: float(values.double().mean()) for name, values in own.items()})]
-    ranks = [(rows, found) for rows, found in gathered(means[0], data_ranks()) if found]
+    means = {name: float(values.double().mean()) for name, values in own.items()}
+    ranks = [(rows, found) for rows, found in gathered([len(batch), means], data_ranks()) if found]
     if len(ranks) == 1:
         return dict(ranks[0][1])
     count = sum(rows for rows, _ in ranks)

@@ -49,7 +49,7 @@ WITHOUT_BACKWARD = ("sage",)
 
 
 def divide_sequences(model: LoadedModel, train: Train) -> None:
-    """Let the ranks of a row share each sample in every forward of the denoisers; nothing if rows have one rank.
+    """Let the ranks of a sequence group share each sample in every forward of the denoisers, if they are several.
 
     Call it after adapters were added, and before the weights are sharded.
 
