@@ -148,7 +148,7 @@ def differences(point: Point, directory: RunDirectory, resolved: Resolved, now: 
     kinds = ("data", "media", "rewards", "plugins", "device", "versions")
     before = {"config": old, "provenance": {kind: then[kind] for kind in kinds if kind in then and kind in now}}
     after = {"config": new, "provenance": {kind: now[kind] for kind in kinds if kind in then and kind in now}}
-    one, other = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    one, other = dict(leaves(before, "")), dict(leaves(after, ""))
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
     return _missing_validations(point, directory) | {
         key: f"{_words(key)}: {_short(one.get(key))} -> {_short(other.get(key))}" for key in keys
@@ -208,13 +208,14 @@ def _meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**adapters, "train.ema": None if average is None else "an average"}
 
 
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested sections by their dotted keys, which begin with ``key``."""
     if isinstance(value, Mapping) and value:
         for name, each in value.items():
-            yield from _leaves(each, f"{key}.{name}" if key else str(name))
+            yield from leaves(each, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         for number, each in enumerate(value):
-            yield from _leaves(each, f"{key}.{number}")
+            yield from leaves(each, f"{key}.{number}")
     else:
         yield key, value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omni_rl.errors import ConfigError
 from omni_rl.parallel.exchange import gathered
 from omni_rl.parallel.group import local_rank, world_size
 from omni_rl.run.assembly import Assembly
+from omni_rl.run.continuing import leaves
 from omni_rl.run.spec import spec_of
 from omni_rl.storage import checkpoint
 
@@ -57,17 +58,8 @@ def _facts(resolved: Resolved) -> Iterator[tuple[str, Any]]:
         yield f"{part['kind']} {part['key']}", part
     for file in spec.pop("files"):
         yield f"file {Path(file['path']).name}", file["sha256"]
-    yield from ((key, value) for key, value in _flat(spec.pop("config"), "") if key not in OWN)
+    yield from ((key, value) for key, value in leaves(spec.pop("config"), "") if key not in OWN)
     yield from spec.items()
-
-
-def _flat(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        key = f"{above}{name}"
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, value
 
 
 def _held(parts: Assembly) -> dict[str, str | None]:
