@@ -14,7 +14,8 @@
 #SBATCH --signal=TERM@600
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not through `head`: scontrol would end by SIGPIPE now and then
+first=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000))
 if [ "$1" = --resume ]; then
   command=(omni-rl resume "$2" "${@:3}")

@@ -366,7 +366,7 @@ def test_the_script_for_slurm_starts_a_task_on_each_machine(tmp_path: Path) -> N
     """With stand-ins for Slurm's own commands: what each of two machines is told to run."""
     script = Path(__file__).parents[1] / "examples/slurm.sh"
     tools = {
-        "scontrol": "printf 'first\\nsecond\\n'",
+        "scontrol": "echo first; sleep 0.2; echo second",  # a reader that leaves early would end it by SIGPIPE
         "srun": 'for number in 0 1; do SLURM_NODEID=$number "$@"; done',
         "omni-rl": 'printf "%s|" "$@"; echo',
     }
