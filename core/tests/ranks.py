@@ -91,7 +91,8 @@ def trained(job: Mapping[str, Any], parts: Parts, rows: TensorDict) -> dict[str,
     watched = parts.algorithm if isinstance(parts.algorithm, Watching) else None
     gradients = {f"gradient/{n}": v for n, v in (watched.gradients if watched else {}).items()}
     said = {"figures": figures, "extra": extra, "rows": watched.rows if watched else 0}
-    return {"said": said, "tensors": {**state, **sent, **gradients, **measured}}
+    held = {name: whole(tensor) for name, tensor in state.items()}
+    return {"said": said, "tensors": {**held, **sent, **gradients, **measured}}
 
 
 def measurements(parts: Parts, rows: TensorDict) -> dict[str, torch.Tensor]:

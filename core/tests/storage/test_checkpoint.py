@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from omni_rl.errors import CheckpointError, RunError
-from omni_rl.storage import checkpoint
+from omni_rl.storage import checkpoint, checkpoint_sheet, tensor_files
 from omni_rl.storage.run_folder import RunDirectory
 
 
@@ -175,10 +175,21 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 def test_a_newer_schema_is_not_called_damage(run):
     path = checkpoint.save(run, tensors_of(1), state_of(1), keep=1)
     sheet = json.loads((path / "state.json").read_text())
-    (path / "state.json").write_text(json.dumps(sheet | {"schema": checkpoint.SCHEMA + 1}))
-    with pytest.raises(CheckpointError, match="schema 2; this omni-rl reads schema 1") as caught:
+    (path / "state.json").write_text(json.dumps(sheet | {"schema": checkpoint_sheet.SCHEMA + 1}))
+    with pytest.raises(CheckpointError, match="schema 3; this omni-rl reads schema 2") as caught:
         checkpoint.load(path)
     assert "version of omni-rl" in str(caught.value.hint)
+
+
+def test_a_checkpoint_of_schema_1_is_read(run):
+    """There, the sheet has the entry of the only file itself."""
+    path = checkpoint.save(run, tensors_of(1), state_of(1), keep=1)
+    sheet = json.loads((path / "state.json").read_text())
+    sheet |= {"schema": 1, "tensors": sheet["tensors"]["tensors.safetensors"]}
+    (path / "state.json").write_text(json.dumps(sheet))
+    tensors, state = checkpoint.load(path)
+    assert state == state_of(1)
+    assert all(torch.equal(tensors[name], value) for name, value in tensors_of(1).items())
 
 
 def test_another_model_is_refused(run):
@@ -288,7 +299,7 @@ def rehashed(path: Path, **changes: object) -> None:
     """Change a checkpoint's state, with a hash that fits."""
     sheet = json.loads((path / "state.json").read_text())
     sheet["state"].update(changes)
-    sheet["state_sha256"] = checkpoint._state_sha256(sheet["state"])
+    sheet["state_sha256"] = checkpoint_sheet._state_sha256(sheet["state"])
     (path / "state.json").write_text(json.dumps(sheet))
 
 
@@ -352,7 +363,7 @@ def test_tensors_that_cannot_be_read_although_their_hash_fits(run):
     file = path / "tensors.safetensors"
     file.write_bytes((1 << 62).to_bytes(8, "little") + file.read_bytes()[8:])
     sheet = json.loads((path / "state.json").read_text())
-    sheet["tensors"]["sha256"] = checkpoint._sha256(file)
+    sheet["tensors"][file.name]["sha256"] = tensor_files.sha256(file)
     (path / "state.json").write_text(json.dumps(sheet))
     with pytest.raises(CheckpointError, match=r"tensors\.safetensors is damaged"):
         checkpoint.load(path)

@@ -160,11 +160,15 @@ class Backend(Protocol):
         """Everything needed to resume exactly: tensors, and the rest as JSON data.
 
         Tensors are named ``<group>/<canonical name>``. The group ``policy`` holds the trained weights; each stored copy
-        is a group with its own name.
+        is a group with its own name. They are stored before the next update, so they need not be copies. On several
+        ranks they may be sharded (DTensors): each rank stores its parts of them, and rank 0 everything else.
         """
 
-    def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`; raises CheckpointError with the name of a tensor that does not fit."""
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`; raises CheckpointError with the name of a tensor that does not fit.
+
+        Each access to ``tensors`` may read one whole tensor from the disk, on the CPU.
+        """
 
     def close(self) -> None:
         """Release processes and memory. Idempotent."""

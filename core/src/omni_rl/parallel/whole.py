@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -33,3 +38,35 @@ def joined_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def joined_on_cpu(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """:func:`joined_part` for a part in the memory of the CPU, where ``like`` may be on a GPU.
+
+    All ranks must make the first call for each mesh together.
+    """
+    if not isinstance(like, DTensor):
+        return part
+    mesh = _on_cpu(like.device_mesh)
+    return DTensor.from_local(part, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+
+
+@functools.cache
+def _on_cpu(mesh: DeviceMesh) -> DeviceMesh:
+    return mesh if mesh.device_type == "cpu" else DeviceMesh("cpu", mesh.mesh, mesh_dim_names=mesh.mesh_dim_names)
+
+
+def begins_at(tensor: torch.Tensor) -> list[int]:
+    """The index in the whole tensor, by dimension, at which this rank's part begins."""
+    if not isinstance(tensor, DTensor):
+        return [0] * tensor.ndim
+    _, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return list(begins)
+
+
+def is_first_to_hold(tensor: torch.Tensor) -> bool:
+    """Whether no earlier rank holds the same part of a sharded tensor as this one, and the part is not empty."""
+    assert isinstance(tensor, DTensor)
+    places: Sequence[int] = tensor.device_mesh.get_coordinate() or ()
+    first = all(place == 0 for place, kind in zip(places, tensor.placements, strict=True) if kind.is_replicate())
+    return first and (tensor.to_local().numel() > 0 or tensor.numel() == 0)

@@ -10,11 +10,14 @@ from typing import Any
 
 from omni_rl.contracts.events import State
 from omni_rl.contracts.interfaces import Tracker
+from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError, RunError, UserError
+from omni_rl.parallel.exchange import gathered
+from omni_rl.parallel.group import everyone, rank
 from omni_rl.plugins.blame import describe_error
 from omni_rl.reporting import artifacts
 from omni_rl.run.assembly import Assembly
-from omni_rl.run.together import on_rank_0
+from omni_rl.run.together import on_rank_0, together
 from omni_rl.run.weight_sync import give_weights, in_place
 from omni_rl.storage import checkpoint
 from omni_rl.storage.run_folder import RunDirectory, metrics_hash, row_hashes
@@ -55,8 +58,21 @@ def save(
         "source": parts.source.state(),
         "trackers": _tracker_states(parts, note),
     }
-    keep = parts.config.train.keep_checkpoints
-    return Path(on_rank_0(lambda: str(checkpoint.save(directory, tensors, kept, keep=keep))))
+    return _write(directory, tensors, kept, parts.config.train.keep_checkpoints)
+
+
+def _write(directory: RunDirectory, tensors: Tensors, kept: Mapping[str, Any], keep: int) -> Path:
+    """Each rank writes what it holds; then rank 0 makes it the newest checkpoint."""
+    begun = on_rank_0(lambda: list(map(str, checkpoint.begin(directory, kept["iteration"]))))
+    draft = checkpoint.Draft(*map(Path, begun))
+    try:
+        entries = gathered(together(lambda: draft.write(tensors, everyone())))
+        files = {name: entry for each in entries for name, entry in each.items()}
+        return Path(on_rank_0(lambda: str(draft.complete(files, kept, keep))))
+    except BaseException:
+        if rank() == 0:
+            draft.discard()
+        raise
 
 
 def restore(parts: Assembly, path: Path) -> State:
@@ -65,10 +81,10 @@ def restore(parts: Assembly, path: Path) -> State:
     Raises:
         CheckpointError: it is damaged, or does not fit the run.
     """
-    tensors, kept = checkpoint.load(path, parts.model.architecture)
+    kept = on_rank_0(lambda: checkpoint.load_state(path, parts.model.architecture))
     checkpoint.same_model(path, kept, parts.resolved.model_path, parts.fingerprint)
     with _restoring(path, "training backend"):
-        parts.backend.load_state(tensors, kept["backend"])
+        parts.backend.load_state(checkpoint.stored(path), kept["backend"])
     with _restoring(path, "source of samples"):
         parts.source.load_state(kept.get("source", {}))
     with _restoring(path, "trackers"):

@@ -6,89 +6,127 @@
         latest.json                    {"checkpoint": "iteration-000041"}
         iteration-000041/
             tensors.safetensors        policy/<name>, ema/<name>, old/<name>, optimizer/<name>/exp_avg, ...
-            state.json                 everything else, and the sha256 of both
+            state.json                 everything else, and the sha256 of all files
+
+With weights that are sharded over 4 ranks, each rank writes its parts: ``tensors-00001-of-00004.safetensors`` and so on
+(:mod:`omni_rl.storage.tensor_files`). Any number of ranks can load both.
 
 A checkpoint is written in a hidden folder, synced to disk, and renamed: a folder with a checkpoint's name is complete.
 While a resumed run writes iteration 41 again, the old checkpoint is ``iteration-000041.replaced``, so that there is a
-complete one at any time. Only one process writes. The next :func:`save` removes what a killed process left.
+complete one at any time. Only one run writes. The next :func:`begin` removes what a killed process left.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from omni_rl.contracts.input_files import CONFIGURATION, parse_json, read_regular
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError
+from omni_rl.parallel.group import Ranks
+from omni_rl.parallel.whole import own_part
+from omni_rl.storage import checkpoint_sheet, tensor_files
+from omni_rl.storage.checkpoint_sheet import NAME, REQUIRED, verify
 from omni_rl.storage.durable import is_temporary, sync, temporary, write_atomic, writing
 from omni_rl.storage.fingerprint import fingerprint as fingerprint
 from omni_rl.storage.fingerprint import matches
 from omni_rl.storage.run_folder import RunDirectory
+from omni_rl.storage.tensor_files import StoredTensors
 
-SCHEMA = 1
-REQUIRED = ("iteration", "policy_version", "architecture", "model_fingerprint")
-"""Keys that every state has. Further keys: data position, tracker ids, the backend's and the algorithm's own state."""
-
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "iteration": (int,),
-    "policy_version": (int,),
-    "architecture": (str,),
-    "model_fingerprint": (str,),
-    "run": (str,),
-    "config": (dict,),
-    "provenance": (dict,),
-    "row": (dict,),
-    "metrics_sha256": (str, type(None)),
-    "validations": (dict,),
-    "backend": (dict,),
-    "source": (dict,),
-    "trackers": (dict, list),
-}
-"""The types of the keys of a state."""
-
-_LARGEST_STATE = 256 * 1024**2
-"""Bytes of ``state.json``."""
-
-_NAME = re.compile(r"iteration-(\d+)(\.replaced)?")
 _LEFT = re.compile(r"\.iteration-\d+(\.replaced)?\.(tmp|deleted)")
 """Names of what a killed process of omni-rl 0.1 left."""
 
 
-def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: int) -> Path:
-    """Write the checkpoint of ``state["iteration"]`` completed iterations, and delete all but the last ``keep``.
+class Draft(NamedTuple):
+    """A checkpoint that is being written. All ranks of a run have the same one.
 
-    Args:
-        tensors: any shapes and dtypes, on any device; tied tensors are stored once per name.
-        state: JSON data with at least the keys of :data:`REQUIRED`; tuples are read back as lists.
-        keep: number of checkpoints to keep, >= 1. The new checkpoint is never deleted. Checkpoints of later iterations
-            are not deleted either: a run that resumed from an earlier checkpoint will replace them.
-
-    Raises RunError when it cannot be written (disk full); earlier checkpoints then stay as they were.
+    Attributes:
+        final: the folder that it will be.
+        folder: the hidden folder that it is written in.
     """
-    missing = [key for key in REQUIRED if key not in state]
-    assert not missing, f"a checkpoint's state needs {missing}"
-    assert keep >= 1, "the newest checkpoint is always kept"
-    final = run.checkpoints / f"iteration-{state['iteration']:06d}"
-    stored = _storable(tensors)
-    with writing(final, sum(tensor.nbytes for tensor in stored.values())):
+
+    final: Path
+    folder: Path
+
+    def write(self, tensors: Tensors, ranks: Ranks) -> dict[str, Any]:
+        """Write what this rank holds; returns the entries of its files, for :meth:`complete`.
+
+        Args:
+            tensors: any shapes and dtypes, on any device; tied tensors are stored once per name. Of sharded ones each
+                rank writes its parts, of others rank 0 writes all.
+            ranks: those that write.
+
+        Raises:
+            RunError: it cannot be written (disk full).
+        """
+        with writing(self.final, sum(own_part(tensor).nbytes for tensor in tensors.values())):
+            return tensor_files.write(self.folder, tensors, ranks)
+
+    def complete(self, files: Mapping[str, Any], state: Mapping[str, Any], keep: int) -> Path:
+        """Write the state, make this the newest checkpoint, and delete all but the last ``keep``. Only rank 0 does so.
+
+        Args:
+            files: the entries of all ranks' files.
+            state: JSON data with at least the keys of :data:`REQUIRED`; tuples are read back as lists.
+            keep: number of checkpoints to keep, >= 1. This one is never deleted. Checkpoints of later iterations are
+                not deleted either: a run that resumed from an earlier checkpoint will replace them.
+
+        Raises:
+            RunError: it cannot be written; earlier checkpoints then stay as they were.
+        """
+        missing = [key for key in REQUIRED if key not in state]
+        assert not missing, f"a checkpoint's state needs {missing}"
+        assert keep >= 1, "the newest checkpoint is always kept"
+        with writing(self.final, 0):
+            sheet = json.dumps(checkpoint_sheet.sheet(files, state), indent=2) + "\n"
+            (self.folder / "state.json").write_text(sheet, encoding="utf-8")
+            for written in (self.folder / "state.json", self.folder):
+                sync(written)
+            _publish(self.folder, self.final)
+        write_atomic(self.final.parent / "latest.json", json.dumps({"checkpoint": self.final.name}).encode())
+        with writing(self.final, 0):
+            _prune(self.final.parent, self.final, keep)
+        return self.final
+
+    def discard(self) -> None:
+        """Delete what was written, after an error."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def begin(run: RunDirectory, iteration: int) -> Draft:
+    """A new draft of the checkpoint after ``iteration`` completed iterations.
+
+    Raises:
+        RunError: its folder cannot be made.
+    """
+    final = run.checkpoints / f"iteration-{iteration:06d}"
+    draft = Draft(final, temporary(final))
+    with writing(final, 0):
         run.checkpoints.mkdir(exist_ok=True)
         _sweep(run.checkpoints)
-        _write(temporary(final), final, stored, state)
-    write_atomic(run.checkpoints / "latest.json", json.dumps({"checkpoint": final.name}).encode())
-    with writing(final, 0):
-        _prune(run.checkpoints, final, keep)
-    return final
+        draft.folder.mkdir()
+    return draft
+
+
+def save(run: RunDirectory, tensors: Tensors, state: Mapping[str, Any], keep: int) -> Path:
+    """Write the checkpoint of ``state["iteration"]`` completed iterations from one process.
+
+    Arguments and errors are those of :meth:`Draft.write` and :meth:`Draft.complete`.
+    """
+    draft = begin(run, state["iteration"])
+    try:
+        return draft.complete(draft.write(tensors, Ranks(0, 1)), state, keep)
+    except BaseException:
+        draft.discard()
+        raise
 
 
 def latest(run: RunDirectory) -> Path | None:
@@ -104,24 +142,28 @@ def latest(run: RunDirectory) -> Path | None:
 
 def load(
     path: Path, architecture: str | None = None, model_fingerprint: str | None = None
-) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors (on the CPU) and state of the checkpoint folder ``path``, verified against their checksums.
+) -> tuple[StoredTensors, dict[str, Any]]:
+    """Tensors and state of the checkpoint folder ``path``, verified against their checksums.
 
     Raises CheckpointError when it is damaged (names the file and an intact earlier checkpoint), and when it belongs to
     another architecture than ``architecture`` or to another model folder than ``model_fingerprint``.
     """
     state = load_state(path, architecture, model_fingerprint)
-    file = path / "tensors.safetensors"
+    return stored(path), state
+
+
+def stored(path: Path) -> StoredTensors:
+    """The tensors of a checkpoint, which is not verified. Raises CheckpointError when a file cannot be read."""
     try:
-        return load_file(file), state
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}", _recovery(path)) from error
+        return StoredTensors(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error}", _recovery(path)) from error
 
 
 def load_state(path: Path, architecture: str | None = None, model_fingerprint: str | None = None) -> dict[str, Any]:
-    """The state without the tensors; verifies both files, and raises as :func:`load`."""
+    """The state without the tensors; verifies all files, and raises as :func:`load`."""
     try:
-        state = _verify(path)
+        state = verify(path)
     except CheckpointError as error:
         raise CheckpointError(error.what, error.hint or _recovery(path)) from error
     _same("architecture", state["architecture"], architecture, path)
@@ -134,11 +176,10 @@ def load_group(path: Path, group: str) -> Tensors:
 
     Raises CheckpointError when the checkpoint has no such group.
     """
-    with safe_open(path / "tensors.safetensors", framework="pt") as file:
-        names = list(file.keys())
-        members = {n.removeprefix(f"{group}/"): file.get_tensor(n) for n in names if n.startswith(f"{group}/")}
+    tensors = stored(path)
+    members = {n.removeprefix(f"{group}/"): tensors[n] for n in tensors if n.startswith(f"{group}/")}
     if not members:
-        groups = sorted({name.partition("/")[0] for name in names} - {"optimizer"})
+        groups = sorted({name.partition("/")[0] for name in tensors} - {"optimizer"})
         raise CheckpointError(f"{path} has no {group!r} weights", f"it has: {', '.join(groups)}")
     return members
 
@@ -146,39 +187,6 @@ def load_group(path: Path, group: str) -> Tensors:
 def flatten(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
     """``{"policy": {"w": t}}`` to ``{"policy/w": t}``."""
     return {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
-
-
-def _storable(tensors: Tensors) -> Tensors:
-    """Copies on the CPU, contiguous and without shared memory, as safetensors requires."""
-    stored: Tensors = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        here = tensor.detach().to("cpu").contiguous()
-        memory = here.untyped_storage().data_ptr()
-        stored[name] = here.clone() if memory in seen else here
-        seen.add(memory)
-    return stored
-
-
-def _write(temporary: Path, final: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
-    """Write both files to the new folder ``temporary``, sync and rename it; on failure, delete it."""
-    try:
-        temporary.mkdir()
-        file, sheet_file = temporary / "tensors.safetensors", temporary / "state.json"
-        save_file(tensors, file, metadata={"format": "pt"})
-        sheet_file.write_text(json.dumps(_sheet(file, state), indent=2) + "\n", encoding="utf-8")
-        for written in (file, sheet_file, temporary):
-            sync(written)
-        _publish(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _sheet(tensors_file: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(state))  # as it is read back: keys are text, tuples are lists
-    tensors = {"bytes": tensors_file.stat().st_size, "sha256": _sha256(tensors_file)}
-    return {"schema": SCHEMA, "tensors": tensors, "state_sha256": _state_sha256(plain), "state": plain}
 
 
 def _publish(temporary: Path, final: Path) -> None:
@@ -202,12 +210,12 @@ def _complete(checkpoints: Path) -> list[Path]:
     """All complete checkpoints, oldest first; a replaced one comes before its replacement."""
     if not checkpoints.is_dir():
         return []
-    matches = [(match, entry) for entry in checkpoints.iterdir() if (match := _NAME.fullmatch(entry.name))]
+    matches = [(match, entry) for entry in checkpoints.iterdir() if (match := NAME.fullmatch(entry.name))]
     return [entry for _, entry in sorted(matches, key=lambda pair: (int(pair[0][1]), pair[0][2] is None))]
 
 
 def _iteration(checkpoint: Path) -> int:
-    match = _NAME.fullmatch(checkpoint.name)
+    match = NAME.fullmatch(checkpoint.name)
     assert match, checkpoint
     return int(match[1])
 
@@ -247,60 +255,13 @@ def _sweep(checkpoints: Path) -> None:
             _delete(folder)
 
 
-def _verify(path: Path) -> dict[str, Any]:
-    """The state of an intact checkpoint; CheckpointError names the file that is not intact."""
-    file, sheet = path / "tensors.safetensors", _read_sheet(path / "state.json")
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing")
-    size, expected = file.stat().st_size, sheet["tensors"].get("bytes")
-    if size != expected:
-        raise CheckpointError(f"{file} has {size} bytes instead of {expected}")
-    if _sha256(file) != sheet["tensors"].get("sha256"):
-        raise CheckpointError(f"{file} is damaged: its sha256 is not the one in state.json")
-    state: dict[str, Any] = sheet["state"]
-    _check_state(path, state)
-    return state
-
-
-def _check_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Every key has its type, and the iteration is that of the folder's name."""
-    file = path / "state.json"
-    for key in (*REQUIRED, *_KINDS):
-        kinds = _KINDS[key]
-        if (key in state and type(state[key]) not in kinds) or (key in REQUIRED and key not in state):
-            raise CheckpointError(f"{file} is damaged: {key} is missing or of the wrong type")
-    if state["iteration"] < 0 or state["policy_version"] < 0:
-        raise CheckpointError(f"{file} is damaged: a count is negative")
-    name = _NAME.fullmatch(path.name)
-    if name and int(name[1]) != state["iteration"]:
-        raise CheckpointError(f"{path} has the checkpoint of iteration {state['iteration']}")
-
-
-def _read_sheet(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise CheckpointError(f"{file} is missing")
-    content = read_regular(file, _LARGEST_STATE, CheckpointError)
-    try:
-        sheet: dict[str, Any] = json.loads(content)
-        schema = sheet["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is damaged: it is not the JSON of a checkpoint") from error
-    if schema != SCHEMA:
-        hint = "resume with the version of omni-rl that wrote it"
-        raise CheckpointError(f"{file} has checkpoint schema {schema!r}; this omni-rl reads schema {SCHEMA}", hint)
-    plain = isinstance(sheet.get("state"), dict) and isinstance(sheet.get("tensors"), dict)
-    if not plain or _state_sha256(sheet["state"]) != sheet.get("state_sha256"):
-        raise CheckpointError(f"{file} is damaged: its content does not match its own sha256")
-    return sheet
-
-
 def _recovery(path: Path) -> str:
     """The hint for a damaged checkpoint ``path``: how to continue from the newest intact one before it, if any."""
     folder = path.parent
-    every = _complete(folder) if _NAME.fullmatch(path.name) else []
+    every = _complete(folder) if NAME.fullmatch(path.name) else []
     for earlier in reversed([other for other in every if other != path and _iteration(other) <= _iteration(path)]):
         try:
-            _verify(earlier)
+            verify(earlier)
         except CheckpointError:
             continue
         return f"{earlier.name} is intact; to continue from it: rm -r {path} && omni-rl resume {folder.parent}"
@@ -328,12 +289,3 @@ def of_another_model(path: Path, what: str, stored: str, expected: str) -> Check
         f"{path} belongs to another model: its {what} is {stored}, this run's is {expected}",
         "set model.path to the model folder of the original run, with its files as they were",
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _state_sha256(state: Any) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -25,8 +25,9 @@ from omni_rl.model.adapters import make_trainable
 from omni_rl.model.boundary import foreign
 from omni_rl.parallel.agreement import any_rank, total
 from omni_rl.parallel.layout import data_ranks
-from omni_rl.parallel.whole import joined_part, own_part, part_of, whole
+from omni_rl.parallel.whole import joined_on_cpu, joined_part, own_part
 from omni_rl.storage import checkpoint
+from omni_rl.storage.tensor_files import HeldTensors, StoredTensors
 from omni_rl.training import metrics, reduction
 from omni_rl.training.dealing import MiniBatch, mini_batches
 from omni_rl.training.offload import optimizer_state_on
@@ -207,27 +208,31 @@ class TorchBackend:
         """Releases nothing: the backend holds only memory of this process."""
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Tensors ``policy/<name>``, ``<copy>/<name>`` and ``optimizer/<name>/<key>``, and the number of updates."""
+        """Tensors ``policy/<name>``, ``<copy>/<name>`` and ``optimizer/<name>/<key>``, and the number of updates.
+
+        They are not copied: store them before the next update. With sharded weights they are sharded, too.
+        """
         self._restore_trained()
-        tensors = {name: whole(target).cpu() for name, target in self._targets().items()}
+        tensors = {name: target.detach() for name, target in self._targets().items()}
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{name}/{key}"] = _whole_state(value, parameter, self.model.device).cpu()
-        return {n: t.contiguous() for n, t in tensors.items()}, {"updates": self.updates}
+                tensors[f"optimizer/{name}/{key}"] = _joined_state(value, parameter)
+        return tensors, {"updates": self.updates}
 
-    def load_state(self, tensors: Tensors, extra: dict[str, Any]) -> None:
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: dict[str, Any]) -> None:
         """Restore exactly. Raises CheckpointError if a tensor is missing, has another shape, or is not used."""
-        unused = set(tensors)
+        stored = tensors if isinstance(tensors, StoredTensors) else HeldTensors(tensors)
+        unused = set(stored)
         for name, target in self._targets().items():
-            _fits(name, tensors, target)
-            own_part(target).copy_(part_of(tensors[name], target))
+            _fits(name, stored, target)
+            own_part(target).copy_(stored.part(name, target))
             unused.discard(name)
         for name, parameter in self._parameters.items():
             prefix = f"optimizer/{name}/"
             mine = {k for k in unused if k.startswith(prefix)}
             if mine:
                 self._optimizer.state[parameter] = {
-                    k.removeprefix(prefix): self._restored(k, tensors[k], parameter) for k in mine
+                    k.removeprefix(prefix): self._restored(k, stored, parameter) for k in mine
                 }
                 unused -= mine
         if unused:
@@ -239,15 +244,14 @@ class TorchBackend:
     def _targets(self) -> Tensors:
         return checkpoint.flatten({"policy": self._parameters, **self._named})
 
-    def _restored(self, name: str, value: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+    def _restored(self, name: str, stored: StoredTensors | HeldTensors, parameter: torch.nn.Parameter) -> torch.Tensor:
         if name.endswith("/step"):
-            return value.clone()
-        part = part_of(value, parameter)
-        return (
-            part.to("cpu", copy=True)
-            if self._config.offload
-            else joined_part(part.to(self.model.device, copy=True), parameter)
-        )
+            return stored[name].clone()
+        _fits(name, stored, parameter)
+        part = stored.part(name, parameter)
+        if self._config.offload:
+            return part.to("cpu", copy=True)
+        return joined_part(part.to(self.model.device, copy=True), parameter)
 
 
 def _kept_copies(context: Context) -> list[str]:
@@ -286,20 +290,21 @@ def _compile(denoiser: torch.nn.Module) -> None:
         cast(ModelMixin, denoiser).compile_repeated_blocks(fullgraph=True)
 
 
-def _whole_state(value: torch.Tensor, parameter: torch.nn.Parameter, device: torch.device) -> torch.Tensor:
-    """A tensor of the optimizer's state. Of a sharded parameter it holds this rank's part, also while it is offloaded.
+def _joined_state(value: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A tensor of the optimizer's state, sharded as its parameter is.
 
-    Shapes do not tell: of a parameter with one row, one rank has the whole and the others have nothing.
+    While it is offloaded, it is the part of this rank. Shapes do not tell: of a parameter with one row, one rank has
+    the whole and the others have nothing.
     """
-    if value.ndim == 0 or not isinstance(parameter, DTensor):  # the number of steps, or all ranks hold all of it
+    if value.ndim == 0 or isinstance(value, DTensor):
         return value.detach()
-    return whole(joined_part(own_part(value).to(device), parameter))
+    return joined_on_cpu(value.detach(), parameter)
 
 
-def _fits(name: str, tensors: Tensors, target: torch.Tensor) -> None:
-    stored = tensors.get(name)
-    if stored is None or stored.shape != target.shape:
-        has = "no tensor" if stored is None else f"shape {tuple(stored.shape)}"
+def _fits(name: str, stored: StoredTensors | HeldTensors, target: torch.Tensor) -> None:
+    shape = stored.shape(name) if name in stored else None
+    if shape != target.shape:
+        has = "no tensor" if shape is None else f"shape {tuple(shape)}"
         raise CheckpointError(
             f"the checkpoint has {has} for {name!r}, this run needs shape {tuple(target.shape)}",
             "resume with the configuration (model, lora, ema) of the original run",
