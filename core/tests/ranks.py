@@ -24,7 +24,7 @@ from tensordict import TensorDict
 from omni_rl import hookimpl
 from omni_rl.contracts import batches, parcels
 from omni_rl.model.loading import load_model
-from omni_rl.parallel.group import joined, rank
+from omni_rl.parallel.group import joined, rank, world_size
 from omni_rl.parallel.layout import arranged
 from omni_rl.parallel.whole import whole
 from omni_rl.training import sequence
@@ -55,7 +55,13 @@ class Watching(PolicyGradient):
 def parts_of(job: Mapping[str, Any]) -> Parts:
     """The parts of a run that a job describes."""
     if job.get("folder"):
-        model = load_model(Path(job["folder"]), device=torch.device("cpu"), precision="fp32", full=not job.get("lora"))
+        model = load_model(
+            Path(job["folder"]),
+            device=torch.device("cpu"),
+            precision=job.get("precision", "fp32"),
+            full=not job.get("lora"),
+            as_stored=world_size() > 1 and job["train"]["sharding"] == "sharded",
+        )
     else:
         model = toy_model()
     sections = {"model": {"lora": job.get("lora")}, "train": job.get("train", {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import ranks
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from omni_rl.contracts import batches
 from omni_rl_testing.parts import Parts
@@ -137,7 +138,7 @@ def assert_as_alone(jobs: Jobs, name: str, tolerance: float = 1e-5) -> None:
     for here, there in zip(one.said["figures"], alone.said["figures"], strict=True):
         assert here == pytest.approx(there, rel=1e-4, abs=1e-5)
     weights, wanted = one.group("policy"), alone.group("policy")
-    assert (weights - wanted).norm() <= 1e-4 * wanted.norm()
+    assert (weights - wanted).norm() <= max(1e-4, tolerance) * wanted.norm()
 
 
 ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -180,6 +181,25 @@ def transformer_jobs(jobs: Jobs, folder: Path) -> None:
         )
 
 
+def stored_in_bf16(folder: Path, target: Path) -> Path:
+    """A copy of a pipeline whose denoiser's weights are rounded to bf16 and stored so, as published ones are."""
+    shutil.copytree(folder, target)
+    for file in (target / "transformer").glob("*.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    return target
+
+
+def bf16_jobs(jobs: Jobs, folder: Path) -> None:
+    """The tiny Qwen-Image from files in bf16: ranks shard them as they are stored, and convert their own parts."""
+    common = {"plugin": "omni_rl_qwen_image", "folder": str(folder), "call": pipelines.CALLS[ARCHITECTURE]}
+    for precision, lora in (("fp32", None), ("bf16", None), ("bf16", LORA)):
+        job = {**common, "precision": precision, "lora": lora}
+        name = f"bf16-files-{precision}-{'lora' if lora else 'full'}"
+        batch = ranks.parts_of({**job, "train": {"sharding": "replicated"}}).batch()
+        jobs.batch(name, [batch[:4], batch[4:]])
+        jobs.add(name, **job, batch=name, train={**UNCLIPPED, "sharding": "sharded"})
+
+
 def ragged_jobs(jobs: Jobs) -> None:
     """Unequal shares of the toy model, with copies of the weights and several updates an iteration."""
     batch = ranks.parts_of({}).batch()
@@ -192,10 +212,11 @@ def ragged_jobs(jobs: Jobs) -> None:
         "one-row": [None, batch[:1]],
     }.items():
         jobs.batch(name, parts)
-        for sharding in ("replicated", "sharded"):
+        for sharding in BOTH:
             options = {"mini_batch_prompts": 2, "inner_epochs": 2, "ema": {"decay": 0.5}, "offload": name == "five"}
             train = {**UNCLIPPED, "sharding": sharding, "micro_batch_size": 1, **options}
             jobs.add(f"{name}-{sharding}", batch=name, iterations=2, reference=True, train=train)
+    jobs.add("copies-sharded", batch="five", iterations=2, reference=True, train={**train, "replicas": 2})
 
 
 def algorithm_jobs(jobs: Jobs) -> None:
@@ -215,12 +236,14 @@ def jobs(tiny_folder, tmp_path_factory) -> Jobs:
     ragged_jobs(found)
     algorithm_jobs(found)
     transformer_jobs(found, tiny_folder(ARCHITECTURE))
+    bf16_jobs(found, stored_in_bf16(tiny_folder(ARCHITECTURE), found.folder / "model"))
     found.run()
     return found
 
 
 FOUR = [f"{'lora' if lora else 'full'}-{how}" for lora, how in MODES]
 RAGGED = [f"{name}-{how}" for name in ("five", "idle", "first-idle", "one-group", "one-row") for how in BOTH]
+RAGGED += ["copies-sharded"]
 
 
 @pytest.mark.parametrize("name", [*FOUR, *RAGGED])
@@ -233,6 +256,19 @@ def test_two_ranks_train_as_one(jobs, name):
 def test_every_algorithm_trains_with_an_idle_rank(jobs, name):
     assert_equal_on_ranks(jobs, name)
     assert_as_alone(jobs, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [("bf16-files-fp32-full", 1e-5), ("bf16-files-bf16-full", 1e-2), ("bf16-files-bf16-lora", 1e-2)],
+)
+def test_weights_are_sharded_as_they_are_stored(jobs, name, tolerance):
+    """Masters are fp32, as in one process that converts all weights when it loads them."""
+    assert_equal_on_ranks(jobs, name)
+    assert_as_alone(jobs, name, tolerance)
+    one, alone = jobs.outcomes(name)[0], jobs.alone(name)
+    assert {t.dtype for n, t in one.tensors.items() if n.startswith("policy/")} == {torch.float32}
+    assert one.tensors.keys() == alone.tensors.keys()
 
 
 @pytest.mark.parametrize("name", FOUR)

@@ -47,6 +47,8 @@ class Context:
         traits: what the algorithm needs, e.g. which copies of the weights are kept and which copy samples.
         shared_model: for an engine in the backend's process: the backend's model, whose weights it may sample with;
             otherwise None.
+        load_as_stored: as ``load_model``, for a backend that shards the denoisers: they stay on the CPU, in the dtype
+            of their files if fp32 holds it exactly, and are to be sharded before they are moved and converted.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class Context:
     spec: RunSpec
     traits: AlgorithmTraits = field(default_factory=AlgorithmTraits)
     shared_model: LoadedModel | None = None
+    load_as_stored: Callable[[], LoadedModel] | None = None
 
     def model(self) -> LoadedModel:
         """The shared model if there is one, otherwise a newly loaded one."""

@@ -235,6 +235,10 @@ class Train(PluginSection):
         description="on several ranks, `replicated` keeps all weights on every rank, `sharded` a part of each (FSDP); "
         "auto: `replicated` with LoRA, `sharded` when all weights train",
     )
+    replicas: Parts = Field(
+        default=1,
+        description="copies of sharded weights, each spread over equally many ranks (HSDP); divides their number",
+    )
     sequence_parallel: SequenceParallel = Field(
         default_factory=SequenceParallel,
         description="ranks that share each sample, in sampling and in training; the number of ranks must be a multiple",

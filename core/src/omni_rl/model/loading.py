@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -17,11 +17,19 @@ from omni_rl.errors import ConfigError, ModelError
 from omni_rl.model import whole_weights
 from omni_rl.model.boundary import foreign
 from omni_rl.model.folder import check_folder
+from omni_rl.model.stored_dtype import compute_in_fp32, stored_dtype
 from omni_rl.parallel.group import local_rank, world_size
 
 
 def load_model(
-    path: Path, *, device: torch.device, precision: str, full: bool, offload: bool = False, hub: str | None = None
+    path: Path,
+    *,
+    device: torch.device,
+    precision: str,
+    full: bool,
+    offload: bool = False,
+    hub: str | None = None,
+    as_stored: bool = False,
 ) -> LoadedModel:
     """Load a pipeline for training.
 
@@ -32,6 +40,8 @@ def load_model(
         full: every weight of the denoiser trains. With bf16 its weights are kept in fp32, and autocast computes in
             bf16. Otherwise all weights are in ``precision``.
         hub: the hub id to load in place of ``path``, which then holds its ``model_index.json``.
+        as_stored: denoisers stay on the CPU, and where fp32 is asked for, they keep the dtype of their files, if that
+            is one that fp32 holds exactly. Their weights are the mapped files.
 
     Raises:
         ModelError: the folder is not a pipeline that diffusers can load, or none that omni-rl can train.
@@ -40,10 +50,16 @@ def load_model(
     autocast = full and dtype is torch.bfloat16
     source = path if hub is None else _downloaded(hub)
     check_folder(source)
-    dtypes = {"default": dtype} | (dict.fromkeys(_denoiser_names(path), torch.float32) if autocast else {})
-    pipe = _from_pretrained(str(source), dtypes)
+    names = _denoiser_names(path)
+    kept = torch.float32 if autocast else dtype
+    loaded = dict.fromkeys(names, kept)
+    if as_stored and kept is torch.float32:
+        loaded = {name: stored_dtype(source / name, kept) for name in names}
+    pipe = _from_pretrained(str(source), {"default": dtype} | loaded)
+    compute_in_fp32(pipe, [name for name in names if loaded[name] is not kept])
     pipe.set_progress_bar_config(disable=True)
-    return from_pipe(pipe, path=path, device=device, dtype=dtype, autocast=autocast, offload=offload)
+    waiting = names if as_stored else ()
+    return from_pipe(pipe, path=path, device=device, dtype=dtype, autocast=autocast, offload=offload, waiting=waiting)
 
 
 def from_pipe(
@@ -54,10 +70,11 @@ def from_pipe(
     dtype: torch.dtype = torch.float32,
     autocast: bool = False,
     offload: bool = False,
+    waiting: Collection[str] = (),
 ) -> LoadedModel:
     """Freeze a pipeline that is in memory, put it into eval mode and on ``device``.
 
-    Arguments are those of :class:`LoadedModel`.
+    Arguments are those of :class:`LoadedModel`; components ``waiting`` stay where they are.
 
     Raises:
         ModelError: it has no denoiser, or its scheduler does not integrate a velocity.
@@ -69,7 +86,8 @@ def from_pipe(
     for module in model.modules.values():
         module.requires_grad_(False).eval()
     for name, module in model.modules.items():
-        module.to("cpu" if name in model.offloaded else device)
+        if name not in waiting:
+            module.to("cpu" if name in model.offloaded else device)
     _pin_execution_device(pipe, device)
     _count_encoder_calls(model)
     return model

@@ -128,8 +128,16 @@ def sampling_hooks(resolved: Resolved) -> Hooks:
 
 def context_of(resolved: Resolved, hooks: Hooks, options: Any, shared_model: LoadedModel | None = None) -> Context:
     """The arguments from which the backend or the engine is built."""
-    loader = _loader(resolved)
-    return Context(resolved.config, options, loader, hooks, spec_of(resolved), resolved.traits, shared_model)
+    return Context(
+        resolved.config,
+        options,
+        _loader(resolved),
+        hooks,
+        spec_of(resolved),
+        resolved.traits,
+        shared_model,
+        _loader(resolved, as_stored=True),
+    )
 
 
 def _trainer_and_engine(
@@ -174,7 +182,7 @@ def _layers(resolved: Resolved) -> list[Layer]:
     return [Layer("core", core_hooks, f"{CORE} {__version__}"), *resolved.layers()]
 
 
-def _loader(resolved: Resolved) -> Callable[[], LoadedModel]:
+def _loader(resolved: Resolved, as_stored: bool = False) -> Callable[[], LoadedModel]:
     config = resolved.config
 
     def load() -> LoadedModel:
@@ -185,6 +193,7 @@ def _loader(resolved: Resolved) -> Callable[[], LoadedModel]:
             full=config.model.lora is None,
             offload=config.train.offload,
             hub=config.model.path if config.model.hub else None,
+            as_stored=as_stored,
         )
 
     return load

@@ -33,7 +33,7 @@ from omni_rl.training.dealing import MiniBatch, mini_batches
 from omni_rl.training.offload import optimizer_state_on
 from omni_rl.training.policy import TorchPolicy
 from omni_rl.training.sequence import divide_sequences
-from omni_rl.training.sharding import is_sharded, shard
+from omni_rl.training.sharding import is_sharded, keep_masters, shard
 
 VARIANTS = 64
 """Limit of compiled variants of a block: with and without gradient, LoRA and masks, for several batch sizes."""
@@ -70,8 +70,11 @@ class TorchBackend:
         make_trainable(self.model, context.config.model.lora, self._seed)
         _prepare_modules(self.model, self._config)
         divide_sequences(self.model, self._config)
-        if is_sharded(self._config, context.config.model.lora is not None):
+        if _shards(context):
             self.shard()
+            keep_masters(self.model)
+        low = [n for n, p in self.model.parameters().items() if p.dtype != torch.float32]
+        assert not low, f"trained weights must be fp32 masters: {low[:3]}"
         policy = TorchPolicy(self.model, context.hooks, context.config)
         self.policy: Policy = policy
         self._restore_trained = policy.restore_trained
@@ -93,11 +96,11 @@ class TorchBackend:
 
     def loaded(self, context: Context) -> LoadedModel:
         """The model before adapters are added and weights are sharded. A derived backend may use other networks."""
-        return context.load_model()
+        return (context.load_as_stored if _shards(context) and context.load_as_stored else context.load_model)()
 
     def shard(self) -> None:
         """Spread the weights of ``model`` over the ranks, and set ``model.sharded``. Gradients must be summed."""
-        shard(self.model)
+        shard(self.model, self._config.replicas)
 
     def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
         """Clip the norm of all gradients together to ``limit``; returns the norm before, equal on all ranks."""
@@ -252,6 +255,10 @@ class TorchBackend:
         if self._config.offload:
             return part.to("cpu", copy=True)
         return joined_part(part.to(self.model.device, copy=True), parameter)
+
+
+def _shards(context: Context) -> bool:
+    return is_sharded(context.config.train, context.config.model.lora is not None)
 
 
 def _kept_copies(context: Context) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Train
+from omni_rl.errors import ConfigError
 from omni_rl.model.boundary import foreign
 from omni_rl.parallel.group import world_size
 
@@ -21,13 +23,17 @@ def is_sharded(train: Train, lora: bool) -> bool:
     return train.sharding == "sharded" or (train.sharding == "auto" and not lora)
 
 
-def shard(model: LoadedModel) -> None:
-    """Spread the weights of every denoiser over all ranks; a block is whole only while it computes.
+def shard(model: LoadedModel, replicas: int = 1) -> None:
+    """Spread the weights of every denoiser over the ranks; a block is whole only while it computes.
 
     The parameters become DTensors, and their gradients are summed over the ranks in the backward pass. Call it after
-    adapters were added and before anything keeps the parameters.
+    adapters were added and before anything keeps the parameters. A denoiser on the CPU moves to the model's device
+    block by block, so that no device holds all of it.
+
+    Args:
+        replicas: number of copies, each spread over equally many ranks.
     """
-    mesh = init_device_mesh(model.device.type, (world_size(),))
+    mesh = _mesh(model.device.type, replicas)
     for name, denoiser in model.denoisers.items():
         with foreign(f"train.sharding: FSDP cannot shard {name}", "set train.sharding: replicated"):
             for module in [*repeated_blocks(denoiser), denoiser]:
@@ -36,6 +42,23 @@ def shard(model: LoadedModel) -> None:
                 fully_shard(module, mesh=mesh, reshard_after_forward=True)
                 _sum_gradients(module)
     model.sharded = True
+
+
+def _mesh(device_type: str, replicas: int) -> DeviceMesh:
+    ranks = world_size()
+    if replicas == 1:
+        return init_device_mesh(device_type, (ranks,))
+    if ranks % replicas:
+        what = f"train.replicas: {ranks} processes cannot be divided into {replicas} equal groups"
+        raise ConfigError(what, f"set it to a divisor of {ranks}")
+    return init_device_mesh(device_type, (replicas, ranks // replicas), mesh_dim_names=("replicas", "shards"))
+
+
+def keep_masters(model: LoadedModel) -> None:
+    """Convert denoisers to fp32 that were sharded in the dtype of their files, where fp32 weights are asked for."""
+    if model.autocast or model.dtype is torch.float32:
+        for denoiser in model.denoisers.values():
+            nn.Module.to(denoiser, torch.float32)  # diffusers' own `to` warns of modules that are kept in fp32
 
 
 def repeated_blocks(denoiser: nn.Module) -> Iterator[nn.Module]:

@@ -6,24 +6,12 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from omni_rl.authoring.backend import TorchBackend
 from omni_rl.contracts.context import Context
 from omni_rl.contracts.interfaces import Backend
 from omni_rl.contracts.model import LoadedModel
 from omni_rl_veomni import library
-
-
-class VeOmniConfig(BaseModel):
-    """Options in the section ``train`` with ``backend: veomni``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    replicas: PositiveInt = Field(
-        default=1,
-        description="copies of sharded weights, each spread over equally many ranks (HSDP); divides their number",
-    )
 
 
 class VeOmniBackend(TorchBackend):
@@ -34,16 +22,13 @@ class VeOmniBackend(TorchBackend):
         ConfigError: VeOmni cannot be imported, or has no network for the model.
     """
 
-    Config = VeOmniConfig
-
     def loaded(self, context: Context) -> LoadedModel:
         """The pipeline with VeOmni's networks."""
         library.load()
         from omni_rl_veomni import networks, sharding
 
         model = context.load_model()
-        options: VeOmniConfig = context.options or VeOmniConfig()
-        sharding.begin(model, options.replicas)
+        sharding.begin(model, context.config.train.replicas)
         networks.use(model)
         return model
 
