@@ -68,7 +68,14 @@ class Need:
     @property
     def device(self) -> int:
         """At least so many bytes are on the device at one time: what is always there, and the largest other part."""
-        return sum(part.device for part in self.parts) + max((part.at_times for part in self.parts), default=0)
+        return sum(self.on_device.values())
+
+    @property
+    def on_device(self) -> dict[str, int]:
+        """The bytes that ``device`` sums, by the name of their part."""
+        largest = max(self.parts, key=lambda part: part.at_times, default=None)
+        counted = {part.name: part.device + (part.at_times if part is largest else 0) for part in self.parts}
+        return {name: size for name, size in counted.items() if size}
 
     @property
     def host(self) -> int:
