@@ -110,7 +110,8 @@ def _prepare(name: str, denoiser: nn.Module, holding: Holding) -> None:
             if tensor.is_floating_point() and not kept_in_fp32(type(denoiser), key):
                 tensor.data = tensor.data.to(torch.bfloat16)
     if holding.lora is not None:
-        add_adapters(name, denoiser, holding.lora, seed=0)
+        with torch.device("meta"):
+            add_adapters(name, denoiser, holding.lora, seed=0)
 
 
 def _denoiser_parts(denoisers: Mapping[str, nn.Module], holding: Holding) -> Iterator[Part]:
