@@ -123,7 +123,7 @@ def _ways(resolved: Resolved, holding: Holding, card: int) -> Iterator[tuple[str
         yield "train.offload=true", replace(holding, offload=True)
     if holding.lora is None and "lora" in resolved.traits.trained:
         spread = ranks if train.sharding == "sharded" else 1
-        yield "model.lora.rank=16", replace(holding, lora=Lora(rank=16), ranks=spread)
+        yield "model.lora.rank=16 model.lora.targets=all-linear", replace(holding, lora=Lora(rank=16), ranks=spread)
     if holding.lora is not None and holding.precision == "fp32":
         yield "precision=bf16", replace(holding, precision="bf16")
     if train.ema is not None and "ema" not in resolved.traits.keeps:
