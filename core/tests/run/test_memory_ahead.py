@@ -64,7 +64,7 @@ def test_check_and_resume_refuse_before_weights_are_loaded(config, card, monkeyp
     train(config, run_dir=tmp_path / "run")
     card(1000)
     monkeypatch.setattr("omni_rl.run.assembly.load_model", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(ConfigError, match="the weights of this run need .* on the GPU of 0.0 MB: masters"):
+    with pytest.raises(ConfigError, match=r"the weights of this run need .* on the GPU of 0.0 MB: masters"):
         check(config)
     with pytest.raises(ConfigError, match="the weights of this run need"):
         resume(tmp_path / "run", ["train.iterations=2"])

@@ -1,6 +1,6 @@
 """How many bytes the weights of a run need on each rank, known before any of them is loaded.
 
-The denoisers are built without weights from their configuration, the sizes of all other components stand in the headers
+The denoisers are built without weights from their configuration; the sizes of all other components stand in the headers
 of their files. Activations are not counted.
 """
 
@@ -20,8 +20,8 @@ from omni_rl.model.adapters import add_adapters
 from omni_rl.model.encoder_sizes import Size, encoder_sizes, kept_in_fp32
 from omni_rl.training.sharding import repeated_blocks
 
-FP32 = 4
 BF16 = 2
+"""Bytes of a number."""
 
 
 @dataclass(frozen=True)
