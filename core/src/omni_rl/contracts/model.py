@@ -94,7 +94,7 @@ class LoadedModel:
     @property
     def offloaded(self) -> dict[str, nn.Module]:
         """The components that are kept on the CPU while they are not used, by name."""
-        return {n: m for n, m in self.modules.items() if self.offload and _offloadable(n, m)}
+        return {n: m for n, m in self.modules.items() if self.offload and offloadable(n, type(m))}
 
     @contextlib.contextmanager
     def encoders_on_device(self) -> Iterator[None]:
@@ -112,9 +112,12 @@ def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
 
 
-def _offloadable(name: str, module: nn.Module) -> bool:
-    """True for encoders and decoders. Connectors run in every step and stay on the device, as denoisers do."""
-    codes = isinstance(module, PreTrainedModel) or hasattr(module, "encode") or hasattr(module, "decode")
+def offloadable(name: str, kind: type) -> bool:
+    """Whether ``train.offload`` applies to a component, by its name and class: to encoders and decoders.
+
+    Connectors run in every step and stay on the device, as denoisers do.
+    """
+    codes = issubclass(kind, PreTrainedModel) or hasattr(kind, "encode") or hasattr(kind, "decode")
     return codes and not name.startswith(DENOISER_PREFIXES)
 
 

@@ -104,15 +104,19 @@ def geometry_row(config: Config) -> Row:
 
 
 def cost_rows(subject: Subject, probe: Probe, seconds: float) -> Iterator[Row]:
-    """Rows about the memory of the trained weights, and the sampling time per iteration, estimated from the gate's."""
+    """Rows about the memory of the weights, and the sampling time per iteration, estimated from the gate's."""
     trained = sum(p.numel() for p in subject.backend.policy.parameters.values())
     total = sum(p.numel() for d in subject.model.denoisers.values() for p in d.parameters())
-    copies = 4 + len(subject.backend.policy.named)  # weights, gradient, two moments, named copies; fp32
-    memory = f"{trained * 4 * copies / 2**20:,.0f} MiB for weights, gradients and optimizer"
+    memory = subject.memory or f"{_trained_mib(subject, trained):,.0f} MiB for weights, gradients and optimizer"
     yield Row("memory", "info", f"{trained:,} of {total:,} parameters train: {memory}{_peak(subject.model.device)}")
     samples = subject.config.rollout.prompts * subject.config.rollout.group_size
     each = seconds / len(probe.samples)
     yield Row("time", "info", f"{each:.2g} s per sample: at most {each * samples:.0f} s of sampling per iteration")
+
+
+def _trained_mib(subject: Subject, trained: int) -> float:
+    copies = 4 + len(subject.backend.policy.named)  # weights, gradient, two moments, named copies; fp32
+    return trained * 4 * copies / 2**20
 
 
 def _peak(device: torch.device) -> str:

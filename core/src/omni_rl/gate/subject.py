@@ -52,6 +52,7 @@ class Subject(Trainer):
         overridden: hooks of which a plugin overrides core's default.
         overridden_above_model: those of them that a stronger layer than the model plugin overrides.
         diffuse_reason: why a plugin replaces the denoising loop; None if core's loop runs.
+        memory: a sentence about the memory of the weights; None: the gate gives that of the trained ones.
         suggested: arguments of ``rollout.call`` that a plugin's defaults set, and not the user.
     """
 
@@ -62,4 +63,5 @@ class Subject(Trainer):
     overridden: frozenset[str]
     overridden_above_model: frozenset[str]
     diffuse_reason: str | None
+    memory: str | None = None
     suggested: frozenset[str] = frozenset()

@@ -28,12 +28,17 @@ def make_trainable(model: LoadedModel, lora: Lora | None, seed: int) -> None:
         if lora is None:
             denoiser.requires_grad_(True)
         else:
-            _inject(name, denoiser, lora, seed)
+            add_adapters(name, denoiser, lora, seed)
         _refuse_dropout(name, denoiser)
         denoiser.eval()
 
 
-def _inject(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
+def add_adapters(name: str, denoiser: nn.Module, lora: Lora, seed: int) -> None:
+    """Add adapters in fp32, drawn from ``seed``, to the denoiser ``name``; only they train.
+
+    Raises:
+        ConfigError: no module matches ``model.lora.targets``.
+    """
     refuse_untargeted(name, denoiser, lora.targets)
     targets = _targets(denoiser, lora.targets)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, init_lora_weights="gaussian")

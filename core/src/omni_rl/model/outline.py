@@ -1,14 +1,17 @@
-"""A pipeline's class, and its denoisers without weights, from its configuration files alone."""
+"""A pipeline's class, those of its components, and its denoisers without weights, from configuration files alone."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import diffusers.pipelines
 import torch
+import transformers
 from torch import nn
 
 from omni_rl.contracts.call import INDEX
@@ -46,6 +49,20 @@ def denoisers(folder: Path) -> dict[str, nn.Module]:
     if not all(cls is not None and is_file(folder / n / cls.config_name) for n, cls in classes.items()):
         return {}
     return {name: _built(cls, folder / name) for name, cls in classes.items()}
+
+
+def component_classes(folder: Path) -> dict[str, type]:
+    """The class of every component that the index names, by the component's name; ``object`` if it is not installed."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8-sig"))
+    named = {n: each for n, each in index.items() if isinstance(each, list) and len(each) == 2}
+    return {n: _class(*each) for n, each in named.items() if all(isinstance(part, str) for part in each)}
+
+
+def _class(library: str, name: str) -> type:
+    known: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
+    home = known.get(library) or getattr(diffusers.pipelines, library, sys.modules.get(library))
+    found = getattr(home, name, None) or getattr(diffusers, name, None)
+    return found if isinstance(found, type) else object
 
 
 def _built(cls: Any, folder: Path) -> nn.Module:

@@ -1,10 +1,10 @@
-"""Checks that a safetensors file is whole, from its size and header alone."""
+"""What a safetensors file holds and whether it is whole, from its size and header alone."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omni_rl.errors import ModelError
 
@@ -14,8 +14,24 @@ HEADER = 100_000_000
 _AGAIN = "download the file again: it is incomplete or damaged"
 
 
+class Stored(NamedTuple):
+    """A tensor in a file: its dtype as the format names it (``F32``, ``BF16``), and its size in bytes."""
+
+    dtype: str
+    size: int
+
+
 def check_header(file: Path) -> None:
     """Compare what the header claims with the size of the file.
+
+    Raises:
+        ModelError: see :func:`tensors`.
+    """
+    tensors(file)
+
+
+def tensors(file: Path) -> dict[str, Stored]:
+    """The tensors of a file by name. None of them is read.
 
     Raises:
         ModelError: the header is longer than the file, is not JSON, or its tensors end where the file does not.
@@ -28,16 +44,24 @@ def check_header(file: Path) -> None:
             what = f"{file} is not a whole safetensors file: it has {size} bytes, and its header claims {length}"
             raise ModelError(what, _AGAIN)
         header = stream.read(length)
-    end = 8 + length + _end(file, header)
+    entries = _entries(file, header)
+    end = 8 + length + max((int(each["data_offsets"][1]) for each in entries.values()), default=0)
     if end != size:
         raise ModelError(f"{file} is not a whole safetensors file: it has {size} bytes of {end}", _AGAIN)
+    return {name: _stored(each) for name, each in entries.items()}
 
 
-def _end(file: Path, header: bytes) -> int:
-    """Where the last tensor ends, counted from the end of the header."""
+def _entries(file: Path, header: bytes) -> dict[str, Any]:
+    """Name -> the header's entry of each tensor, which has ``dtype`` and ``data_offsets``."""
     try:
-        entries: dict[str, Any] = json.loads(header)
-        ends = [int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"]
+        entries: dict[str, Any] = {n: each for n, each in json.loads(header).items() if n != "__metadata__"}
+        for each in entries.values():
+            _stored(each)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{file} is not a safetensors file: its header is damaged", _AGAIN) from error
-    return max(ends, default=0)
+    return entries
+
+
+def _stored(entry: Any) -> Stored:
+    first, end = entry["data_offsets"]
+    return Stored(str(entry["dtype"]), int(end) - int(first))

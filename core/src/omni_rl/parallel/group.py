@@ -55,6 +55,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if is_joined() or is_started_in_ranks() else 0
 
 
+def local_world_size() -> int:
+    """Number of ranks on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if is_joined() else 1
+
+
 def is_joined() -> bool:
     """Whether this process is in a process group."""
     return dist.is_available() and dist.is_initialized()

@@ -31,6 +31,7 @@ from omni_rl.rewards.runner import RewardRunner
 from omni_rl.run import core_hooks
 from omni_rl.run.closing import close_within
 from omni_rl.run.experience import Sampled
+from omni_rl.run.memory import memory_ahead
 from omni_rl.run.preflight import check_ahead
 from omni_rl.run.spec import local_files, part_of, spec_of
 from omni_rl.run.together import on_rank_0
@@ -46,6 +47,7 @@ class Assembly:
         resolved, config, traits: the configuration, and what the algorithm needs.
         manager, hooks: the run's plugins, and the hooks that call them.
         model: the pipeline in this process: the backend's, or one of the driver if the backend is in other processes.
+        memory: a sentence about the memory of the weights; None if it cannot be told from the model's files.
         fingerprint: hash of the model's files.
         prompts, validation_rows: training and held-out prompts.
         rewards, validation_rewards, trackers, backend, engine: the run's instances.
@@ -59,6 +61,7 @@ class Assembly:
     manager: Manager
     hooks: Hooks
     model: LoadedModel
+    memory: str | None
     fingerprint: str
     prompts: PromptSet
     validation_rows: Sequence[PromptRow]
@@ -100,6 +103,7 @@ def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     manager = build_manager([*_layers(resolved), *(Layer("observer", plugin, source) for plugin, source in observers)])
     hooks = Hooks(manager)
     check_ahead(resolved, hooks, [(config.data, prompts.rows), (held_out_data, held_out.rows)])
+    memory = memory_ahead(resolved)
     backend, engine, model = _trainer_and_engine(resolved, hooks, built)
     fingerprint = on_rank_0(lambda: checkpoint.fingerprint(resolved.model_path))
     held = held_out.rows[: config.validation.prompts]
@@ -117,7 +121,7 @@ def _assemble(resolved: Resolved, built: contextlib.ExitStack) -> Assembly:
     require_members(source, ExperienceSource, "the answer of experience_source")
     built.callback(source.close)
     judged = (rewards, validation_rewards, trackers)
-    parts = (model, fingerprint, prompts, held, *judged, backend, engine, source, built.pop_all())
+    parts = (model, memory, fingerprint, prompts, held, *judged, backend, engine, source, built.pop_all())
     return Assembly(resolved, config, resolved.traits, manager, hooks, *parts)
 
 

@@ -30,6 +30,7 @@ def subject_of(parts: Assembly, state: State) -> Subject:
         overridden=frozenset(overridden(parts.manager)),
         overridden_above_model=frozenset(overridden(parts.manager, above="model")),
         diffuse_reason=diffuse_reason(parts.manager),
+        memory=parts.memory,
         suggested=frozenset(_suggested(parts)),
         sync=partial(give_weights, parts.backend, parts.engine, state.policy_version, "trained"),
     )
