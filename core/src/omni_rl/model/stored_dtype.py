@@ -12,8 +12,9 @@ from typing import cast
 import torch
 from accelerate import init_empty_weights
 from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
-from safetensors import SafetensorError, safe_open
 from torch import nn
+
+from omni_rl.model.safetensors_files import tensors
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -21,17 +22,12 @@ _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 def stored_dtype(folder: Path, otherwise: torch.dtype) -> torch.dtype:
     """The dtype of all tensors in the safetensors files of ``folder``, if fp32 holds it exactly and they have only one;
     ``otherwise`` if not.
+
+    Raises:
+        ModelError: a file is not whole.
     """
-    kinds = {kind for file in folder.glob("*.safetensors") for kind in _kinds(file)}
+    kinds = {each.dtype for file in folder.glob("*.safetensors") for each in tensors(file).values()}
     return _DTYPES.get(kinds.pop(), otherwise) if len(kinds) == 1 else otherwise
-
-
-def _kinds(file: Path) -> set[str]:
-    try:
-        with safe_open(file, framework="pt") as content:
-            return {content.get_slice(name).get_dtype() for name in content.keys()}
-    except (SafetensorError, OSError):  # diffusers says what is wrong with it
-        return set()
 
 
 def compute_in_fp32(pipe: DiffusionPipeline, names: Iterable[str]) -> None:

@@ -75,7 +75,7 @@ def gigabytes(size: int) -> str:
 
 def _holding(resolved: Resolved, device: torch.device) -> Holding:
     config = resolved.config
-    ranks = world_size() if is_sharded(config.train, config.model.lora is not None) else 1
+    ranks = world_size() // config.train.replicas if is_sharded(config.train, config.model.lora is not None) else 1
     copies = {*resolved.traits.keeps, *(("ema",) if config.train.ema is not None else ())}
     offload = config.train.offload and device.type != "cpu"
     return Holding(ranks, config.precision, config.model.lora, tuple(sorted(copies)), offload)
@@ -118,7 +118,7 @@ def _ways(resolved: Resolved, holding: Holding, card: int) -> Iterator[tuple[str
     train, ranks = resolved.config.train, world_size()
     yield from _more_ranks(resolved, holding, card)
     if ranks > 1 and holding.ranks == 1:
-        yield "train.sharding=sharded", replace(holding, ranks=ranks)
+        yield "train.sharding=sharded", replace(holding, ranks=ranks // train.replicas)
     if not holding.offload:
         yield "train.offload=true", replace(holding, offload=True)
     if holding.lora is None and "lora" in resolved.traits.trained:

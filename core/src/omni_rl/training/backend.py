@@ -30,7 +30,7 @@ from omni_rl.storage import checkpoint
 from omni_rl.storage.tensor_files import HeldTensors, StoredTensors
 from omni_rl.training import metrics, reduction
 from omni_rl.training.dealing import MiniBatch, mini_batches
-from omni_rl.training.offload import optimizer_state_on
+from omni_rl.training.offload import step_in_parts
 from omni_rl.training.policy import TorchPolicy
 from omni_rl.training.sequence import divide_sequences
 from omni_rl.training.sharding import is_sharded, keep_masters, shard
@@ -168,7 +168,9 @@ class TorchBackend:
     def _step(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        with optimizer_state_on(self._optimizer, self.model.device, self._config.offload):
+        if self._config.offload:
+            step_in_parts(self._optimizer, self.model.device)
+        else:
             self._optimizer.step()
         self.updates += 1
         self._average_weights()

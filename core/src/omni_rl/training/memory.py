@@ -18,6 +18,7 @@ from omni_rl.errors import ModelError
 from omni_rl.model import outline
 from omni_rl.model.adapters import add_adapters
 from omni_rl.model.encoder_sizes import Size, encoder_sizes, kept_in_fp32
+from omni_rl.training.offload import AT_A_TIME
 from omni_rl.training.sharding import repeated_blocks
 
 BF16 = 2
@@ -122,7 +123,8 @@ def _denoiser_parts(denoisers: Mapping[str, nn.Module], holding: Holding) -> Ite
     yield Part("frozen weights", frozen)
     yield Part("masters", trained)
     yield Part("gradients", trained)
-    yield Part("moments", at_times=2 * trained, host=2 * trained) if holding.offload else Part("moments", 2 * trained)
+    moved = min(2 * trained, 2 * AT_A_TIME)
+    yield Part("moments", at_times=moved, host=2 * trained) if holding.offload else Part("moments", 2 * trained)
     for name in holding.copies:
         yield Part(f"copy {name}", trained)
     if holding.ranks > 1:

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from omni_rl.parallel.whole import joined_part, own_part
 
+AT_A_TIME = 2**30
+"""Bytes of weights whose state is on the device together; AdamW keeps twice as many."""
 
-@contextlib.contextmanager
-def optimizer_state_on(optimizer: torch.optim.Optimizer, device: torch.device, offload: bool) -> Iterator[None]:
-    """If ``offload``, move the optimizer state to ``device`` inside the context, and back to the CPU afterwards.
 
-    On the CPU, the state of a sharded parameter is a plain tensor: the part of this rank.
+def step_in_parts(optimizer: torch.optim.Optimizer, device: torch.device, at_a_time: int = AT_A_TIME) -> None:
+    """Step an optimizer whose state is on the CPU. The state of some parameters at a time is moved to ``device``.
+
+    For an optimizer with one group, which treats each parameter by itself. On the CPU, the state of a sharded parameter
+    is a plain tensor: the part of this rank.
     """
-    if offload:
-        for parameter, key, value in _state(optimizer):
-            optimizer.state[parameter][key] = joined_part(own_part(value).to(device), parameter)
+    (group,) = optimizer.param_groups
+    every = group["params"]
     try:
-        yield
+        for part in _parts(every, at_a_time):
+            group["params"] = part
+            for parameter, key, value in _state(optimizer, part):
+                optimizer.state[parameter][key] = joined_part(own_part(value).to(device), parameter)
+            try:
+                optimizer.step()
+            finally:
+                for parameter, key, value in _state(optimizer, part):
+                    optimizer.state[parameter][key] = own_part(value).cpu()
     finally:
-        if offload:
-            for parameter, key, value in _state(optimizer):
-                optimizer.state[parameter][key] = own_part(value).cpu()
+        group["params"] = every
 
 
-def _state(optimizer: torch.optim.Optimizer) -> list[tuple[torch.Tensor, str, torch.Tensor]]:
+def _parts(parameters: Sequence[torch.Tensor], at_a_time: int) -> Iterator[list[torch.Tensor]]:
+    part: list[torch.Tensor] = []
+    size = 0
+    for parameter in parameters:
+        own = own_part(parameter).nbytes
+        if part and size + own > at_a_time:
+            yield part
+            part, size = [], 0
+        part.append(parameter)
+        size += own
+    if part:
+        yield part
+
+
+def _state(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor]
+) -> list[tuple[torch.Tensor, str, torch.Tensor]]:
     """Parameter, key and value; AdamW keeps its step count on the CPU."""
-    return [(p, key, value) for p, state in optimizer.state.items() for key, value in state.items() if key != "step"]
+    states = ((p, optimizer.state.get(p, {})) for p in parameters)
+    return [(p, key, value) for p, state in states for key, value in state.items() if key != "step"]
