@@ -38,13 +38,14 @@ def test_parts_change_no_result(at_a_time):
 
 def test_no_part_is_larger_than_asked_for(monkeypatch):
     """But for a parameter that alone is."""
-    optimizer, seen = optimizer_of(0), []
-    step = torch.optim.AdamW.step
-    monkeypatch.setattr(
-        optimizer,
-        "step",
-        lambda: (seen.append([p.numel() for p in optimizer.param_groups[0]["params"]]), step(optimizer)),
-    )
+    optimizer = optimizer_of(0)
+    step, seen = optimizer.step, []
+
+    def watched() -> None:
+        seen.append([parameter.numel() for parameter in optimizer.param_groups[0]["params"]])
+        step()
+
+    monkeypatch.setattr(optimizer, "step", watched)
     step_in_parts(optimizer, CPU, at_a_time=64)
     assert seen == [[8, 8], [40], [1, 7], [16]]
 
