@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from omni_rl import train
 from omni_rl.errors import UserError
@@ -99,6 +101,38 @@ def test_two_ranks_train_as_one_process(
 ) -> None:
     changes = {"train": {"sharding": sharding}, "model": {**LORA, "path": recipe["model"]["path"]} if lora else {}}
     alike(trained("one", 1, **changes), trained("two", 2, **changes))
+
+
+def test_stored_pairs_train_as_in_one_process(
+    alike: Callable[..., None], tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an empty cache, each of two ranks encodes its share of the images and finds the others'.
+
+    The universal adapter runs the denoiser to find out about it, which ranks with sharded weights can only do together.
+    """
+    rng = np.random.default_rng(0)
+    rows = [{"prompt": f"a sign {n}", "chosen": f"light{n}.png", "rejected": f"dark{n}.png"} for n in range(4)]
+    for number in range(4):
+        for name, level in (("light", 150), ("dark", 20)):
+            pixels = rng.integers(level, level + 80, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{name}{number}.png")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"path": str(tiny_folder("StableDiffusion3Pipeline"))},
+        "algorithm": {"name": "diffusion_dpo_offline"},
+        "data": {"path": str(tmp_path / "pairs.jsonl")},
+        "rollout": {"steps": 4, "prompts": 4, "batch_size": 4, "call": {"height": 16, "width": 16}},
+        "reward": "brightness",
+        "train": {"iterations": 2, "micro_batch_size": 4, "lr": 1e-3},
+        "validation": {"every": 0},
+        "gate": "off",
+        "device": "cpu",
+    }
+    for name, launcher in (("one", {"name": "local"}), ("two", ranks(2))):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
+        train({**recipe, "launcher": launcher}, run_dir=tmp_path / name)
+        assert len(list((tmp_path / f"cache-{name}/omni-rl/latents").iterdir())) == 8
+    alike(tmp_path / "one", tmp_path / "two")
 
 
 def sharing(**sizes: int) -> dict[str, Any]:

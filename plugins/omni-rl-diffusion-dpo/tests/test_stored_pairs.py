@@ -15,6 +15,7 @@ from omni_rl.contracts.prompts import PromptRow, PromptSet
 from omni_rl.contracts.schema import Data
 from omni_rl.errors import DataError, ModelError
 from omni_rl.model.loading import load_model
+from omni_rl.parallel.group import Ranks
 from omni_rl_diffusion_dpo import stored_pairs
 from omni_rl_diffusion_dpo.stored_pairs import StoredPairs, cache_folder, require_images
 from omni_rl_testing.parts import assemble
@@ -103,6 +104,25 @@ def test_pictures_are_encoded_once(source_of, tmp_path, monkeypatch):
     assert torch.equal(again["latents", "x", "final"], first["latents", "x", "final"])
     with pytest.raises(ModelError, match="the autoencoder of StableDiffusion3Pipeline cannot encode media: TypeError"):
         pairs(source_of("another"), [row(tmp_path)])
+
+
+def test_each_of_several_ranks_encodes_its_share(source, tmp_path, monkeypatch):
+    """The first time that a rank waits for the others, the cache holds its own images only."""
+    rows = [row(tmp_path, chosen=picture(tmp_path / f"{n}.png", n), rejected="b.png") for n in (30, 60, 90, 120)]
+    first = pairs(source, rows)
+    for file in cache_folder().iterdir():
+        file.unlink()
+    kept: list[int] = []
+
+    def alone(work):
+        work()
+        kept.append(len(list(cache_folder().iterdir())))
+
+    monkeypatch.setattr(stored_pairs, "everyone", lambda: Ranks(1, 2))
+    monkeypatch.setattr(stored_pairs, "together", alone)
+    again = pairs(source, rows)
+    assert kept == [3]  # two chosen images, and the rejected one, which is the same
+    assert torch.equal(again["latents", "x", "final"], first["latents", "x", "final"])
 
 
 def test_pictures_of_another_size_are_scaled_and_cropped(source, tmp_path):

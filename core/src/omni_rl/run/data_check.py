@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,10 +26,13 @@ from omni_rl.model.boundary import foreign
 from omni_rl.model.encoding import encode_prompts, refuse_unseen_end
 from omni_rl.model.tokenizer_calls import TokenizerCall
 from omni_rl.run.assembly import Assembly
+from omni_rl.run.together import on_rank_0, together
 
 PROMPT = "a prompt"
 PROBE = "a probe of the tokenizers"
 _CHUNK = 256
+
+T = TypeVar("T")
 
 
 def check_data(
@@ -39,7 +42,7 @@ def check_data(
     rows: Mapping[str, Sequence[PromptRow]],
     note: Callable[[str], None],
 ) -> None:
-    """Check the rows of each section that ``data.check`` asks for.
+    """Check the rows of each section that ``data.check`` asks for. All ranks must call it together.
 
     Args:
         fingerprint: identifies the model and its plugins.
@@ -50,14 +53,26 @@ def check_data(
         DataError: lists the bad rows with file and line.
     """
     for name, each in rows.items():
-        data: Data = config.data if name == "data" else config.validation.data or config.data
-        chosen = chosen_rows(data.check, len(each))
-        calls = [config.rollout.call] if name == "data" else [config.rollout.call, config.validation.call]
-        problems = bad_files({index: list(_files(each[index])) for index in chosen}, note)
-        sound = [index for index in chosen if index not in problems]
-        problems |= _cut_texts(model, calls, each, sound, fingerprint)
-        hint = f"{tokenizer_calls.HINT}\n  {MEND}" if _long(problems) else MEND
-        refuse_rows(data.path, each, problems, len(chosen), hint)
+        _check_section(model, config, name, each, fingerprint, note)
+
+
+def _check_section(
+    model: LoadedModel,
+    config: Config,
+    name: str,
+    rows: Sequence[PromptRow],
+    fingerprint: str,
+    note: Callable[[str], None],
+) -> None:
+    data: Data = config.data if name == "data" else config.validation.data or config.data
+    chosen = chosen_rows(data.check, len(rows))
+    calls = [config.rollout.call] if name == "data" else [config.rollout.call, config.validation.call]
+    files = {index: list(_files(rows[index])) for index in chosen}
+    problems = dict(on_rank_0(lambda: _pairs(bad_files(files, note))))
+    sound = [index for index in chosen if index not in problems]
+    problems |= dict(_where_it_can(model, lambda: _pairs(_cut_texts(model, calls, rows, sound, fingerprint))))
+    hint = f"{tokenizer_calls.HINT}\n  {MEND}" if _long(problems) else MEND
+    refuse_rows(data.path, rows, problems, len(chosen), hint)
 
 
 def check_data_of(parts: Assembly, note: Callable[[str], None] = lambda _: None) -> None:
@@ -65,6 +80,15 @@ def check_data_of(parts: Assembly, note: Callable[[str], None] = lambda _: None)
     rows = {"data": parts.prompts.rows, "validation.data": parts.validation_rows}
     key = " ".join([parts.fingerprint, *sorted(layer.source for layer in parts.resolved.layers())])
     check_data(parts.model, parts.config, key, rows, note)
+
+
+def _where_it_can(model: LoadedModel, work: Callable[[], T]) -> T:
+    """Do something that encodes a text on rank 0. To find out how, the denoiser may run; if sharded, on all ranks."""
+    return together(work) if model.sharded else on_rank_0(work)
+
+
+def _pairs(problems: Problems) -> list[tuple[int, str]]:
+    return list(problems.items())
 
 
 def _files(row: PromptRow) -> Iterator[str]:
@@ -98,13 +122,18 @@ def _cut_texts(
         texts = [(index, PROMPT, rows[index].prompt) for index in members]
         texts += [(i, "the negative prompt", n) for i in members if (n := arguments[i][0]) and n.strip()]
         key = "texts-" + _hash([VERSION, fingerprint, repr(arguments[members[0]][1]), sorted({t for _, _, t in texts})])
-        if not remembered(key):
+        if not _is_known(model, key):
             first = rows[members[0]]
             found = _bad_texts(model, arguments[members[0]][1], first, texts)
             problems |= found
             if not found:
                 remember(key)
     return problems
+
+
+def _is_known(model: LoadedModel, key: str) -> bool:
+    """Where all ranks ask, one answers, because another process may write the cache at any time."""
+    return on_rank_0(lambda: remembered(key)) if model.sharded else remembered(key)
 
 
 def _about_text(call: Mapping[str, Any]) -> dict[str, Any]:

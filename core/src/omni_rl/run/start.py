@@ -121,7 +121,7 @@ def train_here(spec: RunSpec, run_dir: str, show: bool) -> Run:
     resolved = resolved_of(spec)
     with steady_output(), _ranks(resolved.config), _assembled(resolved) as parts:
         progress = Progress(resolved.config.train.iterations, quiet=not show or rank() > 0)
-        on_rank_0(lambda: check_data_of(parts, progress.note))
+        check_data_of(parts, progress.note)
         verdicts = _pass_gate(parts, progress, State())
         directory = _created(run_dir)
         with _locked(directory):
@@ -211,7 +211,7 @@ def _continue(parts: Assembly, directory: RunDirectory, point: Point, progress: 
     state = State() if point.path is None else restore(parts, point.path)
     if changed:
         progress.note(shown(changed))
-    on_rank_0(lambda: check_data_of(parts, progress.note))
+    check_data_of(parts, progress.note)
     checked = _pass_gate(parts, progress, state) if point.path is None or change_training(changed) else None
     with _noting(f"nothing is lost; continue with: omni-rl resume {shlex.quote(str(directory.path))}"):
         on_rank_0(lambda: _write_continuation(parts, directory, point, origin, checked))
@@ -264,7 +264,7 @@ def check_here(spec: RunSpec) -> Verdicts:
     """:func:`check` in this process, which may be one of several ranks."""
     resolved = resolved_of(spec)
     with _ranks(resolved.config), _assembled(resolved) as parts:
-        on_rank_0(lambda: check_data_of(parts))
+        check_data_of(parts)
         return Verdicts(_gate(parts, State()))
 
 

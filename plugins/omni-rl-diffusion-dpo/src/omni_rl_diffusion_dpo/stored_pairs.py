@@ -2,7 +2,8 @@
 
 Rows of ``data:`` (jsonl, parquet) have the columns ``prompt``, ``chosen`` and ``rejected``; the latter two are paths of
 images, relative to the file. Images are scaled and cropped to the size that the row is trained at, encoded once, and
-kept in ``$XDG_CACHE_HOME/omni-rl/latents`` under a name that follows from their bytes, their size and the model.
+kept in ``$XDG_CACHE_HOME/omni-rl/latents`` under a name that follows from their bytes, their size and the model. With
+several ranks, each encodes its share of the images first; then all have them from there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from tensordict import TensorDict
 
-from omni_rl.authoring.data import check_images, load_image, write_atomic
+from omni_rl.authoring.data import check_images, everyone, load_image, together, write_atomic
 from omni_rl.authoring.engine import Prepared, encode_ahead, forget, prepare
 from omni_rl.contracts import batches, trajectory
 from omni_rl.contracts.call import call_of_row, frozen
@@ -82,6 +84,7 @@ class StoredPairs:
         with torch.no_grad():
             encode_ahead(self.model, requests, self.config.rollout.batch_size)
             ready = prepare(self.model, self.hooks, requests)
+            together(lambda: self._encode_share(data, rows, ready))
             pairs = [self._pair(data, row, each) for row, each in zip(rows, ready, strict=True)]
         _prune(cache_folder())
         return trajectory.collate([Sample(r, pair) for r, pair in zip(requests, pairs, strict=True)])
@@ -135,6 +138,14 @@ class StoredPairs:
             policy_version=state.policy_version,
         )
 
+    def _encode_share(self, data: str, rows: Sequence[PromptRow], ready: Sequence[Prepared]) -> None:
+        """Put this rank's share of the images into the cache. One rank has nothing to share."""
+        ranks = everyone()
+        if ranks.size > 1:
+            for row, each in list(zip(rows, ready, strict=True))[ranks.rank :: ranks.size]:
+                for column in SIDES:
+                    self._latents(_file(data, row, column), each)
+
     def _pair(self, data: str, row: PromptRow, ready: Prepared) -> TensorDict:
         """One row of the batch, batch size []."""
         request, table = ready.asked.request, ready.asked.table
@@ -155,7 +166,7 @@ class StoredPairs:
         content, call = _read(file), ready.asked.request.call
         name = hashlib.blake2b(content + f"{self._model_key} {frozen(call)}".encode(), digest_size=16).hexdigest()
         kept = cache_folder() / f"{name}.safetensors"
-        if kept.exists():
+        with suppress(FileNotFoundError):
             os.utime(kept)  # used now: see _prune
             return load(kept.read_bytes())
         media = {"image": _image(file, call)[None]}
@@ -202,10 +213,13 @@ def _keep(file: Path, latents: Tensors) -> None:
 
 def _prune(folder: Path) -> None:
     """Delete what was not used for longest until the rest fits into ``CACHE_BYTES``."""
-    known = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in folder.glob("*.safetensors")), reverse=True)
+    known = []
+    for file in folder.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process deletes, too
+            known.append((file.stat(), file))
     size = 0
-    for _, bytes_, file in known:
-        size += bytes_
+    for found, file in sorted(known, key=lambda each: each[0].st_mtime, reverse=True):
+        size += found.st_size
         if size > CACHE_BYTES:
             file.unlink(missing_ok=True)
 
