@@ -137,8 +137,7 @@ def vllm_omni(session: nox.Session) -> None:
     session.env.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": None})
     session.run(
         "pytest",
-        "-m",
-        "",
+        *NOT_FULL,
         "-W",
         "default",
         *(session.posargs or [f"{folder_of(package)}/tests" for package in VLLM_OMNI]),

@@ -20,7 +20,9 @@ def red(parts) -> dict[str, str]:
     return {row.name: row.detail for row in rows if row.verdict == "fail"}
 
 
-@pytest.mark.parametrize("architecture", ["QwenImagePipeline", "StableDiffusion3Pipeline"])
+@pytest.mark.parametrize(
+    "architecture", ["QwenImagePipeline", pytest.param("StableDiffusion3Pipeline", marks=pytest.mark.full)]
+)
 def test_rounding_is_no_fault_and_another_guidance_is(pair, monkeypatch, architecture):
     parts = pair(architecture, precision="bf16").parts
     assert red(parts) == {}

@@ -26,7 +26,7 @@ def workers() -> list[psutil.Process]:
     return [p for p in below if p.is_running() and "DiffusionWorker" in " ".join(p.cmdline())]
 
 
-@pytest.mark.parametrize("mode", ["required", "off"])
+@pytest.mark.parametrize("mode", ["required", pytest.param("off", marks=pytest.mark.full)])
 def test_a_worker_that_dies_is_replaced(pair, mode):
     """In the middle of an iteration: the same samples of the same draws come back all the same."""
     parts = pair("QwenImagePipeline", step_execution=mode, max_num_seqs=2).parts
