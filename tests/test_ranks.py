@@ -245,7 +245,7 @@ def test_a_checkpoint_continues_on_another_number_of_ranks(
     always = {"every": 1}  # a run that ends validates once more
     one = trained("one", 1, train={"iterations": 4, "sharding": "sharded"}, validation=always)
     two = trained("two", 2, train={"iterations": 2, "sharding": "sharded"}, validation=always)
-    for words in (("launcher=local", "train.iterations=3"), ("launcher={name: torchrun, processes: 3}",)):
+    for words in (("launcher=local", "train.iterations=3"), ("launcher={name: torchrun, processes: 4}",)):
         done = spawn("resume", two, "train.iterations=4", *words)
         assert done.code == 0, done.err
     alike(one, two)
@@ -324,21 +324,59 @@ def test_a_signal_to_one_rank_saves_and_ends_all(
     assert f"continuing after iteration {done}" in resumed.out
 
 
+DEADLY_REWARD = """
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from omni_rl.storage import tensor_files
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly:
+    scope = "sample"
+
+    def score(self, batch):
+        if os.environ.get("RANK") == "{number}" and Path("{run}/checkpoints/iteration-000002").exists():
+            if "{moment}" == "draw":
+                die()
+            torch.optim.AdamW.step = die if "{moment}" == "update" else torch.optim.AdamW.step
+            tensor_files.save_file = die if "{moment}" == "save" else tensor_files.save_file
+        return [float(media["image"].data.mean()) for media in batch.media]
+
+
+OMNI_RL = {{"rewards": {{"deadly": Deadly}}}}
+"""
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("moment", "number"), [("draw", 1), ("update", 0), ("save", 1)])
 def test_a_killed_rank_ends_all_and_loses_its_iteration(
-    number: int, going: Callable[..., Going], spawn: Callable[..., Any]
+    moment: str, number: int, config_file: Callable[..., Path], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    run = going("replicated")
-    run.wait_for(2)
-    run.rank(number).kill()
-    code, said = run.ended()
-    assert code == 1, said
-    assert f"rank {number} ended by SIGKILL" in said
-    done = run.iterations()
-    resumed = spawn("resume", run.folder, f"train.iterations={done + 1}")
+    """With sharded weights, of which each rank saves a part."""
+    run = tmp_path / "run"
+    (tmp_path / "deadly.py").write_text(DEADLY_REWARD.format(number=number, moment=moment, run=run))
+    file = config_file(
+        launcher=ranks(2),
+        plugins=[str(tmp_path / "deadly.py")],
+        reward=[{"name": "deadly"}],
+        train={"iterations": 4, "checkpoint_every": 1, "sharding": "sharded"},
+    )
+    killed = spawn("train", file, "--run-dir", run)
+    assert killed.code == 1, killed.err
+    assert f"rank {number} ended by SIGKILL" in killed.err
+    resumed = spawn("resume", run, "launcher=local")
     assert resumed.code == 0, resumed.err
-    assert any(f"continuing after iteration {known}" in resumed.out for known in (done, done - 1))
+    assert "continuing after iteration 2" in resumed.out
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
+    assert not list((run / "checkpoints").glob(".*"))
 
 
 @pytest.mark.full
