@@ -136,7 +136,7 @@ class StoredTensors(Mapping[str, torch.Tensor]):
 
 
 class HeldTensors(dict[str, torch.Tensor]):
-    """Whole tensors in memory, with the functions of :class:`StoredTensors`."""
+    """Tensors in memory, whole or sharded, with the functions of :class:`StoredTensors`."""
 
     def shape(self, name: str) -> torch.Size:
         """The shape of the whole tensor."""
@@ -144,4 +144,5 @@ class HeldTensors(dict[str, torch.Tensor]):
 
     def part(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """This rank's part of a tensor that is sharded as ``like`` is."""
-        return part_of(self[name], like)
+        value = self[name]
+        return own_part(value) if isinstance(value, DTensor) else part_of(value, like)
