@@ -1,0 +1,218 @@
+"""Four architectures on one, two and four ranks, from stored trajectories and in whole runs: the results are equal.
+
+Whole runs are compared with what rounding alone does to a run: one process with other sizes of its batches.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import whole_runs
+from rank_jobs import LORA, MODES, UNCLIPPED, Jobs, Outcome, assert_as_alone, assert_equal_on_ranks, moved
+
+from omni_rl_tiny import pipelines
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+
+ARCHITECTURES = {
+    "QwenImagePipeline": "omni_rl_qwen_image",
+    "FluxPipeline": "omni_rl_flux.flux1",
+    "StableDiffusion3Pipeline": "omni_rl_sd3",
+    "WanPipeline-two-experts": "omni_rl_wan",  # a video model with two denoisers
+}
+"""The plugin of each tiny pipeline."""
+
+WORLDS = (2, 4)
+SIZES = [(1, 1), (2, 2), (6, 4)]
+"""``rollout.batch_size`` and ``train.micro_batch_size`` of the runs of one process; ranks have the first."""
+
+RAGGED: dict[str, dict[str, Any]] = {
+    "five-samples": {"rollout": {"prompts": 1, "group_size": 5}},
+    "two-samples": {"rollout": {"prompts": 1, "group_size": 2}},
+    "unscored": {"rollout": {"prompts": 2}, "reward": [{"name": "first_prompt_only"}]},
+    "flat": {"reward": [{"name": "alike"}]},
+    "flat-left-out": {"reward": [{"name": "alike"}], "train": {"skip_flat_groups": True}},
+    "other-windows": {"algorithm": {"window_size": 1, "window_scope": "group"}},
+}
+"""What differs from the runs of all architectures. Groups with other windows need other experts at the same time."""
+
+SHORT = "WanPipeline-two-experts"
+"""The architecture of ragged runs, whose ranks may need other experts."""
+
+
+def full_name(name: str, lora: bool, *more: object) -> str:
+    return "-".join(map(str, (name, "lora" if lora else "full", *more)))
+
+
+class Worlds:
+    """The jobs of every number of ranks."""
+
+    def __init__(self, folder: Path, tiny_folder: Any) -> None:
+        self.folder, self.tiny_folder = folder, tiny_folder
+        self.by_size = {}
+        for size in (1, *WORLDS):
+            (folder / str(size)).mkdir()
+            self.by_size[size] = Jobs(folder / str(size), size)
+        (folder / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in whole_runs.PROMPTS))
+        (folder / "watched.py").write_text(whole_runs.PLUGIN)
+
+    def recipe(self, name: str, lora: bool) -> dict[str, Any]:
+        """A run of five iterations with two updates each: mini-batches of four samples and of two."""
+        return {
+            "seed": 3,
+            "plugins": [str(self.folder / "watched.py")],
+            "model": {"path": str(self.tiny_folder(name)), **({"lora": LORA} if lora else {})},
+            "algorithm": {"name": "watched", "clip_range": 1e-2, "kl_beta": 0.04},
+            "rollout": {"steps": 4, "prompts": 3, "group_size": 2, "call": pipelines.call_of(name)},
+            "reward": [{"name": "brightness"}],
+            "data": {"path": str(self.folder / "prompts.txt")},
+            "train": {"iterations": 5, "lr": 1e-3, "mini_batch_prompts": 2},
+            "validation": {"every": 0, "prompts": 1},
+            "device": "cpu",
+            "gate": "off",
+        }
+
+    def add_run(self, key: str, recipe: dict[str, Any]) -> None:
+        """A run of one process with each of ``SIZES``, and of ranks with replicated and with sharded weights."""
+        for batch, micro in SIZES:
+            self.by_size[1].add(f"{key}-{batch}", run=sized(recipe, batch, micro))
+        for world in WORLDS:
+            for sharding in ("replicated", "sharded"):
+                self.by_size[world].add(f"{key}-{sharding}", run=sized(recipe, *SIZES[0], sharding=sharding))
+
+    def add_updates(self, name: str, lora: bool) -> None:
+        """One update from stored trajectories, in which one of four ranks has no rows."""
+        key, start = full_name(name, lora), self.folder / f"{full_name(name, lora)}.safetensors"
+        job = {"plugin": ARCHITECTURES[name], "folder": str(self.tiny_folder(name)), "call": pipelines.call_of(name)}
+        job |= {"lora": LORA if lora else None, "batch": key, "updates": 0}
+        batch = moved(job, start).batch()
+        parts = {2: [batch[:4], batch[4:]], 4: [batch[:2], batch[2:4], None, batch[4:]]}
+        for world in WORLDS:
+            self.by_size[world].batch(key, parts[world])
+            for sharding in ("replicated", "sharded"):
+                train = {**UNCLIPPED, "sharding": sharding}
+                self.by_size[world].add(f"{key}-{sharding}-update", **job, load=str(start), train=train)
+
+    def run(self) -> None:
+        """Do all jobs; one process and two ranks at the same time."""
+        for size in (1, 2):
+            self.by_size[size].start()
+        for size in (1, 2):
+            self.by_size[size].wait(1200)
+        self.by_size[4].run()
+
+    def alone(self, key: str) -> list[Outcome]:
+        """The runs of one process."""
+        return [self.by_size[1].outcomes(f"{key}-{batch}")[0] for batch, _ in SIZES]
+
+
+def sized(recipe: dict[str, Any], batch: int, micro: int, **train: Any) -> dict[str, Any]:
+    """The recipe with these sizes."""
+    changed = copy.deepcopy(recipe)
+    changed["rollout"]["batch_size"] = batch
+    changed["train"] |= {"micro_batch_size": micro, **train}
+    return changed
+
+
+@pytest.fixture(scope="module")
+def worlds(tiny_folder, tmp_path_factory) -> Worlds:
+    """All jobs of this module, done."""
+    made = Worlds(tmp_path_factory.mktemp("worlds"), tiny_folder)
+    for name in ARCHITECTURES:
+        for lora in (True, False):
+            made.add_updates(name, lora)
+            made.add_run(full_name(name, lora), made.recipe(name, lora))
+    for name, changes in RAGGED.items():
+        recipe = made.recipe(SHORT, lora=False)
+        for section, values in changes.items():
+            recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
+        recipe["train"]["iterations"] = 2
+        made.add_run(name, recipe)
+    made.run()
+    return made
+
+
+def distance(one: Outcome, other: Outcome) -> dict[str, float]:
+    """How far the metrics of a run are from another's, and its weights (``policy``, in all and at most)."""
+    found: dict[str, float] = {}
+    assert len(one.said["figures"]) == len(other.said["figures"])
+    for row, same in zip(one.said["figures"], other.said["figures"], strict=True):
+        assert row.keys() == same.keys()
+        for name, value in row.items():
+            found[name] = max(found.get(name, 0.0), abs(value - same[name]))
+    if any(name.startswith("policy/") for name in one.tensors):
+        gap = one.group("policy") - other.group("policy")
+        found |= {"policy": float(gap.norm()), "policy_max": float(gap.abs().max())}
+    return found
+
+
+def assert_within_rounding(alone: list[Outcome], found: Outcome) -> None:
+    """The run is no further from that of one process than its runs with other sizes of batches are."""
+    allowed: dict[str, float] = {}
+    for other in alone[1:]:
+        for name, gap in distance(alone[0], other).items():
+            allowed[name] = max(allowed.get(name, 0.0), gap)
+    gaps = distance(alone[0], found)
+    assert gaps.keys() == allowed.keys()
+    assert {n: (gap, allowed[n]) for n, gap in gaps.items() if gap > allowed[n]} == {}
+
+
+def drawn(outcomes: list[Outcome]) -> dict[str, torch.Tensor]:
+    """The trajectories of the first iteration, of all ranks."""
+    return {n: t for each in outcomes for n, t in each.tensors.items() if n.startswith("drawn/")}
+
+
+def assert_same_draws(alone: Outcome, ranks: list[Outcome]) -> None:
+    """To the bit."""
+    expected, found = drawn([alone]), drawn(ranks)
+    assert expected.keys() == found.keys()
+    assert [name for name, value in found.items() if not torch.equal(value, expected[name])] == []
+
+
+CASES = [(name, lora, sharding) for name in ARCHITECTURES for lora, sharding in MODES]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("name", "lora", "sharding"), CASES)
+def test_the_first_update_is_that_of_one_process(worlds, name, lora, sharding, world):
+    jobs, key = worlds.by_size[world], full_name(name, lora, sharding, "update")
+    assert_equal_on_ranks(jobs, key)
+    assert_as_alone(jobs, key)
+    alone, one = jobs.alone(key).said["figures"][0], jobs.outcomes(key)[0].said["figures"][0]
+    assert one["actor/loss"] == pytest.approx(alone["actor/loss"], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("name", "lora", "sharding"), CASES)
+def test_whole_runs_are_those_of_one_process(worlds, name, lora, sharding, world):
+    ranks, alone = worlds.by_size[world].outcomes(full_name(name, lora, sharding)), worlds.alone(full_name(name, lora))
+    assert len({str(each.said["figures"]) for each in ranks}) == 1
+    assert_same_draws(alone[0], ranks)
+    expected = alone[0].group("gradient")
+    assert expected.norm() > 0
+    assert (ranks[0].group("gradient") - expected).abs().max() <= 1e-5 * expected.norm()
+    assert_within_rounding(alone, ranks[0])
+    assert_few_rows_more(alone[0], ranks)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
+@pytest.mark.parametrize("name", RAGGED)
+def test_ragged_runs_are_those_of_one_process(worlds, name, sharding, world):
+    ranks, alone = worlds.by_size[world].outcomes(f"{name}-{sharding}"), worlds.alone(name)
+    assert len({str(each.said["figures"]) for each in ranks}) == 1
+    assert_same_draws(alone[0], ranks)
+    assert_within_rounding(alone, ranks[0])
+
+
+def assert_few_rows_more(alone: Outcome, ranks: list[Outcome]) -> None:
+    """The denoisers compute the rows of one process, and in each micro-batch fewer than the ranks that do not count."""
+    counted, zero = alone.said["counted"], [sum(each) for each in zip(*(r.said["zero"] for r in ranks), strict=True)]
+    calls, rest = divmod(alone.said["trained"], counted)  # rows of the denoiser for a row of the batch
+    assert rest == 0
+    assert sum(each.said["trained"] for each in ranks) == alone.said["trained"] + calls * sum(zero)
+    assert all(each < len(ranks) for each in zero)
