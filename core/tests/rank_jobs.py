@@ -89,7 +89,7 @@ class Jobs:
             for process in self.processes:
                 process.kill()
                 process.wait()
-        self.printed = "\n".join((self.folder / f"printed.{rank}").read_text() for rank in range(self.world))
+        self.printed = "\n".join((self.folder / f"printed.{rank}").read_text()[-3000:] for rank in range(self.world))
 
     def outcomes(self, name: str) -> list[Outcome]:
         """What each rank has at the end of a job."""

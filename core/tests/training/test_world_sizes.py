@@ -27,19 +27,20 @@ ARCHITECTURES = {
 """The plugin of each tiny pipeline."""
 
 WORLDS = (2, 4)
-SIZES = [(1, 1), (2, 2), (6, 4)]
+SIZES = [(1, 2), (2, 1), (6, 4)]
 """``rollout.batch_size`` and ``train.micro_batch_size`` of the runs of one process; ranks have the first."""
 
 RAGGED: dict[str, dict[str, Any]] = {
     "five-samples": {"rollout": {"prompts": 1, "group_size": 5}},
     "two-samples": {"rollout": {"prompts": 1, "group_size": 2}},
     "unscored": {"rollout": {"prompts": 2}, "reward": [{"name": "first_prompt_only"}]},
-    "flat": {"reward": [{"name": "alike"}]},
+    "flat": {"reward": [{"name": "alike"}], "algorithm": {"kl_beta": 0.04}},
     "flat-left-out": {"reward": [{"name": "alike"}], "train": {"skip_flat_groups": True}},
     "other-windows": {"algorithm": {"window_size": 1, "window_scope": "group"}},
 }
 """What differs from the runs of all architectures. Groups with other windows need other experts at the same time."""
 
+STEPS = 3
 SHORT = "WanPipeline-two-experts"
 """The architecture of ragged runs, whose ranks may need other experts."""
 
@@ -66,12 +67,12 @@ class Worlds:
             "seed": 3,
             "plugins": [str(self.folder / "watched.py")],
             "model": {"path": str(self.tiny_folder(name)), **({"lora": LORA} if lora else {})},
-            "algorithm": {"name": "watched", "clip_range": 1e-2, "kl_beta": 0.04},
-            "rollout": {"steps": 4, "prompts": 3, "group_size": 2, "call": pipelines.call_of(name)},
+            "algorithm": {"name": "watched", "clip_range": 1e-2},
+            "rollout": {"steps": STEPS, "prompts": 3, "group_size": 2, "call": pipelines.call_of(name)},
             "reward": [{"name": "brightness"}],
             "data": {"path": str(self.folder / "prompts.txt")},
             "train": {"iterations": 5, "lr": 1e-3, "mini_batch_prompts": 2},
-            "validation": {"every": 0, "prompts": 1},
+            "validation": {"every": 0, "prompts": 1, "steps": 2},
             "device": "cpu",
             "gate": "off",
         }
