@@ -1,4 +1,6 @@
-"""The program of one rank in :class:`omni_rl_testing.ranks.RanksContract`: ``python -m omni_rl_testing.one_rank FOLDER``.
+"""The program of one rank in :class:`omni_rl_testing.ranks.RanksContract`.
+
+Usage: ``python -m omni_rl_testing.one_rank FOLDER``, with the environment of torchrun.
 
 The folder has ``jobs.json``, and the starting weights and each rank's rows of every job. After each job, the rank
 writes what it has at the end: ``<job>-<rank>.json`` and ``<job>-<rank>.safetensors``.

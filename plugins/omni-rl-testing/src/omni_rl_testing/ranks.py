@@ -128,7 +128,7 @@ class RanksContract:
         folder = tmp_path_factory.mktemp("ranks")
         common: dict[str, Any] = {
             "folder": None if pipeline_folder is None else str(pipeline_folder),
-            "plugin": None if plugin is None else name_of(plugin),
+            "plugin": None if plugin is None else _without_options(plugin),
             "backend": name_of(backend),
             "options": options,
             "call": call,
@@ -230,6 +230,13 @@ def name_of(found: object) -> str:
     kind = found if inspect.isclass(found) or inspect.isfunction(found) else type(found)
     assert kind.__module__ != "__main__"
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _without_options(plugin: object) -> str:
+    """The name of a model plugin, which another process imports."""
+    if hasattr(type(plugin), "Config"):
+        pytest.skip("a model plugin with options cannot be built in another process")
+    return name_of(plugin)
 
 
 def way_of(job: Job) -> str:
