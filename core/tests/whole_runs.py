@@ -105,17 +105,14 @@ class Alike:
         return [1.0] * len(batch.uids)
 
 
-class FirstPromptOnly(Brightness):
-    """Other samples have no score, whichever rank drew them."""
+class FirstPromptOnly:
+    """Samples of other prompts have no score."""
 
-    Config = None
-
-    def __init__(self):
-        super().__init__(Brightness.Config())
+    scope = "sample"
 
     def score(self, batch):
-        found = super().score(batch)
-        return [score if prompt == PROMPTS[0] else None for score, prompt in zip(found, batch.prompts, strict=True)]
+        scores = Brightness(Brightness.Config()).score(batch)
+        return [score if prompt == PROMPTS[0] else None for score, prompt in zip(scores, batch.prompts, strict=True)]
 
 
 @contextlib.contextmanager

@@ -35,10 +35,11 @@ RUN_MODES = {
 SIZES = [(1, 2), (2, 1), (6, 4)]
 """``rollout.batch_size`` and ``train.micro_batch_size`` of the runs of one process; ranks have the first."""
 
+TOGETHER = {"mini_batch_prompts": None}
 RAGGED: dict[str, dict[str, Any]] = {
-    "five-samples": {"rollout": {"prompts": 1, "group_size": 5}},
-    "two-samples": {"rollout": {"prompts": 1, "group_size": 2}},
-    "unscored": {"rollout": {"prompts": 2}, "reward": [{"name": "first_prompt_only"}]},
+    "five-samples": {"rollout": {"prompts": 1, "group_size": 5}, "train": TOGETHER},
+    "two-samples": {"rollout": {"prompts": 1}, "train": TOGETHER},
+    "unscored": {"reward": [{"name": "first_prompt_only"}], "train": TOGETHER},
     "flat": {"reward": [{"name": "alike"}], "algorithm": {"kl_beta": 0.04}},
     "flat-left-out": {"reward": [{"name": "alike"}], "train": {"skip_flat_groups": True}},
     "other-windows": {"algorithm": {"window_size": 1, "window_scope": "group"}},
@@ -77,7 +78,7 @@ class Worlds:
             "algorithm": {"name": "watched", "clip_range": 1e-2},
             "rollout": {"steps": STEPS, "prompts": 3, "group_size": 2, "call": pipelines.call_of(name)},
             "reward": [{"name": "brightness"}],
-            "data": {"path": str(self.folder / "prompts.txt")},
+            "data": {"path": str(self.folder / "prompts.txt"), "shuffle": False},
             "train": {"iterations": 5, "lr": 1e-3, "mini_batch_prompts": 2},
             "validation": {"every": 0, "prompts": 1, "steps": 2},
             "device": "cpu",
@@ -135,14 +136,19 @@ def worlds(tiny_folder, tmp_path_factory) -> Worlds:
             made.add_updates(name, lora)
             modes = {world: (RUN_MODES[world]["lora" if lora else "full"],) for world in WORLDS}
             made.add_run(full_name(name, lora), made.recipe(name, lora), modes)
+    add_ragged(made)
+    made.run()
+    return made
+
+
+def add_ragged(worlds: Worlds) -> None:
+    """Runs of two iterations."""
     for name, changes in RAGGED.items():
-        recipe = made.recipe(SHORT, lora=False)
+        recipe = worlds.recipe(SHORT, lora=False)
         for section, values in changes.items():
             recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
         recipe["train"]["iterations"] = 2
-        made.add_run(name, recipe, {world: BOTH for world in WORLDS if name in RAGGED_ON[world]})
-    made.run()
-    return made
+        worlds.add_run(name, recipe, {world: BOTH for world in WORLDS if name in RAGGED_ON[world]})
 
 
 def distance(one: Outcome, other: Outcome) -> dict[str, float]:
