@@ -171,7 +171,7 @@ def outcome(job: Mapping[str, Any], folder: Path, number: int) -> dict[str, Any]
 def main(folder: Path) -> None:
     """Do all jobs of a folder."""
     torch.set_num_threads(1)
-    with joined(timeout_s=25):
+    with joined(timeout_s=60):
         for number, job in enumerate(json.loads((folder / "jobs.json").read_text())):
             try:
                 done = outcome(job, folder, number)

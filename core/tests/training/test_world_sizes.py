@@ -78,7 +78,7 @@ class Worlds:
             "algorithm": {"name": "watched", "clip_range": 1e-2},
             "rollout": {"steps": STEPS, "prompts": 3, "group_size": 2, "call": pipelines.call_of(name)},
             "reward": [{"name": "brightness"}],
-            "data": {"path": str(self.folder / "prompts.txt"), "shuffle": False},
+            "data": {"path": str(self.folder / "prompts.txt"), "shuffle": False, "check": "off"},
             "train": {"iterations": 5, "lr": 1e-3, "mini_batch_prompts": 2},
             "validation": {"every": 0, "prompts": 1, "steps": 2},
             "device": "cpu",
