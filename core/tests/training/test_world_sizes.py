@@ -6,6 +6,7 @@ Whole runs are compared with what rounding alone does to a run: one process with
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,19 @@ def drawn(outcomes: list[Outcome]) -> dict[str, torch.Tensor]:
 
 
 def assert_same_draws(alone: Outcome, ranks: list[Outcome]) -> None:
-    """To the bit."""
+    """What is drawn is equal to the bit: noise, its seeds, windows, texts. What the denoiser computes of it is equal
+    but for rounding, which depends on where its operands lie in memory.
+    """
     expected, found = drawn([alone]), drawn(ranks)
     assert expected.keys() == found.keys()
-    assert [name for name, value in found.items() if not torch.equal(value, expected[name])] == []
+    for name, value in expected.items():
+        key = json.loads(name.removeprefix("drawn/"))[1:]
+        if key[0] == "latents" and key[-1] == "all":
+            assert torch.equal(found[name][0], value[0]), name
+        if key[0] in ("latents", "log_probs", "rewards"):
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5 * max(1.0, float(value.abs().max())))
+        else:
+            assert torch.equal(found[name], value), name
 
 
 CASES = [(name, lora, sharding) for name in ARCHITECTURES for lora, sharding in MODES]
