@@ -161,7 +161,8 @@ class Outcome:
         for name, value in load_file(path.with_suffix(".safetensors")).items():
             group, _, rest = name.partition("/")
             groups[group][rest] = value
-        return Outcome(**json.loads(path.with_suffix(".json").read_text()), **groups)
+        said: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        return Outcome(said["figures"], said["extra"], groups["state"], groups["gradients"], groups["sent"])
 
 
 def named(target: str) -> Any:
