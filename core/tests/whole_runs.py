@@ -23,9 +23,12 @@ from omni_rl.rewards.builtin import Brightness
 from omni_rl.training import metrics
 from omni_rl_flow_grpo import FlowGRPO
 
-PLUGIN = """from whole_runs import Alike, FirstPromptOnly, Watched
+PLUGIN = """from whole_runs import Alike, FirstPromptOnly, OnePixelMore, Watched
 
-OMNI_RL = {"algorithms": {"watched": Watched}, "rewards": {"alike": Alike, "first_prompt_only": FirstPromptOnly}}
+OMNI_RL = {
+    "algorithms": {"watched": Watched},
+    "rewards": {"alike": Alike, "first_prompt_only": FirstPromptOnly, "one_pixel_more": OnePixelMore},
+}
 """
 """A local plugin, with which a configuration can name the classes of this module."""
 
@@ -113,6 +116,17 @@ class FirstPromptOnly:
     def score(self, batch):
         scores = Brightness(Brightness.Config()).score(batch)
         return [score if prompt == PROMPTS[0] else None for score, prompt in zip(scores, batch.prompts, strict=True)]
+
+
+class OnePixelMore:
+    """Brightness, where one pixel of a sample of each call is one of 255 levels brighter."""
+
+    scope = "sample"
+
+    def score(self, batch):
+        first, *others = Brightness(Brightness.Config()).score(batch)
+        (media,) = batch.media[0].values()
+        return [first + 1 / 255 / media.data.size, *others]
 
 
 @contextlib.contextmanager
