@@ -77,6 +77,26 @@ def test_without_updates_nothing_changes(quickstart: Callable[..., Trained]) -> 
     assert abs(found.after - found.before) < 0.05
 
 
+@pytest.mark.full
+def test_two_ranks_learn_as_one_process(spawn: Callable[..., Any], checkout: Path, tmp_path: Path) -> None:
+    """The same curve, but for rounding, which grows with every iteration."""
+    curves, gains = {}, {}
+    for launcher in ("local", "torchrun"):
+        folder = tmp_path / launcher
+        words = [f"launcher.name={launcher}", *(["launcher.processes=2"] if launcher == "torchrun" else [])]
+        given = ["--run-dir", folder, "train.iterations=15", "validation.every=0", *words]
+        outcome = spawn("train", checkout / "examples/quickstart.yaml", *given)
+        assert outcome.code == 0, outcome.err
+        curves[launcher] = [row["reward/mean"] for row in RunDirectory(folder).metrics()]
+        before, *_, after = (json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines())
+        gains[launcher] = after["val/reward/ocr/mean"] - before["val/reward/ocr/mean"]
+    one, two = curves["local"], curves["torchrun"]
+    assert len(one) == len(two) == 15
+    assert two[0] == pytest.approx(one[0], abs=1e-4)
+    assert two == pytest.approx(one, abs=0.05)
+    assert all(gain > 0.1 for gain in gains.values()), gains
+
+
 @pytest.mark.ci
 def test_the_command_of_the_readme_runs(spawn: Callable[..., Any], checkout: Path, tmp_path: Path) -> None:
     outcome = spawn("train", checkout / "examples/quickstart.yaml", "train.iterations=1", "validation.prompts=2")

@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import whole_runs
 from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from safetensors.torch import load_file, save_file
@@ -164,16 +165,23 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
+def outcome(job: Mapping[str, Any], folder: Path, number: int) -> dict[str, Any]:
+    """Do a job: a whole run, or updates with stored rows."""
+    if "run" in job:
+        return whole_runs.done(job["run"], folder / f"run-{number}")
+    rows = restored(load_file(folder / f"{job['batch']}.{rank()}.safetensors"))
+    shared = {"ulysses": 1, "ring": 1, **job.get("train", {}).get("sequence_parallel", {})}
+    with arranged(**shared, device_type="cpu"), ring_on_the_cpu():
+        return trained(job, parts_of(job), rows)
+
+
 def main(folder: Path) -> None:
     """Do all jobs of a folder."""
     torch.set_num_threads(1)
-    with joined(timeout_s=40):
+    with joined(timeout_s=60):
         for number, job in enumerate(json.loads((folder / "jobs.json").read_text())):
-            rows = restored(load_file(folder / f"{job['batch']}.{rank()}.safetensors"))
-            shared = {"ulysses": 1, "ring": 1, **job.get("train", {}).get("sequence_parallel", {})}
             try:
-                with arranged(**shared, device_type="cpu"), ring_on_the_cpu():
-                    done = trained(job, parts_of(job), rows)
+                done = outcome(job, folder, number)
             except Exception as error:
                 raise RuntimeError(f"job {number}: {job}") from error
             (folder / f"{number}.{rank()}.json").write_text(json.dumps(done["said"]))

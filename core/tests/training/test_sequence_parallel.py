@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import ranks
 import torch
+from rank_jobs import LORA, UNCLIPPED, Jobs, Outcome, assert_as_alone, assert_equal_on_ranks, moved
 from safetensors.torch import load_file
-from training.test_many_ranks import LORA, UNCLIPPED, Jobs, Outcome, assert_as_alone, assert_equal_on_ranks, moved
 
 from omni_rl.contracts.schema import Train
 from omni_rl.errors import ConfigError

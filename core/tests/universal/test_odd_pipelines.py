@@ -290,6 +290,17 @@ def test_silent_denoisers_answer_lists_of_lists_with_the_sample_at_the_end_of_ea
     assert [x.tolist() for x in answer] == [[0], [0, 0, 0]]
 
 
+def test_no_hook_runs_around_a_silent_denoiser():
+    """Those of sharded weights would wait for a forward of the other ranks."""
+    denoiser, seen = torch.nn.Linear(1, 1), []
+    denoiser.register_forward_pre_hook(lambda *_: seen.append("before"))
+    with capture.denoisers_silenced({"transformer": denoiser}):
+        denoiser(torch.ones(1))
+    assert seen == []
+    denoiser(torch.ones(1))
+    assert seen == ["before"]
+
+
 def decoded(change, prompts=PROMPTS) -> dict[str, torch.Tensor]:
     """Samples of a pipeline whose autoencoder's pixels are changed."""
     assembly = assembled(Toy)

@@ -8,6 +8,7 @@ from omni_rl.errors import ConfigError, DataError
 from omni_rl.universal import hooks as universal
 from omni_rl_flux import flux1
 from omni_rl_testing.model import ModelContract
+from omni_rl_testing.ranks import on_ranks
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 TRUE_CFG = {**CALL, "true_cfg_scale": 2.0}
@@ -28,6 +29,9 @@ class TestTrueCFG(ModelContract):
     @classmethod
     def call(cls):
         return {**TRUE_CFG, "negative_prompt": "hello"}
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestTrueCFG))
 
 
 @pytest.mark.ci

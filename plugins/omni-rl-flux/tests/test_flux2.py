@@ -8,6 +8,7 @@ from omni_rl.errors import ConfigError, DataError
 from omni_rl.universal import hooks as universal
 from omni_rl_flux import flux2
 from omni_rl_testing.model import ModelContract, assembled
+from omni_rl_testing.ranks import on_ranks
 
 KLEIN = {"height": 16, "width": 24, "max_sequence_length": 64, "text_encoder_out_layers": [1, 2]}
 FLUX2 = {**KLEIN, "max_sequence_length": 512}
@@ -32,6 +33,9 @@ class TestKlein(ModelContract):
     @classmethod
     def call(cls):
         return KLEIN
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestKlein))
 
 
 @pytest.mark.ci

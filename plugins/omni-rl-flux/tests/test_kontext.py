@@ -8,6 +8,7 @@ from omni_rl.universal import hooks as universal
 from omni_rl.universal import media_conditioning
 from omni_rl_flux import kontext
 from omni_rl_testing.model import ModelContract, assembled
+from omni_rl_testing.ranks import on_ranks
 
 CALL = {"height": 16, "width": 32, "max_area": 512, "max_sequence_length": 64, "_auto_resize": False}
 TRUE_CFG = {**CALL, "true_cfg_scale": 2.0, "negative_prompt": "hello"}
@@ -35,6 +36,9 @@ class TestPictures(ModelContract):
     @classmethod
     def media(cls, picture):
         return [{"image": picture(i, (24, 36))} for i in range(3)]
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestPictures))
 
 
 @pytest.mark.ci

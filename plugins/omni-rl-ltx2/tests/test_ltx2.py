@@ -9,6 +9,7 @@ from omni_rl.model.loading import load_model
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.model import ModelContract, assembled
 from omni_rl_testing.parts import assemble
+from omni_rl_testing.ranks import on_ranks
 from omni_rl_testing.trajectories import replayed
 
 CALL = {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 64, "negative_prompt": "hello"}
@@ -34,6 +35,9 @@ class TestGuided(ModelContract):
     @classmethod
     def call(cls):
         return PERTURBED
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestGuided))
 
 
 @pytest.mark.ci

@@ -6,6 +6,7 @@ import torch
 import omni_rl_qwen_image_edit as edit
 from omni_rl.errors import DataError
 from omni_rl_testing.model import ModelContract
+from omni_rl_testing.ranks import on_ranks
 
 SIZE = {"height": 64, "width": 96}
 
@@ -35,6 +36,9 @@ class TestOnePicture(ModelContract):
         x = {"x": probe.batch["latents", "x", "final"][:1]}
         with pytest.raises(DataError, match=r"data\.media"):
             edit.predict(parts.model, x, torch.tensor([500.0]), {}, SIZE)
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestOnePicture))
 
 
 @pytest.mark.ci

@@ -9,6 +9,7 @@ from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.loading import load_model
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.model import ModelContract
+from omni_rl_testing.ranks import on_ranks
 
 PROMPTS = ("a", "a sign that says hello", "describe the image of a world with 9 signs and 12345678 users", "7" * 200)
 SIZE = {"height": 16, "width": 32}
@@ -34,6 +35,9 @@ class TestTrueCFG(ModelContract):
     @classmethod
     def prompts(cls):
         return PROMPTS
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestTrueCFG))
 
 
 @pytest.mark.ci

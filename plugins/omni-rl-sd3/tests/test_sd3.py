@@ -7,6 +7,7 @@ import omni_rl_sd3 as sd3
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.model import ModelContract
+from omni_rl_testing.ranks import on_ranks
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 
@@ -28,6 +29,9 @@ class TestGuided(ModelContract):
     @classmethod
     def call(cls):
         return {**CALL, "negative_prompt": "hello"}
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestGuided))
 
 
 @pytest.mark.ci

@@ -8,6 +8,7 @@ from omni_rl.errors import ConfigError, DataError
 from omni_rl.model.encoding import encode
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.model import ModelContract, assembled
+from omni_rl_testing.ranks import on_ranks
 from omni_rl_wan import image_to_video
 
 SIZE = {"height": 16, "width": 32, "num_frames": 9}
@@ -36,6 +37,9 @@ class TestWan21(ModelContract):
     @classmethod
     def media(cls, picture):
         return [{"image": picture(i, (24, 36))} for i in range(3)]
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestWan21))
 
 
 @pytest.mark.ci

@@ -8,6 +8,7 @@ import omni_rl_wan as wan
 from omni_rl.errors import ConfigError, DataError
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.model import ModelContract
+from omni_rl_testing.ranks import on_ranks
 
 CALL = {"height": 16, "width": 32, "num_frames": 5, "max_sequence_length": 64}
 GUIDED = {**CALL, "guidance_scale": 5.0}
@@ -44,6 +45,9 @@ class TestTwoExperts(TestGuided):
     @classmethod
     def call(cls):
         return {**CALL, "negative_prompt": "hello", "guidance_scale_2": 3.0}
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestTwoExperts))
 
 
 @pytest.mark.ci

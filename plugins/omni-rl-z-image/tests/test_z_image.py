@@ -7,6 +7,7 @@ import omni_rl_z_image as z_image
 from omni_rl.errors import DataError
 from omni_rl.universal import hooks as universal
 from omni_rl_testing.model import ModelContract
+from omni_rl_testing.ranks import on_ranks
 
 CALL = {"height": 16, "width": 24, "max_sequence_length": 64}
 GUIDED = {**CALL, "guidance_scale": 4.0}
@@ -29,6 +30,9 @@ class TestGuided(ModelContract):
     @classmethod
     def call(cls):
         return {**CALL, "negative_prompt": "hello"}
+
+
+TestOnRanks = pytest.mark.full(on_ranks(TestGuided))
 
 
 @pytest.mark.ci

@@ -215,7 +215,8 @@ def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for denoiser in denoisers.values():
-            stack.enter_context(replaced(denoiser, forward=_silent(denoiser.forward)))
+            # Not forward, around which hooks run: those of sharded weights would wait for the forwards of other ranks.
+            stack.enter_context(replaced(denoiser, _compiled_call_impl=_silent(denoiser.forward)))
         yield
 
 

@@ -22,6 +22,9 @@ def conformance(
     model: Annotated[
         list[str] | None, typer.Option(help="small pipeline folder or shipped checkpoint, for models and engines")
     ] = None,
+    ranks: Annotated[
+        bool, typer.Option("--ranks", help="also train on two ranks, for models and backends: a minute for each")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="show failures as pytest does")] = False,
 ) -> None:
     """Run the contract suites on an installed plugin and print a report. The plugin's own tests are not needed.
@@ -35,7 +38,7 @@ def conformance(
     from omni_rl_testing.conformance.printing import print_report
 
     selection = {"kinds": kind or (), "keys": key or (), "models": model or (), "overrides": overrides or ()}
-    code = print_report(distribution, trace=trace, **selection)
+    code = print_report(distribution, trace=trace, ranks=ranks, **selection)
     if code:
         raise typer.Exit(code)
 

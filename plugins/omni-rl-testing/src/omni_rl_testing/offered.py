@@ -35,6 +35,7 @@ from omni_rl_testing.conformance.subjects import Subject
 from omni_rl_testing.engine import EngineContract
 from omni_rl_testing.launcher import LauncherContract
 from omni_rl_testing.model import Media, ModelContract
+from omni_rl_testing.ranks import RanksContract, on_ranks
 from omni_rl_testing.reward import RewardContract
 from omni_rl_testing.toy import toy_model
 from omni_rl_testing.tracker import TrackerContract
@@ -155,6 +156,39 @@ class OfferedBackend(_WithPipeline, BackendContract):
         return _with_options(self.subject)
 
 
+class OfferedBackendOnRanks(RanksContract):
+    """Tests a backend on two ranks with the toy pipeline, or with a pipeline folder of the caller."""
+
+    subject: ClassVar[Subject]
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def pipeline_folder(cls) -> Path | None:
+        """The caller's pipeline folder."""
+        return cls.subject.model
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls) -> dict[str, Any]:
+        """No arguments for the toy pipeline, small sizes for a folder."""
+        return _call_of_made(cls.subject)
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def backend(cls) -> object:
+        """The object of the entry point."""
+        assert cls.subject.chosen is not None
+        return cls.subject.chosen.object
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def options(cls) -> Mapping[str, Any] | None:
+        """The caller's options."""
+        assert cls.subject.chosen is not None
+        options = cls.subject.chosen.options
+        return None if options is None else options.model_dump(mode="json", by_alias=True)
+
+
 class OfferedLauncher(LauncherContract):
     """Tests a launcher with small functions."""
 
@@ -208,8 +242,12 @@ def module_of(subject: Subject) -> ModuleType:
     Raises:
         PluginError: the class that the distribution declares is not a suite of this kind.
     """
-    module = ModuleType("conformance")
-    module.__dict__["TestOffer"] = type("TestOffer", (_suite(subject),), {"subject": subject, "__module__": __name__})
+    module, suite = ModuleType("conformance"), _suite(subject)
+    suites = {"TestOffer": suite}
+    if subject.ranks and subject.offer.kind in ("models", "backends"):
+        suites["TestOnRanks"] = on_ranks(suite) if subject.offer.kind == "models" else OfferedBackendOnRanks
+    for name, each in suites.items():
+        module.__dict__[name] = type(name, (each,), {"subject": subject, "__module__": __name__})
     return module
 
 

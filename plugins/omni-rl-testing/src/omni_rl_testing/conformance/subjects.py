@@ -79,6 +79,7 @@ class Subject:
         declared: the distribution's own class that inherits the suite; None for the default fixtures.
         model: a pipeline folder for the suite; None if none was given and no shipped checkpoint fits.
         call: arguments for the pipeline's ``__call__``.
+        ranks: whether it is also tested on two ranks.
     """
 
     offer: Offer
@@ -89,6 +90,7 @@ class Subject:
     declared: metadata.EntryPoint | None = None
     model: Path | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
+    ranks: bool = False
 
     def __str__(self) -> str:
         return f"{KINDS[self.offer.kind].word} {self.offer.key}"
@@ -100,6 +102,7 @@ class Given:
 
     folders: Mapping[str, Path]
     overrides: Sequence[Override]
+    ranks: bool
 
 
 def subjects(
@@ -109,6 +112,7 @@ def subjects(
     keys: Sequence[str] = (),
     models: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    ranks: bool = False,
 ) -> list[Subject]:
     """Import all plugins of an installed distribution.
 
@@ -118,6 +122,7 @@ def subjects(
         keys: entry-point names; empty: all.
         models: pipeline folders or names of shipped checkpoints.
         overrides: ``section.key=value``, options of the plugin as in a configuration, and ``rollout.call.key=value``.
+        ranks: also test models and backends on two ranks.
 
     Raises:
         UserError: there is no such distribution or plugin, or an argument cannot be used.
@@ -125,7 +130,7 @@ def subjects(
     plugin = _installed(distribution)
     check_contract(plugin)
     selected = _selected(plugin, kinds, keys)
-    given = Given(_folders(models), [parse_override(text) for text in overrides])
+    given = Given(_folders(models), [parse_override(text) for text in overrides], ranks)
     _check_folders(given.folders, selected)
     _check_overrides(given.overrides, {offer.kind for offer in selected}, plugin.name)
     declared = {entry.name: entry for entry in plugin.entry_points if entry.group == CONFORMANCE_GROUP}
@@ -238,6 +243,7 @@ def _subject(offer: Offer, given: Given, entry: metadata.EntryPoint | None) -> S
         declared=declared,
         model=folder,
         call=(tree.get(("rollout",)) or {}).get("call", {}),
+        ranks=given.ranks,
     )
 
 
