@@ -175,8 +175,8 @@ class RanksContract:
     def test_all_ranks_have_equal_results(self, compared: Compared) -> None:
         """Metrics, state and the weights for the engine are equal to the bit on all ranks; otherwise the ranks part.
 
-        Fix ``update`` and ``weights``: return the figures of all ranks, and whole tensors; ``state``: sharded tensors, or
-        the same whole ones on all ranks.
+        Fix ``update`` and ``weights``: return the figures of all ranks, and whole tensors. Fix ``state``: sharded
+        tensors, or whole ones that are the same on all ranks.
         """
         first, *others = compared.ranks
         for other in others:
