@@ -201,6 +201,19 @@ def test_uneven_shares(
 
 
 @pytest.mark.full
+def test_uneven_shares_without_a_model_plugin(
+    recipe: dict[str, Any], trained: Callable[..., Path], alike: Callable[..., None]
+) -> None:
+    """Decoding with the universal adapter goes through the pipeline, and one rank decodes more often than the other."""
+    changes = {
+        "model": {"path": recipe["model"]["path"], "plugin": "universal"},
+        "train": {"sharding": "sharded", "iterations": 1, "mini_batch_prompts": None},
+        "rollout": {"prompts": 1, "group_size": 5, "batch_size": 1},
+    }
+    alike(trained("one", 1, **changes), trained("two", 2, **changes))
+
+
+@pytest.mark.full
 def test_an_idle_rank(trained: Callable[..., Path], alike: Callable[..., None]) -> None:
     """Two samples on three ranks, whose weights are sharded."""
     changes = {
