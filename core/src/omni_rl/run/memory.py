@@ -138,7 +138,8 @@ def _more_ranks(resolved: Resolved, holding: Holding, card: int) -> Iterator[tup
         other = replace(holding, ranks=number)
         found = need(resolved.model_path, other)
         if found and found.device <= card:
-            yield f"launcher.name=torchrun launcher.processes={number // nodes} {_one_copy(resolved.config.train)}", other
+            spread = _one_copy(resolved.config.train)
+            yield f"launcher.name=torchrun launcher.processes={number // nodes} {spread}", other
             return
         number *= 2
 
