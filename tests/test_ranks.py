@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +202,19 @@ def test_uneven_shares(
 
 
 @pytest.mark.full
+def test_uneven_shares_without_a_model_plugin(
+    recipe: dict[str, Any], trained: Callable[..., Path], alike: Callable[..., None]
+) -> None:
+    """Decoding with the universal adapter goes through the pipeline, and one rank decodes more often than the other."""
+    changes = {
+        "model": {"path": recipe["model"]["path"], "plugin": "universal"},
+        "train": {"sharding": "sharded", "iterations": 1, "mini_batch_prompts": None},
+        "rollout": {"prompts": 1, "group_size": 5, "batch_size": 1},
+    }
+    alike(trained("one", 1, **changes), trained("two", 2, **changes))
+
+
+@pytest.mark.full
 def test_an_idle_rank(trained: Callable[..., Path], alike: Callable[..., None]) -> None:
     """Two samples on three ranks, whose weights are sharded."""
     changes = {
@@ -390,6 +404,22 @@ def test_ctrl_c_ends_all(going: Callable[..., Going]) -> None:
 
 
 @pytest.mark.full
+def test_ctrl_c_while_the_run_is_built(
+    config_file: Callable[..., Path], spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os\nimport signal\nimport time\n\n\nclass Slow:\n    def __init__(self):\n"
+        "        if os.environ.get('RANK') == '0':\n            os.kill(os.getppid(), signal.SIGINT)\n"
+        "        time.sleep(30)\n\n    def score(self, batch):\n"
+        "        return [0.0] * len(batch)\n\n\nOMNI_RL = {'rewards': {'slow': Slow}}\n"
+    )
+    done = spawn(
+        "train", config_file(launcher=ranks(2), plugins=[str(tmp_path / "slow.py")], reward=[{"name": "slow"}])
+    )
+    assert done.code == 130
+    assert "Traceback" not in done.err
+
+
 def test_a_killed_launcher_leaves_no_process(going: Callable[..., Going]) -> None:
     run = going("replicated")
     run.wait_for(1)
@@ -417,6 +447,23 @@ def test_an_error_of_one_rank_ends_all_with_its_name(
     assert time.monotonic() - started < 120
 
 
+def test_an_error_of_one_rank_before_its_first_forward(
+    config_file: Callable[..., Path], spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The other rank has begun to draw, and needs this one for its forwards."""
+    (tmp_path / "two.txt").write_text("a\n" + "a very long prompt about a red sign " * 500 + "\n")
+    file = config_file(
+        launcher={**ranks(2), "timeout_s": 60},
+        data={"path": str(tmp_path / "two.txt"), "check": "off"},
+        validation={"prompts": 2, "samples_per_prompt": 1},
+        train={"sharding": "sharded"},
+    )
+    done = spawn("train", file, "--run-dir", tmp_path / "run")
+    assert done.code == 2
+    assert "error: rank 1: " in done.err
+    assert " tokens" in done.err
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -424,6 +471,8 @@ def test_an_error_of_one_rank_ends_all_with_its_name(
         ({"processes": 2, "nodes": 2}, "launcher.address"),
         ({"processes": 2, "nodes": 2, "node": 2, "address": "a:1"}, "launcher.node"),
         ({"processes": 2, "address": "no port"}, "launcher.address"),
+        ({"processes": 2, "address": "127.0.0.1:99999"}, "launcher.address"),
+        ({"processes": 2, "address": "127.0.0.1:0"}, "launcher.address"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -432,6 +481,33 @@ def test_options_that_do_not_fit(
     done = call("train", config_file(launcher={"name": "torchrun", **options}))
     assert done.code == 2
     assert says in done.err
+
+
+def test_machines_that_do_not_find_each_other(config_file: Callable[..., Path], spawn: Callable[..., Any]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    launcher = {"name": "torchrun", "processes": 1, "nodes": 2, "address": address, "timeout_s": 3}
+    done = spawn("train", config_file(launcher=launcher))
+    assert done.code == 1
+    assert f"error: the 2 ranks of this run did not find each other at {address}" in done.err
+    assert "start the same command on all machines" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_rank_that_ends_while_the_run_is_built(
+    config_file: Callable[..., Path], spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(
+        "import os\n\n\nclass Bad:\n    def __init__(self):\n        if os.environ.get('RANK') == '1':\n"
+        "            os._exit(7)\n\n    def score(self, batch):\n"
+        "        return [0.0] * len(batch)\n\n\nOMNI_RL = {'rewards': {'bad': Bad}}\n"
+    )
+    file = config_file(launcher=ranks(2), plugins=[str(tmp_path / "bad.py")], reward=[{"name": "bad"}])
+    done = spawn("train", file, "--run-dir", tmp_path / "run")
+    assert done.code == 1
+    assert "rank 1 ended with exit code 7" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_the_script_for_slurm_starts_a_task_on_each_machine(tmp_path: Path) -> None:

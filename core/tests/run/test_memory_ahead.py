@@ -125,3 +125,19 @@ def test_the_memory_of_this_machine_is_known():
     found = memory.machine_memory()
     assert found is None or found > 10**8
     assert memory.gigabytes(41_200_000_000) == "41.2 GB"
+
+
+@pytest.mark.parametrize("replicas", [3, 4])
+def test_copies_that_cannot_be_spread_are_refused(config, card, replicas):
+    card(10**9, ranks=2)
+    first, hint = refused(config, "train.sharding=sharded", f"train.replicas={replicas}")
+    assert first == f"train.replicas: 2 processes cannot be divided into {replicas} equal groups"
+    assert hint.strip() == "set it to a divisor of 2"
+
+
+@pytest.mark.parametrize(("sharding", "replicas"), [("replicated", 4), ("sharded", 2)])
+def test_the_refusal_proposes_one_copy(config, card, sharding, replicas):
+    """In place of copies that the run does not have, or that each take as much as one GPU has."""
+    card(1000, ranks=2)
+    ways = refused(config, f"train.sharding={sharding}", f"train.replicas={replicas}")
+    assert any(way.strip().startswith("train.sharding=sharded train.replicas=1 (") for way in ways)

@@ -8,6 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from model_cases import Case, Euler, own_loop, stepping, still
 
 from omni_rl.contracts.types import SigmaTable
+from omni_rl.universal.capture import denoisers_silenced
 from omni_rl_testing.parts import PROMPTS
 
 SHORT = "a sign"
@@ -203,6 +204,18 @@ def _tables(scheduler: SchedulerMixin) -> dict[str, object]:
     return {
         n: v for n, v in vars(scheduler).items() if n in ("timesteps", "sigmas", "_step_index", "num_inference_steps")
     }
+
+
+def test_a_silent_denoiser_calls_no_hook():
+    """A hook of sharded weights would ask other ranks for a forward that does not come."""
+    denoiser, called = torch.nn.Linear(2, 2), []
+    denoiser.register_forward_pre_hook(lambda *_: called.append("before"))
+    denoiser.register_forward_hook(lambda *_: called.append("after"))
+    with denoisers_silenced({"transformer": denoiser}):
+        assert not denoiser(torch.ones(1, 2))[0].any()
+    assert called == []
+    denoiser(torch.ones(1, 2))
+    assert called == ["before", "after"]
 
 
 def test_the_table_is_data(guided_case: Case):

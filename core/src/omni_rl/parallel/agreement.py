@@ -11,6 +11,10 @@ import torch.distributed as dist
 from omni_rl.parallel.group import Ranks, everyone
 
 
+class OtherRankFailedError(BaseException):
+    """Another rank cannot go on, and will tell why. No code that handles errors may handle this and go on alone."""
+
+
 def total(values: torch.Tensor, ranks: Ranks | None = None) -> torch.Tensor:
     """``values`` summed over the ranks, elementwise; the shapes must be equal."""
     return _reduced(values, dist.ReduceOp.SUM, ranks or everyone())

@@ -7,6 +7,7 @@ import shlex
 import traceback
 
 from omni_rl.errors import RunError, UserError
+from omni_rl.parallel.group import lost
 from omni_rl.plugins.blame import describe_error
 from omni_rl.reporting.recorder import Recorder
 from omni_rl.run.loop import TrainingLoop
@@ -56,6 +57,6 @@ def _described(error: BaseException) -> str:
     try:
         if isinstance(error, (UserError, RunError)):
             return str(error).partition("\n")[0]
-        return describe_error(error)
+        return lost(error) or describe_error(error)
     except Exception:
         return type(error).__name__

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from omni_rl.config.resolve import Resolved
-from omni_rl.contracts.schema import Lora
+from omni_rl.contracts.schema import Lora, Train
 from omni_rl.errors import ConfigError
 from omni_rl.model.loading import pick_device
 from omni_rl.parallel.group import local_rank, local_world_size, world_size
 from omni_rl.training.backend import TorchBackend
 from omni_rl.training.memory import Holding, Need, need
-from omni_rl.training.sharding import is_sharded
+from omni_rl.training.sharding import is_sharded, ranks_of_each
 
 MOST_RANKS = 64
 """The refusal proposes no more processes than this."""
@@ -32,7 +32,7 @@ def memory_ahead(resolved: Resolved) -> str | None:
     None if the files of the model do not tell, or if the backend is not derived from ``TorchBackend``.
 
     Raises:
-        ConfigError: the GPU has less memory than the weights need.
+        ConfigError: the GPU has less memory than the weights need; ``train.replicas`` does not divide the ranks.
     """
     backend, device = resolved.backend.object, pick_device(resolved.config.device)
     if not (isinstance(backend, type) and issubclass(backend, TorchBackend)):
@@ -75,7 +75,7 @@ def gigabytes(size: int) -> str:
 
 def _holding(resolved: Resolved, device: torch.device) -> Holding:
     config = resolved.config
-    ranks = world_size() // config.train.replicas if is_sharded(config.train, config.model.lora is not None) else 1
+    ranks = ranks_of_each(config.train.replicas) if is_sharded(config.train, config.model.lora is not None) else 1
     copies = {*resolved.traits.keeps, *(("ema",) if config.train.ema is not None else ())}
     offload = config.train.offload and device.type != "cpu"
     return Holding(ranks, config.precision, config.model.lora, tuple(sorted(copies)), offload)
@@ -117,12 +117,12 @@ def _ways(resolved: Resolved, holding: Holding, card: int) -> Iterator[tuple[str
     """Settings that need less memory, each with how the run would then hold its weights."""
     train, ranks = resolved.config.train, world_size()
     yield from _more_ranks(resolved, holding, card)
-    if ranks > 1 and holding.ranks == 1:
-        yield "train.sharding=sharded", replace(holding, ranks=ranks // train.replicas)
+    if ranks > holding.ranks:
+        yield _one_copy(train), replace(holding, ranks=ranks)
     if not holding.offload:
         yield "train.offload=true", replace(holding, offload=True)
     if holding.lora is None and "lora" in resolved.traits.trained:
-        spread = ranks if train.sharding == "sharded" else 1
+        spread = holding.ranks if train.sharding == "sharded" else 1
         yield "model.lora.rank=16 model.lora.targets=all-linear", replace(holding, lora=Lora(rank=16), ranks=spread)
     if holding.lora is not None and holding.precision == "fp32":
         yield "precision=bf16", replace(holding, precision="bf16")
@@ -138,6 +138,12 @@ def _more_ranks(resolved: Resolved, holding: Holding, card: int) -> Iterator[tup
         other = replace(holding, ranks=number)
         found = need(resolved.model_path, other)
         if found and found.device <= card:
-            yield f"launcher.name=torchrun launcher.processes={number // nodes} train.sharding=sharded", other
+            spread = _one_copy(resolved.config.train)
+            yield f"launcher.name=torchrun launcher.processes={number // nodes} {spread}", other
             return
         number *= 2
+
+
+def _one_copy(train: Train) -> str:
+    """The settings with which one copy of the weights is spread over all ranks."""
+    return "train.sharding=sharded train.replicas=1" if train.replicas > 1 else "train.sharding=sharded"

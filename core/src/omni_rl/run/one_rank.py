@@ -15,10 +15,17 @@ _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
 
+INTERRUPTED = 130
+"""The exit code without an answer."""
+
+
 def main(call: str, answer: str) -> int:
-    """Make the call; 0 if it has a result, 1 if it has an error."""
+    """Make the call; 0 if it has a result, 1 if it has an error, ``INTERRUPTED`` after Ctrl-C outside of training."""
     _end_with_the_launcher()
-    text = run_entry(Path(call).read_text())
+    try:
+        text = run_entry(Path(call).read_text())
+    except KeyboardInterrupt:
+        return INTERRUPTED
     Path(answer).write_text(text)
     return int("error" in json.loads(text))
 

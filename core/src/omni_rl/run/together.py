@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from omni_rl.parallel.agreement import OtherRankFailedError
 from omni_rl.parallel.exchange import from_rank_0, gathered
 from omni_rl.parallel.group import rank, world_size
 from omni_rl.run import error_data
@@ -47,7 +48,10 @@ def _together(work: Callable[[], T], context: contextlib.AbstractContextManager[
     try:
         with context:
             result = work()
-    except (Exception, Stopped, KeyboardInterrupt) as error:
+    except OtherRankFailedError:
+        _raise_alike(None, gathered(None))
+        raise
+    except (Exception, Stopped, KeyboardInterrupt, SystemExit) as error:
         if any(error is each for each in _KNOWN_TO_ALL):  # the work was together, too
             raise
         failed = error

@@ -27,6 +27,7 @@ from omni_rl.errors import ConfigError, RunError, UserError
 from omni_rl.parallel.group import STORE
 from omni_rl.run.error_data import from_json
 from omni_rl.run.launchers import pack, unpack
+from omni_rl.run.one_rank import INTERRUPTED
 from omni_rl.run.signals import STOPPING
 
 _EVERY_S = 0.1
@@ -68,12 +69,15 @@ class Torchrun:
             raise ConfigError(f"launcher.node: {config.node}", f"machines have the numbers 0 to {config.nodes - 1}")
         if config.nodes > 1 and config.address is None:
             raise ConfigError("launcher.nodes: launcher.address is missing", "set launcher.address=HOST:PORT")
+        if config.address is not None and not 0 < int(config.address.rpartition(":")[2]) < 2**16:
+            raise ConfigError(f"launcher.address: {config.address}", "a port is a number from 1 to 65535")
 
     def __call__(self, spec: RunSpec, entry: str, arguments: Mapping[str, Any]) -> Any:
         """The answer of this machine's first process, as JSON data.
 
         Raises:
             UserError, RunError: the error of the run; or a process ended without an answer.
+            KeyboardInterrupt: Ctrl-C before training.
         """
         with tempfile.TemporaryDirectory(prefix="omni-rl-ranks-") as folder:
             files = Path(folder)
@@ -84,6 +88,8 @@ class Torchrun:
                     failed = _wait(processes)
             finally:
                 _kill(processes)
+            if failed is not None and processes[failed].returncode == INTERRUPTED and _told(files, 0) is None:
+                raise KeyboardInterrupt
             if failed is not None:
                 raise _failure(files, failed, processes[failed].returncode, self._first_rank)
             return unpack(_answer(files, 0).read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def _verify_files(path: Path, entries: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{file} is damaged: its sha256 is not the one in state.json")
     other = {file.name for file in path.glob("*.safetensors")} - entries.keys()
     if other:
-        raise CheckpointError(f"{path / min(other)} is not a file of this checkpoint")
+        file = path / min(other)
+        raise CheckpointError(f"{file} is not a file of this checkpoint", f"remove it: rm {shlex.quote(str(file))}")
 
 
 def _check_state(path: Path, state: Mapping[str, Any]) -> None:

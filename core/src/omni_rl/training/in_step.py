@@ -18,10 +18,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from omni_rl.contracts.types import Streams
-from omni_rl.parallel.agreement import largest
+from omni_rl.parallel.agreement import OtherRankFailedError, largest
 
 _NONE = 2**30
 """What a rank asks for that needs no further forward."""
+
+_FAILED = -1
+"""What a rank asks for that failed before its first forward: it has no inputs with which it could help others."""
 
 
 class InStep:
@@ -40,6 +43,9 @@ class InStep:
         """A context in which each rank may run another number of forwards; none only if it has run one before.
 
         All ranks must open and leave it together, and keep the same weights in the model inside.
+
+        Raises:
+            OtherRankFailedError: another rank failed before its first forward.
         """
         if self._open:
             yield
@@ -47,11 +53,15 @@ class InStep:
         self._open = True
         try:
             yield
+        except OtherRankFailedError:
+            raise
+        except BaseException:
+            self._run_others(_FAILED if self._inputs is None else _NONE)  # the others go on
+            raise
+        else:
+            self._run_others(_NONE)
         finally:
-            try:
-                self._run_others(_NONE)  # after an error, too: the others go on
-            finally:
-                self._open = False
+            self._open = False
 
     def complete(self, velocity: Streams) -> Streams:
         """The same velocity, from which a backward pass goes also through the forwards that this rank did not need.
@@ -72,6 +82,8 @@ class InStep:
     def _run_others(self, own: int) -> None:
         """Run the forwards that other ranks need, until the next one is this rank's ``own``."""
         while (following := -int(largest(torch.tensor(-own)))) != own:
+            if following == _FAILED:
+                raise OtherRankFailedError
             number, gradient = divmod(following, 2)
             self._fill(self._denoisers[number], bool(gradient))
 

@@ -44,14 +44,24 @@ def shard(model: LoadedModel, replicas: int = 1) -> None:
     model.sharded = True
 
 
-def _mesh(device_type: str, replicas: int) -> DeviceMesh:
+def ranks_of_each(replicas: int) -> int:
+    """The number of ranks over which each of ``replicas`` copies of the weights is spread.
+
+    Raises:
+        ConfigError: the ranks cannot be divided equally.
+    """
     ranks = world_size()
-    if replicas == 1:
-        return init_device_mesh(device_type, (ranks,))
     if ranks % replicas:
         what = f"train.replicas: {ranks} processes cannot be divided into {replicas} equal groups"
         raise ConfigError(what, f"set it to a divisor of {ranks}")
-    return init_device_mesh(device_type, (replicas, ranks // replicas), mesh_dim_names=("replicas", "shards"))
+    return ranks // replicas
+
+
+def _mesh(device_type: str, replicas: int) -> DeviceMesh:
+    each = ranks_of_each(replicas)
+    if replicas == 1:
+        return init_device_mesh(device_type, (each,))
+    return init_device_mesh(device_type, (replicas, each), mesh_dim_names=("replicas", "shards"))
 
 
 def keep_masters(model: LoadedModel) -> None:

@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,12 +212,13 @@ def leave_after(pipe: DiffusionPipeline, name: str) -> Iterator[list[Any]]:
 def denoisers_silenced(denoisers: Mapping[str, nn.Module]) -> Iterator[None]:
     """Denoisers return zeros at no cost: for decoding, where the pipeline insists on a step whose result is not used.
 
-    One tensor for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on.
+    One tensor for each stream: diffusers calls their inputs ``hidden_states``, ``audio_hidden_states`` and so on. No
+    hook of a denoiser is called: with sharded weights, other ranks would take part in a forward that does not come.
     """
     with contextlib.ExitStack() as stack:
         for denoiser in denoisers.values():
-            # Not forward, around which hooks run: those of sharded weights would wait for the forwards of other ranks.
-            stack.enter_context(replaced(denoiser, _compiled_call_impl=_silent(denoiser.forward)))
+            without: dict[str, Any] = {"_forward_pre_hooks": OrderedDict(), "_forward_hooks": OrderedDict()}
+            stack.enter_context(replaced(denoiser, forward=_silent(denoiser.forward), **without))
         yield
 
 
