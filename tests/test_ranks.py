@@ -420,6 +420,7 @@ def test_ctrl_c_while_the_run_is_built(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.full
 def test_a_killed_launcher_leaves_no_process(going: Callable[..., Going]) -> None:
     run = going("replicated")
     run.wait_for(1)

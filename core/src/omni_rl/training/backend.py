@@ -24,6 +24,7 @@ from omni_rl.model import weights as model_weights
 from omni_rl.model.adapters import make_trainable
 from omni_rl.model.boundary import foreign
 from omni_rl.parallel.agreement import any_rank, total
+from omni_rl.parallel.group import world_size
 from omni_rl.parallel.layout import data_ranks
 from omni_rl.parallel.whole import joined_on_cpu, joined_part, own_part
 from omni_rl.storage import checkpoint
@@ -260,7 +261,17 @@ class TorchBackend:
 
 
 def _shards(context: Context) -> bool:
-    return is_sharded(context.config.train, context.config.model.lora is not None)
+    """Whether weights are sharded.
+
+    Raises:
+        ConfigError: they are not, but copies of sharded weights are asked for.
+    """
+    train = context.config.train
+    sharded = is_sharded(train, context.config.model.lora is not None)
+    if train.replicas > 1 and world_size() > 1 and not sharded:
+        what = f"train.replicas: {train.replicas}, but every rank holds all weights"
+        raise ConfigError(what, "set train.sharding: sharded, or train.replicas: 1")
+    return sharded
 
 
 def _kept_copies(context: Context) -> list[str]:
