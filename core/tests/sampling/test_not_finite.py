@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omni_rl import train
-from omni_rl.contracts.types import NOT_FINITE
-from omni_rl.errors import RunError
+from omni_rl import hookimpl, train
+from omni_rl.contracts.types import NOT_FINITE, SigmaTable
+from omni_rl.errors import ModelError, RunError
 from omni_rl.sampling.embedded import EmbeddedEngine
 from omni_rl.sampling.stream import finished_groups
 from omni_rl_testing.engine import assembled
+from omni_rl_testing.parts import assemble
 from omni_rl_testing.toy import toy_model
 from omni_rl_tiny import pipelines
 
@@ -49,6 +50,20 @@ def test_weights_that_are_no_numbers_stop_with_a_sentence(value):
         parameter.data.fill_(value)
     with pytest.raises(RunError, match=r"all 9 samples are NaN or infinite: the model's weights .* are broken"):
         list(finished_groups(parts.engine, parts.requests()))
+
+
+class NoSchedule:
+    """What a scheduler that divides by the number of steps minus one gives for one step."""
+
+    @hookimpl
+    def set_timesteps(self, steps, shapes):
+        return dict.fromkeys(shapes, SigmaTable(torch.tensor([1000.0]), torch.tensor([torch.nan, 0.0])))
+
+
+def test_a_schedule_that_is_no_number_is_named():
+    parts = assemble(toy_model(), plugin=NoSchedule())
+    with pytest.raises(ModelError, match=r"the schedule of .* steps is not finite: \[nan, 0.0\]"):
+        parts.draw(parts.requests())
 
 
 @pytest.mark.parametrize("broken", ["transformer", "vae"])

@@ -279,7 +279,7 @@ def configured() -> Iterator[Damage]:
 
 def hashed() -> Iterator[Damage]:
     """A state that was edited, with a hash that fits."""
-    from omni_rl.storage.checkpoint import _state_sha256
+    from omni_rl.storage.checkpoint_sheet import _state_sha256
 
     def edit(change: Callable[[dict], None]) -> Act:
         def act(sheet: dict) -> None:

@@ -21,6 +21,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import NOT_FINITE, DenoiseState, Sample, SigmaTable, Streams, Tensors
 from omni_rl.model.encoding import encode, on_device
+from omni_rl.sampling.schedule import tables_of
 from omni_rl.schedulers import FlowMatchSDEDiscreteScheduler
 from omni_rl.schedulers.randomness import INITIAL, draw_seed, randn, randn_rows
 from omni_rl.schedulers.transition import Transition, joint_log_prob, transition
@@ -93,9 +94,7 @@ def prepare_encode(model: LoadedModel, requests: Sequence[Request]) -> DenoiseSt
     masks = {n.removeprefix(MASK): v.bool() for n, v in condition.items() if n.startswith(MASK)}
     conditioning |= {n: v for n, v in condition.items() if not n.startswith(MASK)}
     shapes = model.hooks.prepare_latents(model=model, conditioning=conditioning, call=first.call)
-    tables = model.hooks.set_timesteps(
-        model=model, steps=first.steps, shapes=shapes, conditioning=conditioning, call=first.call
-    )
+    tables = tables_of(model, model.hooks, first, shapes, conditioning)
     state = begin(requests, shapes, tables, model.device)
     state.conditioning, state.tokens, state.masks = conditioning, tokens, masks
     return state

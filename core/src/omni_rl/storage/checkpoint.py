@@ -85,8 +85,8 @@ class Draft(NamedTuple):
         missing = [key for key in REQUIRED if key not in state]
         assert not missing, f"a checkpoint's state needs {missing}"
         assert keep >= 1, "the newest checkpoint is always kept"
-        with writing(self.final, 0):
-            sheet = json.dumps(checkpoint_sheet.sheet(files, state), indent=2) + "\n"
+        sheet = json.dumps(checkpoint_sheet.sheet(files, state), indent=2) + "\n"
+        with writing(self.final, len(sheet)):
             (self.folder / "state.json").write_text(sheet, encoding="utf-8")
             for written in (self.folder / "state.json", self.folder):
                 sync(written)

@@ -18,6 +18,7 @@ from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.requests import Request
 from omni_rl.contracts.types import SigmaTable, Tensors
 from omni_rl.model.encoding import encode
+from omni_rl.sampling.schedule import tables_of
 
 Shapes = dict[str, tuple[int, ...]]
 Tables = Mapping[str, SigmaTable]
@@ -89,7 +90,5 @@ def prepare(model: LoadedModel, hooks: Any, requests: Sequence[Request]) -> list
 
 def _plan(model: LoadedModel, hooks: Any, request: Request, conditioning: Tensors) -> tuple[Shapes, Tables]:
     shapes = hooks.prepare_latents(model=model, conditioning=conditioning, call=request.call)
-    tables: Tables = hooks.set_timesteps(
-        model=model, steps=request.steps, shapes=shapes, conditioning=conditioning, call=request.call
-    )
+    tables: Tables = tables_of(model, hooks, request, shapes, conditioning)
     return {stream: tuple(shape) for stream, shape in shapes.items()}, tables
