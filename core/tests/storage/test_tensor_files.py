@@ -23,6 +23,8 @@ from omni_rl.storage.checkpoint_sheet import verify
 from omni_rl.storage.run_folder import RunDirectory
 from omni_rl.storage.tensor_files import HeldTensors, StoredTensors
 
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("tensor_files")]  # the processes start once
+
 PLAIN = ("optimizer/policy/step", "policy/plain")
 REPLICATED = "-of-replicas"
 
@@ -97,7 +99,6 @@ def written(request, tmp_path_factory) -> Path:
     return draft.complete(entries, state, keep=1)
 
 
-@pytest.mark.ci
 def test_one_process_reads_what_ranks_wrote(written):
     tensors, state = checkpoint.load(written)
     assert state["iteration"] == 3
@@ -110,7 +111,6 @@ def test_one_process_reads_what_ranks_wrote(written):
     }
 
 
-@pytest.mark.ci
 def test_torch_reads_it(written):
     """The files are those of torch's own format."""
     found = {name: torch.zeros_like(value) for name, value in values().items()}
@@ -119,13 +119,11 @@ def test_torch_reads_it(written):
     assert all(torch.equal(found[name], value) for name, value in values().items())
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_ranks_reads_its_parts(written, count):
     on_ranks(count, "read", written)
 
 
-@pytest.mark.ci
 def test_each_part_is_stored_once(written):
     """Also of tensors that several ranks hold."""
     held = sum(value.nbytes for value in values().values())
@@ -134,7 +132,6 @@ def test_each_part_is_stored_once(written):
     assert stored - headers == held
 
 
-@pytest.mark.ci
 def test_a_missing_part_is_named(written):
     last = max(written.glob("*.safetensors"))
     aside = last.rename(written.parent / last.name)

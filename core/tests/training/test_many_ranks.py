@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from omni_rl_tiny import pipelines
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("many_ranks")]  # the processes start once
 
 ARCHITECTURE = "QwenImagePipeline"
 

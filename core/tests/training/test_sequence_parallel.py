@@ -15,7 +15,7 @@ from omni_rl.errors import ConfigError
 from omni_rl.training import sequence
 from omni_rl_tiny import pipelines
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("sequence_parallel")]  # the processes start once
 
 PLUGINS = {"QwenImagePipeline": "omni_rl_qwen_image", "WanPipeline": "omni_rl_wan"}
 CALL = {"QwenImagePipeline": pipelines.CALLS["QwenImagePipeline"], "WanPipeline": pipelines.CALLS["WanPipeline"]}
