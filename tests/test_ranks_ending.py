@@ -184,15 +184,20 @@ def test_a_killed_launcher_leaves_no_process(going: Callable[..., Going]) -> Non
     assert alive == []
 
 
+def failing_on_rank_1(folder: Path, line: str) -> dict[str, Any]:
+    """The sections of a configuration whose reward does ``line`` where rank 1 builds it."""
+    (folder / "bad.py").write_text(
+        "import os\n\n\nclass Bad:\n    def __init__(self):\n        if os.environ.get('RANK') == '1':\n"
+        f"            {line}\n\n    def score(self, batch):\n"
+        "        return [0.0] * len(batch)\n\n\nOMNI_RL = {'rewards': {'bad': Bad}}\n"
+    )
+    return {"plugins": [str(folder / "bad.py")], "reward": [{"name": "bad"}]}
+
+
 def test_an_error_of_one_rank_ends_all_with_its_name(
     config_file: Callable[..., Path], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "bad.py").write_text(
-        "import os\n\n\nclass Bad:\n    def __init__(self):\n        if os.environ.get('RANK') == '1':\n"
-        "            raise ImportError('no such thing here')\n\n    def score(self, batch):\n"
-        "        return [0.0] * len(batch)\n\n\nOMNI_RL = {'rewards': {'bad': Bad}}\n"
-    )
-    file = config_file(launcher=TWO, plugins=[str(tmp_path / "bad.py")], reward=[{"name": "bad"}])
+    file = config_file(launcher=TWO, **failing_on_rank_1(tmp_path, "raise ImportError('no such thing here')"))
     started = time.monotonic()
     done = spawn("train", file, "--run-dir", tmp_path / "run")
     assert done.code in (1, 2)
@@ -253,12 +258,7 @@ def test_machines_that_do_not_find_each_other(config_file: Callable[..., Path], 
 def test_a_rank_that_ends_while_the_run_is_built(
     config_file: Callable[..., Path], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "bad.py").write_text(
-        "import os\n\n\nclass Bad:\n    def __init__(self):\n        if os.environ.get('RANK') == '1':\n"
-        "            os._exit(7)\n\n    def score(self, batch):\n"
-        "        return [0.0] * len(batch)\n\n\nOMNI_RL = {'rewards': {'bad': Bad}}\n"
-    )
-    file = config_file(launcher=TWO, plugins=[str(tmp_path / "bad.py")], reward=[{"name": "bad"}])
+    file = config_file(launcher=TWO, **failing_on_rank_1(tmp_path, "os._exit(7)"))
     done = spawn("train", file, "--run-dir", tmp_path / "run")
     assert done.code == 1
     assert "rank 1 ended with exit code 7" in done.err

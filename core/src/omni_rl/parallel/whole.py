@@ -33,11 +33,7 @@ def part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def joined_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The sharded tensor whose part on this rank is ``part``, sharded as ``like`` is."""
-    if not isinstance(like, DTensor):
-        return part
-    return DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
+    return _joined(part, like, like.device_mesh) if isinstance(like, DTensor) else part
 
 
 def joined_on_cpu(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -45,9 +41,10 @@ def joined_on_cpu(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
     All ranks must make the first call for each mesh together.
     """
-    if not isinstance(like, DTensor):
-        return part
-    mesh = _on_cpu(like.device_mesh)
+    return _joined(part, like, _on_cpu(like.device_mesh)) if isinstance(like, DTensor) else part
+
+
+def _joined(part: torch.Tensor, like: DTensor, mesh: DeviceMesh) -> torch.Tensor:
     return DTensor.from_local(part, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
 

@@ -15,7 +15,7 @@ from omni_rl.contracts.schema import Lora, Train
 from omni_rl.errors import ConfigError
 from omni_rl.model.loading import pick_device
 from omni_rl.parallel.group import local_rank, local_world_size, world_size
-from omni_rl.training.backend import TorchBackend
+from omni_rl.training.backend import TorchBackend, copies_of
 from omni_rl.training.memory import Holding, Need, need
 from omni_rl.training.sharding import is_sharded, ranks_of_each
 
@@ -76,9 +76,8 @@ def gigabytes(size: int) -> str:
 def _holding(resolved: Resolved, device: torch.device) -> Holding:
     config = resolved.config
     ranks = ranks_of_each(config.train.replicas) if is_sharded(config.train, config.model.lora is not None) else 1
-    copies = {*resolved.traits.keeps, *(("ema",) if config.train.ema is not None else ())}
     offload = config.train.offload and device.type != "cpu"
-    return Holding(ranks, config.precision, config.model.lora, tuple(sorted(copies)), offload)
+    return Holding(ranks, config.precision, config.model.lora, copies_of(config.train, resolved.traits), offload)
 
 
 def _on_gpus(device: torch.device, host: int) -> str:

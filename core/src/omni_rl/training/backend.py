@@ -17,7 +17,7 @@ from omni_rl.contracts.context import Context
 from omni_rl.contracts.interfaces import Backend, Form, Policy, TakesWeights, Weights
 from omni_rl.contracts.model import LoadedModel
 from omni_rl.contracts.schema import Train
-from omni_rl.contracts.traits import Copy
+from omni_rl.contracts.traits import AlgorithmTraits, Copy
 from omni_rl.contracts.types import Tensors
 from omni_rl.errors import CheckpointError, ConfigError, RunError
 from omni_rl.model import weights as model_weights
@@ -274,17 +274,21 @@ def _shards(context: Context) -> bool:
     return sharded
 
 
-def _kept_copies(context: Context) -> list[str]:
-    """Names of the copies of the weights that the algorithm uses, and ``ema`` if it is configured.
+def copies_of(train: Train, traits: AlgorithmTraits) -> tuple[str, ...]:
+    """Names of the copies of the trained weights: those that the algorithm uses, and ``ema`` if it is configured."""
+    return tuple(sorted({*traits.keeps, *(("ema",) if train.ema is not None else ())}))
+
+
+def _kept_copies(context: Context) -> tuple[str, ...]:
+    """:func:`copies_of` a run.
 
     Raises:
         ConfigError: the algorithm uses the EMA, but ``train.ema`` is not set.
     """
-    wanted = set(context.traits.keeps)
-    if "ema" in wanted and context.config.train.ema is None:
+    if "ema" in context.traits.keeps and context.config.train.ema is None:
         name = context.config.algorithm.name
         raise ConfigError(f"{name} with these options needs the moving average of the weights", "set train.ema.decay")
-    return sorted(wanted | {"ema"} if context.config.train.ema is not None else wanted)
+    return copies_of(context.config.train, context.traits)
 
 
 def _prepare_modules(model: LoadedModel, train: Train) -> None:

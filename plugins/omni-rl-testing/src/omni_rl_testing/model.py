@@ -37,7 +37,29 @@ Media = Mapping[str, str | list[str]]
 LOUD = 10.0
 
 
-class ModelContract:
+class Inputs:
+    """Default inputs of the suites that sample with a model plugin."""
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def call(cls) -> dict[str, Any]:
+        """No arguments besides the plugin's defaults."""
+        return {}
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def prompts(cls) -> Sequence[str]:
+        """Three."""
+        return PROMPTS
+
+    @pytest.fixture(scope="module")
+    @classmethod
+    def media(cls) -> Sequence[Media]:
+        """No media: the pipeline is conditioned on text only."""
+        return ()
+
+
+class ModelContract(Inputs):
     """Checks that a run can use a model plugin. Inherit it and supply two fixtures of scope ``module`` or wider.
 
     ``pipeline_folder``: a tiny random pipeline of the plugin's architecture, written by ``save_pretrained``. Weights
@@ -60,24 +82,6 @@ class ModelContract:
 
     rounding: ClassVar[float] = 1e-5
     loop_rounding: ClassVar[float] = 2e-6
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def call(cls) -> dict[str, Any]:
-        """No arguments besides the plugin's defaults."""
-        return {}
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def prompts(cls) -> Sequence[str]:
-        """Three."""
-        return PROMPTS
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def media(cls) -> Sequence[Media]:
-        """No media: the pipeline is conditioned on text only."""
-        return ()
 
     @pytest.fixture(scope="module")
     @classmethod

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from omni_rl.contracts.types import Tensors
 from omni_rl.parallel.group import STORE
 from omni_rl.training.backend import TorchBackend
-from omni_rl_testing.model import Media
+from omni_rl_testing.model import Inputs, Media
 from omni_rl_testing.one_rank import Job, Outcome, read_rows, write_rows
-from omni_rl_testing.parts import POLICY, PROMPTS
+from omni_rl_testing.parts import POLICY
 
 RANKS = 2
 WAIT_S = 500.0
@@ -49,7 +49,7 @@ class Compared:
     start: Tensors
 
 
-class RanksContract:
+class RanksContract(Inputs):
     """Checks that training on two ranks gives the results of one process: with LoRA and replicated weights, and with
     all weights and each rank holding a part of them. It starts two processes on the CPU, which takes a minute or more.
     All fixtures have the scope ``module`` or wider, and all have defaults.
@@ -80,24 +80,6 @@ class RanksContract:
     def plugin(cls) -> object:
         """The universal adapter."""
         return None
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def call(cls) -> dict[str, Any]:
-        """No arguments besides the plugin's defaults."""
-        return {}
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def prompts(cls) -> Sequence[str]:
-        """Three."""
-        return PROMPTS
-
-    @pytest.fixture(scope="module")
-    @classmethod
-    def media(cls) -> Sequence[Media]:
-        """No media: the pipeline is conditioned on text only."""
-        return ()
 
     @pytest.fixture(scope="module")
     @classmethod
