@@ -119,3 +119,14 @@ def test_a_folder_without_configuration_or_with_a_damaged_file_tells_nothing(tin
     assert need(folder, holding) is not None
     (folder / "transformer/config.json").unlink()
     assert need(folder, holding) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": 7}', '{"weight_map": {"a": "../x.safetensors"}}', "{"])
+def test_nothing_is_told_of_a_damaged_index_of_shards(tiny_folder, tmp_path, content):
+    """Loading says what is wrong with it; no file outside of the folder is opened."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("QwenImagePipeline"), folder)
+    (file,) = (folder / "text_encoder").glob("*.safetensors")
+    file.with_name("model.safetensors.index.json").write_text(content)
+    file.rename(tmp_path / "x.safetensors")
+    assert need(folder, Holding(1, "fp32", None)) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from omni_rl.contracts.input_files import is_file
 from omni_rl.contracts.model import DENOISER_PREFIXES, offloadable
+from omni_rl.model.folder import shards
 from omni_rl.model.outline import component_classes
 from omni_rl.model.safetensors_files import Stored, tensors
 
@@ -32,7 +32,7 @@ def encoder_sizes(folder: Path, precision: str) -> list[Size]:
     """The components that are no denoisers and whose files are in ``folder``. No tensor is read.
 
     Raises:
-        ModelError: a file is not whole.
+        ModelError: a file is not whole, or an index does not name the shards beside it.
     """
     kinds = {n: kind for n, kind in component_classes(folder).items() if not n.startswith(DENOISER_PREFIXES)}
     sizes = [Size(n, _size(folder / n, kind, precision), offloadable(n, kind)) for n, kind in kinds.items()]
@@ -67,6 +67,5 @@ def _files(component: Path) -> Iterator[Path]:
             yield file
             return
         if is_file(index):
-            named = set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values())
-            yield from (component / shard for shard in sorted(named) if is_file(component / shard))
+            yield from shards(index)
             return

@@ -165,8 +165,7 @@ def _check_weights(component: Path, names: list[str]) -> None:
         what = f"{component} has no weights in safetensors, only {', '.join(names)[:100]}"
         raise ModelError(what, "save the pipeline again: pipe.save_pretrained(folder, safe_serialization=True)")
     for index in indices:
-        for shard in _shards(index):
-            _check_shard(component, index, shard)
+        list(shards(index))
     for name in names:
         if name.endswith(".safetensors"):
             check_header(component / name)
@@ -178,22 +177,29 @@ def _variant(name: str) -> str | None:
     return found[1] if found else None
 
 
-def _shards(index: Path) -> Iterator[str]:
+def shards(index: Path) -> Iterator[Path]:
+    """The files that an index of shards names, beside it.
+
+    Raises:
+        ModelError: the index names none, or a file that is missing, is no safetensors file or lies outside.
+    """
     named = _object(index, WEIGHT_INDEX).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(shard, str) for shard in named.values()):
         raise ModelError(f"{index} has no weight_map of file names", _AGAIN)
-    yield from sorted(set(named.values()))
+    for shard in sorted(set(named.values())):
+        _check_shard(index, shard)
+        yield index.parent / shard
 
 
-def _check_shard(component: Path, index: Path, shard: str) -> None:
+def _check_shard(index: Path, shard: str) -> None:
     path = PurePosixPath(shard)
     if not shard.endswith(".safetensors"):
         raise ModelError(f"{index} names {shard[:80]!r}: weights are read from safetensors only", _AGAIN)
     if path.is_absolute() or ".." in path.parts or "\\" in shard or "\0" in shard:
         raise ModelError(f"{index} names {shard[:80]!r}, which is outside the folder", "do not use this model")
-    if not is_file(component / shard):
+    if not is_file(index.parent / shard):
         raise ModelError(f"{index} names {shard[:80]!r}, which is not there", f"{_AGAIN}: it is incomplete")
-    check_header(component / shard)
+    check_header(index.parent / shard)
 
 
 def _object(file: Path, limit: int) -> dict[str, Any]:
